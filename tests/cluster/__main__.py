@@ -1,0 +1,61 @@
+"""`python -m tests.cluster COMMAND`: the test cluster's command line."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from tests.cluster import binaries, light
+from tests.cluster.binaries import Binary
+from tests.cluster.control_plane import Folders
+from tests.cluster.errors import ClusterError
+from tests.cluster.paths import light_root
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("up", "start the cluster, unless it runs"),
+        ("down", "stop it and remove what it left"),
+        ("status", "say what runs; exit code 1 when something that should does not"),
+        ("kubeconfig", "print the path of the kubeconfig"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--light", action="store_true", help="etcd and kube-apiserver only")
+    binary = commands.add_parser("binary", help="print the path of a program, building it if need be")
+    binary.add_argument("name", choices=[each.value for each in Binary])
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it worked, 2 when something is missing or failed."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "binary":
+            wanted = Binary(options.name)
+            print(binaries.ensure([wanted])[wanted])
+            return 0
+        return _light(options.command)
+    except ClusterError as error:
+        print(f"tests.cluster: {error}", file=sys.stderr)
+        return 2
+
+
+def _light(command: str) -> int:
+    name = light.SHARED_NAME
+    kubeconfig = Folders(light_root() / name).kubeconfig
+    if command == "up" and not light.is_running(name):
+        light.start_light(name)
+    if command == "down":
+        light.stop_light(name)
+    if command == "status":
+        running = light.is_running(name)
+        print("running" if running else "not running")
+        return 0 if running else 1
+    if command in ("up", "kubeconfig"):
+        print(kubeconfig)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
