@@ -149,7 +149,16 @@ def _build(binary: Binary) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{binary.value}.partial"
     source = BINARY_MODULES / recipe.module
-    command = [go, "-C", source, "build", *build_flags(recipe.module), "-o", partial, recipe.package]
+    command: list[str | Path] = [
+        go,
+        "-C",
+        source,
+        "build",
+        *build_flags(recipe.module),
+        "-o",
+        partial,
+        recipe.package,
+    ]
     try:
         run(
             command,

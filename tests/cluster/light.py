@@ -49,7 +49,8 @@ def start_light(name: str, *, owner: ProcessIdentity | None = None) -> LightClus
     """Start etcd and kube-apiserver in a fresh state folder of this name.
 
     With an `owner`, the cluster may be removed by others once that process is gone. A free port may be
-    taken by someone else before it is used, so a failed start is tried again with others. Raises `StartError` when it fails for good.
+    taken by someone else before it is used, so a failed start is tried again with others. Raises
+    `StartError` when it fails for good.
     """
     found = binaries.ensure(binaries.LIGHT_BINARIES, honour_assets=True)
     root = light_root() / name
