@@ -1,0 +1,215 @@
+"""DistillJob: feedback on answers, to be turned into one training step of a LoraAdapter."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import Field, JsonValue
+
+from claas_crds.base import ResourceModel
+from claas_crds.conditions import Condition
+from claas_crds.training import DistillBatchItem, TrainingOverrides
+
+KIND = "DistillJob"
+PLURAL = "distilljobs"
+
+
+class AdapterReference(ResourceModel):
+    """A LoraAdapter in the same namespace."""
+
+    name: str = Field(min_length=1, max_length=253)
+    """Its name."""
+
+
+class KeyReference(ResourceModel):
+    """One key of a ConfigMap or Secret in the same namespace."""
+
+    name: str = Field(min_length=1, max_length=253)
+    """Name of the object."""
+    key: str = Field(default="samples.json", min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")
+    """Key that holds the samples, as a JSON list of the same objects as in `inline`."""
+
+
+class FileReference(ResourceModel):
+    """A file on a PersistentVolumeClaim in the same namespace."""
+
+    claim_name: str = Field(min_length=1, max_length=253)
+    """Name of the claim."""
+    path: str = Field(max_length=1024, json_schema_extra={"pattern": r"^[A-Za-z0-9._@-]+(/[A-Za-z0-9._@-]+)*$"})
+    """The file below the volume's root: a JSON list of samples."""
+
+
+class SamplesSource(ResourceModel):
+    """Where the samples are; exactly one of the fields."""
+
+    inline: list[DistillBatchItem] | None = Field(
+        default=None, min_length=1, json_schema_extra={"x-kubernetes-list-type": "atomic"}
+    )
+    """The samples themselves. Use server-side apply for large ones: client-side apply would keep a copy in an
+    annotation."""
+    config_map_ref: KeyReference | None = None
+    """A key of a ConfigMap."""
+    secret_ref: KeyReference | None = None
+    """A key of a Secret: the place for private feedback."""
+    file: FileReference | None = None
+    """A file on a volume: the place for large batches."""
+
+
+def _immutable(field: str) -> list[JsonValue]:
+    return [{"rule": "self == oldSelf", "message": f"{field} is immutable: apply a new DistillJob instead"}]
+
+
+class DistillJobSpec(ResourceModel):
+    """One step: which adapter, which feedback, and how."""
+
+    adapter_ref: AdapterReference = Field(json_schema_extra={"x-kubernetes-validations": _immutable("adapterRef")})
+    """The adapter to train. Immutable."""
+    samples: SamplesSource = Field(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "[has(self.inline), has(self.configMapRef), has(self.secretRef), has(self.file)]"
+                    ".filter(x, x).size() == 1",
+                    "message": "exactly one of inline, configMapRef, secretRef and file must be set",
+                },
+                *_immutable("samples"),
+            ]
+        }
+    )
+    """The feedback. Immutable."""
+    training: TrainingOverrides = Field(
+        default=TrainingOverrides(),
+        json_schema_extra={"x-kubernetes-validations": _immutable("training")},
+    )
+    """Training settings of this step, in CLaaS's own names, over the adapter's `spec.training`. Immutable."""
+    suspend: bool = False
+    """Do not start, or end the running attempt; set back to false, the job queues again (batch/v1 Job)."""
+    backoff_limit: int = Field(default=3, ge=0, le=20)
+    """How many failed attempts are tried again before the job fails (batch/v1 Job). A step whose version was
+    already published is never taken twice."""
+    active_deadline_seconds: int | None = Field(default=None, ge=1)
+    """Seconds from `startTime` until the job is ended as failed (batch/v1 Job). Time in the queue does not count."""
+    ttl_seconds_after_finished: int | None = Field(default=None, ge=0)
+    """Seconds after which a finished job is deleted (batch/v1 Job); never when left out. Its version stays."""
+
+
+class JobPhase(StrEnum):
+    """Where a job is, for people; programs read the conditions."""
+
+    PENDING = "Pending"
+    """Not looked at yet, or its adapter is not ready."""
+    QUEUED = "Queued"
+    """Waiting for the adapter's Deployment: one step at a time."""
+    SUSPENDED = "Suspended"
+    """Told not to run."""
+    PREPARING = "Preparing"
+    """The trainer checks samples and loads the model; serving goes on."""
+    PAUSING = "Pausing"
+    """Serving is being paused."""
+    TRAINING = "Training"
+    """The step is being taken; serving is paused."""
+    RESUMING = "Resuming"
+    """Serving is being woken."""
+    PUBLISHING = "Publishing"
+    """The new version is being written to the volume; serving goes on."""
+    SWAPPING = "Swapping"
+    """The new version is being put into service."""
+    SUCCEEDED = "Succeeded"
+    """The new version is in service."""
+    FAILED = "Failed"
+    """No step was taken, or its version could not be put into service."""
+
+
+class Timings(ResourceModel):
+    """Seconds that each part of the step took."""
+
+    queued: float | None = None
+    """From the job's creation to its admission."""
+    prepare: float | None = None
+    """Checks, tokenising, loading weights; serving goes on."""
+    sleep: float | None = None
+    """Until serving was paused and its memory free."""
+    load: float | None = None
+    """Weights to the device."""
+    step: float | None = None
+    """Forward, backward and optimiser."""
+    wake: float | None = None
+    """Until serving answered again."""
+    publish: float | None = None
+    """Writing the version; serving goes on."""
+    swap: float | None = None
+    """Load, probe and flip."""
+    serving_gap: float | None = None
+    """The pause as clients see it: from the pause call to serving awake."""
+
+
+class SampleCounts(ResourceModel):
+    """What the step was taken on."""
+
+    total: int = 0
+    """Samples in the batch."""
+    recorded: int = 0
+    """Samples with the token ids and log-probabilities of a recorded rollout."""
+    reconstructed: int = 0
+    """Samples whose token ids or log-probabilities were made by the trainer: ratio 1."""
+    response_tokens: int = 0
+    """Tokens the loss was averaged over."""
+
+
+class DistillJobStatus(ResourceModel):
+    """How far the job is and what came of it."""
+
+    observed_generation: int | None = None
+    """The generation of the spec that this status is about."""
+    phase: JobPhase | None = None
+    """Where the job is, for people."""
+    conditions: list[Condition] = Field(
+        default=[],
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    """Admitted, Trained, Served, and in the end Complete or Failed; Suspended."""
+    attempts: int = 0
+    """Trainer pods started so far."""
+    failed_attempts: int = 0
+    """Attempts that failed and count against backoffLimit."""
+    lora_id: str | None = None
+    """The adapter's CLaaS identifier with the version this job produced."""
+    start_time: datetime | None = None
+    """When the job was first admitted."""
+    completion_time: datetime | None = None
+    """When it finished, either way."""
+    retry_time: datetime | None = None
+    """Not before this time is the next attempt made."""
+    timings: Timings = Timings()
+    """Seconds by phase."""
+    serving_gap: str | None = None
+    """`timings.servingGap`, for people."""
+    samples: SampleCounts = SampleCounts()
+    """What the step was taken on."""
+    metrics: dict[str, float] = {}
+    """loss, grad_norm and what else the engine measured."""
+    loss: str | None = None
+    """`metrics.loss`, for people."""
+    parent_version: int | None = None
+    """The version the step started from."""
+    produced_version: int | None = None
+    """The version it published."""
+    produced_path: str | None = None
+    """That version's folder below the volume's root."""
+    produced_digest: str | None = None
+    """That version's digest."""
+    published_time: datetime | None = None
+    """When it was published."""
+    trainer_job: str | None = None
+    """The batch Job of the current or last attempt."""
+
+
+class DistillJob(ResourceModel):
+    """Feedback on answers; the operator turns it into one training step of the adapter and puts the new version
+    into service."""
+
+    spec: DistillJobSpec
+    """One step: which adapter, which feedback, and how."""
+    status: DistillJobStatus = DistillJobStatus()
+    """How far the job is and what came of it. Written by the operator."""

@@ -1,0 +1,291 @@
+"""LoraAdapter: a LoRA adapter that keeps learning, where it is kept, and which vLLM serves it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import Field, JsonValue
+
+from claas_crds.base import ResourceModel
+from claas_crds.conditions import Condition
+from claas_crds.pod import SecretKeyRef, TrainerPod
+from claas_crds.training import LORA_ID_PATTERN, TrainingConfig
+
+KIND = "LoraAdapter"
+PLURAL = "loraadapters"
+HISTORY_LIMIT = 20
+"""How many versions `status.versions` names; older ones stay on the volume."""
+
+RELATIVE_PATH = r"^[A-Za-z0-9._@-]+(/[A-Za-z0-9._@-]+)*$"
+
+
+class EngineName(StrEnum):
+    """Where a training step is computed."""
+
+    LOCAL = "local"
+    """PyTorch in the trainer pod, on a GPU or a CPU."""
+
+
+class PauseMode(StrEnum):
+    """What becomes of running requests when serving pauses (vLLM's `mode`)."""
+
+    KEEP = "Keep"
+    """They freeze where they are and go on after the step: nothing fails, nothing waits for long answers."""
+    WAIT = "Wait"
+    """They are answered first, for `drainTimeoutSeconds` at most."""
+    ABORT = "Abort"
+    """They end with an error."""
+
+
+class ClaimVolume(ResourceModel):
+    """A folder on a PersistentVolumeClaim of the same namespace."""
+
+    claim_name: str = Field(min_length=1, max_length=253)
+    """Name of the claim."""
+    path: str = Field(default="", json_schema_extra={"pattern": r"^([A-Za-z0-9._@-]+(/[A-Za-z0-9._@-]+)*)?$"})
+    """Folder below the volume's root; the root itself when empty."""
+
+
+class HubModel(ResourceModel):
+    """A model on the Hugging Face hub, kept in a cache volume."""
+
+    repository: str = Field(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$")
+    """Such as `Qwen/Qwen3-8B`."""
+    revision: str | None = None
+    """Branch, tag or commit; pin a commit for steps that can be repeated."""
+    token_secret_ref: SecretKeyRef | None = None
+    """Token for gated models."""
+    cache_claim_name: str | None = Field(default=None, max_length=253)
+    """PersistentVolumeClaim that keeps downloads; without one each step downloads the model anew."""
+
+
+class ModelSource(ResourceModel):
+    """Where the trainer reads the base model; exactly one of the fields."""
+
+    persistent_volume_claim: ClaimVolume | None = None
+    """A folder with config, tokenizer and safetensors files."""
+    hub: HubModel | None = None
+    """A repository on the hub."""
+
+
+class BaseModelSpec(ResourceModel):
+    """The base model."""
+
+    name: str = Field(min_length=1, max_length=253)
+    """The name under which vLLM serves the base model (`--served-model-name`)."""
+    source: ModelSource = Field(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "has(self.persistentVolumeClaim) != has(self.hub)",
+                    "message": "exactly one of persistentVolumeClaim and hub must be set",
+                }
+            ]
+        }
+    )
+    """Where the trainer reads it."""
+
+
+class LoraSpec(ResourceModel):
+    """Shape of the adapter."""
+
+    rank: int = Field(default=32, ge=4, le=128)
+    """Rank r; vLLM's `--max-lora-rank` must be at least this."""
+    alpha: int = Field(default=64, ge=1, le=256)
+    """Scaling: the adapter's output is multiplied by alpha / rank."""
+    target_modules: list[str] = Field(
+        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
+    )
+    """Names of the linear layers that get an adapter."""
+
+
+class DeploymentReference(ResourceModel):
+    """A Deployment in the same namespace."""
+
+    name: str = Field(min_length=1, max_length=253)
+    """Its name."""
+
+
+class Probe(ResourceModel):
+    """The request that shows that a version which was loaded really answers."""
+
+    prompt: str = Field(default="Hello", min_length=1, max_length=4096)
+    """A fixed prompt, asked at temperature 0."""
+    max_tokens: int = Field(default=8, ge=1, le=256)
+    """Length of the answer."""
+
+
+class Serving(ResourceModel):
+    """The vLLM servers of the adapter."""
+
+    deployment_ref: DeploymentReference
+    """The Deployment whose pods run vLLM."""
+    container: str | None = None
+    """The container that runs vLLM; the pod's first one when left out."""
+    port: int = Field(default=8000, ge=1, le=65535)
+    """vLLM's port."""
+    served_name: str | None = Field(
+        default=None, min_length=1, max_length=200, json_schema_extra={"pattern": LORA_ID_PATTERN}
+    )
+    """The model name clients ask for; the adapter's name when left out."""
+    control_token_secret_ref: SecretKeyRef | None = None
+    """The token of the companion's lock. Without it the server's control routes must be open."""
+    api_key_secret_ref: SecretKeyRef | None = None
+    """vLLM's own `--api-key`, when it has one."""
+    pause: PauseMode = PauseMode.KEEP
+    """What becomes of running requests when serving pauses for a step."""
+    drain_timeout_seconds: int = Field(default=30, ge=1, le=3600)
+    """How long `pause: Wait` waits for running requests before the job fails."""
+    max_pause_seconds: int = Field(default=120, ge=1, le=3600)
+    """Longest pause of serving; a step that needs longer is ended and serving woken."""
+    probe: Probe = Probe()
+    """How a version is tried before it goes into service."""
+
+
+class Storage(ResourceModel):
+    """Where versions are kept. The vLLM pods must mount the same claim."""
+
+    claim_name: str = Field(min_length=1, max_length=253)
+    """PersistentVolumeClaim in the same namespace."""
+    path: str | None = Field(default=None, max_length=512, json_schema_extra={"pattern": RELATIVE_PATH})
+    """Folder below the volume's root; `<namespace>/<name>` when left out."""
+
+
+def _kept(field: str) -> list[JsonValue]:
+    """CEL: an optional field that can neither change, appear nor vanish."""
+    return [
+        {
+            "rule": f"has(self.{field}) == has(oldSelf.{field})"
+            f" && (!has(self.{field}) || self.{field} == oldSelf.{field})",
+            "message": f"{field} is immutable",
+            "fieldPath": f".{field}",
+        }
+    ]
+
+
+class LoraAdapterSpec(ResourceModel):
+    """What the adapter is, where it is kept and who serves it."""
+
+    lora_id: str | None = Field(
+        default=None, min_length=1, max_length=200, json_schema_extra={"pattern": LORA_ID_PATTERN}
+    )
+    """The CLaaS identifier, such as `user123/coder-v1`; `<namespace>/<name>` when left out. Immutable."""
+    model: BaseModelSpec
+    """The base model. Immutable."""
+    lora: LoraSpec = LoraSpec()
+    """Shape of the adapter. Immutable."""
+    engine: EngineName | None = None
+    """Where steps are computed; the operator's execution mode when left out."""
+    serving: Serving
+    """The vLLM servers of the adapter."""
+    storage: Storage
+    """Where versions are kept. Immutable."""
+    trainer: TrainerPod = TrainerPod()
+    """How trainer pods are made."""
+    training: TrainingConfig = TrainingConfig()
+    """Training settings of all jobs, in CLaaS's own names; a job can override each."""
+
+
+SPEC_RULES: list[JsonValue] = [
+    *_kept("loraId"),
+    {"rule": "self.model == oldSelf.model", "message": "model is immutable", "fieldPath": ".model"},
+    {"rule": "self.lora == oldSelf.lora", "message": "lora is immutable", "fieldPath": ".lora"},
+    {"rule": "self.storage == oldSelf.storage", "message": "storage is immutable", "fieldPath": ".storage"},
+]
+
+
+class ReplicaState(StrEnum):
+    """State of one vLLM pod with respect to the adapter."""
+
+    SERVING = "Serving"
+    """It serves the version that should be in service."""
+    LOADING = "Loading"
+    """It does not serve it yet."""
+    ASLEEP = "Asleep"
+    """It is paused."""
+    UNREACHABLE = "Unreachable"
+    """It does not answer."""
+    NOT_READY = "NotReady"
+    """The pod is not ready."""
+    LOAD_FAILED = "LoadFailed"
+    """vLLM refused the version."""
+
+
+class Replica(ResourceModel):
+    """One vLLM pod."""
+
+    pod: str
+    """Its name."""
+    version: int | None = None
+    """The version it serves under the served name."""
+    state: ReplicaState
+    """What it is doing."""
+    message: str | None = None
+    """Why, when it is not serving."""
+
+
+class AdapterVersion(ResourceModel):
+    """One version of the adapter on the volume."""
+
+    number: int = Field(ge=0)
+    """Its number; the initial version is 0."""
+    path: str
+    """Its folder, below the volume's root."""
+    digest: str
+    """sha256 over the digests of all its files."""
+    created: datetime
+    """When it was published."""
+    job: str | None = None
+    """The DistillJob that made it."""
+    job_uid: str | None = None
+    """That job's UID."""
+    parent: int | None = None
+    """The version it was trained from."""
+    metrics: dict[str, float] = {}
+    """Training metrics of its step."""
+
+
+class LoraAdapterStatus(ResourceModel):
+    """What is in service and how it came to be."""
+
+    observed_generation: int | None = None
+    """The generation of the spec that this status is about."""
+    conditions: list[Condition] = Field(
+        default=[],
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+    """Ready, Reconciling, Stalled, Served and CompanionReady."""
+    lora_id: str | None = None
+    """The CLaaS identifier in use."""
+    served_name: str | None = None
+    """The model name clients ask for."""
+    served_version: int | None = None
+    """The version that every ready vLLM pod serves."""
+    latest_version: int | None = None
+    """The newest version that was published."""
+    versions: list[AdapterVersion] = Field(
+        default=[],
+        max_length=HISTORY_LIMIT,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
+    )
+    """The newest versions, oldest first."""
+    replicas: list[Replica] = Field(
+        default=[],
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["pod"]},
+    )
+    """The vLLM pods."""
+    ready_replicas: str | None = None
+    """How many pods serve the version, of how many, for people."""
+    current_job: str | None = None
+    """The DistillJob that is taking a step on this adapter."""
+
+
+class LoraAdapter(ResourceModel):
+    """A LoRA adapter that keeps learning: apply DistillJobs that carry feedback, and each puts a new version into
+    service."""
+
+    spec: LoraAdapterSpec = Field(json_schema_extra={"x-kubernetes-validations": SPEC_RULES})
+    """What the adapter is, where it is kept and who serves it."""
+    status: LoraAdapterStatus = LoraAdapterStatus()
+    """What is in service and how it came to be. Written by the operator."""

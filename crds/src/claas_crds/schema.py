@@ -1,0 +1,65 @@
+"""From pydantic models to structural OpenAPI v3 schemas, as the API server wants them in a CustomResourceDefinition.
+
+Structural means: no `$ref`, no `anyOf` for optional fields, a `type` everywhere, numeric bounds in OpenAPI 3.0
+style (Kubernetes documentation, "Specifying a structural schema").
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias, cast
+
+from pydantic import BaseModel, JsonValue
+
+Schema: TypeAlias = dict[str, JsonValue]
+
+_DROPPED = frozenset({"title", "$defs", "additionalProperties", "propertyNames"})
+
+
+def structural_schema(model: type[BaseModel]) -> Schema:
+    """The structural schema of a model, with descriptions from its docstrings and defaults from its fields."""
+    raw = cast(Schema, model.model_json_schema(by_alias=True, mode="validation"))
+    definitions = cast(dict[str, Schema], raw.get("$defs", {}))
+    return _structural(raw, definitions)
+
+
+def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    node = _resolved(node, definitions)
+    schema: Schema = {key: value for key, value in node.items() if key not in _DROPPED}
+    if "const" in schema:
+        schema["enum"] = [schema.pop("const")]
+    for bound, flag in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if isinstance(schema.get(flag), int | float) and not isinstance(schema.get(flag), bool):
+            schema[bound] = schema[flag]
+            schema[flag] = True
+    if "properties" in schema:
+        properties = cast(dict[str, Schema], schema["properties"])
+        schema["properties"] = {name: _structural(child, definitions) for name, child in properties.items()}
+    if "items" in schema:
+        schema["items"] = _structural(cast(Schema, schema["items"]), definitions)
+    values = node.get("additionalProperties")
+    if isinstance(values, dict):
+        schema["additionalProperties"] = _structural(values, definitions)
+    if schema.get("format") == "date-time":
+        schema["type"] = "string"
+    if isinstance(schema.get("description"), str):
+        schema["description"] = " ".join(cast(str, schema["description"]).split())
+    if schema.get("default", ...) is None:
+        del schema["default"]
+    return dict(sorted(schema.items(), key=lambda item: (item[0] == "properties", item[0])))
+
+
+def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    """`node` with its `$ref` inlined and `X | None` turned into X; what stands beside them wins."""
+    if "$ref" in node:
+        name = cast(str, node["$ref"]).rsplit("/", 1)[-1]
+        beside: Schema = {key: value for key, value in node.items() if key != "$ref"}
+        return _resolved({**definitions[name], **beside}, definitions)
+    if "anyOf" in node:
+        options = [option for option in cast(list[Schema], node["anyOf"]) if option.get("type") != "null"]
+        beside = {key: value for key, value in node.items() if key != "anyOf"}
+        if len(options) == 1:
+            return _resolved({**options[0], **beside}, definitions)
+        if {cast(str, option.get("type")) for option in options} == {"string", "integer"}:
+            return {**beside, "x-kubernetes-int-or-string": True}
+        raise ValueError(f"a field of a resource can't be one of several types: {options}")
+    return node

@@ -1,0 +1,109 @@
+"""Training settings and samples, under the names and with the ranges that CLaaS users know."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict, Field, JsonValue
+
+from claas_crds.base import PayloadModel
+
+LORA_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$"
+"""A CLaaS identifier such as `user123/coder-v1`: segments joined by slashes; `@` is kept for versions."""
+
+
+class TrainingConfig(PayloadModel):
+    """How one SDPO step is taken."""
+
+    learning_rate: float = Field(default=3e-5, gt=0)
+    """Step size of AdamW."""
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    """Divergence between student S and teacher T: 0 is KL(T||S), 1 is KL(S||T), between them the generalised
+    Jensen-Shannon divergence."""
+    is_clip: float = Field(default=5.0, ge=1, le=20)
+    """Upper bound on the importance ratio between the adapter as it is now and as it was when it answered."""
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Gradients are scaled down to this global norm; 0 switches clipping off."""
+    kl_reg_weight: float = Field(default=0.0, ge=0, le=1)
+    """Weight of the KL penalty that holds the adapter near the base model; 0 saves the base forward."""
+    teacher_top_k: int = Field(default=100, ge=10, le=100)
+    """How many of the student's most likely tokens are compared with the teacher; the rest is one bucket."""
+    weight_decay: float = Field(default=0.01, ge=0, le=1)
+    """Decoupled weight decay of AdamW."""
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Seed of the step: the same input, parent version and seed give the same bytes on a CPU."""
+
+
+class TrainingOverrides(PayloadModel):
+    """Training settings of one job; what is left out is taken from the adapter's `spec.training`."""
+
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Step size of AdamW."""
+    alpha: float | None = Field(default=None, ge=0, le=1)
+    """Divergence: 0 is KL(T||S), 1 is KL(S||T), between them the generalised Jensen-Shannon divergence."""
+    is_clip: float | None = Field(default=None, ge=1, le=20)
+    """Upper bound on the importance ratio."""
+    max_grad_norm: float | None = Field(default=None, ge=0)
+    """Gradients are scaled down to this global norm; 0 switches clipping off."""
+    kl_reg_weight: float | None = Field(default=None, ge=0, le=1)
+    """Weight of the KL penalty that holds the adapter near the base model."""
+    teacher_top_k: int | None = Field(default=None, ge=10, le=100)
+    """How many of the student's most likely tokens are compared with the teacher."""
+    weight_decay: float | None = Field(default=None, ge=0, le=1)
+    """Decoupled weight decay of AdamW."""
+    seed: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    """Seed of the step."""
+
+    def over(self, defaults: TrainingConfig) -> TrainingConfig:
+        """`defaults` with every value that is set here put in its place."""
+        return TrainingConfig.model_validate(defaults.model_dump() | self.model_dump(exclude_none=True))
+
+
+class DistillBatchItem(PayloadModel):
+    """One answer and the feedback on it.
+
+    A recorded rollout carries token ids and log-probabilities; a sample written by hand needs only
+    `user_prompt`, `response` and `feedback`.
+    """
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    user_prompt: str
+    """What the user asked, without any template."""
+    response: str
+    """The answer that the feedback is about."""
+    feedback: str
+    """What the user said about the answer; the teacher sees it as hindsight."""
+    system_prompt: str = ""
+    """The system prompt the answer was given under; empty when there was none."""
+    prompt: str = ""
+    """The prompt with the chat template applied, as the model saw it; empty for samples written by hand."""
+    prompt_token_ids: list[int] = []
+    """Token ids of `prompt`; empty: made by the model's chat template."""
+    response_token_ids: list[int] = []
+    """Token ids the model sampled; empty: made by the tokenizer from `response`."""
+    response_logprobs: list[float] = []
+    """Log-probability of each sampled token when it was sampled; empty: the adapter's own before the step, so
+    that the importance ratio is 1."""
+
+
+class DistillBatchRequestPayload(PayloadModel):
+    """What a training engine is asked to do: one step on these samples."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    lora_id: str = Field(pattern=LORA_ID_PATTERN)
+    """The adapter's CLaaS identifier."""
+    training: TrainingConfig = TrainingConfig()
+    """How the step is taken."""
+    samples: list[DistillBatchItem] = Field(min_length=1)
+    """The batch; one or more samples."""
+    save_in_place: bool = False
+    """Replace the parent version rather than keep it beside the new one."""
+
+
+class DistillResponse(PayloadModel):
+    """What a training engine answers after one step."""
+
+    lora_id: str
+    """The adapter's identifier with the suffix of the new version, as in `user123/coder-v1@7`."""
+    metadata: dict[str, JsonValue] = {}
+    """Training metrics and diagnostics: loss, gradient norm, step timing."""
