@@ -1,0 +1,160 @@
+"""What vLLM and the companion say on the wire, as pydantic models, and the typed values made from it."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class PauseMode(StrEnum):
+    """What happens to running requests in a pause: frozen, waited for, or ended."""
+
+    KEEP = "keep"
+    WAIT = "wait"
+    ABORT = "abort"
+
+
+class SleepState(StrEnum):
+    """vLLM's `vllm:engine_sleep_state`."""
+
+    AWAKE = "awake"
+    WEIGHTS_OFFLOADED = "weights_offloaded"
+    DISCARD_ALL = "discard_all"
+
+
+class LoadOutcome(StrEnum):
+    """Whether a load changed anything."""
+
+    LOADED = "loaded"
+    ALREADY_LOADED = "already_loaded"
+
+
+class Message(BaseModel):
+    """An answer: fields that we do not know are ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class ServedModel(Message):
+    """One entry of `/v1/models`. `root` is the path it was loaded from, `parent` the base (None for a base)."""
+
+    id: str
+    root: str | None = None
+    parent: str | None = None
+
+
+class ModelList(Message):
+    data: tuple[ServedModel, ...]
+
+
+class Alias(Message):
+    """One served name of the companion: requests for `name` go to `target`, version `version` from `path`.
+
+    `in_flight` counts requests by the target that answers them, older targets included.
+    """
+
+    name: str
+    target: str
+    path: str
+    version: int
+    in_flight: dict[str, int] = Field(default_factory=dict)
+
+
+class CompanionStatus(Message):
+    """The companion's `/claas/status`. `persisted` is False when a restart would forget the aliases."""
+
+    companion_version: str
+    vllm_version: str | None
+    supported_vllm_versions: tuple[str, ...]
+    vllm_supported: bool
+    aliases: tuple[Alias, ...]
+    gpu_uuids: tuple[str, ...]
+    persisted: bool
+
+    def alias(self, name: str) -> Alias | None:
+        """The alias of that served name, or None."""
+        return next((alias for alias in self.aliases if alias.name == name), None)
+
+
+class IsSleeping(Message):
+    is_sleeping: bool
+
+
+class IsPaused(Message):
+    is_paused: bool
+
+
+class ErrorBody(Message):
+    message: str = ""
+    type: str | None = None
+
+
+class ErrorAnswer(Message):
+    error: ErrorBody | str
+
+
+class CompletionLogprobs(Message):
+    token_logprobs: tuple[float | None, ...]
+
+
+class CompletionChoice(Message):
+    text: str
+    token_ids: tuple[int, ...] | None = None
+    logprobs: CompletionLogprobs | None = None
+
+
+class Completion(Message):
+    model: str
+    choices: tuple[CompletionChoice, ...]
+
+
+@dataclass(frozen=True)
+class ServerLoad:
+    """Requests in the engine, and its sleep state (None when the server does not report one)."""
+
+    running: int
+    waiting: int
+    sleep_state: SleepState | None
+
+
+@dataclass(frozen=True)
+class ProbeAnswer:
+    """A greedy completion: token ids and the log-probability of each, in order.
+
+    `answered_by` is the name of the adapter that answered (`name@7`).
+    """
+
+    answered_by: str
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+_SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)")
+_SLEEP_LABEL = re.compile(r'sleep_state="([^"]*)"')
+
+
+def parse_metrics(text: str) -> ServerLoad:
+    """Read the Prometheus text of `/metrics`. Engines of one server are added up.
+
+    Raises ValueError when the request gauges are absent.
+    """
+    running: float | None = None
+    waiting: float | None = None
+    state: SleepState | None = None
+    for line in text.splitlines():
+        sample = _SAMPLE.match(line)
+        if sample is None:
+            continue
+        name, value = sample["name"], sample["value"]
+        if name == "vllm:num_requests_running":
+            running = (running or 0.0) + float(value)
+        elif name == "vllm:num_requests_waiting":
+            waiting = (waiting or 0.0) + float(value)
+        elif name == "vllm:engine_sleep_state" and float(value) == 1.0:
+            label = _SLEEP_LABEL.search(sample["labels"] or "")
+            state = SleepState(label[1]) if label else state
+    if running is None or waiting is None:
+        raise ValueError("vllm:num_requests_running or vllm:num_requests_waiting is absent")
+    return ServerLoad(running=int(running), waiting=int(waiting), sleep_state=state)
