@@ -17,12 +17,21 @@ ROOT = Path(__file__).resolve().parent.parent
 HEADER = "# Generated from crds/src/claas_crds by `make generate`. Do not edit.\n"
 
 
+class PlainDumper(yaml.SafeDumper):
+    """Writes equal parts out in full rather than as anchors and aliases."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        """Never an alias."""
+        return True
+
+
 def generated_files() -> dict[Path, str]:
     """Every generated file and the text it should have."""
     files: dict[Path, str] = {}
     for name, definition in custom_resource_definitions().items():
-        text = HEADER + yaml.safe_dump(definition, sort_keys=False, width=110, allow_unicode=True)
+        text = HEADER + yaml.dump(definition, Dumper=PlainDumper, sort_keys=False, width=110, allow_unicode=True)
         files[ROOT / "crds" / "manifests" / f"{name}.yaml"] = text
+        files[ROOT / "helm" / "claas-operator" / "files" / "crds" / f"{name}.yaml"] = text
     return files
 
 

@@ -43,9 +43,18 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
         schema["type"] = "string"
     if isinstance(schema.get("description"), str):
         schema["description"] = " ".join(cast(str, schema["description"]).split())
-    if schema.get("default", ...) is None:
-        del schema["default"]
+    if "default" in schema:
+        schema["default"] = _without_nulls(schema["default"])
+        if schema["default"] is None:
+            del schema["default"]
     return dict(sorted(schema.items(), key=lambda item: (item[0] == "properties", item[0])))
+
+
+def _without_nulls(default: JsonValue) -> JsonValue:
+    """A default without its null members: the API server refuses null where a field is not nullable."""
+    if isinstance(default, dict):
+        return {key: _without_nulls(value) for key, value in default.items() if value is not None}
+    return default
 
 
 def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:
