@@ -1,0 +1,1 @@
+"""Losses over log-probabilities; nothing here knows a model."""

@@ -1,0 +1,131 @@
+"""Self-Distillation Policy Optimization: the loss of one step, over log-probabilities.
+
+Source: Huebotter et al. 2026, "Reinforcement Learning via Self-Distillation", arXiv 2601.20802.
+S is the student after its own prompt, T the teacher after the prompt with hindsight, both at the same
+response token. Shapes: N response tokens, V vocabulary, K support, M = K + 1 with a tail bucket.
+All arithmetic is in the dtype of the inputs: give float32 (or float64), never bfloat16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+# exp() of more than this says nothing any more, and the clip cuts it anyway.
+_MAX_LOG_RATIO = 20.0
+
+
+class Support(StrEnum):
+    """Over which tokens the divergence is summed."""
+
+    TOP_K_TAIL = "top_k_tail"
+    TOP_K_RENORMALISED = "top_k_renormalised"
+    FULL = "full"
+
+
+@dataclass(frozen=True)
+class TokenLosses:
+    """Per response token, each [N]: what is averaged over the batch, and what it is made of."""
+
+    loss: Tensor
+    divergence: Tensor
+    ratio: Tensor
+    clipped: Tensor
+    kl_to_base: Tensor | None
+
+
+def support_logprobs(student: Tensor, teacher: Tensor, support: Support, k: int) -> tuple[Tensor, Tensor]:
+    """The log-probabilities of student and teacher on the student's top-K, made to sum to one.
+
+    `student`, `teacher`: logits or log-probabilities over the vocabulary, [N, V]. Returns two [N, M].
+    The teacher is gathered at the student's tokens. With K >= V every kind is the full vocabulary.
+    """
+    if support is Support.FULL or k >= student.shape[-1]:
+        return student.log_softmax(-1), teacher.log_softmax(-1)
+    tokens = student.detach().topk(k, dim=-1).indices
+    chosen = [x.gather(-1, tokens) - x.logsumexp(-1, keepdim=True) for x in (student, teacher)]
+    if support is Support.TOP_K_RENORMALISED:
+        return chosen[0].log_softmax(-1), chosen[1].log_softmax(-1)
+    return with_tail(chosen[0]), with_tail(chosen[1])
+
+
+def with_tail(logprobs: Tensor) -> Tensor:
+    """[N, K] -> [N, K + 1]: a bucket for the mass outside, log(1 - sum p) = log(-expm1(logsumexp))."""
+    eps = torch.finfo(logprobs.dtype).eps
+    inside = logprobs.logsumexp(-1, keepdim=True).clamp(max=-eps)
+    return torch.cat([logprobs, torch.log(-torch.expm1(inside))], dim=-1)
+
+
+def divergence(student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
+    """The generalised Jensen-Shannon divergence of normalised log-probabilities, [N, M] -> [N].
+
+    alpha 0: KL(T || S). alpha 1: KL(S || T). Between, with the mixture Q = (1 - alpha) S + alpha T:
+    (1 - alpha) KL(S || Q) + alpha KL(T || Q). The mixture's limits are 0, hence the endpoints' own cases.
+    """
+    if alpha == 0:
+        return _kl(teacher, teacher - student)
+    if alpha == 1:
+        return _kl(student, student - teacher)
+    mixed = _log_mixture(teacher - student, alpha)  # log Q - log S
+    to_student = _kl(student, -mixed)
+    to_teacher = _kl(teacher, teacher - student - mixed)
+    return (1 - alpha) * to_student + alpha * to_teacher
+
+
+def importance_ratio(sampled: Tensor, old: Tensor, clip: float) -> tuple[Tensor, Tensor]:
+    """min(pi / pi_old, clip) of the sampled tokens, detached, and where the clip cut; each [N]."""
+    ratio = (sampled.detach() - old).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
+    return ratio.clamp(max=clip), ratio > clip
+
+
+def k3(sampled: Tensor, base: Tensor) -> Tensor:
+    """The k3 estimate of KL(S || base) from tokens that S sampled: r - log r - 1 with r = base / S; [N]."""
+    difference = base - sampled
+    return torch.expm1(difference) - difference
+
+
+def sdpo_token_losses(
+    student: Tensor,
+    teacher: Tensor,
+    sampled: Tensor,
+    old: Tensor,
+    *,
+    alpha: float,
+    is_clip: float,
+    base: Tensor | None = None,
+    kl_reg_weight: float = 0.0,
+) -> TokenLosses:
+    """ratio * divergence (+ weight * KL to base), per response token.
+
+    `student`, `teacher`: [N, M] from `support_logprobs`; only `student` and `sampled` carry gradients.
+    `sampled`, `old`, `base`: [N], log-probability of the token that was sampled, under the student now, the
+    policy that sampled it, and the base model (needed only for a weight above 0).
+    The batch's loss is the sum over all tokens of all samples, divided by their number.
+    """
+    diverged = divergence(student, teacher.detach(), alpha)
+    ratio, clipped = importance_ratio(sampled, old, is_clip)
+    loss = ratio * diverged
+    kl_to_base = None if base is None else k3(sampled, base.detach())
+    if kl_to_base is not None:
+        loss = loss + kl_reg_weight * kl_to_base
+    return TokenLosses(loss, diverged, ratio, clipped, kl_to_base)
+
+
+def _kl(log_p: Tensor, d: Tensor) -> Tensor:
+    """KL(p || q) as the sum of p (d + expm1(-d)) with d = log p - log q; [N, M] -> [N].
+
+    Equal to the sum of p d, for p and q both sum to one, but no term is negative and nothing cancels near
+    d = 0. Far from there expm1 could overflow where p underflows, so q is taken by itself.
+    """
+    p, near = log_p.exp(), d.clamp(-1, 1)
+    far = p * (d - 1) + (log_p - d).exp()
+    return torch.where(d.abs() <= 1, p * (near + torch.expm1(-near)), far).sum(-1)
+
+
+def _log_mixture(d: Tensor, weight: float) -> Tensor:
+    """log(1 - weight + weight e^d), exactly 0 at d = 0 and without overflow at any d."""
+    other = torch.where(d > 0, 1 - weight, weight)
+    return d.clamp(min=0) + torch.log1p(other * torch.expm1(-d.abs()))

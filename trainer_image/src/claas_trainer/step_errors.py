@@ -1,0 +1,31 @@
+"""The exception tree of one training step. No message ever holds a sample's text."""
+
+from __future__ import annotations
+
+
+class StepError(Exception):
+    """Anything that makes a step fail; nothing may be published after it."""
+
+
+class InvalidBatchError(StepError):
+    """A sample can't be trained on; the message names the sample and the field."""
+
+
+class InvalidConfigError(StepError):
+    """A setting of the step is outside its range; the message names the field."""
+
+
+class HindsightError(StepError):
+    """The teacher's prompt can't be made from this conversation."""
+
+
+class OptimizerStateError(StepError):
+    """A stored optimiser state does not belong to the adapter it is restored into."""
+
+
+class AdapterError(StepError):
+    """The adapter can't be attached to, or removed from, the base model."""
+
+
+class NonFiniteError(StepError):
+    """A loss or a gradient is NaN or infinite."""

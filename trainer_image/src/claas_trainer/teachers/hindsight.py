@@ -1,0 +1,117 @@
+"""The teacher's prompt: the student's conversation with the feedback shown as hindsight.
+
+The hindsight block stands at the end of the user's last message, so that the system prompt, the earlier
+turns and the thinking setting stay as the student saw them (arXiv 2601.20802, 2603.12273).
+Two ways lead to the same prompt: from messages (`teacher_conversation`, for samples written by hand) and
+from a prompt that a server has already rendered (`insert_hindsight`, for recorded rollouts).
+Plain Python: usable without torch and without a tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from claas_trainer.step_errors import HindsightError
+
+HEADING = "[HINDSIGHT CONTEXT]"
+SEPARATOR = "\n\n"
+_PLACEHOLDER = "user-message-placeholder"
+
+
+class Role(StrEnum):
+    """Who speaks."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+def conversation(user_prompt: str, system_prompt: str | None = None) -> tuple[Message, ...]:
+    """The conversation of a sample that has a user's prompt and, if there was one, a system prompt."""
+    user = Message(Role.USER, user_prompt)
+    return (user,) if system_prompt is None else (Message(Role.SYSTEM, system_prompt), user)
+
+
+def as_chat(messages: Sequence[Message]) -> list[dict[str, str]]:
+    """The messages as a tokenizer's chat template takes them."""
+    return [{"role": message.role.value, "content": message.content} for message in messages]
+
+
+def hindsight_block(feedback: str) -> str:
+    """The text that shows the teacher what the user said afterwards.
+
+    Raises:
+        HindsightError: the feedback is blank.
+    """
+    if not feedback.strip():
+        raise HindsightError("the feedback is blank: a sample needs a feedback text for the teacher to see")
+    return (
+        f"{HEADING}\n"
+        f"Later feedback from the user: {feedback.strip()}\n"
+        "Answer the message above so that it satisfies this feedback."
+    )
+
+
+def teacher_conversation(messages: Sequence[Message], feedback: str) -> tuple[Message, ...]:
+    """The conversation with the hindsight block after the user's last message; all else stays.
+
+    Raises:
+        HindsightError: the conversation does not end with a user's message, or the feedback is blank.
+    """
+    if not messages or messages[-1].role is not Role.USER:
+        raise HindsightError("the conversation must end with a user's message: that is where hindsight goes")
+    last = messages[-1]
+    hinted = replace(last, content=f"{last.content}{SEPARATOR}{hindsight_block(feedback)}")
+    return (*messages[:-1], hinted)
+
+
+def closing_text(render: Callable[[list[dict[str, str]]], str]) -> str:
+    """What a chat template puts after the user's last message, up to where the answer begins.
+
+    `render` applies the template, with the generation prompt and the thinking setting wanted, and gives
+    text. A server that thinks and one that doesn't close differently: ask once for each setting.
+
+    Raises:
+        HindsightError: the template does not show the user's message.
+    """
+    rendered = render(as_chat(conversation(_PLACEHOLDER)))
+    _, found, closing = rendered.rpartition(_PLACEHOLDER)
+    if not found:
+        raise HindsightError("the chat template does not show the user's message: hindsight has no place")
+    return closing
+
+
+def insert_hindsight(prompt: str, user_prompt: str, feedback: str, closings: Sequence[str] = ()) -> str:
+    """A rendered prompt with the hindsight block after the user's last message.
+
+    `prompt` is the text that the student answered after, chat template applied; `user_prompt` is the clean
+    text of its last user message. `closings` (see `closing_text`) say exactly where that message ends;
+    without one that fits, its last occurrence counts.
+
+    Raises:
+        HindsightError: `user_prompt` is blank or is not in `prompt`, or the feedback is blank.
+    """
+    text = user_prompt.strip()
+    if not text:
+        raise HindsightError("user_prompt is blank: it must be the text of the last user message")
+    block = f"{SEPARATOR}{hindsight_block(feedback)}"
+    for message in dict.fromkeys((user_prompt, text)):
+        for closing in sorted(closings, key=len, reverse=True):
+            if prompt.endswith(message + closing):
+                head = prompt[: len(prompt) - len(closing)]
+                return f"{head}{block}{closing}"
+    for message in dict.fromkeys((user_prompt, text)):
+        head, found, tail = prompt.rpartition(message)
+        if found:
+            return f"{head}{found}{block}{tail}"
+    raise HindsightError("user_prompt does not occur in prompt: it must be the last user message, as it was sent")
