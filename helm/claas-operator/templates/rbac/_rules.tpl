@@ -1,0 +1,58 @@
+{{/* What the operator needs in each namespace that it looks after. */}}
+{{- define "claas-operator.rules" -}}
+# Its own resources. It writes their status and metadata, never a spec.
+- apiGroups: [claas.dev]
+  resources: [loraadapters]
+  verbs: [get, list, watch, patch]
+# Finished jobs are deleted after ttlSecondsAfterFinished.
+- apiGroups: [claas.dev]
+  resources: [distilljobs]
+  verbs: [get, list, watch, patch, delete]
+- apiGroups: [claas.dev]
+  resources: [loraadapters/status, distilljobs/status]
+  verbs: [get, patch, update]
+# Owner references with blockOwnerDeletion.
+- apiGroups: [claas.dev]
+  resources: [loraadapters/finalizers, distilljobs/finalizers]
+  verbs: [update]
+# Trainer Jobs and their pods. A trainer that hangs in a pause is deleted with its pod.
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, delete]
+# The vLLM Deployments and the volumes that adapters name.
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get]
+# The companion's ConfigMap; whether a job's ConfigMap of samples is there.
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, create, patch]
+# The control token, and the input of each attempt. Never list or watch.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, create, patch, delete]
+# One Lease for each vLLM Deployment: one step at a time.
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [get, list, create, update, patch, delete]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
+
+{{/* What the operator needs in its own namespace: the Lease that keeps a second operator passive. */}}
+{{- define "claas-operator.leaderRules" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [claas-operator]
+  verbs: [get, update, patch]
+{{- end -}}
