@@ -86,6 +86,8 @@ async def loaded_version(client: VllmClient, served_name: str) -> LoadedVersion 
     status = await client.companion_status()
     alias = status.alias(served_name) if status else None
     if alias is not None:
+        if not alias.loaded:
+            return None
         return LoadedVersion(alias.version, alias.target, alias.path, SwapMethod.COMPANION)
     model = await client.model(served_name)
     if model is None or model.parent is None or model.root is None:

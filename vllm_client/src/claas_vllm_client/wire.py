@@ -51,13 +51,15 @@ class ModelList(Message):
 class Alias(Message):
     """One served name of the companion: requests for `name` go to `target`, version `version` from `path`.
 
-    `in_flight` counts requests by the target that answers them, older targets included.
+    `in_flight` counts requests by the target that answers them, older targets included. `loaded` is False when
+    someone unloaded the target behind the companion's back.
     """
 
     name: str
     target: str
     path: str
     version: int
+    loaded: bool = True
     in_flight: dict[str, int] = Field(default_factory=dict)
 
 
