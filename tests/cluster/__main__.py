@@ -2,12 +2,15 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 
-from tests.cluster import binaries, light
+from tests.cluster import binaries, cluster, light
 from tests.cluster.binaries import Binary
+from tests.cluster.cluster import Report
 from tests.cluster.control_plane import Folders
 from tests.cluster.errors import ClusterError
+from tests.cluster.layout import full_cluster_folders
 from tests.cluster.paths import light_root
 
 
@@ -22,6 +25,8 @@ def _parser() -> argparse.ArgumentParser:
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("--light", action="store_true", help="etcd and kube-apiserver only")
+        if name == "down":
+            command.add_argument("--purge", action="store_true", help="drop loaded images and logs, too")
     binary = commands.add_parser("binary", help="print the path of a program, building it if need be")
     binary.add_argument("name", choices=[each.value for each in Binary])
     return parser
@@ -35,10 +40,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
             wanted = Binary(options.name)
             print(binaries.ensure([wanted])[wanted])
             return 0
-        return _light(options.command)
+        return _light(options.command) if options.light else _full(options)
     except ClusterError as error:
         print(f"tests.cluster: {error}", file=sys.stderr)
         return 2
+
+
+def _report_to_stderr() -> Report:
+    began = time.monotonic()
+
+    def report(message: str) -> None:
+        print(f"[{time.monotonic() - began:6.1f} s] {message}", file=sys.stderr, flush=True)
+
+    return report
+
+
+def _full(options: argparse.Namespace) -> int:
+    report = _report_to_stderr()
+    if options.command == "up":
+        print(cluster.up(report).kubeconfig)
+    elif options.command == "down":
+        cluster.down(purge=options.purge)
+        report("down")
+    elif options.command == "kubeconfig":
+        own = not cluster.uses_current_context()
+        print(full_cluster_folders().kubeconfig if own else cluster.check_current_context().kubeconfig)
+    elif options.command == "status":
+        return _status()
+    return 0
+
+
+def _status() -> int:
+    if cluster.uses_current_context():
+        print(f"the current context answers ({cluster.check_current_context().kubeconfig})")
+        return 0
+    found = cluster.status()
+    for name in sorted(cluster.PROCESS_NAMES):
+        print(f"{name:24} {'running' if name in found.running else 'not running'}")
+    print(f"{'node':24} {'ready' if found.node_ready else 'not ready'}")
+    return 0 if found.is_up else 1
 
 
 def _light(command: str) -> int:

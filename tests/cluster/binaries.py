@@ -35,6 +35,7 @@ class Binary(Enum):
     PROXY = "kube-proxy"
     KUBECTL = "kubectl"
     HELM = "helm"
+    PAUSE = "pause"
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,11 @@ class Recipe:
 RECIPES: dict[Binary, Recipe] = {
     Binary.ETCD: Recipe("etcd", "go.etcd.io/etcd/server/v3"),
     Binary.HELM: Recipe("helm", "helm.sh/helm/v4/cmd/helm"),
+    Binary.PAUSE: Recipe("pause", "."),
     **{
         binary: Recipe("kubernetes", f"k8s.io/kubernetes/cmd/{binary.value}")
         for binary in Binary
-        if binary not in (Binary.ETCD, Binary.HELM)
+        if binary not in (Binary.ETCD, Binary.HELM, Binary.PAUSE)
     },
 }
 LIGHT_BINARIES = (Binary.ETCD, Binary.API_SERVER)

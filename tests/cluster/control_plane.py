@@ -87,6 +87,7 @@ class Credentials:
     service_account: ServiceAccountKey
     token: str
     token_file: Path
+    kubelet_client: KeyPair
 
 
 def free_ports(count: int) -> tuple[int, ...]:
@@ -111,6 +112,9 @@ def make_credentials(folders: Folders, endpoints: Endpoints) -> Credentials:
         ),
         service_account=make_service_account_key(folder),
         token=token,
+        kubelet_client=make_certificate(
+            authority, folder, "kubelet-client", common_name="claas-kubelet-client", organisation="system:masters"
+        ),
         token_file=write_private(folder / "tokens.csv", f"{token},claas-admin,claas-admin,system:masters\n"),
     )
 
@@ -157,7 +161,13 @@ def api_server_flags(endpoints: Endpoints, credentials: Credentials, *, light: b
     ]
     if light:
         return [*flags, "--disable-admission-plugins=ServiceAccount", "--endpoint-reconciler-type=none"]
-    return flags
+    return [
+        *flags,
+        # Without this order `kubectl logs` and `exec` would look the node's name up.
+        "--kubelet-preferred-address-types=InternalIP",
+        f"--kubelet-client-certificate={credentials.kubelet_client.certificate}",
+        f"--kubelet-client-key={credentials.kubelet_client.key}",
+    ]
 
 
 def wait_for_api_server(
