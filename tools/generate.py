@@ -1,4 +1,4 @@
-"""Writes what is generated from the models: the CRD manifests, in crds/ and in the chart.
+"""Writes what is generated from the models: the CRD manifests, in crds/ and in the chart, and docs/conditions.md.
 
 `python tools/generate.py` writes; with `--check` it only says what is stale and exits with 1.
 """
@@ -11,10 +11,12 @@ from pathlib import Path
 
 import yaml
 
+from claas_crds.condition_docs import conditions_page
 from claas_crds.manifests import custom_resource_definitions
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "# Generated from crds/src/claas_crds by `make generate`. Do not edit.\n"
+MARKDOWN_HEADER = f"<!-- {HEADER[2:].strip()} -->\n"
 
 
 class PlainDumper(yaml.SafeDumper):
@@ -32,6 +34,7 @@ def generated_files() -> dict[Path, str]:
         text = HEADER + yaml.dump(definition, Dumper=PlainDumper, sort_keys=False, width=110, allow_unicode=True)
         files[ROOT / "crds" / "manifests" / f"{name}.yaml"] = text
         files[ROOT / "helm" / "claas-operator" / "files" / "crds" / f"{name}.yaml"] = text
+    files[ROOT / "docs" / "conditions.md"] = MARKDOWN_HEADER + conditions_page()
     return files
 
 

@@ -15,6 +15,7 @@ class ResourceModel(BaseModel):
         frozen=True,
         extra="ignore",
         use_attribute_docstrings=True,
+        hide_input_in_errors=True,
         ser_json_inf_nan="constants",
     )
 

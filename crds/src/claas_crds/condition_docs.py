@@ -1,0 +1,364 @@
+"""What every condition means: for each type, the reasons it has when True, False and Unknown.
+
+docs/conditions.md is generated from these tables, and `is_documented` lets tests hold the operator to them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from claas_crds.conditions import AdapterCondition, AdapterReason, ConditionStatus, JobCondition, JobReason
+from claas_crds.contract import FailureReason
+
+Reason = AdapterReason | JobReason | FailureReason
+
+
+@dataclass(frozen=True)
+class ReasonDoc:
+    """One reason under one status of a condition."""
+
+    reason: Reason
+    meaning: str
+
+
+@dataclass(frozen=True)
+class StatusDoc:
+    """One status of a condition: what it says, and the reasons it can have; none when it is never set."""
+
+    status: ConditionStatus
+    meaning: str
+    reasons: tuple[ReasonDoc, ...] = ()
+
+
+@dataclass(frozen=True)
+class ConditionDoc:
+    """One condition type; `statuses` are True, False and Unknown, in that order."""
+
+    type: AdapterCondition | JobCondition
+    meaning: str
+    statuses: tuple[StatusDoc, StatusDoc, StatusDoc]
+
+
+def _true(meaning: str, *reasons: tuple[Reason, str]) -> StatusDoc:
+    return _status(ConditionStatus.TRUE, meaning, reasons)
+
+
+def _false(meaning: str, *reasons: tuple[Reason, str]) -> StatusDoc:
+    return _status(ConditionStatus.FALSE, meaning, reasons)
+
+
+def _unknown(meaning: str, *reasons: tuple[Reason, str]) -> StatusDoc:
+    return _status(ConditionStatus.UNKNOWN, meaning, reasons)
+
+
+def _status(status: ConditionStatus, meaning: str, reasons: tuple[tuple[Reason, str], ...]) -> StatusDoc:
+    return StatusDoc(status, meaning, tuple(ReasonDoc(reason, text) for reason, text in reasons))
+
+
+_A = AdapterReason
+_J = JobReason
+_F = FailureReason
+
+_HEALING = (
+    (_A.INITIALISING, "The initial version is being made."),
+    (_A.LOADING, "A version is being loaded into the vLLM pods that do not serve it yet."),
+    (_A.TRAINING, "A step is under way and serving is paused for it."),
+    (
+        _A.ASLEEP,
+        "A pod sleeps and no step is under way; the operator wakes it if one of its own steps put it to sleep.",
+    ),
+    (_A.NO_READY_PODS, "The Deployment has no ready pod; the version is loaded as soon as one is."),
+    (_A.VLLM_UNREACHABLE, "A ready pod does not answer on the serving port; it is asked again."),
+)
+_WRONG = (
+    (_A.DEPLOYMENT_NOT_FOUND, "The Deployment named in `spec.serving.deploymentRef` does not exist."),
+    (_A.STORAGE_NOT_FOUND, "The claim named in `spec.storage`, or the one of the base model, does not exist."),
+    (_A.STORAGE_NOT_MOUNTED, "The vLLM container does not mount the claim named in `spec.storage`."),
+    (_A.SECRET_NOT_FOUND, "A Secret that the spec names, or the key in it, does not exist."),
+    (_A.CONTROL_REFUSED, "The server refused the control token or the API key."),
+    (_A.INVALID_SPEC, "The spec can't be read by this version of the operator; the message names the field."),
+    (_A.INITIALISATION_FAILED, "The initial version could not be made; the message says why."),
+    (_A.LOAD_FAILED, "vLLM refused the version or it failed its probe; what served before goes on serving."),
+)
+
+ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
+    ConditionDoc(
+        AdapterCondition.READY,
+        "The version that should be in service is served by every ready vLLM pod (kstatus).",
+        (
+            _true(
+                "The adapter answers.", (_A.SERVING, "Every ready pod serves the version and it passed its probe.")
+            ),
+            _false(
+                "The adapter does not answer everywhere, or does not answer with the right version.",
+                (_A.PENDING, "The adapter was seen for the first time and nothing was tried yet."),
+                *_HEALING,
+                *_WRONG,
+                (_A.DELETING, "The adapter is being deleted and taken out of service."),
+            ),
+            _unknown(
+                "The adapter can't be judged just now.",
+                (_A.PENDING, "The operator has not looked at the adapter yet."),
+                (_A.VLLM_UNREACHABLE, "No pod answered, so that nobody knows what is served."),
+            ),
+        ),
+    ),
+    ConditionDoc(
+        AdapterCondition.RECONCILING,
+        "The operator is at work on the adapter and has not finished (kstatus).",
+        (
+            _true(
+                "Something changes by itself; wait.",
+                (_A.PENDING, "The work begins with the next pass."),
+                *_HEALING,
+                (_A.DELETING, "Versions are being unloaded before the adapter goes."),
+            ),
+            _false(
+                "There is nothing to do, or nothing that can be done without you.",
+                (_A.UP_TO_DATE, "What the spec asks for is the case."),
+                *_WRONG,
+            ),
+            _unknown("Never set."),
+        ),
+    ),
+    ConditionDoc(
+        AdapterCondition.STALLED,
+        "The adapter will not become ready until somebody changes something (kstatus). It heals by itself once that"
+        " is done.",
+        (
+            _true("Somebody has to act; the message says on what.", *_WRONG),
+            _false(
+                "Nothing stands in the way.",
+                (_A.UP_TO_DATE, "What the spec asks for is the case."),
+                (_A.PENDING, "Nothing was tried yet."),
+                *_HEALING,
+                (_A.DELETING, "The adapter is being deleted."),
+            ),
+            _unknown("Never set."),
+        ),
+    ),
+    ConditionDoc(
+        AdapterCondition.SERVED,
+        "At least one vLLM pod answers under the served name, with whichever version.",
+        (
+            _true(
+                "Clients get answers from this adapter.",
+                (_A.SERVING, "`status.servedVersion` answers on every ready pod."),
+                (_A.LOADING, "An older version answers while the next one is loaded."),
+                (_A.LOAD_FAILED, "An older version answers, because the next one was refused."),
+                (_A.TRAINING, "Requests wait while a step is taken, and are answered after it."),
+            ),
+            _false(
+                "Clients get no answer from this adapter.",
+                (_A.PENDING, "Nothing was tried yet."),
+                *_HEALING,
+                *_WRONG,
+                (_A.DELETING, "The adapter was taken out of service."),
+            ),
+            _unknown(
+                "Nobody knows.",
+                (_A.PENDING, "The operator has not looked at the adapter yet."),
+                (_A.VLLM_UNREACHABLE, "No pod answered when it was asked what it serves."),
+            ),
+        ),
+    ),
+    ConditionDoc(
+        AdapterCondition.COMPANION,
+        "The companion runs in the vLLM pods. Without it everything works, but see docs/vllm.md for what is lost.",
+        (
+            _true(
+                "Swaps are seamless and control routes are locked.", (_A.COMPANION_FOUND, "Every ready pod has it.")
+            ),
+            _false(
+                "vLLM's own routes are used.",
+                (_A.COMPANION_MISSING, "A ready pod answers without it: a swap has a moment in which requests fail."),
+                (_A.CONTROL_REFUSED, "It is there and refuses the control token of `spec.serving`."),
+            ),
+            _unknown(
+                "No pod could be asked.",
+                (_A.PENDING, "The operator has not looked at the adapter yet."),
+                (_A.DEPLOYMENT_NOT_FOUND, "There is no Deployment."),
+                (_A.NO_READY_PODS, "There is no ready pod."),
+                (_A.VLLM_UNREACHABLE, "No ready pod answers."),
+                (_A.SECRET_NOT_FOUND, "The control token can't be read."),
+            ),
+        ),
+    ),
+)
+
+_ENDINGS = (
+    (_J.ADAPTER_DELETED, "The adapter was deleted before the job was done."),
+    (_J.DEADLINE_EXCEEDED, "The job ran longer than `activeDeadlineSeconds`."),
+    (_J.BACKOFF_LIMIT_EXCEEDED, "More attempts failed than `backoffLimit` allows; the message has the last failure."),
+    (_J.SAMPLES_NOT_FOUND, "The ConfigMap, Secret, claim or key that holds the samples does not exist."),
+)
+_TRAINER_FAILURES = (
+    (_F.INVALID_INPUT, "The input document or a training setting is wrong."),
+    (_F.INVALID_SAMPLE, "A sample is wrong; the message names the sample and the field. Serving was not paused."),
+    (_F.MODEL_NOT_FOUND, "The base model, its tokenizer or its chat template can't be read."),
+    (_F.PARENT_NOT_FOUND, "The version to train from is not on the volume."),
+    (_F.PARENT_CORRUPT, "The version to train from does not match its digest."),
+    (_F.ENGINE_UNAVAILABLE, "The engine can't be had in this image or on this node."),
+    (_F.GPU_MISMATCH, "The trainer's GPU is not the one that vLLM runs on; serving was not paused."),
+    (_F.GPU_MEMORY_NOT_FREED, "vLLM slept and its GPU memory did not become free."),
+    (_F.OUT_OF_MEMORY, "The step does not fit into memory."),
+    (_F.VLLM_UNREACHABLE, "A vLLM pod does not answer."),
+    (_F.CONTROL_REFUSED, "The companion's lock refused the control token."),
+    (_F.ALREADY_ASLEEP, "Somebody else has paused serving."),
+    (_F.DRAIN_TIMED_OUT, "Running requests were not answered within `drainTimeoutSeconds`; none was ended."),
+    (_F.PAUSE_FAILED, "vLLM refused to pause."),
+    (_F.RESUME_FAILED, "vLLM could not be woken by the trainer; the operator goes on trying."),
+    (_F.MAX_PAUSE_EXCEEDED, "The step took longer than `maxPauseSeconds` and was ended; serving was woken."),
+    (_F.NOT_FINITE, "Loss or gradient is NaN or infinite; nothing was published."),
+    (_F.STORAGE_FULL, "The volume has no space left."),
+    (_F.STORAGE_READ_ONLY, "The volume can't be written."),
+    (_F.STORAGE_FAILED, "The volume failed in another way."),
+    (_F.PUBLISH_CONFLICT, "Another job published from the same parent meanwhile."),
+    (_F.VERSION_REJECTED, "vLLM refused the new version, or it failed its probe; the old one stays in service."),
+    (_F.INTERRUPTED, "The trainer pod was told to end."),
+    (_F.INTERNAL, "A fault of the trainer itself; its log has the trace."),
+)
+_LOST = (_J.TRAINER_LOST, "The trainer pod vanished without a result.")
+_OVERSTAYED = (
+    _J.MAX_PAUSE_EXCEEDED,
+    "The trainer neither finished nor woke serving in time; the operator ended it and woke serving.",
+)
+
+JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
+    ConditionDoc(
+        JobCondition.COMPLETE,
+        "The step was taken, published and is in service. Final, as in batch/v1 Job.",
+        (
+            _true(
+                "Done.",
+                (_J.COMPLETED, "The version was published and every ready vLLM pod serves it."),
+                (
+                    _J.ALREADY_PUBLISHED,
+                    "An earlier attempt had published it; it was put into service, not trained twice.",
+                ),
+            ),
+            _false("Never set: the condition appears when it becomes True."),
+            _unknown("Never set."),
+        ),
+    ),
+    ConditionDoc(
+        JobCondition.FAILED,
+        "The job has failed for good. Final, as in batch/v1 Job.",
+        (
+            _true(
+                "No further attempt is made.",
+                *_ENDINGS,
+                (_J.ADAPTER_NOT_FOUND, "The adapter of `spec.adapterRef` does not exist."),
+                _LOST,
+                _OVERSTAYED,
+                *_TRAINER_FAILURES,
+            ),
+            _false("Never set: the condition appears when it becomes True."),
+            _unknown("Never set."),
+        ),
+    ),
+    ConditionDoc(
+        JobCondition.SUSPENDED,
+        "The job does not run because `spec.suspend` says so.",
+        (
+            _true("It waits for you.", (_J.SUSPENDED, "`spec.suspend` is true; a running attempt was ended.")),
+            _false("It may run.", (_J.RESUMED, "`spec.suspend` was set back to false; the job queues again.")),
+            _unknown("Never set."),
+        ),
+    ),
+    ConditionDoc(
+        JobCondition.ADMITTED,
+        "The job holds the Lease of its vLLM Deployment: it is its turn, and no other step runs there.",
+        (
+            _true(
+                "Its turn has come.",
+                (_J.ADMITTED, "The Lease was taken; the trainer is about to start."),
+                (_J.RUNNING, "A trainer is at work."),
+                (_J.COMPLETED, "The job is done and has given the Lease back."),
+            ),
+            _false(
+                "It is not, or no longer, its turn.",
+                (_J.WAITING, "The job was seen and not looked at closely yet."),
+                (_J.QUEUED, "Other steps on the same Deployment come first."),
+                (_J.ADAPTER_NOT_FOUND, "The adapter does not exist yet; the job waits for it for a bounded time."),
+                (_J.ADAPTER_NOT_READY, "The adapter is not ready; the job waits for it."),
+                (_J.SUSPENDED, "`spec.suspend` is true."),
+                (_J.RETRYING, "An attempt failed; the next one is made after `status.retryTime`."),
+                *_ENDINGS,
+            ),
+            _unknown("Never set."),
+        ),
+    ),
+    ConditionDoc(
+        JobCondition.TRAINED,
+        "The step was taken and its version is on the volume.",
+        (
+            _true(
+                "`status.producedVersion` names the version.",
+                (_J.STEP_TAKEN, "This attempt took the step and published."),
+                (_J.ALREADY_PUBLISHED, "An earlier attempt had published; no step was taken twice."),
+            ),
+            _false(
+                "There is no version of this job.",
+                (_J.WAITING, "Not begun."),
+                (_J.RUNNING, "The trainer is at work."),
+                (_J.RETRYING, "The last attempt failed and another one follows; the message says why."),
+                *_ENDINGS,
+                _LOST,
+                _OVERSTAYED,
+                *_TRAINER_FAILURES,
+            ),
+            _unknown("The trainer vanished and the volume was not looked at since.", _LOST),
+        ),
+    ),
+    ConditionDoc(
+        JobCondition.SERVED,
+        "The job's version answers under the served name.",
+        (
+            _true("Clients get the new version.", (_J.IN_SERVICE, "Every ready vLLM pod serves it, or a later one.")),
+            _false(
+                "Clients get an older version.",
+                (_J.WAITING, "There is no version yet."),
+                (_J.PUTTING_INTO_SERVICE, "It is being loaded into the vLLM pods that do not serve it yet."),
+                (_F.VERSION_REJECTED, "vLLM refused it, or it failed its probe; the old one stays in service."),
+                (_F.VLLM_UNREACHABLE, "vLLM does not answer; the version is loaded when it does."),
+            ),
+            _unknown("No vLLM pod could be asked.", (_F.VLLM_UNREACHABLE, "None answers.")),
+        ),
+    ),
+)
+
+
+def is_documented(condition: AdapterCondition | JobCondition, status: ConditionStatus, reason: str) -> bool:
+    """Whether the tables have this reason under this status of this condition."""
+    table = ADAPTER_CONDITIONS if isinstance(condition, AdapterCondition) else JOB_CONDITIONS
+    return any(
+        each.reason.value == reason
+        for doc in table
+        if doc.type is condition
+        for group in doc.statuses
+        if group.status is status
+        for each in group.reasons
+    )
+
+
+def conditions_page() -> str:
+    """docs/conditions.md: both tables as Markdown."""
+    lines = [
+        "# Conditions",
+        "",
+        "Both resources report their state as conditions. A condition's `reason` is for programs and does not change"
+        " its meaning between releases; its `message` is for people.",
+        "",
+    ]
+    for kind, table in (("LoraAdapter", ADAPTER_CONDITIONS), ("DistillJob", JOB_CONDITIONS)):
+        lines += [f"## {kind}", ""]
+        for doc in table:
+            lines += [f"### {doc.type.value}", "", doc.meaning, "", "| Status | Reason | Meaning |", "|---|---|---|"]
+            for group in doc.statuses:
+                lines.append(f"| **{group.status.value}** | | {group.meaning} |")
+                lines += [
+                    f"| {group.status.value} | `{each.reason.value}` | {each.meaning} |" for each in group.reasons
+                ]
+            lines.append("")
+    return "\n".join(lines)
