@@ -1,0 +1,142 @@
+"""A transformers model with a LoRA adapter attached, as a step needs it (PEFT's generic path).
+
+Works for any causal language model that transformers and PEFT know. The adapter is attached for one step
+and removed after it, so that the next adapter finds the base model as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from claas_trainer.batch import TokenBatch
+from claas_trainer.lora import LoraAdapter, published_name, wrap
+from claas_trainer.step_errors import AdapterError
+
+
+class ResponseHead(nn.Module):
+    """The model's head, on the chosen positions alone, in float32 whatever the weights' dtype.
+
+    It stands in the head's own place, so that what a model does to its logits afterwards (scaling, a soft
+    cap) still happens.
+    """
+
+    def __init__(self, head: nn.Linear) -> None:
+        super().__init__()
+        self.head = head
+        self.positions: Tensor | None = None
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[B, T, H] -> [N, V], at `positions` of the flattened [B * T]; without positions, [B, T, V]."""
+        chosen = hidden if self.positions is None else hidden.flatten(0, 1)[self.positions]
+        bias = None if self.head.bias is None else self.head.bias.float()
+        return F.linear(chosen.float(), self.head.weight.float(), bias)
+
+
+class AdaptedModel:
+    """The `PolicyModel` of a transformers model; made by `attached`. `peft` generates, as any model does."""
+
+    def __init__(self, peft: PeftModel, head: ResponseHead) -> None:
+        self.peft = peft
+        self._head = head
+        self._parameters = {
+            published_name(name): parameter for name, parameter in peft.named_parameters() if parameter.requires_grad
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self._head.head.weight.device
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self._head.head.weight.shape[0]
+
+    def to(self, device: torch.device) -> None:
+        """Moves base and adapter, in place."""
+        self.peft.to(device)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        return dict(self._parameters)
+
+    def response_logits(self, batch: TokenBatch) -> Tensor:
+        self._head.positions = batch.positions
+        try:
+            # No attention mask: padding stands on the right, where the causal mask hides it.
+            logits: Tensor = self.peft(input_ids=batch.ids, use_cache=False).logits
+        finally:
+            self._head.positions = None
+        return logits
+
+    @contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        with self.peft.disable_adapter():
+            yield
+
+
+def load_base(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The base model on the CPU, without gradients or dropout; in its own dtype unless another is given.
+
+    Raises:
+        AdapterError: there is no usable model in the folder.
+    """
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{folder}: no usable model there: {error}") from error
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def attached(base: PreTrainedModel, adapter: LoraAdapter) -> Iterator[AdaptedModel]:
+    """The base model with the adapter attached; on leaving, the base model is as it was before.
+
+    Raises:
+        AdapterError: the adapter's tensors do not fit the base model, or target its head.
+    """
+    head = base.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise AdapterError(f"{type(base).__name__}: its head is no linear layer; this model can't be trained")
+    # PEFT draws initial weights, which are overwritten at once: not at the expense of the caller's generator.
+    with torch.random.fork_rng():
+        peft = wrap(base, adapter.shape)
+    try:
+        if base.get_output_embeddings() is not head:
+            raise AdapterError("target modules: the head can't be a target; name other layers")
+        response_head = ResponseHead(head)
+        base.set_output_embeddings(response_head)
+        model = AdaptedModel(peft, response_head)
+        _fill(model.trainable(), adapter)
+        yield model
+    finally:
+        _detach(base, peft, head)
+
+
+def _fill(parameters: dict[str, nn.Parameter], adapter: LoraAdapter) -> None:
+    differing = sorted(parameters.keys() ^ adapter.tensors.keys())
+    if differing:
+        side = "lacks" if differing[0] in parameters else "has an unknown"
+        raise AdapterError(f"the adapter {side} tensor {differing[0]}: it belongs to another base model")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            tensor = adapter.tensors[name]
+            if tensor.shape != parameter.shape:
+                raise AdapterError(
+                    f"the adapter's {name} is {tuple(tensor.shape)}, the base model needs "
+                    f"{tuple(parameter.shape)}: it belongs to another base model or has another rank"
+                )
+            parameter.copy_(tensor)
+
+
+def _detach(base: PreTrainedModel, peft: PeftModel, head: nn.Linear) -> None:
+    base.set_output_embeddings(head)
+    peft.unload()
+    # What PEFT leaves on the model would make the next adapter look like a second one.
+    if hasattr(base, "peft_config"):
+        del base.peft_config
