@@ -384,7 +384,7 @@ def test_names_can_be_set(helm: Path) -> None:
         ("watchNamespaces=a", "at '/watchNamespaces': got string, want array"),
         ("crds.keep=maybe", "at '/crds/keep': got string, want boolean"),
         ("networkPolicy.vllmPorts={70000}", "at '/networkPolicy/vllmPorts/0'"),
-        ("networkPolicy.apiServerPorts=null", "at '/networkPolicy/apiServerPorts'"),
+        ("networkPolicy.apiServerPorts=null", "at '/networkPolicy': missing property 'apiServerPorts'"),
         ("imagePullSecrets[0].nam=x", "at '/imagePullSecrets/0'"),
         ("extraEnv[0].value=x", "missing property 'name'"),
     ],

@@ -208,7 +208,10 @@ _TRAINER_FAILURES = (
     (_F.DRAIN_TIMED_OUT, "Running requests were not answered within `drainTimeoutSeconds`; none was ended."),
     (_F.PAUSE_FAILED, "vLLM refused to pause."),
     (_F.RESUME_FAILED, "vLLM could not be woken by the trainer; the operator goes on trying."),
-    (_F.MAX_PAUSE_EXCEEDED, "The step took longer than `maxPauseSeconds` and was ended; serving was woken."),
+    (
+        _F.MAX_PAUSE_EXCEEDED,
+        "The step kept serving paused for longer than `maxPauseSeconds`; it was ended and serving woken.",
+    ),
     (_F.NOT_FINITE, "Loss or gradient is NaN or infinite; nothing was published."),
     (_F.STORAGE_FULL, "The volume has no space left."),
     (_F.STORAGE_READ_ONLY, "The volume can't be written."),
@@ -219,10 +222,6 @@ _TRAINER_FAILURES = (
     (_F.INTERNAL, "A fault of the trainer itself; its log has the trace."),
 )
 _LOST = (_J.TRAINER_LOST, "The trainer pod vanished without a result.")
-_OVERSTAYED = (
-    _J.MAX_PAUSE_EXCEEDED,
-    "The trainer neither finished nor woke serving in time; the operator ended it and woke serving.",
-)
 
 JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
     ConditionDoc(
@@ -250,7 +249,6 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
                 *_ENDINGS,
                 (_J.ADAPTER_NOT_FOUND, "The adapter of `spec.adapterRef` does not exist."),
                 _LOST,
-                _OVERSTAYED,
                 *_TRAINER_FAILURES,
             ),
             _false("Never set: the condition appears when it becomes True."),
@@ -305,7 +303,6 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
                 (_J.RETRYING, "The last attempt failed and another one follows; the message says why."),
                 *_ENDINGS,
                 _LOST,
-                _OVERSTAYED,
                 *_TRAINER_FAILURES,
             ),
             _unknown("The trainer vanished and the volume was not looked at since.", _LOST),

@@ -1,0 +1,128 @@
+"""Training payloads keep the names, defaults and ranges that CLaaS users know."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import JsonValue, ValidationError
+
+from claas_crds.distill_job import DistillJob
+from claas_crds.training import (
+    DistillBatchItem,
+    DistillBatchRequestPayload,
+    DistillResponse,
+    TrainingConfig,
+    TrainingOverrides,
+)
+
+SAMPLE: dict[str, JsonValue] = {"user_prompt": "q", "response": "a", "feedback": "f"}
+
+
+def test_the_payload_has_the_known_names() -> None:
+    assert list(DistillBatchRequestPayload.model_fields) == ["lora_id", "training", "samples", "save_in_place"]
+    assert list(DistillResponse.model_fields) == ["lora_id", "metadata"]
+
+
+def test_a_sample_has_the_known_names() -> None:
+    assert set(DistillBatchItem.model_fields) == {
+        "prompt",
+        "response",
+        "feedback",
+        "response_logprobs",
+        "prompt_token_ids",
+        "response_token_ids",
+        "user_prompt",
+        "system_prompt",
+    }
+
+
+def test_training_has_the_known_defaults() -> None:
+    known = {"learning_rate", "alpha", "is_clip", "max_grad_norm", "kl_reg_weight", "teacher_top_k"}
+    assert TrainingConfig().model_dump(include=known) == {
+        "learning_rate": 3e-5,
+        "alpha": 0.5,
+        "is_clip": 5.0,
+        "max_grad_norm": 1.0,
+        "kl_reg_weight": 0.0,
+        "teacher_top_k": 100,
+    }
+
+
+OUT_OF_RANGE = [
+    ("learning_rate", 0.0),
+    ("alpha", -0.1),
+    ("alpha", 1.1),
+    ("is_clip", 0.9),
+    ("is_clip", 20.1),
+    ("max_grad_norm", -1.0),
+    ("kl_reg_weight", 1.1),
+    ("teacher_top_k", 9),
+    ("teacher_top_k", 101),
+    ("weight_decay", -0.1),
+    ("seed", -1),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), OUT_OF_RANGE)
+def test_a_setting_out_of_range_is_refused_by_name_in_adapter_and_job(field: str, value: float) -> None:
+    for model in (TrainingConfig, TrainingOverrides):
+        with pytest.raises(ValidationError, match=field):
+            model.model_validate({field: value})
+
+
+def test_a_setting_that_does_not_exist_is_refused_by_name() -> None:
+    with pytest.raises(ValidationError, match="learning_rat\n"):
+        TrainingConfig.model_validate({"learning_rat": 1})
+
+
+def test_overrides_know_every_setting() -> None:
+    assert set(TrainingOverrides.model_fields) == set(TrainingConfig.model_fields)
+
+
+@given(alpha=st.none() | st.floats(0, 1), seed=st.none() | st.integers(0, 1000))
+def test_a_job_overrides_what_it_names_and_nothing_else(alpha: float | None, seed: int | None) -> None:
+    defaults = TrainingConfig(alpha=0.25, seed=7, learning_rate=1e-3)
+    merged = TrainingOverrides(alpha=alpha, seed=seed).over(defaults)
+    assert merged.alpha == (0.25 if alpha is None else alpha)
+    assert merged.seed == (7 if seed is None else seed)
+    assert merged.learning_rate == 1e-3
+
+
+def test_a_sample_written_by_hand_needs_three_fields() -> None:
+    assert DistillBatchItem.model_validate(SAMPLE).response_token_ids == []
+    for field in SAMPLE:
+        with pytest.raises(ValidationError, match=field):
+            DistillBatchItem.model_validate({name: text for name, text in SAMPLE.items() if name != field})
+
+
+def test_an_error_in_a_sample_does_not_repeat_what_the_user_said() -> None:
+    with pytest.raises(ValidationError) as error:
+        DistillBatchItem.model_validate({**SAMPLE, "feedback": ["my private feedback"]})
+    assert "feedback" in str(error.value)
+    assert "my private feedback" not in str(error.value)
+
+
+def test_an_error_in_a_job_does_not_repeat_what_the_user_said() -> None:
+    sample: JsonValue = {**SAMPLE, "feedback": 5, "response": ["my private answer"]}
+    document: JsonValue = {"spec": {"adapterRef": {"name": "a"}, "samples": {"inline": [sample]}}}
+    with pytest.raises(ValidationError) as error:
+        DistillJob.model_validate(document)
+    assert "my private answer" not in str(error.value)
+
+
+def test_a_batch_needs_a_sample() -> None:
+    with pytest.raises(ValidationError, match="samples"):
+        DistillBatchRequestPayload(lora_id="a", samples=[])
+
+
+@pytest.mark.parametrize("lora_id", ["user123/coder-v1", "a", "a/b/c", "A_b.c-d"])
+def test_a_lora_id_may_have_segments(lora_id: str) -> None:
+    payload = DistillBatchRequestPayload(lora_id=lora_id, samples=[DistillBatchItem.model_validate(SAMPLE)])
+    assert payload.lora_id == lora_id
+
+
+@pytest.mark.parametrize("lora_id", ["", "/a", "a/", "a//b", "a@7", "../a", "a b", "a/../b"])
+def test_a_lora_id_that_could_be_taken_for_something_else_is_refused(lora_id: str) -> None:
+    with pytest.raises(ValidationError, match="lora_id"):
+        DistillBatchRequestPayload(lora_id=lora_id, samples=[DistillBatchItem.model_validate(SAMPLE)])
