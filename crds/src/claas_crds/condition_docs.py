@@ -59,26 +59,25 @@ _A = AdapterReason
 _J = JobReason
 _F = FailureReason
 
-_HEALING = (
+_AT_WORK = (
     (_A.INITIALISING, "The initial version is being made."),
     (_A.LOADING, "A version is being loaded into the vLLM pods that do not serve it yet."),
-    (_A.TRAINING, "A step is under way and serving is paused for it."),
     (
-        _A.ASLEEP,
-        "A pod sleeps and no step is under way; the operator wakes it if one of its own steps put it to sleep.",
+        _A.LOAD_FAILED,
+        "vLLM refused the version or it failed its probe; what served before goes on, and it is tried again.",
     ),
+    (_A.ASLEEP, "A pod sleeps or is paused, and not by a DistillJob: whoever paused it has to wake it."),
     (_A.NO_READY_PODS, "The Deployment has no ready pod; the version is loaded as soon as one is."),
     (_A.VLLM_UNREACHABLE, "A ready pod does not answer on the serving port; it is asked again."),
 )
 _WRONG = (
     (_A.DEPLOYMENT_NOT_FOUND, "The Deployment named in `spec.serving.deploymentRef` does not exist."),
-    (_A.STORAGE_NOT_FOUND, "The claim named in `spec.storage`, or the one of the base model, does not exist."),
+    (_A.STORAGE_NOT_FOUND, "The claim named in `spec.storage` does not exist."),
     (_A.STORAGE_NOT_MOUNTED, "The vLLM container does not mount the claim named in `spec.storage`."),
     (_A.SECRET_NOT_FOUND, "A Secret that the spec names, or the key in it, does not exist."),
     (_A.CONTROL_REFUSED, "The server refused the control token or the API key."),
+    (_A.INITIALISATION_FAILED, "The initial version could not be made; the message says why. It is tried again."),
     (_A.INVALID_SPEC, "The spec can't be read by this version of the operator; the message names the field."),
-    (_A.INITIALISATION_FAILED, "The initial version could not be made; the message says why."),
-    (_A.LOAD_FAILED, "vLLM refused the version or it failed its probe; what served before goes on serving."),
 )
 
 ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
@@ -87,19 +86,19 @@ ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
         "The version that should be in service is served by every ready vLLM pod (kstatus).",
         (
             _true(
-                "The adapter answers.", (_A.SERVING, "Every ready pod serves the version and it passed its probe.")
+                "The adapter answers.",
+                (_A.SERVING, "Every ready pod serves the version and it passed its probe."),
+                (_A.TRAINING, "A step is under way: requests are answered, or wait for the length of the pause."),
             ),
             _false(
                 "The adapter does not answer everywhere, or does not answer with the right version.",
-                (_A.PENDING, "The adapter was seen for the first time and nothing was tried yet."),
-                *_HEALING,
+                *_AT_WORK,
                 *_WRONG,
                 (_A.DELETING, "The adapter is being deleted and taken out of service."),
             ),
             _unknown(
-                "The adapter can't be judged just now.",
-                (_A.PENDING, "The operator has not looked at the adapter yet."),
-                (_A.VLLM_UNREACHABLE, "No pod answered, so that nobody knows what is served."),
+                "The adapter was not looked at yet.",
+                (_A.PENDING, "The operator has not made its first pass over the adapter."),
             ),
         ),
     ),
@@ -109,14 +108,12 @@ ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
         (
             _true(
                 "Something changes by itself; wait.",
-                (_A.PENDING, "The work begins with the next pass."),
-                *_HEALING,
+                *_AT_WORK,
                 (_A.DELETING, "Versions are being unloaded before the adapter goes."),
             ),
             _false(
-                "There is nothing to do, or nothing that can be done without you.",
-                (_A.UP_TO_DATE, "What the spec asks for is the case."),
-                *_WRONG,
+                "Nothing is left to do, or nothing that can be done without you.",
+                (_A.UP_TO_DATE, "There is nothing to wait for; `Stalled` says whether somebody has to act."),
             ),
             _unknown("Never set."),
         ),
@@ -127,39 +124,29 @@ ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
         " is done.",
         (
             _true("Somebody has to act; the message says on what.", *_WRONG),
-            _false(
-                "Nothing stands in the way.",
-                (_A.UP_TO_DATE, "What the spec asks for is the case."),
-                (_A.PENDING, "Nothing was tried yet."),
-                *_HEALING,
-                (_A.DELETING, "The adapter is being deleted."),
-            ),
+            _false("Nothing stands in the way.", (_A.UP_TO_DATE, "Nobody has to act.")),
             _unknown("Never set."),
         ),
     ),
     ConditionDoc(
         AdapterCondition.SERVED,
-        "At least one vLLM pod answers under the served name, with whichever version.",
+        "At least one vLLM pod answers under the served name, with whichever version. Its reason is that of `Ready`.",
         (
             _true(
                 "Clients get answers from this adapter.",
                 (_A.SERVING, "`status.servedVersion` answers on every ready pod."),
-                (_A.LOADING, "An older version answers while the next one is loaded."),
-                (_A.LOAD_FAILED, "An older version answers, because the next one was refused."),
-                (_A.TRAINING, "Requests wait while a step is taken, and are answered after it."),
+                (_A.TRAINING, "A step is under way and serving goes on meanwhile."),
+                *_AT_WORK,
+                *_WRONG,
             ),
             _false(
                 "Clients get no answer from this adapter.",
-                (_A.PENDING, "Nothing was tried yet."),
-                *_HEALING,
+                (_A.TRAINING, "Serving is paused for a step; requests wait and are answered after it."),
+                *_AT_WORK,
                 *_WRONG,
                 (_A.DELETING, "The adapter was taken out of service."),
             ),
-            _unknown(
-                "Nobody knows.",
-                (_A.PENDING, "The operator has not looked at the adapter yet."),
-                (_A.VLLM_UNREACHABLE, "No pod answered when it was asked what it serves."),
-            ),
+            _unknown("Never set."),
         ),
     ),
     ConditionDoc(
@@ -167,20 +154,16 @@ ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
         "The companion runs in the vLLM pods. Without it everything works, but see docs/vllm.md for what is lost.",
         (
             _true(
-                "Swaps are seamless and control routes are locked.", (_A.COMPANION_FOUND, "Every ready pod has it.")
+                "Swaps are seamless and control routes are locked.",
+                (_A.COMPANION_FOUND, "It answers in every pod; the message says if it can't keep its aliases."),
             ),
             _false(
                 "vLLM's own routes are used.",
-                (_A.COMPANION_MISSING, "A ready pod answers without it: a swap has a moment in which requests fail."),
-                (_A.CONTROL_REFUSED, "It is there and refuses the control token of `spec.serving`."),
+                (_A.COMPANION_MISSING, "A pod answers without it: a swap has a moment in which requests fail."),
             ),
             _unknown(
-                "No pod could be asked.",
-                (_A.PENDING, "The operator has not looked at the adapter yet."),
-                (_A.DEPLOYMENT_NOT_FOUND, "There is no Deployment."),
-                (_A.NO_READY_PODS, "There is no ready pod."),
-                (_A.VLLM_UNREACHABLE, "No ready pod answers."),
-                (_A.SECRET_NOT_FOUND, "The control token can't be read."),
+                "No pod could be asked so far.",
+                (_A.PENDING, "No vLLM pod has answered yet."),
             ),
         ),
     ),
@@ -270,19 +253,19 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
         (
             _true(
                 "Its turn has come.",
-                (_J.ADMITTED, "The Lease was taken; the trainer is about to start."),
-                (_J.RUNNING, "A trainer is at work."),
-                (_J.COMPLETED, "The job is done and has given the Lease back."),
+                (
+                    _J.ADMITTED,
+                    "The job took the Lease; a trainer is started, and started again after a failed attempt.",
+                ),
             ),
             _false(
                 "It is not, or no longer, its turn.",
                 (_J.WAITING, "The job was seen and not looked at closely yet."),
                 (_J.QUEUED, "Other steps on the same Deployment come first."),
                 (_J.ADAPTER_NOT_FOUND, "The adapter does not exist yet; the job waits for it for a bounded time."),
-                (_J.ADAPTER_NOT_READY, "The adapter is not ready; the job waits for it."),
+                (_J.SAMPLES_NOT_FOUND, "What holds the samples does not exist yet; the job waits a bounded time."),
+                (_J.ADAPTER_NOT_READY, "The adapter can't be trained yet; the job waits for it."),
                 (_J.SUSPENDED, "`spec.suspend` is true."),
-                (_J.RETRYING, "An attempt failed; the next one is made after `status.retryTime`."),
-                *_ENDINGS,
             ),
             _unknown("Never set."),
         ),
@@ -299,13 +282,15 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
             _false(
                 "There is no version of this job.",
                 (_J.WAITING, "Not begun."),
+                (_J.ADAPTER_NOT_FOUND, "The adapter of `spec.adapterRef` does not exist."),
+                (_J.ADAPTER_NOT_READY, "The next attempt waits for the adapter."),
                 (_J.RUNNING, "The trainer is at work."),
                 (_J.RETRYING, "The last attempt failed and another one follows; the message says why."),
                 *_ENDINGS,
                 _LOST,
                 *_TRAINER_FAILURES,
             ),
-            _unknown("The trainer vanished and the volume was not looked at since.", _LOST),
+            _unknown("Never set."),
         ),
     ),
     ConditionDoc(
@@ -315,12 +300,9 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
             _true("Clients get the new version.", (_J.IN_SERVICE, "Every ready vLLM pod serves it, or a later one.")),
             _false(
                 "Clients get an older version.",
-                (_J.WAITING, "There is no version yet."),
-                (_J.PUTTING_INTO_SERVICE, "It is being loaded into the vLLM pods that do not serve it yet."),
-                (_F.VERSION_REJECTED, "vLLM refused it, or it failed its probe; the old one stays in service."),
-                (_F.VLLM_UNREACHABLE, "vLLM does not answer; the version is loaded when it does."),
+                (_J.PUTTING_INTO_SERVICE, "It is being loaded, or the Deployment has no pod that could serve it."),
             ),
-            _unknown("No vLLM pod could be asked.", (_F.VLLM_UNREACHABLE, "None answers.")),
+            _unknown("Never set."),
         ),
     ),
 )

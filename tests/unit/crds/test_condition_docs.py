@@ -77,6 +77,7 @@ def test_every_failure_of_a_trainer_can_fail_a_job() -> None:
     [
         (AdapterCondition.READY, ConditionStatus.TRUE, "Serving", True),
         (AdapterCondition.READY, ConditionStatus.TRUE, "LoadFailed", False),
+        (AdapterCondition.STALLED, ConditionStatus.TRUE, "Training", False),
         (AdapterCondition.SERVED, ConditionStatus.TRUE, "LoadFailed", True),
         (JobCondition.SERVED, ConditionStatus.TRUE, "LoadFailed", False),
         (JobCondition.SERVED, ConditionStatus.TRUE, "InService", True),
