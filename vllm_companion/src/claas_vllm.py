@@ -695,7 +695,10 @@ def _text(value: str | bytes) -> str:
 
 
 def _import_nvml() -> Any:
+    # vLLM brings a copy. It is taken only inside vLLM: elsewhere it would import all of vLLM, for many seconds.
     for name in ("pynvml", "vllm.third_party.pynvml"):
+        if name.startswith("vllm.") and "vllm" not in sys.modules:
+            continue
         try:
             return import_module(name)
         except ImportError:

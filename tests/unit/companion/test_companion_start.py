@@ -1,0 +1,104 @@
+"""How a server with the companion starts, or refuses to; and what its status says about GPUs and vLLM."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+import claas_vllm
+from claas_vllm import Companion, is_supported, narrow_to_visible, visible_gpu_uuids
+from tests.unit.companion.small_server import SmallServer, ask, start
+
+
+def _uvicorn(app: FastAPI) -> uvicorn.Server:
+    return uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+
+
+async def test_without_a_token_file_the_real_server_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLAAS_TOKEN_FILE", raising=False)
+    monkeypatch.delenv("CLAAS_LOCK", raising=False)
+    app = FastAPI()
+    app.add_middleware(Companion)
+    server = _uvicorn(app)
+    with pytest.raises(SystemExit) as ended:
+        await server.serve()
+    assert ended.value.code != 0
+    assert not server.started
+
+
+async def test_the_refusal_says_what_to_set_and_no_request_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CLAAS_TOKEN_FILE", raising=False)
+    monkeypatch.delenv("CLAAS_LOCK", raising=False)
+    below = SmallServer()
+    app = Companion(below)
+    (told,) = await start(app, below)
+    assert told["type"] == "lifespan.startup.failed"
+    assert "CLAAS_TOKEN_FILE" in told["message"]
+    assert "CLAAS_LOCK=off" in told["message"]
+    for path in ("/sleep", "/v1/models", "/health"):
+        assert (await ask(app, "GET", path)).status == 503
+    assert below.reached == []
+
+
+async def test_with_a_token_file_the_real_server_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "token").write_text("x")
+    monkeypatch.setenv("CLAAS_TOKEN_FILE", str(tmp_path / "token"))
+    app = FastAPI()
+    app.add_middleware(Companion)
+    server = _uvicorn(app)
+    running = asyncio.ensure_future(server.serve())
+    for _ in range(500):
+        if server.started:
+            break
+        await asyncio.sleep(0.01)
+    assert server.started
+    server.should_exit = True
+    await asyncio.wait_for(running, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("version", "supported"),
+    [
+        ("0.32.0", True), ("0.33.0", True), ("0.33.1rc1+cpu", True), ("0.31.2", False), ("0.34.0", False),
+        ("0.320.0", False), ("1.32.0", False), (None, False),
+    ],
+)  # fmt: skip
+def test_status_says_which_vllm_releases_are_supported(version: str | None, supported: bool) -> None:
+    assert is_supported(version) is supported
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        (None, ["GPU-aa1", "GPU-ab2", "GPU-c3"]),
+        ("", []),
+        ("1", ["GPU-ab2"]),
+        ("2,0", ["GPU-c3", "GPU-aa1"]),
+        ("GPU-c", ["GPU-c3"]),
+        ("GPU-c3, 0", ["GPU-c3", "GPU-aa1"]),
+        ("0,7,1", ["GPU-aa1"]),
+        ("-1", []),
+        ("GPU-a", []),
+    ],
+)
+def test_cuda_visible_devices_narrows_the_gpus_as_cuda_does(visible: str | None, expected: list[str]) -> None:
+    assert narrow_to_visible(["GPU-aa1", "GPU-ab2", "GPU-c3"], visible) == expected
+
+
+def test_without_a_driver_there_are_no_gpus() -> None:
+    class NVMLError(Exception):
+        pass
+
+    def fail() -> None:
+        raise NVMLError("Driver Not Loaded")
+
+    absent = SimpleNamespace(NVMLError=NVMLError, nvmlInit=fail)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claas_vllm, "_import_nvml", lambda: absent)
+        assert visible_gpu_uuids({}) == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claas_vllm, "_import_nvml", lambda: None)
+        assert visible_gpu_uuids({}) == []
