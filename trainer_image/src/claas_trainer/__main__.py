@@ -1,0 +1,41 @@
+"""`python -m claas_trainer run|init [--input PATH]`: one attempt at a job, or the initial version of an adapter."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from claas_crds.contract import INPUT_FILE
+
+
+def main() -> int:
+    """Parse the command line and do it; returns the exit code of the contract."""
+    parser = argparse.ArgumentParser(prog="python -m claas_trainer", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, text in (
+        ("run", "take one step and put its version into service"),
+        ("init", "make the initial version"),
+    ):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("--input", type=Path, default=Path(INPUT_FILE), help="the input document")
+    worker = commands.add_parser("step", help="internal: the process that run and init start and watch")
+    worker.add_argument("task", choices=["run", "init"])
+    worker.add_argument("--input", type=Path, required=True)
+    worker.add_argument("--report-to", type=int, required=True, help="file descriptor for events")
+    worker.add_argument("--supervisor", type=int, required=True, help="process id to die with")
+    arguments = parser.parse_args()
+
+    from claas_trainer.worker import Task, work
+
+    if arguments.command == "step":
+        return work(Task(arguments.task), arguments.input, arguments.report_to, arguments.supervisor)
+
+    from claas_trainer.paths import Paths
+    from claas_trainer.supervisor import supervise
+
+    return int(supervise(Task(arguments.command), arguments.input, Paths.from_environment()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

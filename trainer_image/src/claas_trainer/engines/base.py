@@ -1,0 +1,89 @@
+"""The interface of a training engine, and what it exchanges with an attempt."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from claas_crds.contract import ModelLocation
+from claas_crds.distill_job import SampleCounts
+from claas_crds.lora_adapter import LoraSpec
+from claas_crds.training import DistillBatchRequestPayload, DistillResponse
+from claas_trainer.paths import Paths
+from claas_trainer.store.content import FileContent
+from claas_trainer.store.versions import StoredVersion
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What an engine is told besides the payload: the base model, the version to start from, the one to make."""
+
+    model: ModelLocation
+    lora: LoraSpec
+    parent: StoredVersion
+    version: int
+    paths: Paths
+
+
+@dataclass(frozen=True)
+class GpuNeed:
+    """The GPU that a step needs and how many bytes of it must be free."""
+
+    uuid: str
+    free_bytes: int
+
+
+@dataclass(frozen=True)
+class PreparedStep:
+    """What is known when an engine is ready. `gpu` is None when no memory that vLLM holds is needed;
+    `version_bytes` estimates the size of the version to be written."""
+
+    counts: SampleCounts
+    version_bytes: int
+    gpu: GpuNeed | None
+
+
+@dataclass(frozen=True)
+class TrainedVersion:
+    """What a step left: the files of the new version, by name, and how it went."""
+
+    files: Mapping[str, FileContent]
+    metrics: Mapping[str, float]
+    libraries: Mapping[str, str]
+
+
+class TrainingEngine(ABC):
+    """One distillation step: prepare -> acquire -> distill -> release -> trained -> close.
+
+    Serving is paused from before `acquire` until after `release`, unless `pauses_serving` is False: a remote
+    engine has nothing to acquire. Everything wrong with the input fails in `prepare`. All methods raise
+    TrainerError.
+    """
+
+    pauses_serving: bool = True
+    """Whether the step needs what vLLM holds."""
+
+    @abstractmethod
+    async def prepare(self, payload: DistillBatchRequestPayload, plan: StepPlan) -> PreparedStep:
+        """Check the samples and make everything ready that can be, while serving goes on."""
+
+    async def acquire(self) -> None:
+        """Take the device: weights go there now. Engines without a device do nothing."""
+        return
+
+    @abstractmethod
+    async def distill(self, payload: DistillBatchRequestPayload) -> DistillResponse:
+        """Take one step on the prepared payload; answers the new version's identifier and the metrics."""
+
+    async def release(self) -> None:
+        """Give the device back; called after `acquire` in every case, also when it failed."""
+        return
+
+    @abstractmethod
+    async def trained(self) -> TrainedVersion:
+        """The files of the version that `distill` made."""
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        return

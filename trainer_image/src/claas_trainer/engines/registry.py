@@ -1,0 +1,41 @@
+"""Engines by name. An engine's module, and with it its SDK, is imported when it is chosen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from importlib import import_module
+
+from claas_crds.contract import EXECUTION_MODE_VARIABLE, FailureReason, TrainerInput
+from claas_crds.lora_adapter import EngineName
+from claas_trainer.engines.base import TrainingEngine
+from claas_trainer.errors import EngineError, InputError
+
+ENGINES: Mapping[EngineName, tuple[str, str]] = {
+    EngineName.LOCAL: ("claas_trainer.engines.local", "LocalEngine"),
+}
+
+
+def chosen_engine(document: TrainerInput, environment: Mapping[str, str] = os.environ) -> EngineName:
+    """The input's engine; where it names none, the execution mode's. Raises InputError for an unknown name."""
+    mode = environment.get(EXECUTION_MODE_VARIABLE)
+    if "engine" in document.model_fields_set or not mode:
+        return document.engine
+    try:
+        return EngineName(mode)
+    except ValueError:
+        names = ", ".join(name.value for name in EngineName)
+        raise InputError(f"{EXECUTION_MODE_VARIABLE}: {mode!r} is no engine; there are {names}") from None
+
+
+def make_engine(name: EngineName) -> TrainingEngine:
+    """A new engine. Raises EngineError when it can't be had in this image."""
+    module_name, class_name = ENGINES[name]
+    try:
+        engine: type[TrainingEngine] = getattr(import_module(module_name), class_name)
+    except ImportError as error:
+        raise EngineError(
+            FailureReason.ENGINE_UNAVAILABLE,
+            f"engine {name.value}: this image lacks {error.name}; use an image that has it, or another engine",
+        ) from error
+    return engine()

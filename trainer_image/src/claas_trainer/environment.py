@@ -1,0 +1,49 @@
+"""The worker's environment: caches go to the scratch folder, because the root file system is read-only and there
+may be neither a home nor a name for the user."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from claas_trainer.paths import Paths
+
+_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+
+
+def worker_environment(inherited: Mapping[str, str], paths: Paths, *, offline: bool) -> dict[str, str]:
+    """What the worker process is started with. `offline`: the model is a folder, so the hub is never asked."""
+    scratch = paths.scratch
+    ours = {
+        "HOME": str(scratch),
+        "USER": "claas",
+        "HF_HOME": str(scratch / "huggingface"),
+        "XDG_CACHE_HOME": str(scratch / "cache"),
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / "inductor"),
+        "TRITON_CACHE_DIR": str(scratch / "triton"),
+        "CUDA_CACHE_PATH": str(scratch / "cuda"),
+        "TMPDIR": str(scratch),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    if offline:
+        ours["HF_HUB_OFFLINE"] = "1"
+    threads = cpu_limit_threads(_CPU_LIMIT)
+    if threads is not None and "OMP_NUM_THREADS" not in inherited:
+        ours["OMP_NUM_THREADS"] = str(threads)
+    return {**inherited, **ours}
+
+
+def cpu_limit_threads(limit_file: Path) -> int | None:
+    """How many threads the container's CPU limit feeds, or None without one: torch would count the node's cores."""
+    try:
+        quota, period = limit_file.read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return None
+    if quota == "max":
+        return None
+    return max(1, math.ceil(int(quota) / int(period)))

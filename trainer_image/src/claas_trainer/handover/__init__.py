@@ -1,0 +1,1 @@
+"""What happens to serving while a step needs its device: a strategy of its own."""

@@ -1,0 +1,156 @@
+"""The Sleep hand-over: vLLM freezes its requests and offloads its weights for the step, then wakes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime
+
+from claas_crds.contract import FailureReason, ServingTarget
+from claas_crds.lora_adapter import PauseMode
+from claas_trainer.engines.base import GpuNeed
+from claas_trainer.errors import ServingError
+from claas_trainer.gpu import gpu_of
+from claas_trainer.handover.base import Handover, PauseTimes
+from claas_trainer.logs import log
+from claas_trainer.pods import ServingPod, first_error, serving_error
+from claas_trainer.reporting import Awake, PauseAnnounced, PauseConfirmed, Reporter
+from claas_vllm_client import CompanionStatus, RouteMissing, VllmError, pause_serving, resume_serving
+from claas_vllm_client import PauseMode as VllmPauseMode
+
+_MODES = {
+    PauseMode.KEEP: VllmPauseMode.KEEP,
+    PauseMode.WAIT: VllmPauseMode.WAIT,
+    PauseMode.ABORT: VllmPauseMode.ABORT,
+}
+_MEMORY_TIMEOUT_SECONDS = 15.0
+_MEMORY_POLL_SECONDS = 0.1
+_RESUME_TIMEOUT_SECONDS = 60.0
+
+
+class SleepHandover(Handover):
+    """Pauses each pod by its own address, and each is announced to the supervisor first."""
+
+    def __init__(self, pods: Sequence[ServingPod], serving: ServingTarget, reporter: Reporter) -> None:
+        self._pods = tuple(pods)
+        self._serving = serving
+        self._reporter = reporter
+        self._gpu: GpuNeed | None = None
+        self._to_pause = self._pods
+
+    async def check(self, gpu: GpuNeed | None) -> None:
+        """Every pod answers, its lock takes the token, it mounts the volume, nothing sleeps, and the GPU is ours."""
+        self._gpu = gpu
+        statuses = await asyncio.gather(*(self._check_pod(pod) for pod in self._pods))
+        self._to_pause = self._pods if gpu is None else self._holding(gpu, statuses)
+
+    def paused(self) -> AbstractAsyncContextManager[PauseTimes]:
+        return self._paused()
+
+    @asynccontextmanager
+    async def _paused(self) -> AsyncIterator[PauseTimes]:
+        times = PauseTimes()
+        started = time.monotonic()
+        try:
+            await self._pause()
+            await self._wait_for_memory()
+            times.sleep = time.monotonic() - started
+            yield times
+        finally:
+            waking = time.monotonic()
+            await self._resume()
+            times.wake = time.monotonic() - waking
+            times.serving_gap = time.monotonic() - started
+
+    async def _check_pod(self, serving_pod: ServingPod) -> CompanionStatus | None:
+        pod, client = serving_pod.pod, serving_pod.client
+        if pod.storage_path is None:
+            raise ServingError(
+                FailureReason.INVALID_INPUT,
+                f"pod {pod.name}: does not mount the adapter's volume; mount spec.storage.claimName there",
+            )
+        try:
+            status = await client.companion_status()
+            asleep = await client.is_sleeping()
+        except RouteMissing as error:
+            raise ServingError(FailureReason.PAUSE_FAILED, f"pod {pod.name}: {error}") from error
+        except VllmError as error:
+            raise serving_error(pod, error, FailureReason.VLLM_UNREACHABLE) from error
+        if asleep:
+            raise ServingError(
+                FailureReason.ALREADY_ASLEEP,
+                f"pod {pod.name}: is asleep or paused already; whoever paused it must wake it, or POST /wake_up",
+            )
+        return status
+
+    def _holding(self, gpu: GpuNeed, statuses: Sequence[CompanionStatus | None]) -> tuple[ServingPod, ...]:
+        """The pods that hold the step's GPU, or may: a server without the companion doesn't tell."""
+        known = [frozenset(status.gpu_uuids) if status else frozenset() for status in statuses]
+        holding = tuple(pod for pod, uuids in zip(self._pods, known, strict=True) if not uuids or gpu.uuid in uuids)
+        if self._pods and not holding:
+            others = ", ".join(sorted(frozenset().union(*known)))
+            raise ServingError(
+                FailureReason.GPU_MISMATCH,
+                f"the trainer has {gpu.uuid} and vLLM has {others}; give both pods the same GPU, by one ResourceClaim"
+                " or by the same node and runtime class",
+            )
+        return holding
+
+    async def _pause(self) -> None:
+        for serving_pod in self._to_pause:
+            # Before the call: a pod must never be paused unannounced.
+            self._reporter.send(
+                PauseAnnounced(pod=serving_pod.pod.name, url=serving_pod.pod.url, at=datetime.now(UTC))
+            )
+        results = await asyncio.gather(*(self._pause_pod(pod) for pod in self._to_pause), return_exceptions=True)
+        error = first_error(results)
+        if error is not None:
+            raise error
+
+    async def _pause_pod(self, serving_pod: ServingPod) -> None:
+        try:
+            seconds = await pause_serving(
+                serving_pod.client,
+                mode=_MODES[self._serving.pause],
+                drain_timeout_seconds=self._serving.drain_timeout_seconds,
+                sleep_timeout_seconds=self._serving.max_pause_seconds,
+            )
+        except VllmError as error:
+            raise serving_error(serving_pod.pod, error, FailureReason.PAUSE_FAILED) from error
+        self._reporter.send(PauseConfirmed(url=serving_pod.pod.url))
+        log("paused", pod=serving_pod.pod.name, seconds=round(seconds, 3))
+
+    async def _wait_for_memory(self) -> None:
+        """A 200 from /sleep proves nothing: look at the GPU."""
+        if self._gpu is None or not self._to_pause:
+            return
+        deadline = time.monotonic() + _MEMORY_TIMEOUT_SECONDS
+        while True:
+            gpu = await asyncio.to_thread(gpu_of, self._gpu.uuid)
+            # A GPU that the management library does not list (a slice) can't be asked; the step will find out.
+            if gpu is None or gpu.free_bytes >= self._gpu.free_bytes:
+                return
+            if time.monotonic() > deadline:
+                raise ServingError(
+                    FailureReason.GPU_MEMORY_NOT_FREED,
+                    f"{gpu.uuid}: {gpu.free_bytes >> 20} MiB are free while vLLM sleeps and the step needs"
+                    f" {self._gpu.free_bytes >> 20} MiB; start vLLM with --enable-sleep-mode, and let nothing else"
+                    " use this GPU",
+                )
+            await asyncio.sleep(_MEMORY_POLL_SECONDS)
+
+    async def _resume(self) -> None:
+        results = await asyncio.gather(*(self._resume_pod(pod) for pod in self._to_pause), return_exceptions=True)
+        error = first_error(results)
+        if error is not None:
+            raise error
+
+    async def _resume_pod(self, serving_pod: ServingPod) -> None:
+        try:
+            seconds = await resume_serving(serving_pod.client, timeout_seconds=_RESUME_TIMEOUT_SECONDS)
+        except VllmError as error:
+            raise ServingError(FailureReason.RESUME_FAILED, f"pod {serving_pod.pod.name}: {error}") from error
+        self._reporter.send(Awake(url=serving_pod.pod.url))
+        log("resumed", pod=serving_pod.pod.name, seconds=round(seconds, 3))

@@ -1,0 +1,93 @@
+"""Version 0 of an adapter: a LoRA that changes nothing yet. Only the base's configuration is read."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+from claas_crds.contract import TrainerInput, TrainerResult
+from claas_crds.distill_job import JobPhase
+from claas_trainer.errors import InputError
+from claas_trainer.logs import log
+from claas_trainer.paths import Paths
+from claas_trainer.reporting import Published, Reporter
+from claas_trainer.store.content import Bytes, Tensors
+from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, VersionRecord
+from claas_trainer.store.versions import StoredVersion, VersionStore
+
+_SEEDS = 2**31
+
+
+def initialise(document: TrainerInput, paths: Paths, reporter: Reporter) -> TrainerResult:
+    """Make version 0 if the adapter has no version; the result names the newest whole one.
+
+    Raises TrainerError.
+    """
+    reporter.phase(JobPhase.PREPARING, "looking for versions")
+    store = VersionStore(paths.adapter_folder(document.storage_path))
+    found = store.newest_whole()
+    already = found is not None
+    if found is None:
+        taken = store.numbers()
+        if taken:
+            raise InputError(
+                f"storage_path: {store.versions} holds versions {taken[:5]} and none is whole; restore one from a"
+                " backup, or empty the folder"
+            )
+        found = _make(document, paths, store, reporter)
+    published = found.record.published(paths.below_volume(found.folder))
+    reporter.send(Published(version=published))
+    return TrainerResult(succeeded=True, version=published, already_published=already)
+
+
+def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: Reporter) -> StoredVersion:
+    # Imported here: an adapter that has a version is answered without them.
+    from claas_trainer.engines.local import library_versions
+    from claas_trainer.lora import LoraAdapter, LoraShape, new_adapter, write_adapter
+    from claas_trainer.model_source import find_model, read_config
+    from claas_trainer.step_errors import AdapterError
+
+    folder = find_model(document.model, paths)
+    dtype = read_config(folder).dtype
+    owner = document.adapter.uid
+    seed = initial_seed(document.adapter.lora_id)
+    lora = document.lora
+    try:
+        adapter = new_adapter(folder, LoraShape(lora.rank, lora.alpha, tuple(sorted(lora.target_modules))), seed)
+    except AdapterError as error:
+        raise InputError(f"lora: {error}") from error
+    missing = [name for name in lora.target_modules if not any(f".{name}." in key for key in adapter.tensors)]
+    if missing:
+        raise InputError(f"lora.target_modules: the base model has no layer named {', '.join(missing)}")
+    weights = Tensors(
+        {name: tensor.to(dtype or tensor.dtype) for name, tensor in adapter.tensors.items()}, {"format": "pt"}
+    )
+    store.prepare(owner=owner, attempt=1, needed_bytes=weights.size_bytes)
+    reporter.phase(JobPhase.PUBLISHING, "the initial version")
+    with tempfile.TemporaryDirectory(dir=paths.scratch) as scratch:
+        # For its configuration file alone; the weights are written to the volume by the store.
+        write_adapter(Path(scratch), LoraAdapter(adapter.shape, {}))
+        config = (Path(scratch) / ADAPTER_CONFIG_FILE).read_bytes()
+    record = VersionRecord(
+        number=0,
+        lora_id=document.adapter.lora_id,
+        created=datetime.now(UTC),
+        engine=document.engine.value,
+        base_model=document.model.repository or document.model.path or "",
+        lora=lora,
+        seed=seed,
+        libraries=library_versions(),
+    )
+    publication = store.publish(
+        record, {ADAPTER_CONFIG_FILE: Bytes(config), ADAPTER_WEIGHTS_FILE: weights}, owner=owner
+    )
+    log("initialised", version=0, tensors=len(adapter.tensors), created=publication.created)
+    return publication.version
+
+
+def initial_seed(lora_id: str) -> int:
+    """The seed of an adapter's initial weights: the same identifier starts from the same weights."""
+    digest = hashlib.sha256(lora_id.encode()).digest()
+    return int.from_bytes(digest[:8], "big") % _SEEDS

@@ -1,0 +1,128 @@
+"""The base model's folder: on a volume, or a repository of the hub brought into the cache. And its tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from claas_crds.contract import FailureReason, ModelLocation
+from claas_trainer.errors import InputError
+from claas_trainer.paths import Paths
+from claas_trainer.samples import ModelLimits
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+_FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")
+
+
+def _not_found(message: str) -> InputError:
+    return InputError(message, FailureReason.MODEL_NOT_FOUND)
+
+
+def find_model(location: ModelLocation, paths: Paths) -> Path:
+    """The folder with config, tokenizer and weights; a hub repository is downloaded into the cache first.
+
+    Raises InputError (MODEL_NOT_FOUND).
+    """
+    folder = paths.model_folder(location)
+    if folder is None:
+        return _snapshot(location, paths)
+    if not (folder / "config.json").is_file():
+        raise _not_found(f"model.path: {folder} has no config.json; check spec.model.source and the volume")
+    return folder
+
+
+def _snapshot(location: ModelLocation, paths: Paths) -> Path:
+    if not location.repository:
+        raise InputError("model: neither path nor repository is given")
+    from httpx import HTTPError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    cache = paths.hub_cache if paths.hub_cache.is_dir() else paths.scratch / "hub"
+    token = paths.hub_token.read_text(encoding="utf-8").strip() if paths.hub_token.is_file() else None
+    name = location.repository + (f"@{location.revision}" if location.revision else "")
+    try:
+        return Path(
+            snapshot_download(
+                location.repository,
+                revision=location.revision,
+                cache_dir=cache,
+                token=token or False,
+                allow_patterns=list(_FILES),
+            )
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, HTTPError, OSError) as error:
+        raise _not_found(
+            f"model.repository: {name} can't be downloaded ({type(error).__name__}); check name, token and network"
+        ) from error
+
+
+def read_config(folder: Path) -> PretrainedConfig:
+    """The model's configuration. Raises InputError (MODEL_NOT_FOUND)."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_found(
+            f"{folder}/config.json: can't be used ({type(error).__name__}); is it a causal LM?"
+        ) from error
+
+
+def limits_of(config: PretrainedConfig) -> ModelLimits:
+    """The vocabulary and context of a model."""
+    text = config.get_text_config()
+    return ModelLimits(int(text.vocab_size), int(getattr(text, "max_position_embeddings", 0) or 2**31))
+
+
+@dataclass(frozen=True)
+class HubTokenizer:
+    """A tokenizer of the transformers library with its chat template, as `ChatTokenizer` wants it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    end_of_turn_ids: frozenset[int]
+
+    def encode(self, text: str) -> list[int]:
+        return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+    def render(self, chat: list[dict[str, str]], *, answer_next: bool, thinking: bool) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                chat, tokenize=False, add_generation_prompt=answer_next, enable_thinking=thinking
+            )
+        )
+
+
+def read_tokenizer(folder: Path) -> HubTokenizer:
+    """The model's tokenizer. Raises InputError (MODEL_NOT_FOUND) when it, or its chat template, is missing."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise _not_found(f"{folder}: its tokenizer can't be read ({type(error).__name__})") from error
+    if not tokenizer.chat_template:
+        raise _not_found(
+            f"{folder}: its tokenizer has no chat template; add chat_template.jinja to the model's folder"
+        )
+    return HubTokenizer(tokenizer, _end_ids(folder, tokenizer.eos_token_id))
+
+
+def _end_ids(folder: Path, eos: int | None) -> frozenset[int]:
+    ids = set() if eos is None else {eos}
+    path = folder / "generation_config.json"
+    if path.is_file():
+        try:
+            named = json.loads(path.read_bytes()).get("eos_token_id")
+        except (ValueError, AttributeError):
+            raise _not_found(f"{path}: not a JSON object; restore the model's file") from None
+        ids.update(named if isinstance(named, list) else [] if named is None else [named])
+    return frozenset(ids)

@@ -1,0 +1,81 @@
+"""Where things are in the trainer's pod. Tests and people who run it by hand move them by environment variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from claas_crds import contract
+from claas_crds.contract import ModelLocation
+from claas_trainer.errors import InputError
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files and folders of one pod; the defaults are the contract's."""
+
+    storage: Path = Path(contract.STORAGE_DIRECTORY)
+    model: Path = Path(contract.MODEL_DIRECTORY)
+    hub_cache: Path = Path(contract.HUB_CACHE_DIRECTORY)
+    scratch: Path = Path(contract.SCRATCH_DIRECTORY)
+    control_token: Path = Path(contract.CONTROL_TOKEN_FILE)
+    api_key: Path = Path(contract.API_KEY_FILE)
+    hub_token: Path = Path(contract.HUB_TOKEN_FILE)
+    termination_message: Path = Path(contract.TERMINATION_MESSAGE_FILE)
+    progress_port: int = contract.PROGRESS_PORT
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Paths:
+        """The contract's paths, each replaced by its variable where that is set (`CLAAS_STORAGE_DIRECTORY`, ...)."""
+
+        def path(variable: str, default: str) -> Path:
+            return Path(environment.get(variable) or default)
+
+        return cls(
+            storage=path("CLAAS_STORAGE_DIRECTORY", contract.STORAGE_DIRECTORY),
+            model=path("CLAAS_MODEL_DIRECTORY", contract.MODEL_DIRECTORY),
+            hub_cache=path("CLAAS_HUB_CACHE_DIRECTORY", contract.HUB_CACHE_DIRECTORY),
+            scratch=path("CLAAS_SCRATCH_DIRECTORY", contract.SCRATCH_DIRECTORY),
+            control_token=path("CLAAS_CONTROL_TOKEN_FILE", contract.CONTROL_TOKEN_FILE),
+            api_key=path("CLAAS_API_KEY_FILE", contract.API_KEY_FILE),
+            hub_token=path("CLAAS_HUB_TOKEN_FILE", contract.HUB_TOKEN_FILE),
+            termination_message=path("CLAAS_TERMINATION_MESSAGE_FILE", contract.TERMINATION_MESSAGE_FILE),
+            progress_port=int(environment.get("CLAAS_PROGRESS_PORT") or contract.PROGRESS_PORT),
+        )
+
+    def adapter_folder(self, storage_path: str) -> Path:
+        """The adapter's folder. `storage_path` is relative to the volume's root; an absolute one is taken as it is.
+
+        Raises InputError when it climbs out of the volume.
+        """
+        if ".." in PurePosixPath(storage_path).parts:
+            raise InputError("storage_path: must not contain '..'")
+        return self.storage / storage_path
+
+    def below_volume(self, folder: Path) -> str:
+        """A folder as the operator knows it: relative to the volume's root where it lies below it."""
+        return str(folder.relative_to(self.storage)) if folder.is_relative_to(self.storage) else str(folder)
+
+    def model_folder(self, location: ModelLocation) -> Path | None:
+        """The base model's folder, or None when it is a repository on the hub."""
+        return None if location.path is None else self.model / location.path
+
+    def read_control_token(self, mounted: bool) -> str | None:
+        """The token of the companion's lock, or None when none is mounted."""
+        return _read_secret(self.control_token, "control token") if mounted else None
+
+    def read_api_key(self, mounted: bool) -> str | None:
+        """vLLM's API key, or None when none is mounted."""
+        return _read_secret(self.api_key, "API key") if mounted else None
+
+
+def _read_secret(path: Path, what: str) -> str:
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{what}: the file {path} can't be read; check the Secret that is mounted there") from None
+    if not secret:
+        raise InputError(f"{what}: the file {path} is empty; check the Secret that is mounted there")
+    return secret

@@ -1,0 +1,37 @@
+"""How an attempt ends: a result, the termination message, an exit code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from claas_crds.contract import ExitCode, FailureReason, PublishedVersion, TrainerResult, exit_code_for
+from claas_trainer.errors import TrainerError, VersionRejectedError
+
+
+def failure(error: TrainerError) -> TrainerResult:
+    """The result of an attempt that ended with this error."""
+    version = error.version if isinstance(error, VersionRejectedError) else None
+    return TrainerResult(succeeded=False, reason=error.reason, message=error.message, version=version)
+
+
+def internal_failure(error: BaseException) -> TrainerResult:
+    """The result of an attempt that met an error nobody expected; its message may quote a value and is left out."""
+    message = f"{type(error).__name__} in the trainer; its log says where"
+    return TrainerResult(succeeded=False, reason=FailureReason.INTERNAL, message=message)
+
+
+def published_without_swap(version: PublishedVersion, message: str) -> TrainerResult:
+    """The result of an attempt whose version is on the volume and that could not go on: the operator loads it."""
+    return TrainerResult(succeeded=True, message=message, version=version)
+
+
+def exit_code(result: TrainerResult) -> ExitCode:
+    """The exit code that goes with a result."""
+    if result.succeeded:
+        return ExitCode.SUCCEEDED
+    return exit_code_for(result.reason or FailureReason.INTERNAL)
+
+
+def write_termination_message(path: Path, result: TrainerResult) -> None:
+    """Write the result where the kubelet looks for it. Raises OSError."""
+    path.write_text(result.to_termination_message(), encoding="utf-8")

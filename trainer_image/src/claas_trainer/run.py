@@ -1,0 +1,205 @@
+"""One attempt at a job: from its input to a version in service. Read `run` from top to bottom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from claas_crds.contract import JobIdentity, PublishedVersion, TrainerInput, TrainerResult
+from claas_crds.distill_job import JobPhase, SampleCounts, Timings
+from claas_crds.training import DistillBatchRequestPayload
+from claas_trainer.engines.base import PreparedStep, StepPlan, TrainingEngine
+from claas_trainer.engines.registry import chosen_engine, make_engine
+from claas_trainer.errors import InputError
+from claas_trainer.handover.base import Handover
+from claas_trainer.handover.none import NoHandover
+from claas_trainer.handover.sleep import SleepHandover
+from claas_trainer.logs import log
+from claas_trainer.paths import Paths
+from claas_trainer.pods import ServingPod, connect
+from claas_trainer.reporting import Published, Reporter
+from claas_trainer.samples import read_samples
+from claas_trainer.store.record import VersionRecord
+from claas_trainer.store.versions import StoredVersion, VersionStore
+from claas_trainer.swap import swap
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A `run` input with everything in it that a run needs."""
+
+    document: TrainerInput
+    job: JobIdentity
+    parent: int
+    samples_file: Path
+
+    @classmethod
+    def of(cls, document: TrainerInput) -> Attempt:
+        """Raises InputError when a part is missing."""
+        missing = [name for name in ("job", "parent", "samples_file") if getattr(document, name) is None]
+        if document.job is None or document.parent is None or document.samples_file is None:
+            raise InputError(f"the input for run lacks {', '.join(missing)}")
+        return cls(document, document.job, document.parent, Path(document.samples_file))
+
+
+async def run(document: TrainerInput, paths: Paths, reporter: Reporter) -> TrainerResult:
+    """Take the step once, whatever number of attempts it needs, and put its version into service.
+
+    Raises TrainerError.
+    """
+    attempt = Attempt.of(document)
+    store = VersionStore(paths.adapter_folder(document.storage_path))
+    async with connect(document.serving, paths) as pods:
+        found = store.published_by(attempt.job.uid, after=attempt.parent)
+        if found is not None:
+            log("found-published", version=found.record.number, attempt=attempt.job.attempt)
+            store.verify(found)
+            stored, timings = found, found.record.timings
+        else:
+            stored, timings = await _take_step(attempt, store, pods, paths, reporter)
+        published = stored.record.published(paths.below_volume(stored.folder))
+        reporter.send(Published(version=published))
+        started = time.monotonic()
+        swapped = await _put_in_service(document, pods, published, reporter)
+        return TrainerResult(
+            succeeded=True,
+            message=_summary(published, swapped, pods),
+            version=published,
+            already_published=found is not None,
+            swapped_pods=swapped,
+            samples=stored.record.samples,
+            timings=timings.model_copy(update={"swap": time.monotonic() - started}),
+        )
+
+
+async def _take_step(
+    attempt: Attempt, store: VersionStore, pods: Sequence[ServingPod], paths: Paths, reporter: Reporter
+) -> tuple[StoredVersion, Timings]:
+    """Prepare, pause, step, resume, publish."""
+    document = attempt.document
+    started = time.monotonic()
+    reporter.phase(JobPhase.PREPARING, "checking samples")
+    payload = DistillBatchRequestPayload(
+        lora_id=document.adapter.lora_id, training=document.training, samples=read_samples(attempt.samples_file)
+    )
+    # The number is chosen before the step: whoever publishes meanwhile makes publishing fail.
+    plan = StepPlan(document.model, document.lora, _read_parent(store, attempt), store.next_number(), paths)
+    engine = make_engine(chosen_engine(document))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(engine.close)
+        reporter.phase(JobPhase.PREPARING, f"loading the model for {len(payload.samples)} samples")
+        prepared = await engine.prepare(payload, plan)
+        store.prepare(owner=attempt.job.uid, attempt=attempt.job.attempt, needed_bytes=prepared.version_bytes)
+        handover = _handover(document, engine, pods, reporter)
+        await handover.check(prepared.gpu)
+        timings = Timings(prepare=time.monotonic() - started)
+        log("prepared", seconds=timings.prepare, samples=len(payload.samples), version=plan.version)
+
+        reporter.phase(JobPhase.PAUSING)
+        timings = await _step(engine, handover, payload, prepared, timings, reporter)
+
+        reporter.phase(JobPhase.PUBLISHING, f"version {plan.version}")
+        return await _publish(attempt, store, plan, engine, prepared.counts, timings)
+
+
+async def _step(
+    engine: TrainingEngine,
+    handover: Handover,
+    payload: DistillBatchRequestPayload,
+    prepared: PreparedStep,
+    timings: Timings,
+    reporter: Reporter,
+) -> Timings:
+    """The step itself, inside the pause."""
+    async with handover.paused() as pause:
+        try:
+            reporter.phase(JobPhase.TRAINING, "weights to the device")
+            loading = time.monotonic()
+            await engine.acquire()
+            stepping = time.monotonic()
+            counts = prepared.counts
+            reporter.phase(JobPhase.TRAINING, f"{counts.total} samples, {counts.response_tokens} response tokens")
+            response = await engine.distill(payload)
+            stepped = time.monotonic()
+        finally:
+            await engine.release()
+        reporter.phase(JobPhase.RESUMING)
+    log("stepped", lora_id=response.lora_id, seconds=stepped - stepping, serving_gap=pause.serving_gap)
+    return timings.model_copy(
+        update={
+            "sleep": pause.sleep,
+            "load": stepping - loading,
+            "step": stepped - stepping,
+            "wake": pause.wake,
+            "serving_gap": pause.serving_gap,
+        }
+    )
+
+
+async def _publish(
+    attempt: Attempt,
+    store: VersionStore,
+    plan: StepPlan,
+    engine: TrainingEngine,
+    counts: SampleCounts,
+    timings: Timings,
+) -> tuple[StoredVersion, Timings]:
+    started = time.monotonic()
+    document = attempt.document
+    trained = await engine.trained()
+    record = VersionRecord(
+        number=plan.version,
+        lora_id=document.adapter.lora_id,
+        created=datetime.now(UTC),
+        parent=attempt.parent,
+        job_namespace=attempt.job.namespace,
+        job_name=attempt.job.name,
+        job_uid=attempt.job.uid,
+        attempt=attempt.job.attempt,
+        engine=chosen_engine(document).value,
+        base_model=document.model.repository or document.model.path or "",
+        lora=document.lora,
+        training=document.training,
+        seed=document.training.seed,
+        libraries=dict(trained.libraries),
+        metrics=dict(trained.metrics),
+        samples=counts,
+        timings=timings,
+    )
+    publication = store.publish(record, trained.files, owner=attempt.job.uid)
+    seconds = time.monotonic() - started
+    log("published", version=plan.version, created=publication.created, seconds=seconds)
+    return publication.version, timings.model_copy(update={"publish": seconds})
+
+
+async def _put_in_service(
+    document: TrainerInput, pods: Sequence[ServingPod], published: PublishedVersion, reporter: Reporter
+) -> list[str]:
+    if document.serving is None or not pods:
+        return []
+    reporter.phase(JobPhase.SWAPPING, f"version {published.number} on {len(pods)} pods")
+    return await swap(pods, document.serving, published)
+
+
+def _read_parent(store: VersionStore, attempt: Attempt) -> StoredVersion:
+    parent = store.read(attempt.parent)
+    store.verify(parent)
+    return parent
+
+
+def _handover(
+    document: TrainerInput, engine: TrainingEngine, pods: Sequence[ServingPod], reporter: Reporter
+) -> Handover:
+    if document.serving is None or not pods or not engine.pauses_serving:
+        return NoHandover()
+    return SleepHandover(pods, document.serving, reporter)
+
+
+def _summary(published: PublishedVersion, swapped: Sequence[str], pods: Sequence[ServingPod]) -> str:
+    waiting = [pod.pod.name for pod in pods if pod.pod.name not in swapped]
+    text = f"version {published.number} is published and served by {len(swapped)} of {len(pods)} pods"
+    return f"{text}; not yet by {', '.join(waiting)}" if waiting else text

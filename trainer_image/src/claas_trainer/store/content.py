@@ -1,0 +1,134 @@
+"""What a version's files are made of. Writing one streams it and hashes it, so that nothing is read back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+_CHUNK_BYTES = 16 * 1024 * 1024
+_ALIGNMENT_BYTES = 8
+_SAFETENSORS_TYPES = {
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.int64": "I64",
+    "torch.float64": "F64",
+}
+
+
+class FileContent(ABC):
+    """The bytes of one file."""
+
+    @abstractmethod
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """The bytes, in order."""
+
+    @property
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """How many there will be, within a few kilobytes."""
+
+
+@dataclass(frozen=True)
+class Bytes(FileContent):
+    """A small file."""
+
+    data: bytes
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        yield self.data
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.data)
+
+
+@dataclass(frozen=True)
+class Tensors(FileContent):
+    """A safetensors file of CPU tensors, sorted by name so that equal tensors give equal bytes.
+
+    Written here rather than by the library: this way an error of the volume keeps its errno.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    metadata: Mapping[str, str]
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        yield self._header()
+        for name in sorted(self.tensors):
+            yield from _tensor_chunks(self.tensors[name])
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() + 256 for tensor in self.tensors.values())
+
+    def _header(self) -> bytes:
+        header: dict[str, object] = {"__metadata__": dict(sorted(self.metadata.items()))}
+        offset = 0
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name]
+            end = offset + tensor.numel() * tensor.element_size()
+            header[name] = {
+                "dtype": _SAFETENSORS_TYPES[str(tensor.dtype)],
+                "shape": list(tensor.shape),
+                "data_offsets": [offset, end],
+            }
+            offset = end
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % _ALIGNMENT_BYTES)
+        return len(text).to_bytes(8, "little") + text
+
+
+def _tensor_chunks(tensor: torch.Tensor) -> Iterator[memoryview]:
+    import torch
+
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    for start in range(0, flat.numel(), _CHUNK_BYTES):
+        yield flat[start : start + _CHUNK_BYTES].numpy().data
+
+
+def write_file(path: Path, content: FileContent) -> str:
+    """Write a new file, fsync it, and return the sha256 of its bytes. Raises OSError."""
+    digest = hashlib.sha256()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o664)
+    try:
+        for chunk in content.chunks():
+            digest.update(chunk)
+            left = memoryview(chunk)
+            while left:
+                left = left[os.write(descriptor, left) :]
+        os.fchmod(descriptor, 0o664)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file's bytes. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(files: Mapping[str, str]) -> str:
+    """A version's digest: sha256 over the lines `<name> <sha256>`, sorted."""
+    lines = "".join(f"{name} {sha256}\n" for name, sha256 in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def fsync_folder(path: Path) -> None:
+    """Make the names in a folder durable. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,215 @@
+"""The versions of one adapter: finding, checking and publishing them.
+
+A version is a folder `<root>/versions/<number>/`. It is written beside, every file and then the folder fsynced,
+and renamed: a rename onto a folder that is not empty fails, so publishing creates or fails, and never replaces.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from claas_crds.contract import FailureReason
+from claas_trainer.errors import StoreError
+from claas_trainer.store.content import Bytes, FileContent, digest_of, fsync_folder, hash_file, write_file
+from claas_trainer.store.errors import storage_errors, store_error
+from claas_trainer.store.record import RECORD_FILE, VersionRecord
+
+_STAGING = re.compile(r"\.staging-(?P<owner>.+)-(?P<attempt>[0-9]+)-[0-9a-f]+")
+_STALE_SECONDS = 3600.0
+_FOLDER_MODE = 0o2775
+_MARGIN_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class StoredVersion:
+    """A version on the volume."""
+
+    folder: Path
+    record: VersionRecord
+
+    def file(self, name: str) -> Path | None:
+        """The path of one of its files, or None when it has no such file."""
+        return self.folder / name if name in self.record.files else None
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What publishing came to. `created` is False when an earlier attempt of the job had published already."""
+
+    version: StoredVersion
+    created: bool
+
+
+class VersionStore:
+    """The versions below one adapter's folder. All methods raise StoreError."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.versions = root / "versions"
+
+    def prepare(self, *, owner: str, attempt: int, needed_bytes: int) -> None:
+        """Make the folders, remove what dead attempts left, and check that a version can be written.
+
+        `owner` is the job's UID; `needed_bytes` an estimate of the new version's size.
+        """
+        with storage_errors(self.versions):
+            self.versions.mkdir(parents=True, exist_ok=True)
+            self._remove_stale(owner, attempt)
+            staging = self._make_staging(owner, attempt)
+            try:
+                write_file(staging / "check", Bytes(b"x"))
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+            usage = os.statvfs(self.versions)
+        free = usage.f_bavail * usage.f_frsize
+        if free < needed_bytes + _MARGIN_BYTES:
+            raise StoreError(
+                FailureReason.STORAGE_FULL,
+                f"{self.versions}: {free} bytes are free and a version needs about {needed_bytes + _MARGIN_BYTES};"
+                " enlarge the volume or remove old versions",
+            )
+
+    def numbers(self) -> list[int]:
+        """The numbers that are taken, ascending; whether the versions are whole is not looked at."""
+        with storage_errors(self.versions):
+            try:
+                names = [path.name for path in self.versions.iterdir()]
+            except FileNotFoundError:
+                return []
+        return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]{0,17}", name))
+
+    def read(self, number: int) -> StoredVersion:
+        """A version by its number: PARENT_NOT_FOUND when it is absent, PARENT_CORRUPT when unreadable."""
+        folder = self.versions / str(number)
+        with storage_errors(folder):
+            try:
+                text = (folder / RECORD_FILE).read_bytes()
+            except FileNotFoundError:
+                raise StoreError(
+                    FailureReason.PARENT_NOT_FOUND,
+                    f"version {number} is not in {self.versions}; choose one that is, or restore it",
+                ) from None
+        try:
+            record = VersionRecord.model_validate_json(text)
+        except ValidationError:
+            raise self._corrupt(number, f"{RECORD_FILE} can't be read") from None
+        if record.number != number:
+            raise self._corrupt(number, f"{RECORD_FILE} says it is version {record.number}")
+        return StoredVersion(folder, record)
+
+    def verify(self, version: StoredVersion) -> None:
+        """Recompute all digests; PARENT_CORRUPT names the file that does not match."""
+        number, files = version.record.number, version.record.files
+        for name, expected in sorted(files.items()):
+            path = version.folder / name
+            with storage_errors(path):
+                try:
+                    actual = hash_file(path)
+                except FileNotFoundError:
+                    raise self._corrupt(number, f"{name} is missing") from None
+            if actual != expected:
+                raise self._corrupt(number, f"{name} does not match its digest")
+        if digest_of(files) != version.record.digest:
+            raise self._corrupt(number, "the list of files does not match the version's digest")
+
+    def newest_whole(self) -> StoredVersion | None:
+        """The newest version whose digests match, or None."""
+        for number in reversed(self.numbers()):
+            try:
+                version = self.read(number)
+                self.verify(version)
+            except StoreError as error:
+                if error.reason in (FailureReason.PARENT_CORRUPT, FailureReason.PARENT_NOT_FOUND):
+                    continue
+                raise
+            return version
+        return None
+
+    def next_number(self) -> int:
+        """One above the newest number that is taken."""
+        numbers = self.numbers()
+        return numbers[-1] + 1 if numbers else 0
+
+    def published_by(self, job_uid: str, *, after: int) -> StoredVersion | None:
+        """The version that this job published, among those with a number above `after`, or None."""
+        for number in reversed(self.numbers()):
+            if number <= after:
+                return None
+            try:
+                version = self.read(number)
+            except StoreError as error:
+                if error.reason in (FailureReason.PARENT_CORRUPT, FailureReason.PARENT_NOT_FOUND):
+                    continue
+                raise
+            if version.record.job_uid == job_uid:
+                return version
+        return None
+
+    def publish(self, record: VersionRecord, files: Mapping[str, FileContent], *, owner: str) -> Publication:
+        """Publish a version under `record.number`; `files` and `digest` of the record are filled in here.
+
+        `owner` is the job's UID, or for an initial version the adapter's. PUBLISH_CONFLICT when another job
+        took the number meanwhile. Whatever fails, nothing becomes visible.
+        """
+        final = self.versions / str(record.number)
+        with storage_errors(final):
+            staging = self._make_staging(owner, record.attempt or 0)
+            try:
+                hashes = {name: write_file(staging / name, content) for name, content in sorted(files.items())}
+                complete = record.model_copy(update={"files": hashes, "digest": digest_of(hashes)})
+                write_file(staging / RECORD_FILE, Bytes(complete.model_dump_json(indent=1).encode()))
+                fsync_folder(staging)
+                staging.rename(final)
+            except OSError as error:
+                if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                    return self._taken(record, owner)
+                raise store_error(error, final) from error
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+            fsync_folder(self.versions)
+        return Publication(StoredVersion(final, complete), created=True)
+
+    def _taken(self, record: VersionRecord, owner: str) -> Publication:
+        present = self.read(record.number)
+        if record.job_uid is None or present.record.job_uid == record.job_uid:
+            return Publication(present, created=False)
+        raise StoreError(
+            FailureReason.PUBLISH_CONFLICT,
+            f"version {record.number} in {self.versions} was published by {present.record.job_name or 'init'}"
+            " meanwhile; the next attempt trains from what is in service then",
+        )
+
+    def _make_staging(self, owner: str, attempt: int) -> Path:
+        staging = self.versions / f".staging-{owner}-{attempt}-{secrets.token_hex(8)}"
+        staging.mkdir()
+        staging.chmod(_FOLDER_MODE)
+        return staging
+
+    def _remove_stale(self, owner: str, attempt: int) -> None:
+        for path in list(self.versions.iterdir()):
+            match = _STAGING.fullmatch(path.name)
+            if match is None:
+                continue
+            try:
+                age_seconds = time.time() - path.stat().st_mtime
+            except FileNotFoundError:
+                continue
+            earlier = match["owner"] == owner and int(match["attempt"]) < attempt
+            if earlier or age_seconds > _STALE_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _corrupt(self, number: int, what: str) -> StoreError:
+        return StoreError(
+            FailureReason.PARENT_CORRUPT,
+            f"version {number} in {self.versions}: {what}; restore it from a backup or go back to an older version",
+        )

@@ -1,0 +1,219 @@
+"""Process 1 of the trainer pod. It starts the worker, tells its progress, keeps maxPause, and writes the result.
+
+It never imports torch, so it answers and acts while the worker is deep in C code. Whatever ends the worker, the
+servers that the worker had announced to pause are woken here; the operator is the next line after this one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from claas_crds.contract import ExitCode, FailureReason, TrainerInput, TrainerResult
+from claas_trainer.documents import read_input
+from claas_trainer.environment import worker_environment
+from claas_trainer.errors import TrainerError
+from claas_trainer.logs import log
+from claas_trainer.paths import Paths
+from claas_trainer.progress_server import serve_progress
+from claas_trainer.reporting import decode
+from claas_trainer.result import exit_code, failure, published_without_swap, write_termination_message
+from claas_trainer.waking import wake_announced
+from claas_trainer.watch import Watch
+from claas_trainer.worker import Task
+
+_LINE_LIMIT_BYTES = 1024 * 1024
+_KILL_TIMEOUT_SECONDS = 15.0
+_LAST_EVENTS_TIMEOUT_SECONDS = 1.0
+_MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
+
+
+def worker_command(task: Task, input_path: Path, report_file_descriptor: int) -> list[str]:
+    """The command line of the worker process."""
+    return [
+        sys.executable, "-m", "claas_trainer", "step", task.value, "--input", str(input_path),
+        "--report-to", str(report_file_descriptor), "--supervisor", str(os.getpid()),
+    ]  # fmt: skip
+
+
+def supervise(task: Task, input_path: Path, paths: Paths, command: Sequence[str] | None = None) -> ExitCode:
+    """Run the task in a worker process to its end; returns the exit code of the pod.
+
+    `command` replaces the worker's command line (tests); its file descriptor for events is 3 then.
+    """
+    try:
+        document = read_input(input_path)
+    except TrainerError as error:
+        result = failure(error)
+    else:
+        result = asyncio.run(_Supervisor(task, input_path, document, paths, command).run())
+    log("result", succeeded=result.succeeded, reason=result.reason.value if result.reason else None)
+    try:
+        write_termination_message(paths.termination_message, result)
+    except OSError as error:
+        log("termination-message-failed", path=str(paths.termination_message), error=type(error).__name__)
+    return exit_code(result)
+
+
+class _Supervisor:
+    def __init__(
+        self, task: Task, input_path: Path, document: TrainerInput, paths: Paths, command: Sequence[str] | None
+    ) -> None:
+        self._task = task
+        self._input_path = input_path
+        self._document = document
+        self._paths = paths
+        self._command = command
+        self._watch = Watch(time.monotonic)
+        self._news = asyncio.Event()
+        self._told_to_end = False
+
+    async def run(self) -> TrainerResult:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._end)
+        oom_kills = _oom_kills()
+        reading, writing = os.pipe()
+        process = await self._start(writing)
+        os.close(writing)
+        try:
+            server = await serve_progress(self._paths.progress_port, self._watch.progress)
+        except OSError as error:
+            log("progress-not-served", port=self._paths.progress_port, error=type(error).__name__)
+            server = None
+        events = asyncio.create_task(self._read_events(reading))
+        overdue = await self._wait(process)
+        await _kill(process)
+        # The pipe ends with the worker; something that it started may hold it open.
+        await asyncio.wait({events}, timeout=_LAST_EVENTS_TIMEOUT_SECONDS)
+        events.cancel()
+        log("worker-ended", code=process.returncode, paused=len(self._watch.announced))
+        asleep = await wake_announced(self._document.serving, self._paths, self._watch)
+        if server is not None:
+            server.close()
+        return self._result(process.returncode, overdue, asleep, _oom_kills() > oom_kills)
+
+    async def _start(self, report_file_descriptor: int) -> asyncio.subprocess.Process:
+        command = self._command or worker_command(self._task, self._input_path, report_file_descriptor)
+        environment = worker_environment(os.environ, self._paths, offline=self._document.model.repository is None)
+        environment["CLAAS_REPORT_TO"] = str(report_file_descriptor)
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            pass_fds=(report_file_descriptor,),
+            env=environment,
+            start_new_session=True,
+        )
+
+    def _end(self) -> None:
+        self._told_to_end = True
+        self._news.set()
+
+    async def _read_events(self, file_descriptor: int) -> None:
+        reader = asyncio.StreamReader(limit=_LINE_LIMIT_BYTES)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(file_descriptor, "rb", 0)
+        )
+        try:
+            while line := await reader.readline():
+                try:
+                    self._watch.take(decode(line))
+                except ValidationError:
+                    # The last line of a worker that was killed in mid-write.
+                    log("event-not-readable", bytes=len(line))
+                self._news.set()
+        finally:
+            transport.close()
+
+    async def _wait(self, process: asyncio.subprocess.Process) -> bool:
+        """Until the worker ends, is to be ended, or has paused for too long; True for the last."""
+        ended = asyncio.create_task(process.wait())
+        try:
+            while True:
+                self._news.clear()
+                news = asyncio.create_task(self._news.wait())
+                try:
+                    await asyncio.wait({ended, news}, timeout=self._pause_left(), return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    news.cancel()
+                if ended.done() or self._told_to_end or self._watch.result is not None:
+                    return False
+                left = self._pause_left()
+                if left is not None and left <= 0:
+                    log("max-pause-exceeded", max_pause_seconds=self._max_pause_seconds)
+                    return True
+        finally:
+            ended.cancel()
+
+    @property
+    def _max_pause_seconds(self) -> int:
+        return self._document.serving.max_pause_seconds if self._document.serving else 0
+
+    def _pause_left(self) -> float | None:
+        if self._watch.paused_at is None:
+            return None
+        return max(0.0, self._watch.paused_at + self._max_pause_seconds - time.monotonic())
+
+    def _result(self, code: int | None, overdue: bool, asleep: Sequence[str], out_of_memory: bool) -> TrainerResult:
+        result = self._watch.result
+        if result is None and self._watch.published is not None:
+            # It got as far as a whole version: taking the step again would be wrong, loading it is the operator's.
+            number = self._watch.published.number
+            result = published_without_swap(
+                self._watch.published, f"version {number} is published; the trainer ended before it was in service"
+            )
+        if result is None:
+            result = self._unfinished(code, overdue, out_of_memory)
+        if not asleep:
+            return result
+        still = f"; still asleep: {', '.join(asleep)}"
+        return result.model_copy(update={"message": result.message + still})
+
+    def _unfinished(self, code: int | None, overdue: bool, out_of_memory: bool) -> TrainerResult:
+        if overdue:
+            reason = FailureReason.MAX_PAUSE_EXCEEDED
+            message = (
+                f"serving was paused for {self._max_pause_seconds} s (maxPauseSeconds) and the step was not done; it"
+                " was ended and serving woken; give smaller batches or a larger maxPauseSeconds"
+            )
+        elif self._told_to_end:
+            reason = FailureReason.INTERRUPTED
+            message = f"the pod was told to end in phase {self._watch.phase.value}; nothing was published"
+        elif out_of_memory:
+            reason = FailureReason.OUT_OF_MEMORY
+            message = "the kernel ended the step because the container's memory ran out; raise its memory limit"
+        else:
+            reason = FailureReason.INTERNAL
+            how = f"signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"exit code {code}"
+            message = f"the worker ended with {how} in phase {self._watch.phase.value} without a result; see its log"
+        return TrainerResult(succeeded=False, reason=reason, message=message)
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    """End the worker and whatever it started, at once, and wait until it is gone. A finished worker too: its result
+    is in, and its memory is to be free."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    try:
+        await asyncio.wait_for(process.wait(), _KILL_TIMEOUT_SECONDS)
+    except TimeoutError:
+        log("worker-not-gone", seconds=_KILL_TIMEOUT_SECONDS)
+
+
+def _oom_kills() -> int:
+    """How often the kernel ended a process of this container for memory."""
+    counts: Mapping[str, str]
+    try:
+        lines = _MEMORY_EVENTS.read_text(encoding="ascii").splitlines()
+        counts = dict(line.split(" ", 1) for line in lines)
+        return int(counts.get("oom_kill", "0"))
+    except (OSError, ValueError):
+        return 0

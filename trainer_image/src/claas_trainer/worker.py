@@ -1,0 +1,101 @@
+"""The worker process: takes the step and tells its supervisor. Imports of torch happen here, not there."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import sys
+import threading
+from collections.abc import Coroutine
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+
+from claas_crds.contract import TrainerResult
+from claas_trainer.documents import read_input
+from claas_trainer.errors import TrainerError
+from claas_trainer.logs import Field, log, log_exception
+from claas_trainer.paths import Paths
+from claas_trainer.reporting import Finished, Reporter
+from claas_trainer.result import failure, internal_failure
+
+_PR_SET_PDEATHSIG = 1
+_UMASK = 0o002
+
+
+class Task(StrEnum):
+    """What a trainer pod is asked for."""
+
+    RUN = "run"
+    """One attempt at a job."""
+    INIT = "init"
+    """The initial version of an adapter."""
+
+
+def work(task: Task, input_path: Path, report_file_descriptor: int, supervisor: int) -> int:
+    """Do the task and report its result; the exit code only says whether it was reported."""
+    _die_with(supervisor)
+    os.umask(_UMASK)
+    _volunteer_for_oom_kill()
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+    reporter = Reporter(report_file_descriptor)
+    result = _attempt(task, input_path, Paths.from_environment(), reporter)
+    fields: dict[str, Field] = {"succeeded": result.succeeded, "message": result.message}
+    log("finished", reason=result.reason.value if result.reason else None, **fields)
+    reporter.send(Finished(result=result))
+    return 0
+
+
+def _attempt(task: Task, input_path: Path, paths: Paths, reporter: Reporter) -> TrainerResult:
+    try:
+        document = read_input(input_path)
+        if task is Task.INIT:
+            from claas_trainer.initialise import initialise
+
+            return initialise(document, paths, reporter)
+        from claas_trainer.run import run
+
+        return asyncio.run(_quietly(run(document, paths, reporter)))
+    except TrainerError as error:
+        return failure(error)
+    except Exception as error:  # noqa: BLE001 - the edge of the process: whatever it is, the supervisor is told
+        log_exception("unexpected", error)
+        return internal_failure(error)
+
+
+async def _quietly(attempt: Coroutine[None, None, TrainerResult]) -> TrainerResult:
+    asyncio.get_running_loop().set_exception_handler(_log_from_loop)
+    return await attempt
+
+
+def _log_from_loop(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    error = context.get("exception")
+    if isinstance(error, BaseException):
+        log_exception("unexpected", error)
+
+
+def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    log_exception("unexpected", error)
+
+
+def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None:
+        log_exception("unexpected", args.exc_value)
+
+
+def _die_with(supervisor: int) -> None:
+    """Be killed when the supervisor is gone, so that no step goes on that nobody watches."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:
+        sys.exit(1)
+
+
+def _volunteer_for_oom_kill() -> None:
+    """When memory runs out it should be this process that the kernel ends, not the supervisor."""
+    try:
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    except OSError as error:
+        log("oom-score-unchanged", error=type(error).__name__)
