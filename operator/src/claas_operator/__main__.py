@@ -1,0 +1,142 @@
+"""`python -m claas_operator`: wait to be the leader, then watch and reconcile until the lease is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+
+import kopf
+from kubernetes.aio.client import ApiClient
+from kubernetes.aio.leaderelection import electionconfig, leaderelection
+from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
+
+from claas_operator.api import LEASES, Api, connected
+from claas_operator.apply import Applier
+from claas_operator.companion import CompanionSource
+from claas_operator.core import Lease, Manifest
+from claas_operator.errors import OperatorError, SettingsError
+from claas_operator.events import Recorder
+from claas_operator.handlers import Wakers
+from claas_operator.observe import Observer
+from claas_operator.reconcile import Reconciler
+from claas_operator.settings import Settings
+
+log = logging.getLogger("claas_operator")
+
+LEADER_LEASE = "claas-operator"
+LEASE_SECONDS = 15
+RENEW_SECONDS = 10
+RETRY_SECONDS = 2
+STOP_SECONDS = 15
+LIVENESS_ENDPOINT = "http://0.0.0.0:8081/healthz"
+
+
+async def operate(api: Api, settings: Settings, stop: asyncio.Event) -> None:
+    """Watch and reconcile until told to stop."""
+    companion = CompanionSource.installed()
+    observer = Observer(api, companion)
+    applier = Applier(api, observer, companion, settings)
+    reconciler = Reconciler(api, observer, applier, Recorder(api, settings.pod_name))
+    log.info("leading as %s; engine %s", settings.pod_name, settings.engine)
+    async with asyncio.TaskGroup() as tasks:
+        background = [
+            tasks.create_task(reconciler.queue.run(), name="work queue"),
+            tasks.create_task(_resync(reconciler, settings), name="resync"),
+        ]
+        await kopf.operator(
+            registry=Wakers(reconciler).registry(),
+            standalone=True,
+            clusterwide=not settings.watch_namespaces,
+            namespaces=list(settings.watch_namespaces),
+            stop_flag=stop,
+            liveness_endpoint=LIVENESS_ENDPOINT,
+        )
+        for task in background:
+            task.cancel()
+
+
+async def _resync(reconciler: Reconciler, settings: Settings) -> None:
+    """Wake everything at start, and then every so often: what events miss is found all the same."""
+    namespaces: tuple[str | None, ...] = settings.watch_namespaces or (None,)
+    while True:
+        try:
+            await reconciler.resync(namespaces)
+        except OperatorError as error:
+            log.warning("resync: %s", error)
+        await asyncio.sleep(settings.resync_seconds)
+
+
+async def lead(api: Api, api_client: ApiClient, settings: Settings) -> int:
+    """Operate while holding the leader's Lease; the exit status is 1 when it ended otherwise than by a signal."""
+    told, stop, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def started() -> None:
+        try:
+            await operate(api, settings, stop)
+        except* Exception as errors:
+            log.error("stopped: %s", "; ".join(f"{type(error).__name__}: {error}" for error in errors.exceptions))
+        finally:
+            ended.set()
+
+    async def lost() -> None:
+        log.error("the leader's Lease was lost")
+
+    config = electionconfig.Config(
+        LeaseLock(LEADER_LEASE, settings.pod_namespace, settings.pod_name, api_client),
+        lease_duration=LEASE_SECONDS,
+        renew_deadline=RENEW_SECONDS,
+        retry_period=RETRY_SECONDS,
+        onstarted_leading=started,
+        onstopped_leading=lost,
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    election = leaderelection.LeaderElection(config)
+    waits = [asyncio.create_task(wait) for wait in (election.run(), told.wait(), ended.wait())]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
+    if told.is_set() and election.observed_record is not None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), STOP_SECONDS)
+    for wait in waits:
+        wait.cancel()
+    await asyncio.gather(*waits, return_exceptions=True)
+    await _let_go(api, settings)
+    return 0 if told.is_set() else 1
+
+
+async def _let_go(api: Api, settings: Settings) -> None:
+    """Free the leader's Lease, so that the next operator need not wait until it runs out."""
+    namespace = settings.pod_namespace
+    try:
+        lease = await api.get(LEASES, namespace, LEADER_LEASE)
+        if lease is None or Lease.model_validate(lease).spec.holder_identity != settings.pod_name:
+            return
+        version = Lease.model_validate(lease).metadata.resource_version
+        patch: Manifest = {"metadata": {"resourceVersion": version}, "spec": {"holderIdentity": None}}
+        await api.merge(LEASES, namespace, LEADER_LEASE, patch)
+    except OperatorError as error:
+        log.warning("the leader's Lease was not freed: %s", error)
+
+
+async def main() -> int:
+    """Run the operator; the exit status."""
+    try:
+        settings = Settings.from_environment(os.environ)
+        CompanionSource.installed()
+    except SettingsError as error:
+        print(f"claas-operator: {error}", file=sys.stderr)  # noqa: T201  (before logging is set up)
+        return 2
+    kopf.configure(verbose=False, log_format=kopf.LogFormat.PLAIN)
+    logging.getLogger().setLevel(settings.log_level)
+    async with connected() as (api, api_client):
+        return await lead(api, api_client, settings)
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

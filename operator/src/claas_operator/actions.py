@@ -1,0 +1,142 @@
+"""What a plan is made of. Each is data; `apply` carries it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from claas_crds.contract import VllmPod
+from claas_operator.grant import Grant, ServingLease
+from claas_operator.world import ServingPod
+
+
+@dataclass(frozen=True)
+class AddFinalizer:
+    """Put the operator's finalizer on the adapter."""
+
+
+@dataclass(frozen=True)
+class RemoveFinalizer:
+    """Let the adapter go."""
+
+
+@dataclass(frozen=True)
+class ApplyCompanion:
+    """Bring the companion's ConfigMap in the namespace to what this release has."""
+
+
+@dataclass(frozen=True)
+class CreateInit:
+    """Make the pod that makes or finds the initial version."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class DeleteAttempt:
+    """End an attempt: its pod with a short grace, its batch Job and its input."""
+
+    name: str
+    pod: str | None
+    grace_seconds: int
+    why: str
+
+
+@dataclass(frozen=True)
+class DeleteInput:
+    """Delete an attempt's input and samples."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class PutInService:
+    """Make one vLLM pod serve a version."""
+
+    pod: ServingPod
+    version: int
+    path: str
+    """The version's folder as that pod sees it."""
+
+
+@dataclass(frozen=True)
+class TakeOutOfService:
+    """Make one vLLM pod forget the adapter."""
+
+    pod: ServingPod
+
+
+@dataclass(frozen=True)
+class GrantLease:
+    """Give the Deployment's lease to the job's attempt, or write down more about a grant.
+
+    Fails harmlessly when the lease changed since it was observed.
+    """
+
+    lease: ServingLease | None
+    deployment: str
+    grant: Grant
+
+
+@dataclass(frozen=True)
+class ReleaseLease:
+    """Free the lease."""
+
+    lease: ServingLease
+
+
+@dataclass(frozen=True)
+class CreateAttempt:
+    """Make the input and the batch Job of an attempt."""
+
+    name: str
+    attempt: int
+    grant: Grant
+    parent: int
+
+
+@dataclass(frozen=True)
+class WakePods:
+    """Wake pods that a step left asleep."""
+
+    lease: ServingLease
+    pods: tuple[VllmPod, ...]
+
+
+@dataclass(frozen=True)
+class KillTrainer:
+    """End a trainer pod with no more grace than its node needs to report that it is gone."""
+
+    pod: str
+
+
+@dataclass(frozen=True)
+class DeleteJob:
+    """Delete the DistillJob itself: its time to live is over."""
+
+
+Action: TypeAlias = (
+    AddFinalizer
+    | RemoveFinalizer
+    | ApplyCompanion
+    | CreateInit
+    | DeleteAttempt
+    | DeleteInput
+    | PutInService
+    | TakeOutOfService
+    | GrantLease
+    | ReleaseLease
+    | CreateAttempt
+    | WakePods
+    | KillTrainer
+    | DeleteJob
+)
+
+
+@dataclass(frozen=True)
+class Note:
+    """An Event to record about the object (events.k8s.io/v1), in the passive voice of the system."""
+
+    reason: str
+    message: str
+    warning: bool = False

@@ -1,0 +1,252 @@
+"""Carrying a plan out: the only place that writes to the cluster or tells a server to do something."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from claas_crds import contract
+from claas_crds.contract import AdapterIdentity, JobIdentity, ModelLocation, ServingTarget, TrainerInput
+from claas_crds.distill_job import KIND as JOB_KIND
+from claas_crds.lora_adapter import KIND as ADAPTER_KIND
+from claas_operator import actions, manifests, naming, serving
+from claas_operator.api import (
+    ADAPTERS,
+    BATCH_JOBS,
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    DISTILL_JOBS,
+    LEASES,
+    PODS,
+    SECRETS,
+    Api,
+    Propagation,
+)
+from claas_operator.companion import CompanionSource
+from claas_operator.core import AdapterObject, Deployment, JobObject, Manifest
+from claas_operator.errors import Conflict, ServingError
+from claas_operator.grant import Grant, lease_manifest, lease_name
+from claas_operator.manifests import Mount, Owner
+from claas_operator.observe import Observer
+from claas_operator.samples import samples_document, samples_file, samples_mounts
+from claas_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Outcome:
+    """What went wrong while a plan was carried out, as far as the next look at the world can't tell."""
+
+    load_errors: dict[str, str] = field(default_factory=dict)
+    """Why a version could not be put into service, by pod."""
+
+
+class Applier:
+    """Carries out actions on behalf of one object."""
+
+    def __init__(self, api: Api, observer: Observer, companion: CompanionSource, settings: Settings) -> None:
+        self._api = api
+        self._observer = observer
+        self._companion = companion
+        self._settings = settings
+
+    async def for_adapter(self, adapter: AdapterObject, plan: tuple[actions.Action, ...]) -> Outcome:
+        """Carry out a LoraAdapter's plan."""
+        outcome = Outcome()
+        namespace = adapter.metadata.namespace
+        for action in plan:
+            match action:
+                case actions.AddFinalizer():
+                    await self._set_finalizers(adapter, [*adapter.metadata.finalizers, naming.FINALIZER])
+                case actions.RemoveFinalizer():
+                    kept = [name for name in adapter.metadata.finalizers if name != naming.FINALIZER]
+                    await self._set_finalizers(adapter, kept)
+                case actions.ApplyCompanion():
+                    manifest = manifests.companion_config_map(namespace, self._companion.text)
+                    await self._api.apply(CONFIG_MAPS, namespace, manifest)
+                case actions.CreateInit(name):
+                    await self._create_init(adapter, name)
+                case actions.PutInService(pod, version, path):
+                    try:
+                        await serving.serve(
+                            pod.url or "",
+                            await self._credentials(adapter),
+                            adapter.served_name,
+                            version,
+                            path,
+                            adapter.spec.serving.probe,
+                        )
+                    except ServingError as error:
+                        outcome.load_errors[pod.name] = str(error)
+                case actions.TakeOutOfService(pod):
+                    try:
+                        await serving.forget(pod.url or "", await self._credentials(adapter), adapter.served_name)
+                    except ServingError as error:
+                        log.warning("adapter %s/%s: %s", namespace, adapter.metadata.name, error)
+                case _:
+                    await self._common(namespace, action)
+        return outcome
+
+    async def for_job(self, job: JobObject, adapter: AdapterObject | None, plan: tuple[actions.Action, ...]) -> None:
+        """Carry out a DistillJob's plan."""
+        namespace = job.metadata.namespace
+        for action in plan:
+            match action:
+                case actions.CreateAttempt(name, attempt, grant, parent):
+                    assert adapter is not None
+                    await self._create_attempt(job, adapter, name, attempt, grant, parent)
+                case actions.DeleteJob():
+                    await self._api.delete(DISTILL_JOBS, namespace, job.metadata.name, uid=job.metadata.uid)
+                case _:
+                    await self._common(namespace, action)
+
+    async def for_lease(self, namespace: str, plan: tuple[actions.Action, ...]) -> None:
+        """Carry out a serving lease's plan."""
+        for action in plan:
+            await self._common(namespace, action)
+
+    async def _common(self, namespace: str, action: actions.Action) -> None:
+        match action:
+            case actions.GrantLease(lease, deployment, grant):
+                await self._write_lease(namespace, deployment, grant, lease.resource_version if lease else None)
+            case actions.ReleaseLease(lease):
+                await self._write_lease(namespace, lease.deployment, None, lease.resource_version)
+            case actions.WakePods(lease, pods):
+                await self._wake(namespace, lease.grant, pods)
+            case actions.KillTrainer(pod):
+                # A grace of 0 would remove the object before the process is gone; 1 s makes the node confirm it.
+                await self._api.delete(PODS, namespace, pod, grace_seconds=1)
+            case actions.DeleteAttempt(name, pod, grace_seconds, why):
+                log.info("ending %s/%s: %s", namespace, name, why)
+                if pod is not None:
+                    await self._api.delete(PODS, namespace, pod, grace_seconds=grace_seconds)
+                await self._api.delete(BATCH_JOBS, namespace, name, propagation=Propagation.BACKGROUND)
+                await self._api.delete(SECRETS, namespace, name)
+            case actions.DeleteInput(name):
+                await self._api.delete(SECRETS, namespace, name)
+            case _:
+                raise AssertionError(f"{type(action).__name__} is not an action of this kind of object")
+
+    async def _set_finalizers(self, adapter: AdapterObject, finalizers: list[str]) -> None:
+        patch: Manifest = {
+            "metadata": {"finalizers": [*finalizers], "resourceVersion": adapter.metadata.resource_version}
+        }
+        await self._api.merge(ADAPTERS, adapter.metadata.namespace, adapter.metadata.name, patch)
+
+    async def _credentials(self, adapter: AdapterObject) -> serving.Credentials:
+        spec = adapter.spec.serving
+        return await self._observer.credentials(
+            adapter.metadata.namespace, spec.control_token_secret_ref, spec.api_key_secret_ref
+        )
+
+    async def _write_lease(
+        self, namespace: str, deployment: str, grant: Grant | None, resource_version: str | None
+    ) -> None:
+        manifest = lease_manifest(namespace, deployment, grant, resource_version)
+        try:
+            if resource_version is None:
+                await self._api.create(LEASES, namespace, manifest)
+            else:
+                await self._api.replace(LEASES, namespace, lease_name(deployment), manifest)
+        except Conflict:
+            log.debug("lease of %s/%s changed meanwhile; looked at again", namespace, deployment)
+
+    async def _wake(self, namespace: str, grant: Grant | None, pods: tuple[contract.VllmPod, ...]) -> None:
+        assert grant is not None
+        credentials = await self._observer.credentials(namespace, grant.control_token, grant.api_key)
+        for pod in pods:
+            try:
+                await serving.wake(pod.url, credentials)
+                log.info("woke pod %s/%s after %s", namespace, pod.name, grant.job_name)
+            except ServingError as error:
+                log.warning("pod %s/%s could not be woken: %s", namespace, pod.name, error)
+
+    async def _create_init(self, adapter: AdapterObject, name: str) -> None:
+        document = TrainerInput(
+            adapter=_identity(adapter),
+            engine=adapter.spec.engine or self._settings.engine,
+            model=_model(adapter),
+            lora=adapter.spec.lora,
+            storage_path=adapter.storage_path,
+        )
+        owner = Owner(ADAPTER_KIND, adapter.metadata)
+        mounts = manifests.common_mounts(adapter, name)
+        await self._create_trainer("init", name, owner, adapter, document, None, mounts, None)
+
+    async def _create_attempt(
+        self, job: JobObject, adapter: AdapterObject, name: str, attempt: int, grant: Grant, parent: int
+    ) -> None:
+        spec = adapter.spec.serving
+        document = TrainerInput(
+            adapter=_identity(adapter),
+            engine=adapter.spec.engine or self._settings.engine,
+            model=_model(adapter),
+            lora=adapter.spec.lora,
+            storage_path=adapter.storage_path,
+            job=JobIdentity(
+                namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid, attempt=attempt
+            ),
+            parent=parent,
+            samples_file=samples_file(job.spec.samples),
+            training=job.spec.training.over(adapter.spec.training),
+            serving=ServingTarget(
+                served_name=adapter.served_name,
+                pods=grant.pods,
+                pause=spec.pause,
+                drain_timeout_seconds=spec.drain_timeout_seconds,
+                max_pause_seconds=spec.max_pause_seconds,
+                probe=spec.probe,
+                has_control_token=spec.control_token_secret_ref is not None,
+                has_api_key=spec.api_key_secret_ref is not None,
+            ),
+        )
+        mounts = [
+            *manifests.common_mounts(adapter, name),
+            *manifests.serving_mounts(adapter),
+            *samples_mounts(job.spec.samples),
+        ]
+        found = await self._api.get(DEPLOYMENTS, job.metadata.namespace, spec.deployment_ref.name)
+        labels = Deployment.model_validate(found).spec.selector.match_labels if found else None
+        owner = Owner(JOB_KIND, job.metadata)
+        samples = samples_document(job.spec.samples)
+        await self._create_trainer("run", name, owner, adapter, document, samples, mounts, labels)
+
+    async def _create_trainer(
+        self,
+        command: str,
+        name: str,
+        owner: Owner,
+        adapter: AdapterObject,
+        document: TrainerInput,
+        samples: str | None,
+        mounts: list[Mount],
+        serving_labels: dict[str, str] | None,
+    ) -> None:
+        """Input first, then the batch Job; both may be there already, made before a restart of the operator."""
+        namespace = adapter.metadata.namespace
+        metadata = manifests.child_metadata(name, owner, adapter.metadata)
+        await self._api.apply(SECRETS, namespace, manifests.input_secret(metadata, document, samples))
+        job = manifests.trainer_job(command, metadata, adapter, self._settings, mounts, serving_labels)
+        try:
+            await self._api.create(BATCH_JOBS, namespace, job)
+        except Conflict:
+            log.info("adopted trainer %s/%s", namespace, name)
+
+
+def _identity(adapter: AdapterObject) -> AdapterIdentity:
+    return AdapterIdentity(
+        namespace=adapter.metadata.namespace,
+        name=adapter.metadata.name,
+        uid=adapter.metadata.uid,
+        lora_id=adapter.lora_id,
+    )
+
+
+def _model(adapter: AdapterObject) -> ModelLocation:
+    source = adapter.spec.model.source
+    if source.persistent_volume_claim is not None:
+        path = source.persistent_volume_claim.path
+        return ModelLocation(path=f"{contract.MODEL_DIRECTORY}/{path}".rstrip("/"))
+    assert source.hub is not None
+    return ModelLocation(repository=source.hub.repository, revision=source.hub.revision)

@@ -1,0 +1,223 @@
+"""The parts of Kubernetes' own objects that the operator reads, as typed values."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TypeAlias
+
+from pydantic import JsonValue
+
+from claas_crds.base import ResourceModel
+from claas_crds.distill_job import DistillJobSpec, DistillJobStatus
+from claas_crds.lora_adapter import LoraAdapterSpec, LoraAdapterStatus
+
+Manifest: TypeAlias = dict[str, JsonValue]
+"""A Kubernetes object on its way to or from the API server."""
+
+
+class OwnerReference(ResourceModel):
+    """metav1.OwnerReference."""
+
+    kind: str
+    name: str
+    uid: str
+
+
+class ObjectMeta(ResourceModel):
+    """metav1.ObjectMeta, as far as it is read here."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = ""
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    finalizers: list[str] = []
+    owner_references: list[OwnerReference] = []
+
+
+class AdapterObject(ResourceModel):
+    """A LoraAdapter as it lies in the cluster."""
+
+    metadata: ObjectMeta
+    spec: LoraAdapterSpec
+    status: LoraAdapterStatus = LoraAdapterStatus()
+
+    @property
+    def served_name(self) -> str:
+        """The model name clients ask for."""
+        return self.spec.serving.served_name or self.metadata.name
+
+    @property
+    def lora_id(self) -> str:
+        """The CLaaS identifier."""
+        return self.spec.lora_id or f"{self.metadata.namespace}/{self.metadata.name}"
+
+    @property
+    def storage_path(self) -> str:
+        """The adapter's folder below the volume's root."""
+        return self.spec.storage.path or f"{self.metadata.namespace}/{self.metadata.name}"
+
+
+class JobObject(ResourceModel):
+    """A DistillJob as it lies in the cluster."""
+
+    metadata: ObjectMeta
+    spec: DistillJobSpec
+    status: DistillJobStatus = DistillJobStatus()
+
+
+class Terminated(ResourceModel):
+    """core/v1 ContainerStateTerminated."""
+
+    exit_code: int
+    message: str = ""
+    reason: str = ""
+    finished_at: datetime | None = None
+
+
+class Waiting(ResourceModel):
+    """core/v1 ContainerStateWaiting."""
+
+    reason: str = ""
+    message: str = ""
+
+
+class ContainerState(ResourceModel):
+    """core/v1 ContainerState."""
+
+    terminated: Terminated | None = None
+    waiting: Waiting | None = None
+
+
+class ContainerStatus(ResourceModel):
+    """core/v1 ContainerStatus."""
+
+    name: str
+    state: ContainerState = ContainerState()
+    restart_count: int = 0
+
+
+class PodCondition(ResourceModel):
+    """core/v1 PodCondition."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+
+
+class ClaimReference(ResourceModel):
+    """core/v1 PersistentVolumeClaimVolumeSource."""
+
+    claim_name: str
+
+
+class PodVolume(ResourceModel):
+    """core/v1 Volume, if it is a claim."""
+
+    name: str
+    persistent_volume_claim: ClaimReference | None = None
+
+
+class ContainerMount(ResourceModel):
+    """core/v1 VolumeMount."""
+
+    name: str
+    mount_path: str
+    sub_path: str = ""
+
+
+class Container(ResourceModel):
+    """core/v1 Container, as far as it is read here."""
+
+    name: str
+    volume_mounts: list[ContainerMount] = []
+
+
+class PodSpec(ResourceModel):
+    """core/v1 PodSpec, as far as it is read here."""
+
+    node_name: str = ""
+    volumes: list[PodVolume] = []
+    containers: list[Container] = []
+
+
+class PodStatus(ResourceModel):
+    """core/v1 PodStatus, as far as it is read here."""
+
+    phase: str = "Pending"
+    pod_ip: str = ""
+    conditions: list[PodCondition] = []
+    container_statuses: list[ContainerStatus] = []
+    reason: str = ""
+    message: str = ""
+
+
+class Pod(ResourceModel):
+    """core/v1 Pod."""
+
+    metadata: ObjectMeta
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is running, ready and not on its way out."""
+        return self.metadata.deletion_timestamp is None and any(
+            condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether all its containers have ended for good."""
+        return self.status.phase in ("Succeeded", "Failed")
+
+    @property
+    def terminated(self) -> Terminated | None:
+        """How its first container ended, if it did."""
+        return next(
+            (status.state.terminated for status in self.status.container_statuses if status.state.terminated), None
+        )
+
+
+class LabelSelector(ResourceModel):
+    """metav1.LabelSelector, its matchLabels."""
+
+    match_labels: dict[str, str] = {}
+
+
+class DeploymentSpec(ResourceModel):
+    """apps/v1 DeploymentSpec, as far as it is read here."""
+
+    replicas: int = 1
+    selector: LabelSelector = LabelSelector()
+
+
+class Deployment(ResourceModel):
+    """apps/v1 Deployment."""
+
+    metadata: ObjectMeta
+    spec: DeploymentSpec = DeploymentSpec()
+
+
+class BatchJob(ResourceModel):
+    """batch/v1 Job: its existence and identity; what became of it is read from its pod."""
+
+    metadata: ObjectMeta
+
+
+class LeaseSpec(ResourceModel):
+    """coordination.k8s.io/v1 LeaseSpec."""
+
+    holder_identity: str | None = None
+
+
+class Lease(ResourceModel):
+    """coordination.k8s.io/v1 Lease."""
+
+    metadata: ObjectMeta
+    spec: LeaseSpec = LeaseSpec()

@@ -1,0 +1,39 @@
+"""Errors of the operator.
+
+OperatorError
+├── ApiError            the API server refused a request
+│   ├── Conflict        the object changed, or exists already
+│   └── Forbidden       a right is missing
+├── ServingError        a vLLM server could not be asked or told
+└── SettingsError       the operator's own configuration is wrong
+"""
+
+from __future__ import annotations
+
+
+class OperatorError(Exception):
+    """Base of all errors of the operator."""
+
+
+class ApiError(OperatorError):
+    """The API server refused a request; `status` is the HTTP status."""
+
+    def __init__(self, status: int, what: str, message: str) -> None:
+        super().__init__(f"{what}: HTTP {status}: {message}")
+        self.status = status
+
+
+class Conflict(ApiError):  # noqa: N818  (the Kubernetes reason's own name)
+    """The object exists already, or changed since it was read: read again and decide again."""
+
+
+class Forbidden(ApiError):  # noqa: N818  (the Kubernetes reason's own name)
+    """The operator's service account lacks a right; the chart's RBAC lists all it needs."""
+
+
+class ServingError(OperatorError):
+    """A vLLM server could not be asked or told something."""
+
+
+class SettingsError(OperatorError):
+    """The operator's own configuration is wrong; it does not start."""

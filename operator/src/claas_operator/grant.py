@@ -1,0 +1,106 @@
+"""The serving Lease: one step at a time per vLLM Deployment.
+
+A Lease per Deployment names the DistillJob (by UID) that may take a step, and keeps in an annotation all that is
+needed to wake the pods which that step may pause, even if job, adapter and operator have gone meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from claas_crds import GROUP
+from claas_crds.contract import VllmPod
+from claas_crds.pod import SecretKeyRef
+from claas_operator.core import Lease, Manifest
+
+GRANT_ANNOTATION = f"{GROUP}/grant"
+DEPLOYMENT_ANNOTATION = f"{GROUP}/deployment"
+SERVING_LEASE_LABELS = {f"{GROUP}/lease": "serving", "app.kubernetes.io/managed-by": "claas-operator"}
+
+
+class GrantModel(BaseModel):
+    """Part of the annotation."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Grant(GrantModel):
+    """What a job was granted."""
+
+    job_name: str
+    job_uid: str
+    adapter_name: str
+    adapter_uid: str
+    attempt: int
+    """The attempt it is for; another attempt needs another grant."""
+    pods: list[VllmPod]
+    """The pods that this attempt may pause; only these are ever woken by the operator."""
+    control_token: SecretKeyRef | None = None
+    api_key: SecretKeyRef | None = None
+    max_pause_seconds: int
+    granted_at: datetime
+    asleep_since: datetime | None = None
+    """When the operator first saw one of the pods asleep."""
+    stopped_because: str | None = None
+    """Why the operator ended the attempt (a reason), if it did."""
+
+
+class ServingLease(GrantModel):
+    """A Lease as it lies in the cluster; `grant` is None while nobody holds it."""
+
+    name: str
+    namespace: str
+    resource_version: str
+    deployment: str
+    grant: Grant | None = None
+
+    @property
+    def holder(self) -> str | None:
+        """UID of the DistillJob that holds it."""
+        return self.grant.job_uid if self.grant else None
+
+
+def lease_name(deployment: str) -> str:
+    """Name of the Lease of a Deployment; long names are shortened by a hash."""
+    name = f"claas-{deployment}"
+    if len(name) <= 253:
+        return name
+    return f"{name[:240]}-{hashlib.sha256(deployment.encode()).hexdigest()[:12]}"
+
+
+def read_lease(lease: Lease) -> ServingLease:
+    """The serving lease in a Lease object."""
+    text = lease.metadata.annotations.get(GRANT_ANNOTATION)
+    held = bool(lease.spec.holder_identity) and text is not None
+    return ServingLease(
+        name=lease.metadata.name,
+        namespace=lease.metadata.namespace,
+        resource_version=lease.metadata.resource_version,
+        deployment=lease.metadata.annotations.get(DEPLOYMENT_ANNOTATION, ""),
+        grant=Grant.model_validate_json(text) if held and text else None,
+    )
+
+
+def lease_manifest(namespace: str, deployment: str, grant: Grant | None, resource_version: str | None) -> Manifest:
+    """The Lease object that records `grant`, or that it is free."""
+    annotations: dict[str, JsonValue] = {DEPLOYMENT_ANNOTATION: deployment}
+    if grant:
+        annotations[GRANT_ANNOTATION] = grant.model_dump_json(exclude_none=True)
+    metadata: Manifest = {
+        "name": lease_name(deployment),
+        "namespace": namespace,
+        "labels": dict(SERVING_LEASE_LABELS),
+        "annotations": annotations,
+    }
+    if resource_version is not None:
+        metadata["resourceVersion"] = resource_version
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": metadata,
+        "spec": {"holderIdentity": grant.job_uid if grant else "", "renewTime": now},
+    }

@@ -1,0 +1,78 @@
+"""kopf's part: watching. Handlers only wake keys.
+
+There are no on.create, on.update or on.delete handlers, timers or daemons: the first three would make kopf copy
+whole specs, private samples included, into an annotation, and the latter two would put finalizers on everything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kopf
+
+from claas_crds import GROUP, VERSION, distill_job, lora_adapter
+from claas_operator import naming
+from claas_operator.core import Manifest, ObjectMeta
+from claas_operator.reconcile import Reconciler
+from claas_operator.work import Key, Kind
+
+
+class Wakers:
+    """The handlers of one operator, bound to its work queue and to the index they keep."""
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._queue = reconciler.queue
+        self._adapters_of: dict[tuple[str, str], set[str]] = {}
+        self._registry = kopf.OperatorRegistry()
+
+    def registry(self) -> kopf.OperatorRegistry:
+        """All handlers, for `kopf.operator(registry=...)`."""
+        registry = self._registry
+        kopf.on.startup(registry=registry)(_configure)
+        kopf.on.event(GROUP, VERSION, lora_adapter.PLURAL, registry=registry)(self.adapter_event)
+        kopf.on.event(GROUP, VERSION, distill_job.PLURAL, registry=registry)(self.job_event)
+        managed = {"app.kubernetes.io/managed-by": "claas-operator"}
+        kopf.on.event("batch", "v1", "jobs", labels=managed, registry=registry)(self.trainer_event)
+        kopf.on.event("apps", "v1", "deployments", registry=registry)(self.deployment_event)
+        return registry
+
+    async def adapter_event(self, body: kopf.Body, **_: Any) -> None:
+        """A LoraAdapter changed: look at it, and remember which Deployment serves it."""
+        metadata = _metadata(body)
+        deployment = body.get("spec", {}).get("serving", {}).get("deploymentRef", {}).get("name", "")
+        self._adapters_of.setdefault((metadata.namespace, deployment), set()).add(metadata.name)
+        self._queue.wake(Key(Kind.ADAPTER, metadata.namespace, metadata.name))
+
+    async def job_event(self, body: kopf.Body, **_: Any) -> None:
+        """A DistillJob changed: look at it."""
+        metadata = _metadata(body)
+        self._queue.wake(Key(Kind.JOB, metadata.namespace, metadata.name))
+
+    async def trainer_event(self, body: kopf.Body, **_: Any) -> None:
+        """A trainer's batch Job changed: look at the object it belongs to."""
+        metadata = _metadata(body)
+        kind = metadata.labels.get(naming.OWNER_KIND_LABEL)
+        name = metadata.annotations.get(naming.OWNER_NAME_ANNOTATION)
+        if kind in set(Kind) and name:
+            self._queue.wake(Key(Kind(kind), metadata.namespace, name))
+
+    async def deployment_event(self, body: kopf.Body, **_: Any) -> None:
+        """A Deployment changed, or the readiness of its pods: look at the adapters it serves."""
+        metadata = _metadata(body)
+        for adapter in self._adapters_of.get((metadata.namespace, metadata.name), ()):
+            self._queue.wake(Key(Kind.ADAPTER, metadata.namespace, adapter))
+
+
+def _metadata(body: kopf.Body) -> ObjectMeta:
+    raw: Manifest = dict(body["metadata"])
+    raw.pop("managedFields", None)
+    return ObjectMeta.model_validate(raw)
+
+
+async def _configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+    settings.posting.enabled = False
+    settings.scanning.disabled = False
+    settings.persistence.finalizer = "claas.dev/kopf"
+    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix="kopf.claas.dev")
+    settings.networking.connect_timeout = 10
+    settings.watching.server_timeout = 300

@@ -1,0 +1,272 @@
+"""The Kubernetes objects that the operator makes, as data."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from claas_crds import API_VERSION, contract
+from claas_crds.contract import TrainerInput
+from claas_crds.lora_adapter import KIND as ADAPTER_KIND
+from claas_crds.pod import PassThrough, SecretKeyRef
+from claas_operator import naming
+from claas_operator.core import AdapterObject, Manifest, ObjectMeta
+from claas_operator.settings import Settings
+
+TERMINATION_GRACE_SECONDS = 30
+TRAINER_UID = 65532
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A volume and where the trainer sees it."""
+
+    volume: Manifest
+    path: str
+    read_only: bool = True
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The object a child belongs to: deleted with it."""
+
+    kind: str
+    metadata: ObjectMeta
+
+    def reference(self) -> Manifest:
+        """metav1.OwnerReference."""
+        return {
+            "apiVersion": API_VERSION,
+            "kind": self.kind,
+            "name": self.metadata.name,
+            "uid": self.metadata.uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+
+
+def child_metadata(name: str, owner: Owner, adapter: ObjectMeta) -> Manifest:
+    """Metadata of a child: who it belongs to, and labels to find it by."""
+    labels: dict[str, JsonValue] = {
+        **naming.TRAINER_LABELS,
+        naming.ADAPTER_UID_LABEL: adapter.uid,
+        naming.OWNER_KIND_LABEL: owner.kind,
+    }
+    if owner.kind != ADAPTER_KIND:
+        labels[naming.JOB_UID_LABEL] = owner.metadata.uid
+    return {
+        "name": name,
+        "namespace": owner.metadata.namespace,
+        "labels": labels,
+        "annotations": {naming.OWNER_NAME_ANNOTATION: owner.metadata.name},
+        "ownerReferences": [owner.reference()],
+    }
+
+
+def input_secret(metadata: Manifest, document: TrainerInput, samples: str | None) -> Manifest:
+    """The Secret that carries an attempt's input, and samples that stand in the DistillJob itself."""
+    files = {"input.json": document.model_dump_json(exclude_none=True)}
+    if samples is not None:
+        files["samples.json"] = samples
+    data: Manifest = {name: base64.b64encode(text.encode()).decode() for name, text in files.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data}
+
+
+def secret_mount(name: str, volume: str, reference: SecretKeyRef, path: str) -> Mount:
+    """One key of a Secret as the file `token` in a folder."""
+    items: list[JsonValue] = [{"key": reference.key, "path": "token"}]
+    return Mount({"name": volume, "secret": {"secretName": name, "items": items}}, path)
+
+
+def claim_mount(volume: str, claim: str, path: str, *, read_only: bool) -> Mount:
+    """A PersistentVolumeClaim."""
+    source: Manifest = {"claimName": claim}
+    if read_only:
+        source["readOnly"] = True
+    return Mount({"name": volume, "persistentVolumeClaim": source}, path, read_only)
+
+
+def common_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
+    """What every trainer pod sees: input, the adapter's volume, the model, a scratch folder."""
+    mounts = [
+        Mount({"name": "claas-input", "secret": {"secretName": input_name}}, contract.INPUT_DIRECTORY),
+        claim_mount("claas-storage", adapter.spec.storage.claim_name, contract.STORAGE_DIRECTORY, read_only=False),
+        Mount({"name": "claas-scratch", "emptyDir": {}}, contract.SCRATCH_DIRECTORY, read_only=False),
+    ]
+    source = adapter.spec.model.source
+    if source.persistent_volume_claim is not None:
+        claim = source.persistent_volume_claim.claim_name
+        mounts.append(claim_mount("claas-model", claim, contract.MODEL_DIRECTORY, read_only=True))
+    if source.hub is not None and source.hub.cache_claim_name is not None:
+        cache = source.hub.cache_claim_name
+        mounts.append(claim_mount("claas-hub-cache", cache, contract.HUB_CACHE_DIRECTORY, read_only=False))
+    if source.hub is not None and source.hub.token_secret_ref is not None:
+        reference = source.hub.token_secret_ref
+        mounts.append(secret_mount(reference.name, "claas-hub-token", reference, "/var/run/claas/hub-token"))
+    return mounts
+
+
+def serving_mounts(adapter: AdapterObject) -> list[Mount]:
+    """What a pod that pauses and swaps needs: the control token and the API key."""
+    serving = adapter.spec.serving
+    mounts = []
+    if serving.control_token_secret_ref is not None:
+        reference = serving.control_token_secret_ref
+        mounts.append(secret_mount(reference.name, "claas-control", reference, "/var/run/claas/control"))
+    if serving.api_key_secret_ref is not None:
+        reference = serving.api_key_secret_ref
+        mounts.append(secret_mount(reference.name, "claas-api-key", reference, "/var/run/claas/api-key"))
+    return mounts
+
+
+def trainer_job(
+    command: str,
+    metadata: Manifest,
+    adapter: AdapterObject,
+    settings: Settings,
+    mounts: list[Mount],
+    serving_labels: dict[str, str] | None,
+) -> Manifest:
+    """The batch Job of one attempt: it is made once, never retried by Kubernetes itself."""
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": {
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            # A trainer that is ending must be gone before Kubernetes could think of another.
+            "podReplacementPolicy": "Failed",
+            "template": {
+                "metadata": _pod_metadata(metadata, adapter),
+                "spec": _pod_spec(command, adapter, settings, mounts, serving_labels),
+            },
+        },
+    }
+
+
+def _pod_metadata(metadata: Manifest, adapter: AdapterObject) -> Manifest:
+    labels = metadata["labels"]
+    annotations = metadata["annotations"]
+    assert isinstance(labels, dict)
+    assert isinstance(annotations, dict)
+    trainer = adapter.spec.trainer
+    return {"labels": {**trainer.labels, **labels}, "annotations": {**trainer.annotations, **annotations}}
+
+
+def _pod_spec(
+    command: str,
+    adapter: AdapterObject,
+    settings: Settings,
+    mounts: list[Mount],
+    serving_labels: dict[str, str] | None,
+) -> Manifest:
+    trainer = adapter.spec.trainer
+    security: Manifest = {
+        "runAsNonRoot": True,
+        "runAsUser": trainer.run_as_user or TRAINER_UID,
+        "runAsGroup": trainer.run_as_user or TRAINER_UID,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    if trainer.fs_group is not None:
+        security |= {"fsGroup": trainer.fs_group, "fsGroupChangePolicy": "OnRootMismatch"}
+    spec: Manifest = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
+        "securityContext": security,
+        "containers": [_container(command, adapter, settings, mounts)],
+        "volumes": [*(mount.volume for mount in mounts), *(_wire(volume) for volume in trainer.volumes)],
+    }
+    if trainer.image_pull_secrets:
+        spec["imagePullSecrets"] = [dict(secret) for secret in trainer.image_pull_secrets]
+    if trainer.node_selector:
+        spec["nodeSelector"] = dict(trainer.node_selector)
+    if trainer.tolerations:
+        spec["tolerations"] = [_wire(toleration) for toleration in trainer.tolerations]
+    if trainer.runtime_class_name is not None:
+        spec["runtimeClassName"] = trainer.runtime_class_name
+    if trainer.resource_claims:
+        spec["resourceClaims"] = [
+            {"name": claim.name, "resourceClaimName": claim.resource_claim_name} for claim in trainer.resource_claims
+        ]
+    if trainer.same_node_as_serving and serving_labels:
+        spec["affinity"] = {
+            "podAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": [
+                    {
+                        "labelSelector": {"matchLabels": dict(serving_labels)},
+                        "topologyKey": "kubernetes.io/hostname",
+                    }
+                ]
+            }
+        }
+    return spec
+
+
+def _container(command: str, adapter: AdapterObject, settings: Settings, mounts: list[Mount]) -> Manifest:
+    trainer = adapter.spec.trainer
+    resources: Manifest = {}
+    if trainer.resources.limits:
+        resources["limits"] = dict(trainer.resources.limits)
+    if trainer.resources.requests:
+        resources["requests"] = dict(trainer.resources.requests)
+    if trainer.resource_claims:
+        resources["claims"] = [
+            {"name": claim.name, **({"request": claim.request} if claim.request else {})}
+            for claim in trainer.resource_claims
+        ]
+    return {
+        "name": "trainer",
+        "image": trainer.image or settings.trainer_image,
+        "imagePullPolicy": trainer.image_pull_policy or settings.trainer_image_pull_policy,
+        "args": [command],
+        "env": [
+            {"name": contract.EXECUTION_MODE_VARIABLE, "value": adapter.spec.engine or settings.engine},
+            {"name": "HOME", "value": contract.SCRATCH_DIRECTORY},
+            *(_wire(variable) for variable in trainer.env),
+        ],
+        "ports": [{"name": "progress", "containerPort": contract.PROGRESS_PORT}],
+        "resources": resources,
+        "terminationMessagePath": contract.TERMINATION_MESSAGE_FILE,
+        "terminationMessagePolicy": "File",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            *(
+                {
+                    "name": mount.volume["name"],
+                    "mountPath": mount.path,
+                    **({"readOnly": True} if mount.read_only else {}),
+                }
+                for mount in mounts
+            ),
+            *(_wire(mount) for mount in trainer.volume_mounts),
+        ],
+    }
+
+
+def _wire(model: PassThrough) -> Manifest:
+    """A passed-through object as it stood in the spec."""
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def companion_config_map(namespace: str, source: str) -> Manifest:
+    """The ConfigMap that brings the companion into vLLM pods."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": naming.COMPANION_CONFIG_MAP,
+            "namespace": namespace,
+            "labels": dict(naming.COMMON_LABELS),
+        },
+        "data": {naming.COMPANION_KEY: source},
+    }

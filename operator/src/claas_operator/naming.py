@@ -1,0 +1,42 @@
+"""Names and labels of the objects that the operator makes. Names come from UIDs, so a job that is deleted and
+applied again under the same name is a new job with children of its own."""
+
+from __future__ import annotations
+
+import hashlib
+
+from claas_crds import GROUP
+from claas_operator.core import ObjectMeta
+
+FINALIZER = f"{GROUP}/adapter"
+JOB_UID_LABEL = f"{GROUP}/job-uid"
+ADAPTER_UID_LABEL = f"{GROUP}/adapter-uid"
+ATTEMPT_LABEL = f"{GROUP}/attempt"
+OWNER_KIND_LABEL = f"{GROUP}/owner-kind"
+OWNER_NAME_ANNOTATION = f"{GROUP}/owner-name"
+COMPANION_CONFIG_MAP = "claas-vllm-companion"
+COMPANION_KEY = "claas_vllm.py"
+COMMON_LABELS = {"app.kubernetes.io/managed-by": "claas-operator", "app.kubernetes.io/part-of": "claas"}
+TRAINER_LABELS = {
+    **COMMON_LABELS,
+    "app.kubernetes.io/name": "claas-trainer",
+    "app.kubernetes.io/component": "trainer",
+}
+
+_LONGEST_PREFIX = 40
+
+
+def _child_name(owner: ObjectMeta, suffix: str) -> str:
+    unique = hashlib.sha256(owner.uid.encode()).hexdigest()[:8]
+    prefix = owner.name.replace(".", "-")[:_LONGEST_PREFIX].rstrip("-")
+    return f"{prefix}-{unique}-{suffix}"
+
+
+def attempt_name(job: ObjectMeta, attempt: int) -> str:
+    """Name of an attempt's batch Job, input Secret and pod prefix."""
+    return _child_name(job, str(attempt))
+
+
+def init_name(adapter: ObjectMeta) -> str:
+    """Name of the batch Job that makes the initial version."""
+    return _child_name(adapter, "init")

@@ -1,0 +1,361 @@
+"""What to do about a LoraAdapter: make its first version, keep the served one in every vLLM pod, tell its state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from claas_crds.conditions import AdapterCondition, AdapterReason, is_true
+from claas_crds.contract import PublishedVersion
+from claas_crds.lora_adapter import (
+    HISTORY_LIMIT,
+    AdapterVersion,
+    LoraAdapterStatus,
+    Replica,
+    ReplicaState,
+)
+from claas_operator import naming
+from claas_operator.actions import (
+    Action,
+    AddFinalizer,
+    ApplyCompanion,
+    CreateInit,
+    DeleteAttempt,
+    Note,
+    PutInService,
+    RemoveFinalizer,
+    TakeOutOfService,
+)
+from claas_operator.conditions import ConditionDraft
+from claas_operator.plan_attempt import failure_of
+from claas_operator.world import AdapterWorld, AttemptState, ServingPod
+
+DELETION_LIMIT_SECONDS = 60
+"""After this long the adapter is let go even if a vLLM pod could not be told."""
+INIT_RETRY_SECONDS = 30
+SOON_SECONDS = 2.0
+HEAL_SECONDS = 10.0
+
+STALLING = frozenset(
+    {
+        AdapterReason.DEPLOYMENT_NOT_FOUND,
+        AdapterReason.STORAGE_NOT_FOUND,
+        AdapterReason.STORAGE_NOT_MOUNTED,
+        AdapterReason.SECRET_NOT_FOUND,
+        AdapterReason.INITIALISATION_FAILED,
+        AdapterReason.CONTROL_REFUSED,
+    }
+)
+"""Reasons that wait for a person: kstatus' Stalled."""
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """Actions, the status to be, Events, and when to look again (None: on an event or resync)."""
+
+    actions: tuple[Action, ...]
+    status: LoraAdapterStatus
+    notes: tuple[Note, ...]
+    requeue_seconds: float | None
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """Why the adapter is ready or not."""
+
+    ready: bool
+    reason: AdapterReason
+    message: str
+
+
+def plan_adapter(world: AdapterWorld) -> AdapterPlan:
+    """The plan for one LoraAdapter."""
+    if world.adapter.metadata.deletion_timestamp is not None:
+        return _delete(world)
+    actions: list[Action] = []
+    if naming.FINALIZER not in world.adapter.metadata.finalizers:
+        actions.append(AddFinalizer())
+    if not world.companion_current:
+        actions.append(ApplyCompanion())
+    versions = _versions(world)
+    latest = versions[-1] if versions else None
+    actions.extend(_init_actions(world, latest))
+    actions.extend(_serving_actions(world, latest))
+    replicas = [_replica(world, pod, latest) for pod in world.pods]
+    verdict = _verdict(world, latest, replicas)
+    draft = ConditionDraft(world.now, world.adapter.metadata.generation, list(world.adapter.status.conditions))
+    _write_conditions(draft, world, verdict, replicas)
+    status = world.adapter.status.model_copy(
+        update={
+            "observed_generation": world.adapter.metadata.generation,
+            "conditions": draft.conditions,
+            "lora_id": world.adapter.lora_id,
+            "served_name": world.adapter.served_name,
+            "served_version": _served_version(world, replicas),
+            "latest_version": latest.number if latest else None,
+            "versions": versions,
+            "replicas": replicas,
+            "ready_replicas": _ready_replicas(world, replicas),
+            "current_job": world.running_job,
+        }
+    )
+    requeue = None if verdict.ready else (HEAL_SECONDS if verdict.reason in STALLING else SOON_SECONDS)
+    if any(pod.server is not None and pod.server.asleep for pod in world.pods):
+        requeue = SOON_SECONDS
+    return AdapterPlan(tuple(actions), status, tuple(draft.notes), requeue)
+
+
+def _versions(world: AdapterWorld) -> list[AdapterVersion]:
+    """Versions in status, the initial one, and those that jobs report: each number once, the newest few."""
+    known = {version.number: version for version in world.adapter.status.versions}
+    initial = world.init.result.version if world.init.result is not None else None
+    found: tuple[PublishedVersion, ...] = (*((initial,) if initial else ()), *world.products)
+    for version in found:
+        if version.number not in known:
+            known[version.number] = AdapterVersion(
+                number=version.number,
+                path=version.path,
+                digest=version.digest,
+                created=version.created,
+                job=version.job_name,
+                job_uid=version.job_uid,
+                parent=version.parent,
+                metrics=version.metrics,
+            )
+    return [known[number] for number in sorted(known)][-HISTORY_LIMIT:]
+
+
+def _init_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Action]:
+    if latest is not None or not world.claim_found or world.missing_secrets:
+        return []
+    init = world.init
+    if init.state is AttemptState.ABSENT and not init.alive:
+        return [CreateInit(naming.init_name(world.adapter.metadata))]
+    if init.state in (AttemptState.FAILED, AttemptState.LOST):
+        ended = init.finished_at
+        if ended is None or world.now - ended > timedelta(seconds=INIT_RETRY_SECONDS):
+            return [DeleteAttempt(init.name, init.pod, 1, "the initial version is tried again")]
+    return []
+
+
+def _serving_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Action]:
+    if latest is None:
+        return []
+    actions: list[Action] = []
+    for pod in world.pods:
+        server = pod.server
+        if server is None or not server.reachable or server.refused or server.asleep or pod.storage_path is None:
+            continue
+        if server.loaded_version == latest.number and server.loaded_path == version_path(pod, latest.number):
+            continue
+        # While a step of this adapter runs, its trainer decides which version the pods serve.
+        if world.running_job is not None and server.loaded_version is not None:
+            continue
+        actions.append(PutInService(pod, latest.number, version_path(pod, latest.number)))
+    return actions
+
+
+def version_path(pod: ServingPod, number: int) -> str:
+    """A version's folder as the pod sees it."""
+    return f"{pod.storage_path}/versions/{number}"
+
+
+def _replica(world: AdapterWorld, pod: ServingPod, latest: AdapterVersion | None) -> Replica:
+    server = pod.server
+    if not pod.ready or server is None:
+        return Replica(pod=pod.name, state=ReplicaState.NOT_READY)
+    version = server.loaded_version
+    if not server.reachable or server.refused:
+        return Replica(pod=pod.name, version=version, state=ReplicaState.UNREACHABLE, message=server.error)
+    if server.asleep:
+        return Replica(pod=pod.name, version=version, state=ReplicaState.ASLEEP)
+    if pod.load_error is not None:
+        return Replica(pod=pod.name, version=version, state=ReplicaState.LOAD_FAILED, message=pod.load_error)
+    if latest is not None and version == latest.number:
+        return Replica(pod=pod.name, version=version, state=ReplicaState.SERVING)
+    if version is not None and world.running_job is not None:
+        return Replica(pod=pod.name, version=version, state=ReplicaState.SERVING)
+    return Replica(pod=pod.name, version=version, state=ReplicaState.LOADING)
+
+
+def _served_version(world: AdapterWorld, replicas: list[Replica]) -> int | None:
+    """The version that every ready pod serves; while they differ or none is ready, what was said before."""
+    versions = {replica.version for replica in replicas if replica.state is not ReplicaState.NOT_READY}
+    if len(versions) == 1 and None not in versions:
+        return versions.pop()
+    return world.adapter.status.served_version
+
+
+def _ready_replicas(world: AdapterWorld, replicas: list[Replica]) -> str:
+    serving = sum(replica.state is ReplicaState.SERVING for replica in replicas)
+    return f"{serving}/{world.wanted_replicas}"
+
+
+def _verdict(world: AdapterWorld, latest: AdapterVersion | None, replicas: list[Replica]) -> _Verdict:
+    missing = _missing(world)
+    if missing is not None:
+        return missing
+    if latest is None:
+        return _initialising(world)
+    return _serving(world, latest, replicas)
+
+
+def _missing(world: AdapterWorld) -> _Verdict | None:
+    spec = world.adapter.spec
+    deployment = spec.serving.deployment_ref.name
+    claim = spec.storage.claim_name
+    if not world.claim_found:
+        return _Verdict(
+            False,
+            AdapterReason.STORAGE_NOT_FOUND,
+            f"spec.storage.claimName: there is no PersistentVolumeClaim {claim} in this namespace",
+        )
+    if world.missing_secrets:
+        return _Verdict(
+            False,
+            AdapterReason.SECRET_NOT_FOUND,
+            f"Secrets or keys that the spec names are missing: {', '.join(world.missing_secrets)}",
+        )
+    if not world.deployment_found:
+        return _Verdict(
+            False,
+            AdapterReason.DEPLOYMENT_NOT_FOUND,
+            f"spec.serving.deploymentRef.name: there is no Deployment {deployment} in this namespace",
+        )
+    if any(pod.storage_path is None for pod in world.pods):
+        return _Verdict(
+            False,
+            AdapterReason.STORAGE_NOT_MOUNTED,
+            f"Deployment {deployment} does not mount PersistentVolumeClaim {claim} in its vLLM container: "
+            "add the volume, so that vLLM can read the versions",
+        )
+    return None
+
+
+def _initialising(world: AdapterWorld) -> _Verdict:
+    init = world.init
+    if init.state in (AttemptState.FAILED, AttemptState.LOST):
+        failure = failure_of(init, None)
+        return _Verdict(
+            False,
+            AdapterReason.INITIALISATION_FAILED,
+            f"The initial version could not be made: {failure.reason}: {failure.message}",
+        )
+    said = f": {init.message}" if init.message else ""
+    return _Verdict(False, AdapterReason.INITIALISING, f"The initial version is being made{said}")
+
+
+def _serving(world: AdapterWorld, latest: AdapterVersion, replicas: list[Replica]) -> _Verdict:
+    states = {replica.state for replica in replicas}
+    serving = AdapterReason.TRAINING if world.running_job else AdapterReason.SERVING
+    listening = [replica for replica in replicas if replica.state is not ReplicaState.NOT_READY]
+    if not listening:
+        return _Verdict(
+            False,
+            AdapterReason.NO_READY_PODS,
+            f"No pod of Deployment {world.adapter.spec.serving.deployment_ref.name} is ready",
+        )
+    for state, reason in (
+        (ReplicaState.UNREACHABLE, AdapterReason.VLLM_UNREACHABLE),
+        (ReplicaState.LOAD_FAILED, AdapterReason.LOAD_FAILED),
+    ):
+        troubled = next((replica for replica in replicas if replica.state is state), None)
+        if troubled is not None:
+            refused = any(pod.server is not None and pod.server.refused for pod in world.pods)
+            return _Verdict(
+                False,
+                AdapterReason.CONTROL_REFUSED if refused else reason,
+                f"Pod {troubled.pod}: {troubled.message}",
+            )
+    if ReplicaState.ASLEEP in states:
+        if world.lease is not None and world.lease.grant is not None:
+            by = world.lease.grant.job_name
+            return _Verdict(True, AdapterReason.TRAINING, f"DistillJob {by} has paused serving for its step")
+        return _Verdict(False, AdapterReason.ASLEEP, "vLLM is asleep or paused, and not by a DistillJob: wake it")
+    if ReplicaState.LOADING in states:
+        return _Verdict(False, AdapterReason.LOADING, f"Version {latest.number} is being loaded")
+    served = {replica.version for replica in listening}
+    said = (
+        f"version {latest.number}"
+        if served == {latest.number}
+        else f"versions {sorted(v for v in served if v is not None)}"
+    )
+    return _Verdict(True, serving, f"{len(listening)} pods serve {said} as {world.adapter.served_name}")
+
+
+def _write_conditions(draft: ConditionDraft, world: AdapterWorld, verdict: _Verdict, replicas: list[Replica]) -> None:
+    stalled = verdict.reason in STALLING
+    progressing = not verdict.ready and not stalled
+    draft.set(AdapterCondition.READY, verdict.ready, verdict.reason, verdict.message, warning=stalled)
+    notes = draft.notes.copy()
+    serving = [replica for replica in replicas if replica.state is ReplicaState.SERVING]
+    if not replicas or all(replica.state is ReplicaState.NOT_READY for replica in replicas):
+        draft.set(AdapterCondition.SERVED, False, AdapterReason.NO_READY_PODS, "No vLLM pod is ready")
+    else:
+        draft.set(AdapterCondition.SERVED, bool(serving), verdict.reason, verdict.message)
+    draft.set(
+        AdapterCondition.RECONCILING,
+        progressing,
+        verdict.reason if progressing else AdapterReason.UP_TO_DATE,
+        verdict.message if progressing else "Nothing is left to do",
+    )
+    draft.set(
+        AdapterCondition.STALLED,
+        stalled,
+        verdict.reason if stalled else AdapterReason.UP_TO_DATE,
+        verdict.message if stalled else "Nothing is in the way",
+    )
+    _write_companion(draft, world)
+    # One Event for a change is enough: Ready tells it, the others follow from it.
+    companion = [note for note in draft.notes if note.reason == AdapterReason.COMPANION_MISSING]
+    draft.notes = notes + companion
+
+
+def _write_companion(draft: ConditionDraft, world: AdapterWorld) -> None:
+    asked = [pod.server for pod in world.pods if pod.server is not None and pod.server.reachable]
+    if not asked:
+        if not is_true(draft.conditions, AdapterCondition.COMPANION):
+            draft.set(AdapterCondition.COMPANION, None, AdapterReason.PENDING, "No vLLM pod has answered yet")
+        return
+    if not all(server.companion for server in asked):
+        draft.set(
+            AdapterCondition.COMPANION,
+            False,
+            AdapterReason.COMPANION_MISSING,
+            "vLLM runs without the companion module: a swap makes requests fail for a moment, a restarted pod "
+            "serves the base model until it is loaded again, and control routes are open to whoever may chat",
+            warning=True,
+        )
+        return
+    said = "The companion answers in every pod"
+    if not all(server.persisted for server in asked):
+        said += "; it can't write its alias folder, so a restarted pod waits for the operator"
+    if not all(server.companion_supported for server in asked):
+        said += "; this vLLM release is not one it was tested with"
+    draft.set(AdapterCondition.COMPANION, True, AdapterReason.COMPANION_FOUND, said)
+
+
+def _delete(world: AdapterWorld) -> AdapterPlan:
+    """Take the adapter out of service, then let it go; after a bounded time in any case."""
+    status = world.adapter.status
+    if naming.FINALIZER not in world.adapter.metadata.finalizers:
+        return AdapterPlan((), status, (), None)
+    deleted = world.adapter.metadata.deletion_timestamp
+    assert deleted is not None
+    overdue = world.now - deleted > timedelta(seconds=DELETION_LIMIT_SECONDS)
+    asked = [pod for pod in world.pods if pod.server is not None]
+    serving = [pod for pod in asked if pod.server is not None and pod.server.loaded_version is not None]
+    unknown = [pod for pod in asked if pod.server is not None and (not pod.server.reachable or pod.server.refused)]
+    actions: list[Action] = []
+    if world.init.alive:
+        actions.append(DeleteAttempt(world.init.name, world.init.pod, 1, "the adapter is being deleted"))
+    if not overdue and (world.running_job is not None or serving or unknown):
+        if world.running_job is None:
+            actions.extend(TakeOutOfService(pod) for pod in serving)
+        return AdapterPlan(tuple(actions), status, (), 1.0)
+    notes: tuple[Note, ...] = ()
+    if serving or unknown:
+        names = ", ".join(pod.name for pod in (*serving, *unknown))
+        message = f"Deleted without taking the adapter out of service: could not tell {names}"
+        notes = (Note("NotTakenOutOfService", message, warning=True),)
+    return AdapterPlan((*actions, RemoveFinalizer()), status, notes, None)

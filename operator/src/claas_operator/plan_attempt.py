@@ -1,0 +1,68 @@
+"""What became of one trainer pod: its result into status, its failure into a reason that says whether to retry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from claas_crds.conditions import JobReason
+from claas_crds.contract import ExitCode, FailureReason, PublishedVersion, TrainerResult
+from claas_crds.distill_job import DistillJobStatus
+from claas_operator.grant import Grant
+from claas_operator.world import Attempt
+
+KILLED_EXIT_CODE = 137
+"""128 + SIGKILL: the container was killed from outside, or ran out of memory."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt failed, and whether another one would fail alike."""
+
+    reason: str
+    message: str
+    permanent: bool
+
+
+def failure_of(attempt: Attempt, grant: Grant | None) -> Failure:
+    """The failure of an attempt, from its own words, else from what Kubernetes saw of it."""
+    if grant is not None and grant.stopped_because == JobReason.MAX_PAUSE_EXCEEDED:
+        message = f"The trainer held serving paused for more than {grant.max_pause_seconds} s and was ended"
+        return Failure(JobReason.MAX_PAUSE_EXCEEDED, message, permanent=False)
+    if attempt.result is not None and attempt.result.reason is not None:
+        permanent = attempt.exit_code == ExitCode.PERMANENT
+        return Failure(attempt.result.reason, attempt.result.message, permanent)
+    if "OOMKilled" in attempt.message:
+        return Failure(
+            FailureReason.OUT_OF_MEMORY,
+            "The trainer was killed for using more memory than spec.trainer.resources.limits allows",
+            permanent=False,
+        )
+    if attempt.exit_code is None:
+        said = f" ({attempt.message})" if attempt.message else ""
+        return Failure(JobReason.TRAINER_LOST, f"The trainer's pod is gone without a result{said}", permanent=False)
+    if attempt.exit_code == KILLED_EXIT_CODE:
+        return Failure(JobReason.TRAINER_LOST, "The trainer was killed", permanent=False)
+    return Failure(
+        FailureReason.INTERNAL,
+        f"The trainer ended with exit code {attempt.exit_code} and no result; look at the log of its pod",
+        permanent=False,
+    )
+
+
+def succeeded_status(status: DistillJobStatus, result: TrainerResult, version: PublishedVersion) -> dict[str, object]:
+    """The fields of a job's status that a successful attempt sets."""
+    measured = result.timings.model_dump(exclude_none=True, exclude={"queued"})
+    gap = result.timings.serving_gap
+    loss = version.metrics.get("loss")
+    return {
+        "produced_version": version.number,
+        "produced_path": version.path,
+        "produced_digest": version.digest,
+        "published_time": version.created,
+        "parent_version": version.parent,
+        "metrics": version.metrics,
+        "loss": None if loss is None else f"{loss:.4g}",
+        "samples": result.samples,
+        "timings": status.timings.model_copy(update=measured),
+        "serving_gap": None if gap is None else f"{gap:.2f}s",
+    }

@@ -1,0 +1,156 @@
+"""One key, one pass: observe, plan, apply, status. Passes are idempotent; everything they know is in the cluster."""
+
+from __future__ import annotations
+
+import logging
+
+from claas_crds.distill_job import KIND as JOB_KIND
+from claas_crds.distill_job import DistillJobStatus
+from claas_crds.lora_adapter import KIND as ADAPTER_KIND
+from claas_crds.lora_adapter import LoraAdapterStatus
+from claas_operator import actions
+from claas_operator.api import ADAPTERS, DISTILL_JOBS, Api, Resource
+from claas_operator.apply import Applier
+from claas_operator.core import AdapterObject, Manifest, ObjectMeta
+from claas_operator.events import Recorder
+from claas_operator.grant import ServingLease, lease_name
+from claas_operator.observe import Observer
+from claas_operator.plan_adapter import plan_adapter
+from claas_operator.plan_job import plan_job
+from claas_operator.plan_lease import plan_lease
+from claas_operator.queueing import finished, in_queue, queue_key
+from claas_operator.work import Key, Kind, WorkQueue
+
+log = logging.getLogger(__name__)
+
+NEXT_IN_LINE = 2
+"""How many waiting jobs are woken when a lease becomes free."""
+
+
+class Reconciler:
+    """Runs the passes."""
+
+    def __init__(self, api: Api, observer: Observer, applier: Applier, recorder: Recorder) -> None:
+        self._api = api
+        self._observer = observer
+        self._applier = applier
+        self._recorder = recorder
+        self.queue = WorkQueue(self.reconcile)
+
+    async def reconcile(self, key: Key) -> float | None:
+        """One pass; answers in how many seconds to look again."""
+        match key.kind:
+            case Kind.ADAPTER:
+                return await self._adapter(key)
+            case Kind.JOB:
+                return await self._job(key)
+            case Kind.LEASE:
+                return await self._lease(key)
+
+    async def resync(self, namespaces: tuple[str | None, ...]) -> None:
+        """Wake every object of ours; None stands for all namespaces."""
+        for namespace in namespaces:
+            for resource, kind in ((ADAPTERS, Kind.ADAPTER), (DISTILL_JOBS, Kind.JOB)):
+                for found in await self._api.list(resource, namespace):
+                    metadata = ObjectMeta.model_validate(found["metadata"])
+                    self.queue.wake(Key(kind, metadata.namespace, metadata.name))
+            for lease in await self._observer.leases(namespace):
+                if lease.grant is not None:
+                    self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
+
+    async def _adapter(self, key: Key) -> float | None:
+        adapter = await self._observer.adapter_object(key.namespace, key.name)
+        if adapter is None:
+            return None
+        world = await self._observer.adapter_world(adapter, {})
+        plan = plan_adapter(world)
+        if plan.actions:
+            outcome = await self._applier.for_adapter(adapter, plan.actions)
+            # Status tells what is so after acting, not what was meant to be.
+            again = await self._observer.adapter_object(key.namespace, key.name)
+            if again is None:
+                return None
+            adapter = again
+            plan = plan_adapter(await self._observer.adapter_world(adapter, outcome.load_errors))
+        before = adapter.status
+        if adapter.metadata.deletion_timestamp is None or plan.status != before:
+            await self._write_status(ADAPTERS, adapter.metadata, before, plan.status)
+        await self._recorder.record(ADAPTER_KIND, adapter.metadata, plan.notes)
+        if (before.latest_version, before.served_version) != (plan.status.latest_version, plan.status.served_version):
+            await self._wake_jobs(adapter)
+        if adapter.metadata.deletion_timestamp is not None:
+            await self._wake_jobs(adapter)
+        return plan.requeue_seconds
+
+    async def _job(self, key: Key) -> float | None:
+        job = await self._observer.job_object(key.namespace, key.name)
+        if job is None or job.metadata.deletion_timestamp is not None:
+            return None
+        world = await self._observer.job_world(job)
+        plan = plan_job(world)
+        # What is accounted for is written down before anything that would make it unreadable is done.
+        metadata = await self._write_status(DISTILL_JOBS, job.metadata, job.status, plan.status)
+        await self._applier.for_job(job.model_copy(update={"metadata": metadata}), world.adapter, plan.actions)
+        await self._recorder.record(JOB_KIND, job.metadata, plan.notes)
+        adapter = Key(Kind.ADAPTER, key.namespace, job.spec.adapter_ref.name)
+        published = plan.status.produced_version != job.status.produced_version
+        ended = finished(plan.status.conditions) and not finished(job.status.conditions)
+        if published or ended or plan.status.trainer_job != job.status.trainer_job:
+            self.queue.wake(adapter)
+        if world.adapter is not None and (plan.actions or ended):
+            deployment = world.adapter.spec.serving.deployment_ref.name
+            self.queue.wake(Key(Kind.LEASE, key.namespace, lease_name(deployment)))
+        return plan.requeue_seconds
+
+    async def _lease(self, key: Key) -> float | None:
+        lease = await self._observer.lease_named(key.namespace, key.name)
+        if lease is None or lease.grant is None:
+            return None
+        plan = plan_lease(await self._observer.lease_world(lease))
+        await self._applier.for_lease(key.namespace, plan.actions)
+        self.queue.wake(Key(Kind.JOB, key.namespace, lease.grant.job_name))
+        if any(isinstance(action, actions.ReleaseLease) for action in plan.actions):
+            self.queue.wake(Key(Kind.ADAPTER, key.namespace, lease.grant.adapter_name))
+            await self._wake_next(lease)
+        return plan.requeue_seconds
+
+    async def _wake_jobs(self, adapter: AdapterObject) -> None:
+        for job in await self._observer.jobs(adapter.metadata.namespace):
+            if job.spec.adapter_ref.name == adapter.metadata.name and not finished(job.status.conditions):
+                self.queue.wake(Key(Kind.JOB, job.metadata.namespace, job.metadata.name))
+
+    async def _wake_next(self, lease: ServingLease) -> None:
+        """Wake the jobs that are next in line for a lease."""
+        sharing = {
+            adapter.metadata.name
+            for adapter in await self._observer.adapters(lease.namespace)
+            if adapter.spec.serving.deployment_ref.name == lease.deployment
+        }
+        waiting = [
+            job
+            for job in await self._observer.jobs(lease.namespace)
+            if job.spec.adapter_ref.name in sharing and in_queue(job)
+        ]
+        waiting.sort(key=lambda job: queue_key(job.metadata.creation_timestamp, job.metadata.name))
+        for job in waiting[:NEXT_IN_LINE]:
+            self.queue.wake(Key(Kind.JOB, job.metadata.namespace, job.metadata.name))
+
+    async def _write_status(
+        self,
+        resource: Resource,
+        metadata: ObjectMeta,
+        before: LoraAdapterStatus | DistillJobStatus,
+        after: LoraAdapterStatus | DistillJobStatus,
+    ) -> ObjectMeta:
+        """Write status where it changed, under the resourceVersion it was decided on."""
+        old = before.model_dump(mode="json", by_alias=True, exclude_none=True)
+        new = after.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if old == new:
+            return metadata
+        removed: Manifest = {field: None for field in old if field not in new}
+        patch: Manifest = {
+            "metadata": {"resourceVersion": metadata.resource_version},
+            "status": {**removed, **new},
+        }
+        written = await self._api.merge(resource, metadata.namespace, metadata.name, patch, subresource="status")
+        return ObjectMeta.model_validate(written["metadata"])

@@ -1,0 +1,128 @@
+"""vLLM servers and trainers over HTTP: asked for their state, told to wake, to serve a version or to forget it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import httpx
+from pydantic import ValidationError
+
+from claas_crds.contract import PROGRESS_PATH, PROGRESS_PORT, Progress
+from claas_crds.lora_adapter import Probe
+from claas_operator.errors import ServingError
+from claas_operator.world import ServerState
+from claas_vllm_client import (
+    ProbeSpec,
+    Refused,
+    RouteMissing,
+    VllmClient,
+    VllmError,
+    ensure_awake,
+    loaded_version,
+    put_in_service,
+    take_out_of_service,
+)
+
+ASK_SECONDS = 4.0
+TELL_SECONDS = 30.0
+PROGRESS_SECONDS = 1.5
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What opens a server: the companion's control token and vLLM's API key."""
+
+    control_token: str | None = None
+    api_key: str | None = None
+
+
+@asynccontextmanager
+async def _client(url: str, credentials: Credentials, timeout_seconds: float) -> AsyncIterator[VllmClient]:
+    async with VllmClient(
+        url,
+        control_token=credentials.control_token,
+        api_key=credentials.api_key,
+        timeout_seconds=timeout_seconds,
+    ) as client:
+        yield client
+
+
+async def ask_state(url: str, served_name: str | None, credentials: Credentials) -> ServerState:
+    """What a server says of itself; `served_name` None asks only whether it sleeps. Never raises."""
+    try:
+        async with asyncio.timeout(ASK_SECONDS), _client(url, credentials, ASK_SECONDS) as client:
+            asleep = await _is_asleep(client)
+            if served_name is None:
+                return ServerState(reachable=True, asleep=asleep)
+            status = await client.companion_status()
+            loaded = await loaded_version(client, served_name)
+            return ServerState(
+                reachable=True,
+                asleep=asleep,
+                loaded_version=loaded.version if loaded else None,
+                loaded_path=loaded.path if loaded else None,
+                companion=status is not None,
+                companion_supported=status is None or status.vllm_supported,
+                persisted=status is None or status.persisted,
+            )
+    except Refused as error:
+        return ServerState(reachable=True, refused=True, error=str(error))
+    except VllmError as error:
+        return ServerState(reachable=False, error=str(error))
+    except TimeoutError:
+        return ServerState(reachable=False, error=f"{url} did not answer within {ASK_SECONDS:g} s")
+
+
+async def _is_asleep(client: VllmClient) -> bool:
+    try:
+        return await client.is_sleeping()
+    except RouteMissing:
+        return False
+
+
+async def wake(url: str, credentials: Credentials) -> None:
+    """Wake a server; raises ServingError."""
+    try:
+        async with _client(url, credentials, TELL_SECONDS) as client:
+            await ensure_awake(client, timeout_seconds=TELL_SECONDS)
+    except VllmError as error:
+        raise ServingError(str(error)) from error
+
+
+async def serve(url: str, credentials: Credentials, served_name: str, version: int, path: str, probe: Probe) -> bool:
+    """Make a server answer `served_name` with a version; True when that changed anything. Raises ServingError."""
+    try:
+        async with _client(url, credentials, TELL_SECONDS) as client:
+            outcome = await put_in_service(
+                client,
+                served_name=served_name,
+                version=version,
+                path=path,
+                probe=ProbeSpec(probe.prompt, probe.max_tokens),
+            )
+            return outcome.changed
+    except VllmError as error:
+        raise ServingError(str(error)) from error
+
+
+async def forget(url: str, credentials: Credentials, served_name: str) -> None:
+    """Make a server stop serving the adapter; raises ServingError."""
+    try:
+        async with _client(url, credentials, TELL_SECONDS) as client:
+            await take_out_of_service(client, served_name=served_name)
+    except VllmError as error:
+        raise ServingError(str(error)) from error
+
+
+async def ask_progress(pod_address: str) -> Progress | None:
+    """Where a trainer is; None when it does not say."""
+    host = f"[{pod_address}]" if ":" in pod_address else pod_address
+    try:
+        async with httpx.AsyncClient(timeout=PROGRESS_SECONDS, trust_env=False) as client:
+            answer = await client.get(f"http://{host}:{PROGRESS_PORT}{PROGRESS_PATH}")
+            return Progress.model_validate_json(answer.content)
+    except (httpx.HTTPError, ValidationError):
+        return None

@@ -1,0 +1,61 @@
+"""The operator's own configuration, read once from the environment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from claas_crds.contract import EXECUTION_MODE_VARIABLE
+from claas_crds.lora_adapter import EngineName
+from claas_operator.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the chart sets."""
+
+    trainer_image: str
+    """Image of trainer pods whose adapter names none."""
+    trainer_image_pull_policy: str
+    """imagePullPolicy that goes with it."""
+    engine: EngineName
+    """Engine of adapters that name none."""
+    watch_namespaces: tuple[str, ...]
+    """Namespaces to watch; empty: all."""
+    resync_seconds: float
+    """How often every object is looked at without an event."""
+    pod_name: str
+    """Name of the operator's pod: its identity as leader, kept over a restart of the container."""
+    pod_namespace: str
+    """Where the leader's Lease lies."""
+    log_level: str
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Settings:
+        """Read the settings; raises SettingsError that names the variable."""
+        mode = environment.get(EXECUTION_MODE_VARIABLE, EngineName.LOCAL.value)
+        try:
+            engine = EngineName(mode)
+        except ValueError:
+            known = ", ".join(EngineName)
+            raise SettingsError(
+                f"{EXECUTION_MODE_VARIABLE}={mode!r}: no such engine; this release has: {known}"
+            ) from None
+        image = environment.get("CLAAS_TRAINER_IMAGE", "")
+        if not image:
+            raise SettingsError("CLAAS_TRAINER_IMAGE is not set: name the image of trainer pods")
+        try:
+            resync_seconds = float(environment.get("CLAAS_RESYNC_SECONDS", "30"))
+        except ValueError:
+            raise SettingsError("CLAAS_RESYNC_SECONDS is not a number of seconds") from None
+        namespaces = environment.get("CLAAS_WATCH_NAMESPACES", "")
+        return cls(
+            trainer_image=image,
+            trainer_image_pull_policy=environment.get("CLAAS_TRAINER_IMAGE_PULL_POLICY", "IfNotPresent"),
+            engine=engine,
+            watch_namespaces=tuple(name.strip() for name in namespaces.split(",") if name.strip()),
+            resync_seconds=resync_seconds,
+            pod_name=environment.get("POD_NAME", "claas-operator"),
+            pod_namespace=environment.get("POD_NAMESPACE", "default"),
+            log_level=environment.get("CLAAS_LOG_LEVEL", "INFO").upper(),
+        )

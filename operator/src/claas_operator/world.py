@@ -1,0 +1,162 @@
+"""The world as one frozen value: what `observe` reads and the plans decide from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from claas_crds.contract import Progress, PublishedVersion, TrainerResult, VllmPod
+from claas_operator.core import AdapterObject, JobObject
+from claas_operator.grant import ServingLease
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """What one vLLM server says of itself."""
+
+    reachable: bool
+    refused: bool = False
+    """It wants a token that we do not have."""
+    asleep: bool = False
+    loaded_version: int | None = None
+    """The version behind the served name; None: none."""
+    loaded_path: str | None = None
+    companion: bool = False
+    companion_supported: bool = True
+    persisted: bool = True
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class ServingPod:
+    """One pod of the serving Deployment."""
+
+    name: str
+    uid: str
+    ready: bool
+    url: str | None
+    """None until the pod has an address."""
+    node: str
+    storage_path: str | None
+    """Where it mounts the adapter's folder; None when it does not."""
+    server: ServerState | None
+    """None when it was not asked, because it is not ready."""
+    load_error: str | None = None
+    """Why this pass could not put the version into service there."""
+
+    def as_target(self) -> VllmPod:
+        """The pod as it is named to a trainer; only for pods with an address."""
+        return VllmPod(name=self.name, uid=self.uid, url=self.url or "", storage_path=self.storage_path)
+
+
+class AttemptState(StrEnum):
+    """How far a trainer pod is."""
+
+    ABSENT = "Absent"
+    """Neither its batch Job nor a pod of it exists."""
+    RUNNING = "Running"
+    """It runs, or may yet run."""
+    SUCCEEDED = "Succeeded"
+    """It ended with exit code 0."""
+    FAILED = "Failed"
+    """It ended with another exit code, or was killed."""
+    LOST = "Lost"
+    """The batch Job is there and its pod has gone without a trace."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One trainer pod, for a step or for the initial version."""
+
+    name: str
+    """Name of its batch Job."""
+    state: AttemptState
+    alive: bool
+    """Whether a pod of it may still run a process."""
+    pod: str | None = None
+    result: TrainerResult | None = None
+    exit_code: int | None = None
+    message: str = ""
+    """What Kubernetes says when there is no result: OOMKilled, image can't be pulled, unschedulable, ..."""
+    progress: Progress | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class AdapterWorld:
+    """All that a LoraAdapter's plan looks at."""
+
+    now: datetime
+    adapter: AdapterObject
+    claim_found: bool
+    missing_secrets: tuple[str, ...]
+    deployment_found: bool
+    wanted_replicas: int
+    pods: tuple[ServingPod, ...]
+    init: Attempt
+    lease: ServingLease | None
+    products: tuple[PublishedVersion, ...]
+    """Versions that DistillJobs of this adapter report."""
+    running_job: str | None
+    """The DistillJob that holds the lease for this adapter and has not published yet."""
+    companion_current: bool
+    """Whether the companion's ConfigMap is what this release has."""
+
+
+@dataclass(frozen=True)
+class RecordedPod:
+    """A pod that a grant names, as it is now."""
+
+    target: VllmPod
+    exists: bool
+    """Whether a pod of that UID is still there."""
+    server: ServerState | None
+    """None when it was not asked."""
+
+    @property
+    def asleep(self) -> bool:
+        """Whether it surely sleeps."""
+        return self.exists and self.server is not None and self.server.asleep
+
+    @property
+    def settled(self) -> bool:
+        """Whether it surely does not sleep: it is gone, or says that it is awake."""
+        if not self.exists:
+            return True
+        return self.server is not None and self.server.reachable and not (self.server.asleep or self.server.refused)
+
+
+@dataclass(frozen=True)
+class JobWorld:
+    """All that a DistillJob's plan looks at."""
+
+    now: datetime
+    job: JobObject
+    adapter: AdapterObject | None
+    samples_error: str | None
+    """Why the samples can't be had: the object or key that is missing. None: they are there."""
+    jobs_ahead: int
+    """Unfinished jobs for the same Deployment that were created earlier."""
+    lease: ServingLease | None
+    attempt: Attempt
+    """The current attempt, by the name it has or will have."""
+    attempts_alive: bool
+    """Whether a trainer pod of any attempt may still run."""
+    pods: tuple[ServingPod, ...]
+    """The Deployment's pods; their servers are not asked."""
+    recorded: tuple[RecordedPod, ...]
+    """The pods that this job's grant names; asked only between two attempts."""
+
+
+@dataclass(frozen=True)
+class LeaseWorld:
+    """All that a serving Lease's plan looks at."""
+
+    now: datetime
+    lease: ServingLease
+    job_active: bool
+    """Whether the holder exists, is neither finished nor suspended, and may go on."""
+    alive_pods: tuple[str, ...]
+    """Trainer pods of the holder that may still run."""
+    pods: tuple[RecordedPod, ...]
