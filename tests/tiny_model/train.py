@@ -123,7 +123,7 @@ def train(seed: int) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
             logits = model.lm_head(hidden[learned[:, 1:]])
         loss = F.cross_entropy(logits.float(), ids[:, 1:][learned[:, 1:]])
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

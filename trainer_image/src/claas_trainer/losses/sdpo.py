@@ -8,6 +8,7 @@ All arithmetic is in the dtype of the inputs: give float32 (or float64), never b
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -43,20 +44,13 @@ def support_logprobs(student: Tensor, teacher: Tensor, support: Support, k: int)
     `student`, `teacher`: logits or log-probabilities over the vocabulary, [N, V]. Returns two [N, M].
     The teacher is gathered at the student's tokens. With K >= V every kind is the full vocabulary.
     """
+    student, teacher = student.log_softmax(-1), teacher.log_softmax(-1)
     if support is Support.FULL or k >= student.shape[-1]:
-        return student.log_softmax(-1), teacher.log_softmax(-1)
+        return student, teacher
     tokens = student.detach().topk(k, dim=-1).indices
-    chosen = [x.gather(-1, tokens) - x.logsumexp(-1, keepdim=True) for x in (student, teacher)]
     if support is Support.TOP_K_RENORMALISED:
-        return chosen[0].log_softmax(-1), chosen[1].log_softmax(-1)
-    return with_tail(chosen[0]), with_tail(chosen[1])
-
-
-def with_tail(logprobs: Tensor) -> Tensor:
-    """[N, K] -> [N, K + 1]: a bucket for the mass outside, log(1 - sum p) = log(-expm1(logsumexp))."""
-    eps = torch.finfo(logprobs.dtype).eps
-    inside = logprobs.logsumexp(-1, keepdim=True).clamp(max=-eps)
-    return torch.cat([logprobs, torch.log(-torch.expm1(inside))], dim=-1)
+        return student.gather(-1, tokens).log_softmax(-1), teacher.gather(-1, tokens).log_softmax(-1)
+    return _with_tail(student, tokens), _with_tail(teacher, tokens)
 
 
 def divergence(student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
@@ -114,6 +108,17 @@ def sdpo_token_losses(
     return TokenLosses(loss, diverged, ratio, clipped, kl_to_base)
 
 
+def _with_tail(logprobs: Tensor, tokens: Tensor) -> Tensor:
+    """[N, V] and [N, K] -> [N, K + 1]: the chosen tokens and a bucket for all the mass outside.
+
+    The bucket is log(-expm1(logsumexp of the chosen)), taken as the logsumexp of the others: 1 - p has no
+    digits left in float32 where p is close to 1. It is clamped to what the dtype can hold as a probability.
+    """
+    others = logprobs.scatter(-1, tokens, -torch.inf).logsumexp(-1, keepdim=True)
+    least = math.log(torch.finfo(logprobs.dtype).tiny)
+    return torch.cat([logprobs.gather(-1, tokens), others.clamp(min=least)], dim=-1)
+
+
 def _kl(log_p: Tensor, d: Tensor) -> Tensor:
     """KL(p || q) as the sum of p (d + expm1(-d)) with d = log p - log q; [N, M] -> [N].
 
@@ -127,5 +132,6 @@ def _kl(log_p: Tensor, d: Tensor) -> Tensor:
 
 def _log_mixture(d: Tensor, weight: float) -> Tensor:
     """log(1 - weight + weight e^d), exactly 0 at d = 0 and without overflow at any d."""
-    other = torch.where(d > 0, 1 - weight, weight)
-    return d.clamp(min=0) + torch.log1p(other * torch.expm1(-d.abs()))
+    near = torch.log1p(weight * torch.expm1(d.clamp(-1, 1)))
+    far = torch.logaddexp(d.new_tensor(1 - weight).log(), d + d.new_tensor(weight).log())
+    return torch.where(d.abs() <= 1, near, far)
