@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tests.cluster import binaries, cluster, light
+from tests.cluster import binaries, cluster, images, light
 from tests.cluster.binaries import Binary
 from tests.cluster.cluster import Report
 from tests.cluster.control_plane import Folders
@@ -27,6 +27,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--light", action="store_true", help="etcd and kube-apiserver only")
         if name == "down":
             command.add_argument("--purge", action="store_true", help="drop loaded images and logs, too")
+        if name == "up":
+            command.add_argument("--images", action="store_true", help="build and load all images, too")
+    commands.add_parser("images", help="build all images and load them")
+    loading = commands.add_parser("load-image", help="load images by name, or from archives")
+    loading.add_argument("image", nargs="+")
     binary = commands.add_parser("binary", help="print the path of a program, building it if need be")
     binary.add_argument("name", choices=[each.value for each in Binary])
     return parser
@@ -40,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             wanted = Binary(options.name)
             print(binaries.ensure([wanted])[wanted])
             return 0
-        return _light(options.command) if options.light else _full(options)
+        return _light(options.command) if getattr(options, "light", False) else _full(options)
     except ClusterError as error:
         print(f"tests.cluster: {error}", file=sys.stderr)
         return 2
@@ -58,7 +63,11 @@ def _report_to_stderr() -> Report:
 def _full(options: argparse.Namespace) -> int:
     report = _report_to_stderr()
     if options.command == "up":
-        print(cluster.up(report).kubeconfig)
+        print((images.up_with_images if options.images else cluster.up)(report).kubeconfig)
+    elif options.command == "images":
+        images.build_and_load(report)
+    elif options.command == "load-image":
+        images.load_named(options.image, report)
     elif options.command == "down":
         cluster.down(purge=options.purge)
         report("down")

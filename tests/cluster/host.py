@@ -38,7 +38,12 @@ CLUSTER_TOOLS = (
     Tool("conntrack", "conntrack"),
     Tool("mount", "mount"),
 )
-IMAGE_TOOLS = (Tool("buildah", "buildah"), Tool("debootstrap", "debootstrap"))
+IMAGE_TOOLS = (
+    Tool("buildah", "buildah"),
+    Tool("skopeo", "skopeo"),
+    Tool("debootstrap", "debootstrap"),
+    Tool("tar", "tar"),
+)
 
 
 def missing_tools(tools: Sequence[Tool]) -> list[Tool]:

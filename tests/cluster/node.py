@@ -56,8 +56,9 @@ def write_client_kubeconfig(
 def kubelet_configuration(
     folders: ClusterFolders, ports: LocalPorts, authority: Path, server: KeyPair
 ) -> Mapping[str, object]:
-    """The kubelet's configuration: pods live in a cgroup of the cluster's own, a nearly full disk evicts
-    nothing, and an empty resolver file stands for the DNS that there is not."""
+    """The kubelet's configuration: pods live in a cgroup of the cluster's own, and a nearly full disk evicts
+    nothing. There is no cluster DNS: a pod's resolver is its own loopback, where every look-up is refused at
+    once (with none, each pod would get a warning event)."""
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -80,6 +81,7 @@ def kubelet_configuration(
         "failCgroupV1": False,
         "failSwapOn": False,
         "makeIPTablesUtilChains": False,
+        "clusterDNS": [LOOPBACK],
         "resolvConf": str(folders.run / "resolv.conf"),
         "podLogsDir": str(folders.logs / "pods"),
         "volumePluginDir": str(folders.run / "volume-plugins"),

@@ -58,6 +58,7 @@ disabled_plugins = [
 
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
         SystemdCgroup = false
+        Root = {quoted(folders.run / "runc")}
 
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = {quoted(CNI_PLUGINS)}
