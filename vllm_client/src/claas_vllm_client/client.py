@@ -3,31 +3,27 @@
 from collections.abc import Mapping
 from posixpath import normpath
 from types import TracebackType
-from typing import TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import ValidationError
 
-from claas_vllm_client.errors import (
-    AdapterRejected,
-    AliasRejected,
-    AnswerTimedOut,
-    ProbeFailed,
-    Refused,
-    RequestFailed,
-    RouteMissing,
-    UnexpectedAnswer,
-    Unreachable,
+from claas_vllm_client.errors import AdapterRejected, AliasRejected, ProbeFailed, UnexpectedAnswer
+from claas_vllm_client.transport import (
+    Json,
+    Transport,
+    check,
+    check_access,
+    check_control,
+    error_message,
+    is_missing_route,
+    read,
 )
 from claas_vllm_client.wire import (
     CompanionStatus,
     Completion,
-    ErrorAnswer,
     IsPaused,
     IsSleeping,
     LoadOutcome,
-    Message,
     ModelList,
     PauseMode,
     ProbeAnswer,
@@ -35,11 +31,6 @@ from claas_vllm_client.wire import (
     ServerLoad,
     parse_metrics,
 )
-
-M = TypeVar("M", bound=Message)
-Json = Mapping[str, str | int | float | bool | None]
-
-CONTROL_TOKEN_HEADER = "X-Claas-Token"
 
 
 def same_path(left: str | None, right: str) -> bool:
@@ -64,20 +55,14 @@ class VllmClient:
         timeout_seconds: float = 10.0,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        headers = {}
-        if control_token is not None:
-            headers[CONTROL_TOKEN_HEADER] = control_token
-        if api_key is not None:
-            headers["Authorization"] = f"Bearer {api_key}"
-        self.base_url = base_url.rstrip("/")
-        # A pod is reached directly: a proxy of the environment must not get the control token.
-        self._http = httpx.AsyncClient(
-            headers=headers,
-            timeout=httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, 5.0)),
+        self._transport = Transport(
+            base_url,
+            control_token=control_token,
+            api_key=api_key,
+            timeout_seconds=timeout_seconds,
             transport=transport,
-            trust_env=False,
-            follow_redirects=False,
         )
+        self.base_url = self._transport.base_url
 
     async def __aenter__(self) -> "VllmClient":
         return self
@@ -89,14 +74,14 @@ class VllmClient:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._transport.aclose()
 
     async def health(self) -> bool:
         """True when the engine lives (also while it sleeps), False when the server says it is dead."""
-        answer = await self._send("GET", "/health")
+        answer = await self._transport.send("GET", "/health")
         if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
             return False
-        self._check(answer)
+        check(answer)
         return True
 
     async def sleep(self, *, mode: PauseMode = PauseMode.KEEP, level: int = 1, timeout_seconds: float = 60.0) -> None:
@@ -122,17 +107,17 @@ class VllmClient:
 
     async def is_paused(self) -> bool:
         """Whether the scheduler is paused."""
-        return self._read(await self._control("GET", "/is_paused"), IsPaused).is_paused
+        return read(await self._control("GET", "/is_paused"), IsPaused).is_paused
 
     async def is_sleeping(self) -> bool:
         """Whether the engine is asleep or paused (vLLM does not tell these apart here)."""
-        return self._read(await self._control("GET", "/is_sleeping"), IsSleeping).is_sleeping
+        return read(await self._control("GET", "/is_sleeping"), IsSleeping).is_sleeping
 
     async def models(self) -> tuple[ServedModel, ...]:
         """What the server lists: the base, loaded adapters, and the companion's served names."""
-        answer = await self._send("GET", "/v1/models")
-        self._check(answer)
-        return self._read(answer, ModelList).data
+        answer = await self._transport.send("GET", "/v1/models")
+        check(answer)
+        return read(answer, ModelList).data
 
     async def model(self, name: str) -> ServedModel | None:
         """The listed model of that name, or None."""
@@ -148,69 +133,74 @@ class VllmClient:
             return LoadOutcome.ALREADY_LOADED
         outcome = LoadOutcome.LOADED
         body: Json = {"lora_name": name, "lora_path": path}
-        answer = await self._send("POST", "/v1/load_lora_adapter", json=body, timeout_seconds=timeout_seconds)
+        answer = await self._transport.send(
+            "POST", "/v1/load_lora_adapter", json=body, timeout_seconds=timeout_seconds
+        )
         if answer.status_code == httpx.codes.BAD_REQUEST:
             # Someone else may have loaded it since we looked; what is listed decides.
             outcome = LoadOutcome.ALREADY_LOADED
         elif answer.is_error:
-            self._check_access(answer)
-            if _is_missing_route(answer):
-                self._check_control(answer)
+            check_access(answer)
+            if is_missing_route(answer):
+                check_control(answer)
             raise AdapterRejected(
-                self._url("/v1/load_lora_adapter"),
+                self._transport.url("/v1/load_lora_adapter"),
                 name,
                 path,
-                f"HTTP {answer.status_code}: {_error_message(answer)}. Check that the pod mounts the volume at"
+                f"HTTP {answer.status_code}: {error_message(answer)}. Check that the pod mounts the volume at"
                 " this path and that the adapter fits --max-lora-rank and the base model",
             )
         if not self._holds(await self.model(name), name, path):
-            said = "answered with success" if answer.is_success else f"refused ({_error_message(answer)})"
+            said = "answered with success" if answer.is_success else f"refused ({error_message(answer)})"
             raise AdapterRejected(
-                self._url("/v1/models"), name, path, f"the load was {said}, and it is not listed; look at the log"
+                self._transport.url("/v1/models"),
+                name,
+                path,
+                f"the load was {said}, and it is not listed; look at the log",
             )
         return outcome
 
     async def unload_adapter(self, name: str) -> bool:
         """Unload an adapter. False when it was not loaded."""
-        answer = await self._send("POST", "/v1/unload_lora_adapter", json={"lora_name": name})
-        if answer.status_code == httpx.codes.NOT_FOUND and not _is_missing_route(answer):
+        answer = await self._transport.send("POST", "/v1/unload_lora_adapter", json={"lora_name": name})
+        if answer.status_code == httpx.codes.NOT_FOUND and not is_missing_route(answer):
             return False
-        self._check_control(answer)
+        check_control(answer)
         return True
 
     async def companion_status(self) -> CompanionStatus | None:
         """The companion's state, or None when the server has no companion."""
-        answer = await self._send("GET", "/claas/status")
+        answer = await self._transport.send("GET", "/claas/status")
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
-        self._check(answer)
-        return self._read(answer, CompanionStatus)
+        check(answer)
+        return read(answer, CompanionStatus)
 
     async def set_alias(self, name: str, *, target: str, path: str, version: int) -> CompanionStatus:
         """Point the served name at a loaded adapter, atomically. Raises `AliasRejected` when it isn't loaded."""
         body: Json = {"target": target, "path": path, "version": version}
-        answer = await self._send("PUT", _alias_route(name), json=body)
+        answer = await self._transport.send("PUT", _alias_route(name), json=body)
         if answer.status_code == httpx.codes.CONFLICT:
-            raise AliasRejected(self._url(_alias_route(name)), answer.status_code, _error_message(answer))
-        self._check_control(answer)
-        return self._read(answer, CompanionStatus)
+            raise AliasRejected(self._transport.url(_alias_route(name)), answer.status_code, error_message(answer))
+        check_control(answer)
+        return read(answer, CompanionStatus)
 
     async def delete_alias(self, name: str) -> bool:
         """Forget a served name; its target is unloaded when idle. False when there was none."""
-        answer = await self._send("DELETE", _alias_route(name))
-        if answer.status_code == httpx.codes.NOT_FOUND and not _is_missing_route(answer):
+        answer = await self._transport.send("DELETE", _alias_route(name))
+        if answer.status_code == httpx.codes.NOT_FOUND and not is_missing_route(answer):
             return False
-        self._check_control(answer)
+        check_control(answer)
         return True
 
     async def load(self) -> ServerLoad:
         """Running and waiting requests and the sleep state, from `/metrics`."""
-        answer = await self._send("GET", "/metrics")
-        self._check(answer)
+        answer = await self._transport.send("GET", "/metrics")
+        check(answer)
         try:
             return parse_metrics(answer.text)
         except ValueError as error:
-            raise UnexpectedAnswer(self._url("/metrics"), f"{error}; is this a vLLM server?") from error
+            raise UnexpectedAnswer(self._transport.url("/metrics"), f"{error}; is this a vLLM server?") from error
 
     async def probe(
         self, model: str, prompt: str, *, max_tokens: int = 8, timeout_seconds: float = 60.0
@@ -224,14 +214,14 @@ class VllmClient:
             "logprobs": 1,
             "return_token_ids": True,
         }
-        url = self._url("/v1/completions")
-        answer = await self._send("POST", "/v1/completions", json=body, timeout_seconds=timeout_seconds)
-        self._check_access(answer)
+        url = self._transport.url("/v1/completions")
+        answer = await self._transport.send("POST", "/v1/completions", json=body, timeout_seconds=timeout_seconds)
+        check_access(answer)
         if answer.is_error:
             # The body may quote the prompt, so only its status goes into the message.
             hint = "; the model is not served" if answer.status_code == httpx.codes.NOT_FOUND else ""
             raise ProbeFailed(url, f"{model} answered HTTP {answer.status_code}{hint}; look at the server's log")
-        choices = self._read(answer, Completion)
+        choices = read(answer, Completion)
         if not choices.choices:
             raise ProbeFailed(url, f"{model} answered without a choice")
         choice = choices.choices[0]
@@ -245,34 +235,6 @@ class VllmClient:
         values = tuple(value for value in logprobs if value is not None)
         return ProbeAnswer(answered_by=choices.model, text=choice.text, token_ids=choice.token_ids, logprobs=values)
 
-    def _url(self, route: str) -> str:
-        return f"{self.base_url}{route}"
-
-    async def _send(
-        self,
-        method: str,
-        route: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        json: Json | None = None,
-        timeout_seconds: float | None = None,
-    ) -> httpx.Response:
-        timeout = self._http.timeout
-        if timeout_seconds is not None:
-            timeout = httpx.Timeout(timeout_seconds, connect=min(timeout_seconds, 5.0))
-        url = self._url(route)
-        try:
-            return await self._http.request(
-                method, url, params=params, json=None if json is None else dict(json), timeout=timeout
-            )
-        except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
-            raise AnswerTimedOut(url, f"no answer within {timeout.read} s; look at the server's log") from error
-        except httpx.HTTPError as error:
-            kind = type(error).__name__
-            raise Unreachable(url, f"no answer ({kind}); check that the pod runs and its port is open") from error
-        except httpx.InvalidURL as error:
-            raise Unreachable(url, "this is no usable address; check host and port") from error
-
     async def _control(
         self,
         method: str,
@@ -281,45 +243,9 @@ class VllmClient:
         params: Mapping[str, str] | None = None,
         timeout_seconds: float | None = None,
     ) -> httpx.Response:
-        answer = await self._send(method, route, params=params, timeout_seconds=timeout_seconds)
-        self._check_control(answer)
+        answer = await self._transport.send(method, route, params=params, timeout_seconds=timeout_seconds)
+        check_control(answer)
         return answer
-
-    def _check(self, answer: httpx.Response) -> None:
-        self._check_access(answer)
-        if not answer.is_success:
-            raise RequestFailed(_shown(answer), answer.status_code, _error_message(answer))
-
-    def _check_control(self, answer: httpx.Response) -> None:
-        self._check_access(answer)
-        if _is_missing_route(answer):
-            raise RouteMissing(
-                _shown(answer),
-                answer.status_code,
-                "the server has no such route; start vLLM with VLLM_SERVER_DEV_MODE=1 for sleep and pause, with"
-                " VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora for adapters, with the companion for aliases",
-            )
-        self._check(answer)
-
-    def _check_access(self, answer: httpx.Response) -> None:
-        if answer.status_code == httpx.codes.UNAUTHORIZED:
-            raise Refused(_shown(answer), 401, "vLLM wants its API key; give the one of --api-key")
-        if answer.status_code == httpx.codes.FORBIDDEN:
-            raise Refused(
-                _shown(answer),
-                403,
-                "the companion's lock wants the control token; give the content of the file CLAAS_TOKEN_FILE names",
-            )
-
-    def _read(self, answer: httpx.Response, kind: type[M]) -> M:
-        try:
-            return kind.model_validate_json(answer.content)
-        except ValidationError as error:
-            # The errors' inputs are left out: they may quote an answer's text.
-            where = ", ".join(".".join(map(str, entry["loc"])) or "body" for entry in error.errors()[:3])
-            raise UnexpectedAnswer(
-                _shown(answer), f"no readable {kind.__name__} (at {where}); is this a vLLM server?"
-            ) from None
 
     def _holds(self, model: ServedModel | None, name: str, path: str) -> bool:
         if model is None:
@@ -327,7 +253,7 @@ class VllmClient:
         if same_path(model.root, path):
             return True
         raise AdapterRejected(
-            self._url("/v1/models"),
+            self._transport.url("/v1/models"),
             name,
             path,
             f"the name is taken by an adapter loaded from {model.root}; unload that one, or use another name",
@@ -336,21 +262,3 @@ class VllmClient:
 
 def _alias_route(name: str) -> str:
     return f"/claas/aliases/{quote(name, safe='/@')}"
-
-
-def _shown(answer: httpx.Response) -> str:
-    return str(answer.request.url)
-
-
-def _is_missing_route(answer: httpx.Response) -> bool:
-    """Whether a 404 is FastAPI's own (no such route) rather than vLLM's (no such adapter)."""
-    return answer.status_code == httpx.codes.NOT_FOUND and _error_message(answer) in ("Not Found", "")
-
-
-def _error_message(answer: httpx.Response) -> str:
-    """The message of an error body in vLLM's shape, at most 500 characters."""
-    try:
-        error = ErrorAnswer.model_validate_json(answer.content).error
-    except ValidationError:
-        return answer.reason_phrase
-    return (error if isinstance(error, str) else error.message)[:500]

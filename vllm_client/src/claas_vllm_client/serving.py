@@ -133,6 +133,8 @@ async def put_in_service(
     probed = time.monotonic()
     if method is SwapMethod.COMPANION:
         await _flip(client, served_name, target, path, version, load_timeout_seconds)
+        if before and before.method is SwapMethod.VLLM_ROUTES:
+            await client.unload_adapter(served_name)  # Loaded under the name itself before the companion came.
     else:
         await _replace(client, served_name, target, path, load_timeout_seconds)
         target = served_name

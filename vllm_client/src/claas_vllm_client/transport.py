@@ -1,0 +1,141 @@
+"""Requests to one server: keys, timeouts, and an exception of this package for everything that goes wrong."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import httpx
+from pydantic import ValidationError
+
+from claas_vllm_client.errors import (
+    AnswerTimedOut,
+    Refused,
+    RequestFailed,
+    RouteMissing,
+    UnexpectedAnswer,
+    Unreachable,
+)
+from claas_vllm_client.wire import ErrorAnswer, Message
+
+M = TypeVar("M", bound=Message)
+Json = Mapping[str, str | int | float | bool | None]
+
+CONTROL_TOKEN_HEADER = "X-Claas-Token"
+_CONNECT_TIMEOUT_SECONDS = 5.0
+
+
+class Transport:
+    """Sends requests to the server at `base_url` and turns connection failures into `Unreachable`."""
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        control_token: str | None,
+        api_key: str | None,
+        timeout_seconds: float,
+        transport: httpx.AsyncBaseTransport | None,
+    ) -> None:
+        headers = {}
+        if control_token is not None:
+            headers[CONTROL_TOKEN_HEADER] = control_token
+        if api_key is not None:
+            headers["Authorization"] = f"Bearer {api_key}"
+        self.base_url = base_url.rstrip("/")
+        self._timeout_seconds = timeout_seconds
+        # A pod is reached directly: a proxy of the environment must not get the control token.
+        self._http = httpx.AsyncClient(headers=headers, transport=transport, trust_env=False, follow_redirects=False)
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    def url(self, route: str) -> str:
+        """The address of a route."""
+        return f"{self.base_url}{route}"
+
+    async def send(
+        self,
+        method: str,
+        route: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        json: Json | None = None,
+        timeout_seconds: float | None = None,
+    ) -> httpx.Response:
+        """One request; any status is an answer. Raises `Unreachable` or `AnswerTimedOut`."""
+        seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
+        timeout = httpx.Timeout(seconds, connect=min(seconds, _CONNECT_TIMEOUT_SECONDS))
+        url = self.url(route)
+        try:
+            return await self._http.request(
+                method, url, params=params, json=None if json is None else dict(json), timeout=timeout
+            )
+        except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
+            raise AnswerTimedOut(url, f"no answer within {seconds:g} s; look at the server's log") from error
+        except httpx.HTTPError as error:
+            kind = type(error).__name__
+            raise Unreachable(url, f"no answer ({kind}); check that the pod runs and its port is open") from error
+        except httpx.InvalidURL as error:
+            raise Unreachable(url, "this is no usable address; check host and port") from error
+
+
+def check(answer: httpx.Response) -> None:
+    """Raise `Refused` or `RequestFailed` unless the answer is a success."""
+    check_access(answer)
+    if not answer.is_success:
+        raise RequestFailed(shown(answer), answer.status_code, error_message(answer))
+
+
+def check_control(answer: httpx.Response) -> None:
+    """As `check`, for a route that exists only by a setting of the server: `RouteMissing` names it."""
+    check_access(answer)
+    if is_missing_route(answer):
+        raise RouteMissing(
+            shown(answer),
+            answer.status_code,
+            "the server has no such route; start vLLM with VLLM_SERVER_DEV_MODE=1 for sleep and pause, with"
+            " VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 and --enable-lora for adapters, with the companion for aliases",
+        )
+    check(answer)
+
+
+def check_access(answer: httpx.Response) -> None:
+    """Raise `Refused` when a key is missing or wrong."""
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        raise Refused(shown(answer), 401, "vLLM wants its API key; give the one of --api-key")
+    if answer.status_code == httpx.codes.FORBIDDEN:
+        raise Refused(
+            shown(answer),
+            403,
+            "the companion's lock wants the control token; give the content of the file CLAAS_TOKEN_FILE names",
+        )
+
+
+def read(answer: httpx.Response, kind: type[M]) -> M:
+    """The body as a value of that kind. Raises `UnexpectedAnswer` naming the fields, never their content."""
+    try:
+        return kind.model_validate_json(answer.content)
+    except ValidationError as error:
+        where = ", ".join(".".join(map(str, entry["loc"])) or "body" for entry in error.errors()[:3])
+        raise UnexpectedAnswer(
+            shown(answer), f"no readable {kind.__name__} (at {where}); is this a vLLM server?"
+        ) from None
+
+
+def shown(answer: httpx.Response) -> str:
+    """The address an answer came from."""
+    return str(answer.request.url)
+
+
+def is_missing_route(answer: httpx.Response) -> bool:
+    """Whether a 404 is FastAPI's own (no such route) rather than vLLM's (no such adapter)."""
+    return answer.status_code == httpx.codes.NOT_FOUND and error_message(answer) in ("Not Found", "")
+
+
+def error_message(answer: httpx.Response) -> str:
+    """The message of an error body in vLLM's shape, at most 500 characters."""
+    try:
+        error = ErrorAnswer.model_validate_json(answer.content).error
+    except ValidationError:
+        return answer.reason_phrase
+    return (error if isinstance(error, str) else error.message)[:500]
