@@ -9,6 +9,7 @@ from pydantic import Field, JsonValue
 
 from claas_crds.base import ResourceModel
 from claas_crds.conditions import Condition
+from claas_crds.lora_adapter import RELATIVE_PATH
 from claas_crds.training import DistillBatchItem, TrainingOverrides
 
 KIND = "DistillJob"
@@ -36,7 +37,7 @@ class FileReference(ResourceModel):
 
     claim_name: str = Field(min_length=1, max_length=253)
     """Name of the claim."""
-    path: str = Field(max_length=1024, json_schema_extra={"pattern": r"^[A-Za-z0-9._@-]+(/[A-Za-z0-9._@-]+)*$"})
+    path: str = Field(max_length=1024, json_schema_extra={"pattern": RELATIVE_PATH})
     """The file below the volume's root: a JSON list of samples."""
 
 

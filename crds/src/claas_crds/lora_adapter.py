@@ -17,7 +17,9 @@ PLURAL = "loraadapters"
 HISTORY_LIMIT = 20
 """How many versions `status.versions` names; older ones stay on the volume."""
 
-RELATIVE_PATH = r"^[A-Za-z0-9._@-]+(/[A-Za-z0-9._@-]+)*$"
+_SEGMENT = r"[A-Za-z0-9._@-]*[A-Za-z0-9_@-][A-Za-z0-9._@-]*"
+RELATIVE_PATH = rf"^{_SEGMENT}(/{_SEGMENT})*$"
+"""A path below a volume's root: no segment is made of dots alone, so that none leads out of it."""
 
 
 class EngineName(StrEnum):
@@ -43,14 +45,14 @@ class ClaimVolume(ResourceModel):
 
     claim_name: str = Field(min_length=1, max_length=253)
     """Name of the claim."""
-    path: str = Field(default="", json_schema_extra={"pattern": r"^([A-Za-z0-9._@-]+(/[A-Za-z0-9._@-]+)*)?$"})
+    path: str = Field(default="", max_length=1024, json_schema_extra={"pattern": rf"^({RELATIVE_PATH[1:-1]})?$"})
     """Folder below the volume's root; the root itself when empty."""
 
 
 class HubModel(ResourceModel):
     """A model on the Hugging Face hub, kept in a cache volume."""
 
-    repository: str = Field(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$")
+    repository: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$", max_length=200)
     """Such as `Qwen/Qwen3-8B`."""
     revision: str | None = None
     """Branch, tag or commit; pin a commit for steps that can be repeated."""

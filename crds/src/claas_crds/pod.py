@@ -106,7 +106,18 @@ class TrainerPod(ResourceModel):
     """Group that owns the adapter volume's files."""
     env: list[EnvVar] = []
     """Further environment variables."""
-    volumes: list[Volume] = []
+    volumes: list[Volume] = Field(
+        default=[],
+        max_length=32,
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": "self.all(volume, !volume.name.startsWith('claas-'))",
+                    "message": "names beginning with claas- are the operator's own",
+                }
+            ]
+        },
+    )
     """Further volumes, such as a compile cache."""
     volume_mounts: list[VolumeMount] = []
     """Where they appear."""
