@@ -18,7 +18,7 @@ from claas_operator.api import LEASES, Api, connected
 from claas_operator.apply import Applier
 from claas_operator.companion import CompanionSource
 from claas_operator.core import Lease, Manifest
-from claas_operator.errors import OperatorError, SettingsError
+from claas_operator.errors import Conflict, OperatorError, SettingsError
 from claas_operator.events import Recorder
 from claas_operator.handlers import Wakers
 from claas_operator.observe import Observer
@@ -77,7 +77,7 @@ async def lead(api: Api, api_client: ApiClient, settings: Settings) -> int:
     async def started() -> None:
         try:
             await operate(api, settings, stop)
-        except* Exception as errors:
+        except* Exception as errors:  # noqa: BLE001  (told by the exit status)
             log.error("stopped: %s", "; ".join(f"{type(error).__name__}: {error}" for error in errors.exceptions))
         finally:
             ended.set()
@@ -96,6 +96,7 @@ async def lead(api: Api, api_client: ApiClient, settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
+    await _ensure_lease(api, settings)
     election = leaderelection.LeaderElection(config)
     waits = [asyncio.create_task(wait) for wait in (election.run(), told.wait(), ended.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -105,9 +106,23 @@ async def lead(api: Api, api_client: ApiClient, settings: Settings) -> int:
             await asyncio.wait_for(ended.wait(), STOP_SECONDS)
     for wait in waits:
         wait.cancel()
-    await asyncio.gather(*waits, return_exceptions=True)
+    for result in await asyncio.gather(*waits, return_exceptions=True):
+        if isinstance(result, Exception):
+            log.error("stopped: %s: %s", type(result).__name__, result)
     await _let_go(api, settings)
     return 0 if told.is_set() else 1
+
+
+async def _ensure_lease(api: Api, settings: Settings) -> None:
+    """Make the leader's Lease, held by nobody: the library's own way of making one fails in kubernetes 37.0."""
+    lease: Manifest = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": LEADER_LEASE, "namespace": settings.pod_namespace},
+        "spec": {},
+    }
+    with contextlib.suppress(Conflict):
+        await api.create(LEASES, settings.pod_namespace, lease)
 
 
 async def _let_go(api: Api, settings: Settings) -> None:
@@ -132,8 +147,9 @@ async def main() -> int:
     except SettingsError as error:
         print(f"claas-operator: {error}", file=sys.stderr)  # noqa: T201  (before logging is set up)
         return 2
-    kopf.configure(verbose=False, log_format=kopf.LogFormat.PLAIN)
-    logging.getLogger().setLevel(settings.log_level)
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for noisy in ("httpx", "httpcore", "kopf.objects"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
     async with connected() as (api, api_client):
         return await lead(api, api_client, settings)
 

@@ -19,11 +19,18 @@ class ConditionDraft:
     notes: list[Note] = field(default_factory=list)
 
     def set(
-        self, condition_type: str, holds: bool | None, reason: str, message: str, *, warning: bool = False
+        self,
+        condition_type: str,
+        holds: bool | None,
+        reason: str,
+        message: str,
+        *,
+        warning: bool = False,
+        quiet: bool = False,
     ) -> None:
         """Say whether the condition holds (None: Unknown), why, and since when.
 
-        A change of status or reason is noted as an Event.
+        A change of status or reason is noted as an Event, unless `quiet`: another condition tells it.
         """
         status = {True: ConditionStatus.TRUE, False: ConditionStatus.FALSE, None: ConditionStatus.UNKNOWN}[holds]
         before = condition_of(self.conditions, condition_type)
@@ -40,7 +47,7 @@ class ConditionDraft:
             self.conditions.append(after)
         else:
             self.conditions[self.conditions.index(before)] = after
-        if before is None or changed or before.reason != reason:
+        if not quiet and (before is None or changed or before.reason != reason):
             self.notes.append(Note(reason=reason, message=message, warning=warning))
 
     def remove(self, condition_type: str) -> None:

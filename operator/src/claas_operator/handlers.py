@@ -29,6 +29,7 @@ class Wakers:
         """All handlers, for `kopf.operator(registry=...)`."""
         registry = self._registry
         kopf.on.startup(registry=registry)(_configure)
+        kopf.on.login(registry=registry, errors=kopf.ErrorsMode.IGNORED)(_log_in)
         kopf.on.event(GROUP, VERSION, lora_adapter.PLURAL, registry=registry)(self.adapter_event)
         kopf.on.event(GROUP, VERSION, distill_job.PLURAL, registry=registry)(self.job_event)
         managed = {"app.kubernetes.io/managed-by": "claas-operator"}
@@ -67,6 +68,11 @@ def _metadata(body: kopf.Body) -> ObjectMeta:
     raw: Manifest = dict(body["metadata"])
     raw.pop("managedFields", None)
     return ObjectMeta.model_validate(raw)
+
+
+def _log_in(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    """The pod's service account, or else the current kube-context: as `api.connected` does."""
+    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
 
 async def _configure(settings: kopf.OperatorSettings, **_: Any) -> None:

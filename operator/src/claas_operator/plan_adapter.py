@@ -287,35 +287,35 @@ def _write_conditions(draft: ConditionDraft, world: AdapterWorld, verdict: _Verd
     stalled = verdict.reason in STALLING
     progressing = not verdict.ready and not stalled
     draft.set(AdapterCondition.READY, verdict.ready, verdict.reason, verdict.message, warning=stalled)
-    notes = draft.notes.copy()
+    # One Event for a change is enough: Ready tells it, the others follow from it.
     serving = [replica for replica in replicas if replica.state is ReplicaState.SERVING]
-    if not replicas or all(replica.state is ReplicaState.NOT_READY for replica in replicas):
-        draft.set(AdapterCondition.SERVED, False, AdapterReason.NO_READY_PODS, "No vLLM pod is ready")
+    if all(replica.state is ReplicaState.NOT_READY for replica in replicas):
+        draft.set(AdapterCondition.SERVED, False, AdapterReason.NO_READY_PODS, "No vLLM pod is ready", quiet=True)
     else:
-        draft.set(AdapterCondition.SERVED, bool(serving), verdict.reason, verdict.message)
+        draft.set(AdapterCondition.SERVED, bool(serving), verdict.reason, verdict.message, quiet=True)
     draft.set(
         AdapterCondition.RECONCILING,
         progressing,
         verdict.reason if progressing else AdapterReason.UP_TO_DATE,
-        verdict.message if progressing else "Nothing is left to do",
+        verdict.message if progressing else "Nothing is under way",
+        quiet=True,
     )
     draft.set(
         AdapterCondition.STALLED,
         stalled,
         verdict.reason if stalled else AdapterReason.UP_TO_DATE,
         verdict.message if stalled else "Nothing is in the way",
+        quiet=True,
     )
     _write_companion(draft, world)
-    # One Event for a change is enough: Ready tells it, the others follow from it.
-    companion = [note for note in draft.notes if note.reason == AdapterReason.COMPANION_MISSING]
-    draft.notes = notes + companion
 
 
 def _write_companion(draft: ConditionDraft, world: AdapterWorld) -> None:
     asked = [pod.server for pod in world.pods if pod.server is not None and pod.server.reachable]
     if not asked:
         if not is_true(draft.conditions, AdapterCondition.COMPANION):
-            draft.set(AdapterCondition.COMPANION, None, AdapterReason.PENDING, "No vLLM pod has answered yet")
+            message = "No vLLM pod has answered yet"
+            draft.set(AdapterCondition.COMPANION, None, AdapterReason.PENDING, message, quiet=True)
         return
     if not all(server.companion for server in asked):
         draft.set(
@@ -332,7 +332,7 @@ def _write_companion(draft: ConditionDraft, world: AdapterWorld) -> None:
         said += "; it can't write its alias folder, so a restarted pod waits for the operator"
     if not all(server.companion_supported for server in asked):
         said += "; this vLLM release is not one it was tested with"
-    draft.set(AdapterCondition.COMPANION, True, AdapterReason.COMPANION_FOUND, said)
+    draft.set(AdapterCondition.COMPANION, True, AdapterReason.COMPANION_FOUND, said, quiet=True)
 
 
 def _delete(world: AdapterWorld) -> AdapterPlan:

@@ -65,7 +65,7 @@ class _Draft:
     def fail(self, reason: str, message: str) -> JobPlan:
         """The job has failed for good."""
         if not is_true(self.conditions.conditions, JobCondition.TRAINED):
-            self.conditions.set(JobCondition.TRAINED, False, reason, message, warning=True)
+            self.conditions.set(JobCondition.TRAINED, False, reason, message, quiet=True)
         self.conditions.set(JobCondition.FAILED, True, reason, message, warning=True)
         self.changes["completion_time"] = self.world.now
         return self.plan(JobPhase.FAILED, 0.0)
