@@ -1,0 +1,59 @@
+# The two commands of a newcomer are `make demo` and `make test`; `make help` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+export PYTHONPATH := $(CURDIR):$(CURDIR)/crds/src:$(CURDIR)/vllm_client/src:$(CURDIR)/operator/src:$(CURDIR)/trainer_image/src:$(CURDIR)/vllm_companion/src
+PYTHON = $$(tools/environment)
+CODE = crds/src vllm_client/src operator/src trainer_image/src vllm_companion/src tools tests
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: demo
+demo: ## From nothing to an adapter that learned: cluster, images, Helm install, rounds of feedback, a plot
+	$(PYTHON) -m tests.demo up
+
+.PHONY: demo-down
+demo-down: ## Take down what the demo left up
+	$(PYTHON) -m tests.demo down
+
+.PHONY: test
+test: test-fast ## All tests: fast, contract, integration, and on a real cluster
+	$(PYTHON) -m pytest -m "contract"
+	$(PYTHON) -m pytest -m "integration"
+	$(PYTHON) -m pytest -m "e2e"
+
+.PHONY: test-fast
+test-fast: ## The tests that need no other process, in under a minute
+	$(PYTHON) -m pytest -q -m "not contract and not integration and not e2e"
+
+.PHONY: lint
+lint: ## Style, types, import contracts, generated files
+	$(PYTHON) -m ruff check $(CODE)
+	$(PYTHON) -m ruff format --check $(CODE)
+	$(PYTHON) -m mypy $(CODE)
+	$$(dirname $(PYTHON))/lint-imports
+	$(PYTHON) tools/generate.py --check
+
+.PHONY: format
+format: ## Bring the code into form
+	$(PYTHON) -m ruff check --fix $(CODE)
+	$(PYTHON) -m ruff format $(CODE)
+
+.PHONY: generate
+generate: ## Write the CRD manifests and pages that come from the models
+	$(PYTHON) tools/generate.py
+
+.PHONY: lock
+lock: ## Resolve the requirements anew
+	tools/lock
+
+.PHONY: cluster-up cluster-down
+cluster-up: ## Bring the one-node test cluster up
+	$(PYTHON) -m tests.cluster up
+cluster-down: ## Take it down
+	$(PYTHON) -m tests.cluster down
+
+.PHONY: images
+images: ## Build the images and load them into the test cluster
+	$(PYTHON) -m tests.cluster images
