@@ -40,7 +40,7 @@ NAME = "user123/coder-v1"
 VERSIONS = 50
 CLIENTS = 8
 PROBE = ProbeSpec("The colour of the sky is", max_tokens=4)
-LONG_ANSWER_TOKENS = 500
+LONG_ANSWER_TOKENS = 300
 HEADERS = {"Authorization": f"Bearer {API_KEY}"}
 
 
@@ -322,16 +322,12 @@ async def test_a_version_that_does_not_load_or_answer_leaves_the_old_one_in_serv
     site: Site, client: VllmClient
 ) -> None:
     await serve(client, site, 6)
-    spoilt = build_adapter(site.server.model, site.root / "spoilt" / "7", seed=7)
-    spoil_adapter(spoilt)
     too_wide = build_adapter(site.server.model, site.root / "wide" / "7", seed=7, rank=16)
 
     with pytest.raises(AdapterRejected, match="missing"):
         await put_in_service(client, served_name=NAME, version=7, path=str(site.root / "missing" / "7"), probe=PROBE)
     with pytest.raises(AdapterRejected, match="max-lora-rank"):
         await put_in_service(client, served_name=NAME, version=7, path=str(too_wide), probe=PROBE)
-    with pytest.raises(ProbeFailed):
-        await put_in_service(client, served_name=NAME, version=7, path=str(spoilt), probe=PROBE)
     with pytest.raises(AliasRejected, match="not a loaded adapter"):
         await client.set_alias(NAME, target=f"{NAME}@7", path=site.path(7), version=7)
     with pytest.raises(AliasRejected, match="base model"):
@@ -393,11 +389,24 @@ async def test_without_the_companion_versions_are_swapped_by_vllms_own_routes(si
         assert await client.model(name) is None
 
 
+async def test_a_version_of_nan_weights_fails_its_probe_and_is_not_served(site: Site, client: VllmClient) -> None:
+    await serve(client, site, 11)
+    spoilt = build_adapter(site.server.model, site.root / "spoilt" / "12", seed=12)
+    spoil_adapter(spoilt)
+    with pytest.raises(ProbeFailed):
+        await put_in_service(client, served_name=NAME, version=12, path=str(spoilt), probe=PROBE)
+    served = await loaded_version(client, NAME)
+    assert served is not None
+    assert served.version == 11
+    await wait_for_targets(client, {f"{NAME}@11"})
+    # Answers are not asked for here: vLLM's CPU attention reads stale cache blocks, which now hold NaN. That is
+    # why nothing with such weights may be published, and why this test stands last before the restart.
+
+
 async def test_a_restarted_server_serves_its_aliases_before_it_accepts_a_request(
     site: Site, client: VllmClient
 ) -> None:
     await serve(client, site, 11)
-    before = await client.probe(NAME, PROBE.prompt)
     # A second name whose version is gone, and a file that is no alias: neither keeps the server from starting.
     (site.companion.alias_dir / "gone.json").write_text(
         json.dumps({"name": "gone", "target": "gone@1", "path": "/nowhere/versions/1", "version": 1})
@@ -407,8 +416,9 @@ async def test_a_restarted_server_serves_its_aliases_before_it_accepts_a_request
     await asyncio.to_thread(site.server.restart)
 
     # `restart` returns at the first answered request; nothing has put anything in service since.
-    after = await client.probe(NAME, PROBE.prompt)
-    assert after == before
+    again = await put_in_service(client, served_name=NAME, version=11, path=site.path(11), probe=PROBE)
+    assert not again.changed
+    assert (await client.probe(NAME, PROBE.prompt)).answered_by == f"{NAME}@11"
     status = await client.companion_status()
     assert status is not None
     assert [alias.target for alias in status.aliases] == [f"{NAME}@11"]

@@ -102,3 +102,50 @@ def test_without_a_driver_there_are_no_gpus() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(claas_vllm, "_import_nvml", lambda: None)
         assert visible_gpu_uuids({}) == []
+
+
+class _Nvml:
+    """Two GPUs as NVML shows them; the second is cut into two MIG slices, of which one may be used."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self) -> None:
+        self.open = False
+
+    def nvmlInit(self) -> None:  # noqa: N802
+        self.open = True
+
+    def nvmlShutdown(self) -> None:  # noqa: N802
+        self.open = False
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:  # noqa: N802
+        return ("GPU-whole", "GPU-cut")[index]
+
+    def nvmlDeviceGetMigMode(self, device: str) -> list[int]:  # noqa: N802
+        if device == "GPU-whole":
+            raise self.NVMLError("Not Supported")
+        return [1, 1]
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, device: str) -> int:  # noqa: N802
+        return 7
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, device: str, number: int) -> str:  # noqa: N802
+        if number != 3:
+            raise self.NVMLError("Not Found")
+        return "MIG-three"
+
+    def nvmlDeviceGetUUID(self, device: str) -> bytes:  # noqa: N802
+        return device.encode()
+
+
+def test_gpus_are_named_by_uuid_and_a_cut_one_by_its_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = _Nvml()
+    monkeypatch.setattr(claas_vllm, "_import_nvml", lambda: nvml)
+    assert visible_gpu_uuids({}) == ["GPU-whole", "MIG-three"]
+    assert visible_gpu_uuids({"CUDA_VISIBLE_DEVICES": "MIG-three"}) == ["MIG-three"]
+    assert visible_gpu_uuids({"CUDA_VISIBLE_DEVICES": "0"}) == ["GPU-whole"]
+    assert not nvml.open

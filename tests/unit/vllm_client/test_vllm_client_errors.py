@@ -11,6 +11,7 @@ from claas_vllm_client import (
     AliasRejected,
     AnswerTimedOut,
     LoadOutcome,
+    NotConnected,
     PauseMode,
     ProbeFailed,
     Refused,
@@ -69,8 +70,8 @@ CALLS: dict[str, Call] = {
 @pytest.mark.parametrize(
     ("handler", "expected"),
     [
-        (failing(httpx.ConnectError), Unreachable),
-        (failing(httpx.ConnectTimeout), Unreachable),
+        (failing(httpx.ConnectError), NotConnected),
+        (failing(httpx.ConnectTimeout), NotConnected),
         (failing(httpx.RemoteProtocolError), Unreachable),
         (failing(httpx.ReadTimeout), AnswerTimedOut),
         (always(401, {"error": "Unauthorized"}), Refused),

@@ -9,12 +9,14 @@ import pytest
 
 from claas_vllm_client import (
     DrainTimedOut,
+    NotConnected,
     PauseMode,
     ProbeFailed,
     ProbeSpec,
     Refused,
     RequestFailed,
     StillPaused,
+    Unreachable,
     VllmClient,
     ensure_awake,
     pause_serving,
@@ -84,7 +86,31 @@ async def test_a_drain_that_times_out_is_resumed_and_checked_and_nothing_is_abor
 async def test_a_drain_whose_resume_does_not_take_is_said() -> None:
     server = Scripted({"/pause": [httpx.ReadTimeout]}, deaf=True)
     with pytest.raises(StillPaused, match="/wake_up"):
+        await pause_serving(server.client(), mode=PauseMode.WAIT, resume_timeout_seconds=0.2)
+    assert "/sleep" not in " ".join(server.calls)
+
+
+async def test_a_resume_that_fails_is_made_good_by_a_wake_up() -> None:
+    server = Scripted({"/pause": [httpx.ReadTimeout], "/resume": [500]})
+    with pytest.raises(DrainTimedOut):
         await pause_serving(server.client(), mode=PauseMode.WAIT)
+    assert server.calls[-2:] == ["/wake_up", "/is_sleeping"]
+    assert not server.paused
+
+
+async def test_a_drain_that_breaks_off_leaves_the_server_unpaused() -> None:
+    server = Scripted({"/pause": [httpx.RemoteProtocolError]})
+    with pytest.raises(Unreachable):
+        await pause_serving(server.client(), mode=PauseMode.WAIT)
+    assert not server.paused
+
+
+async def test_an_unreachable_server_is_reported_at_once() -> None:
+    for route, mode in (("/sleep", PauseMode.KEEP), ("/pause", PauseMode.WAIT)):
+        server = Scripted({route: [httpx.ConnectError] * 9})
+        with pytest.raises(NotConnected):
+            await pause_serving(server.client(), mode=mode)
+        assert len(server.calls) == 1
 
 
 @pytest.mark.parametrize("mode", list(PauseMode))

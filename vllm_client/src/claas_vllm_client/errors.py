@@ -18,6 +18,10 @@ class Unreachable(VllmError):
     """No answer: the connection failed, broke off, or no answer came in time."""
 
 
+class NotConnected(Unreachable):
+    """No connection came about, so the server has not seen the request."""
+
+
 class AnswerTimedOut(Unreachable):
     """The server accepted the request and did not answer in time; whether it acted on it is not known."""
 

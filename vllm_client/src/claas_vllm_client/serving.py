@@ -16,6 +16,7 @@ from claas_vllm_client.errors import (
     AliasRejected,
     AnswerTimedOut,
     DrainTimedOut,
+    NotConnected,
     ProbeFailed,
     Refused,
     RequestFailed,
@@ -29,6 +30,7 @@ from claas_vllm_client.wire import LoadOutcome, PauseMode, ProbeAnswer, ServedMo
 _FLIP_ATTEMPTS = 3
 _FIRST_RETRY_SECONDS = 0.1
 _LONGEST_RETRY_SECONDS = 2.0
+_WITHOUT_EFFECT = (NotConnected, Refused, RouteMissing)
 
 
 class SwapMethod(StrEnum):
@@ -160,6 +162,7 @@ async def pause_serving(
     level: int = 1,
     drain_timeout_seconds: float = 60.0,
     sleep_timeout_seconds: float = 60.0,
+    resume_timeout_seconds: float = 30.0,
 ) -> float:
     """Put the server to sleep, and return how many seconds that took.
 
@@ -167,18 +170,20 @@ async def pause_serving(
     `/sleep?mode=wait` that is given up would stay queued in the engine and put it to sleep after the resume.
     Requests are ended only with ABORT, which is never chosen here.
 
-    Raises `DrainTimedOut` when running requests did not end in time; serving is then resumed. When the sleep
-    itself fails, the server is woken before the error is raised. Callers that are cancelled must resume.
+    Raises `DrainTimedOut` when running requests did not end in time; serving is then resumed. When a call fails
+    that may have paused the server, it is woken before the error is raised; `StillPaused` when that fails
+    within `resume_timeout_seconds`. Callers that are cancelled must resume.
     """
     started = time.monotonic()
     if mode is PauseMode.WAIT:
-        await _drain(client, drain_timeout_seconds)
+        await _drain(client, drain_timeout_seconds, resume_timeout_seconds)
     # After a drain nothing runs, and "keep" freezes what arrived since.
     sleep_mode = PauseMode.KEEP if mode is PauseMode.WAIT else mode
     try:
         await client.sleep(mode=sleep_mode, level=level, timeout_seconds=sleep_timeout_seconds)
-    except VllmError:
-        await ensure_awake(client)
+    except VllmError as error:
+        if mode is PauseMode.WAIT or not isinstance(error, _WITHOUT_EFFECT):
+            await ensure_awake(client, timeout_seconds=resume_timeout_seconds)
         raise
     return time.monotonic() - started
 
@@ -237,20 +242,32 @@ async def _wake_until_awake(client: VllmClient, deadline: float) -> None:
         delay = min(2 * delay, _LONGEST_RETRY_SECONDS)
 
 
-async def _drain(client: VllmClient, timeout_seconds: float) -> None:
+async def _drain(client: VllmClient, timeout_seconds: float, resume_timeout_seconds: float) -> None:
     try:
         await client.pause(mode=PauseMode.WAIT, timeout_seconds=timeout_seconds)
+    except _WITHOUT_EFFECT:
+        raise
     except AnswerTimedOut as error:
-        await client.resume()
-        if await client.is_paused():
-            raise StillPaused(
-                client.base_url, "still paused after /resume; POST /wake_up, or restart the pod"
-            ) from error
+        await _resume(client, resume_timeout_seconds)
         raise DrainTimedOut(
             client.base_url,
             f"running requests did not end within {timeout_seconds:g} s; serving was resumed and none was ended."
             " Give a longer drain timeout, or pause with mode keep",
         ) from error
+    except VllmError:
+        await _resume(client, resume_timeout_seconds)
+        raise
+
+
+async def _resume(client: VllmClient, timeout_seconds: float) -> None:
+    """End a pause without sleep, and check that it ended; by a full wake-up if /resume does not do it."""
+    try:
+        await client.resume()
+        paused = await client.is_paused()
+    except (Unreachable, RequestFailed):
+        paused = True
+    if paused:
+        await ensure_awake(client, timeout_seconds=timeout_seconds)
 
 
 async def _probe(client: VllmClient, model: str, spec: ProbeSpec) -> ProbeAnswer:

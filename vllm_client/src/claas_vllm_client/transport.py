@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from claas_vllm_client.errors import (
     AnswerTimedOut,
+    NotConnected,
     Refused,
     RequestFailed,
     RouteMissing,
@@ -72,9 +73,12 @@ class Transport:
             )
         except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
             raise AnswerTimedOut(url, f"no answer within {seconds:g} s; look at the server's log") from error
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            kind = type(error).__name__
+            raise NotConnected(url, f"no answer ({kind}); check that the pod runs and its port is open") from error
         except httpx.HTTPError as error:
             kind = type(error).__name__
-            raise Unreachable(url, f"no answer ({kind}); check that the pod runs and its port is open") from error
+            raise Unreachable(url, f"no answer ({kind}); the server may have ended, look at its log") from error
         except httpx.InvalidURL as error:
             raise Unreachable(url, "this is no usable address; check host and port") from error
 
