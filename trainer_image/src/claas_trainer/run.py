@@ -89,12 +89,14 @@ async def _take_step(
     # The number is chosen before the step: whoever publishes meanwhile makes publishing fail.
     plan = StepPlan(document.model, document.lora, _read_parent(store, attempt), store.next_number(), paths)
     engine = make_engine(chosen_engine(document))
+    handover = _handover(document, engine, pods, reporter)
+    # Servers first: what is wrong with them is said before gigabytes are read.
+    await handover.check(None)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(engine.close)
         reporter.phase(JobPhase.PREPARING, f"loading the model for {len(payload.samples)} samples")
         prepared = await engine.prepare(payload, plan)
         store.prepare(owner=attempt.job.uid, attempt=attempt.job.attempt, needed_bytes=prepared.version_bytes)
-        handover = _handover(document, engine, pods, reporter)
         await handover.check(prepared.gpu)
         timings = Timings(prepare=time.monotonic() - started)
         log("prepared", seconds=timings.prepare, samples=len(payload.samples), version=plan.version)

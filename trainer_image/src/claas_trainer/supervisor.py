@@ -95,7 +95,12 @@ class _Supervisor:
         # The pipe ends with the worker; something that it started may hold it open.
         await asyncio.wait({events}, timeout=_LAST_EVENTS_TIMEOUT_SECONDS)
         events.cancel()
-        log("worker-ended", code=process.returncode, paused=len(self._watch.announced))
+        log(
+            "worker-ended",
+            code=process.returncode,
+            reported=self._watch.result is not None,
+            paused=len(self._watch.announced),
+        )
         asleep = await wake_announced(self._document.serving, self._paths, self._watch)
         if server is not None:
             server.close()

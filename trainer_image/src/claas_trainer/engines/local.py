@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from claas_crds.contract import FailureReason
 from claas_crds.training import DistillBatchRequestPayload, DistillResponse, TrainingConfig
+from claas_trainer.batch import StepSample
 from claas_trainer.engines.base import GpuNeed, PreparedStep, StepPlan, TrainedVersion, TrainingEngine
 from claas_trainer.engines.device import DeviceWeights, device_uuid, step_device
 from claas_trainer.errors import EngineError, InputError, TrainerError
@@ -100,7 +101,7 @@ class _Prepared:
         batch: TokenisedBatch,
         model: AdaptedModel,
         dtype: torch.dtype,
-        state: OptimizerState | None,
+        state: OptimizerState,
         device: torch.device,
     ) -> None:
         self.plan = plan
@@ -128,7 +129,19 @@ def _prepare(payload: DistillBatchRequestPayload, plan: StepPlan, resources: Exi
     base = _load_base(folder)
     dtype = base.dtype
     model = resources.enter_context(attached(base, adapter))
-    return _Prepared(plan, batch, model, dtype, state, step_device())
+    prepared = _Prepared(plan, batch, model, dtype, state or OptimizerState.fresh(model.trainable()), step_device())
+    _warm_up(prepared)
+    return prepared
+
+
+def _warm_up(prepared: _Prepared) -> None:
+    """Take a step on two tokens, so that what is made or imported on first use is there before the pause.
+
+    What it changes is undone: every step loads its masters first.
+    """
+    sample = prepared.batch.samples[0]
+    short = StepSample(sample.student_prompt_ids[:1], sample.teacher_prompt_ids[:1], sample.response_ids[:1])
+    sdpo_step(prepared.model, [short], StepConfig(), prepared.state)
 
 
 def _load_base(folder: Path) -> PreTrainedModel:

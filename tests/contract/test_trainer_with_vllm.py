@@ -1,0 +1,296 @@
+"""The real trainer, as `python -m claas_trainer`, around the real vLLM on the CPU; files stand in for the pod."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from claas_crds.contract import (
+    AdapterIdentity,
+    ExitCode,
+    FailureReason,
+    JobIdentity,
+    ModelLocation,
+    ServingTarget,
+    TrainerInput,
+    TrainerResult,
+    VllmPod,
+)
+from claas_crds.lora_adapter import LoraSpec, Probe
+from claas_crds.training import TrainingConfig
+from claas_trainer.store.versions import VersionStore
+from tests.builders.models import build_tiny_qwen3
+from tests.contract.vllm_server import BASE_MODEL, CompanionSetup, VllmServer
+
+pytestmark = pytest.mark.contract
+
+TOKEN = "a-control-token"
+NAME = "coder"
+RUN_TIMEOUT_SECONDS = 240.0
+SECRET_TEXT = "zanzibar quagmire"
+
+
+@dataclass
+class Pod:
+    """The folders that a trainer pod would have mounted, and the server it trains for."""
+
+    root: Path
+    server: VllmServer
+
+    def start(self, task: str, document: TrainerInput) -> subprocess.Popen[str]:
+        """Start the trainer; its output is kept in `log`."""
+        (self.root / "input.json").write_text(document.model_dump_json(exclude_none=True))
+        environment = dict(os.environ) | {
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "CLAAS_STORAGE_DIRECTORY": str(self.root / "storage"),
+            "CLAAS_MODEL_DIRECTORY": str(self.root),
+            "CLAAS_SCRATCH_DIRECTORY": str(self.root / "scratch"),
+            "CLAAS_CONTROL_TOKEN_FILE": str(self.root / "token"),
+            "CLAAS_TERMINATION_MESSAGE_FILE": str(self.root / "termination-log"),
+            "CLAAS_PROGRESS_PORT": "0",
+        }
+        (self.root / "scratch").mkdir(exist_ok=True)
+        with self.log.open("a") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "claas_trainer", task, "--input", str(self.root / "input.json")],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+
+    def finish(self, process: subprocess.Popen[str]) -> tuple[int, TrainerResult]:
+        code = process.wait(timeout=RUN_TIMEOUT_SECONDS)
+        return code, TrainerResult.model_validate_json((self.root / "termination-log").read_text())
+
+    def run(self, task: str, document: TrainerInput) -> tuple[int, TrainerResult]:
+        return self.finish(self.start(task, document))
+
+    @property
+    def log(self) -> Path:
+        return self.root / "trainer.log"
+
+    @property
+    def store(self) -> VersionStore:
+        return VersionStore(self.root / "storage" / "team" / NAME)
+
+    def document(self, *, uid: str, parent: int, samples: list[dict[str, object]], attempt: int = 1) -> TrainerInput:
+        (self.root / "samples.json").write_text(json.dumps(samples))
+        pod = VllmPod(name="vllm-0", uid="pod-uid", url=self.server.url, storage_path=str(self.store.root))
+        return self.initial().model_copy(
+            update={
+                "job": JobIdentity(namespace="team", name=f"job-{uid}", uid=uid, attempt=attempt),
+                "parent": parent,
+                "samples_file": str(self.root / "samples.json"),
+                "training": TrainingConfig(learning_rate=5e-3, teacher_top_k=20),
+                "serving": ServingTarget(
+                    served_name=NAME, pods=[pod], has_control_token=True, probe=Probe(prompt="Hello", max_tokens=4)
+                ),
+            }
+        )
+
+    def initial(self) -> TrainerInput:
+        return TrainerInput(
+            adapter=AdapterIdentity(namespace="team", name=NAME, uid="adapter-uid", lora_id="user/coder"),
+            model=ModelLocation(path="model"),
+            lora=LoraSpec(rank=8, alpha=16),
+            storage_path=f"team/{NAME}",
+        )
+
+    def ask(self, model: str, tokens: int) -> httpx.Response:
+        """A recorded rollout: token ids and log-probabilities of what was sampled."""
+        body = {
+            "model": model,
+            "messages": [{"role": "user", "content": SECRET_TEXT}],
+            "max_tokens": tokens,
+            "temperature": 1.0,
+            "seed": 7,
+            "logprobs": True,
+            "return_token_ids": True,
+        }
+        return httpx.post(f"{self.server.url}/v1/chat/completions", json=body, timeout=120, trust_env=False)
+
+
+@pytest.fixture(scope="module")
+def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
+    root = tmp_path_factory.mktemp("trainer")
+    model = build_tiny_qwen3(root / "model")
+    (root / "token").write_text(TOKEN)
+    (root / "aliases").mkdir()
+    setup = CompanionSetup(token_file=root / "token", alias_dir=root / "aliases")
+    server = VllmServer(model=model, log=root / "vllm.log", companion=setup, api_key=None, environment={}).launch()
+    try:
+        yield Pod(root, server.wait_until_ready())
+    finally:
+        server.stop()
+
+
+def recorded_sample(answer: httpx.Response) -> dict[str, object]:
+    choice = answer.json()["choices"][0]
+    return {
+        "user_prompt": SECRET_TEXT,
+        "response": choice["message"]["content"] or "?",
+        "feedback": f"not so {SECRET_TEXT}, please",
+        "prompt_token_ids": answer.json()["prompt_token_ids"],
+        "response_token_ids": choice["token_ids"],
+        "response_logprobs": [entry["logprob"] for entry in choice["logprobs"]["content"]],
+    }
+
+
+def hand_written() -> list[dict[str, object]]:
+    return [{"user_prompt": SECRET_TEXT, "response": "sure", "feedback": f"less {SECRET_TEXT}"}]
+
+
+def served_version(pod: Pod) -> str | None:
+    answer = pod.ask(NAME, 4)
+    assert answer.status_code == 200, answer.text
+    return answer.headers.get("x-claas-version")
+
+
+def test_init_makes_version_0_once_and_the_same_weights_for_the_same_identifier(pod: Pod) -> None:
+    code, first = pod.run("init", pod.initial())
+    assert code == ExitCode.SUCCEEDED, first
+    assert first.version is not None
+    assert first.version.path == f"team/{NAME}/versions/0"
+    code, second = pod.run("init", pod.initial())
+    assert code == ExitCode.SUCCEEDED
+    assert second.already_published
+    assert second.version == first.version
+
+
+def test_a_recorded_rollout_becomes_a_served_version_and_no_client_notices(pod: Pod) -> None:
+    base = pod.ask(BASE_MODEL, 12)
+    samples = [recorded_sample(base), *hand_written()]
+    failures: list[str] = []
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            answer = pod.ask(BASE_MODEL, 8)
+            if answer.status_code != 200:
+                failures.append(answer.text)
+
+    clients = [threading.Thread(target=client) for _ in range(2)]
+    for thread in clients:
+        thread.start()
+    try:
+        code, result = pod.run("run", pod.document(uid="uid-1", parent=0, samples=samples))
+    finally:
+        stop.set()
+        for thread in clients:
+            thread.join()
+    assert code == ExitCode.SUCCEEDED, result
+    assert failures == []
+    assert result.version is not None
+    assert (result.version.number, result.version.parent, result.version.job_uid) == (1, 0, "uid-1")
+    assert result.swapped_pods == ["vllm-0"]
+    assert (result.samples.recorded, result.samples.reconstructed) == (1, 1)
+    # Recorded under the base model with B = 0: the policy that is trained is the one that answered.
+    assert result.version.metrics["ratio_mean"] == pytest.approx(1.0, abs=0.02)
+    timings = result.timings
+    assert None not in (timings.prepare, timings.sleep, timings.step, timings.wake, timings.publish, timings.swap)
+    assert timings.serving_gap is not None
+    assert timings.step is not None
+    assert timings.serving_gap >= timings.step
+    assert served_version(pod) == f"{NAME}@1"
+    pod.store.verify(pod.store.read(1))
+
+
+def test_a_second_attempt_of_the_same_job_takes_no_second_step(pod: Pod) -> None:
+    document = pod.document(uid="uid-1", parent=0, samples=hand_written(), attempt=2)
+    code, result = pod.run("run", document)
+    assert code == ExitCode.SUCCEEDED
+    assert result.already_published
+    assert result.version is not None
+    assert result.version.number == 1
+    assert pod.store.numbers() == [0, 1]
+    assert result.samples.recorded == 1
+
+
+def test_the_next_job_starts_from_the_parent_and_its_optimiser_state(pod: Pod) -> None:
+    code, result = pod.run("run", pod.document(uid="uid-2", parent=1, samples=hand_written()))
+    assert code == ExitCode.SUCCEEDED, result
+    assert served_version(pod) == f"{NAME}@2"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "place"),
+    [
+        ("response_token_ids", [10**6], "samples[1].response_token_ids[0]"),
+        ("response", "", "samples[1].response"),
+    ],
+)
+def test_a_wrong_sample_fails_before_any_pause_and_names_its_field(
+    field: str, value: object, place: str, pod: Pod
+) -> None:
+    sample = hand_written()[0] | {field: value}
+    code, result = pod.run("run", pod.document(uid="uid-wrong", parent=2, samples=[*hand_written(), sample]))
+    assert code == ExitCode.PERMANENT
+    assert result.reason is FailureReason.INVALID_SAMPLE
+    assert place in result.message
+    assert result.timings.sleep is None
+    assert served_version(pod) == f"{NAME}@2"
+
+
+def test_a_wrong_control_token_fails_before_any_pause(pod: Pod) -> None:
+    document = pod.document(uid="uid-token", parent=2, samples=hand_written())
+    assert document.serving is not None
+    without = document.model_copy(
+        update={"serving": document.serving.model_copy(update={"has_control_token": False})}
+    )
+    code, result = pod.run("run", without)
+    assert (code, result.reason) == (ExitCode.PERMANENT, FailureReason.CONTROL_REFUSED)
+
+
+def test_a_server_that_somebody_else_has_paused_is_left_alone(pod: Pod) -> None:
+    headers = {"X-Claas-Token": TOKEN}
+    with httpx.Client(base_url=pod.server.url, headers=headers, timeout=30, trust_env=False) as http:
+        http.post("/pause", params={"mode": "keep"}).raise_for_status()
+        try:
+            code, result = pod.run("run", pod.document(uid="uid-asleep", parent=2, samples=hand_written()))
+            assert http.get("/is_paused").json() == {"is_paused": True}
+        finally:
+            http.post("/resume").raise_for_status()
+    assert (code, result.reason) == (ExitCode.RETRYABLE, FailureReason.ALREADY_ASLEEP)
+
+
+def test_a_worker_that_is_killed_in_the_pause_leaves_the_server_awake_and_the_retry_steps_once(pod: Pod) -> None:
+    document = pod.document(uid="uid-3", parent=2, samples=hand_written())
+    process = pod.start("run", document)
+    headers = {"X-Claas-Token": TOKEN}
+    with httpx.Client(base_url=pod.server.url, headers=headers, timeout=30, trust_env=False) as http:
+        deadline = time.monotonic() + RUN_TIMEOUT_SECONDS
+        while not http.get("/is_sleeping").json()["is_sleeping"]:
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for child in children:
+            os.kill(int(child), 9)
+        killed = time.monotonic()
+        code, result = pod.finish(process)
+        assert time.monotonic() - killed < 15
+        assert http.get("/is_sleeping").json() == {"is_sleeping": False}
+    assert (code, result.succeeded) == (ExitCode.RETRYABLE, False)
+    assert pod.store.numbers() == [0, 1, 2]
+    retry = pod.document(uid="uid-3", parent=2, samples=hand_written(), attempt=2)
+    code, result = pod.run("run", retry)
+    assert code == ExitCode.SUCCEEDED, result
+    assert pod.store.numbers() == [0, 1, 2, 3]
+    assert not list(pod.store.versions.glob(".staging-*"))
+
+
+def test_no_text_of_a_sample_was_logged_by_anything_above(pod: Pod) -> None:
+    log = pod.log.read_text()
+    assert "prepared" in log
+    assert SECRET_TEXT not in log
+    assert "zanzibar" not in log

@@ -1,0 +1,111 @@
+"""A small HTTP server with vLLM's sleep routes, for tests of whoever must wake it. It does sleep and wake."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+TOKEN = "a-control-token"
+
+
+class SleepingServer:
+    """Its state, and how it misbehaves. `sleep_delay_seconds`: a sleep takes effect that long after the call."""
+
+    def __init__(self, *, wake_failures: int = 0, locked: bool = False, hangs: bool = False) -> None:
+        self.asleep = False
+        self.calls: list[str] = []
+        self.woken_at: float | None = None
+        self.wake_failures = wake_failures
+        self.locked = locked
+        self.hangs = hangs
+        self.lock = threading.Lock()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join(timeout=5)
+
+    def answer(self, method: str, path: str) -> tuple[int, object]:
+        """The status and body of one call."""
+        with self.lock:
+            self.calls.append(f"{method} {path}")
+            match path:
+                case "/sleep":
+                    self.asleep = True
+                    return 200, {}
+                case "/wake_up" if self.wake_failures > 0:
+                    self.wake_failures -= 1
+                    return 500, {"error": {"message": "CUDA out of memory"}}
+                case "/wake_up":
+                    self.asleep = False
+                    self.woken_at = time.monotonic()
+                    return 200, {}
+                case "/is_sleeping":
+                    return 200, {"is_sleeping": self.asleep}
+                case "/pause" if self.hangs:
+                    self.asleep = True
+                    return 0, {}
+                case "/pause":
+                    self.asleep = True
+                    return 200, {"status": "paused"}
+                case "/resume":
+                    self.asleep = False
+                    return 200, {"status": "resumed"}
+                case "/is_paused":
+                    return 200, {"is_paused": self.asleep}
+                case _:
+                    return 404, {"detail": "Not Found"}
+
+
+def _handler(server: SleepingServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802
+            self._answer()
+
+        def do_POST(self) -> None:  # noqa: N802
+            self._answer()
+
+        def _answer(self) -> None:
+            if server.locked and self.headers.get("X-Claas-Token") != TOKEN:
+                status, body = 403, {"error": {"message": "the control token is missing or wrong"}}
+            else:
+                status, body = server.answer(self.command, urlsplit(self.path).path)
+            if status == 0:
+                time.sleep(3)
+                status = 200
+            text = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    return Handler
+
+
+@contextmanager
+def sleeping_server(*, wake_failures: int = 0, locked: bool = False, hangs: bool = False) -> Iterator[SleepingServer]:
+    """A started server, stopped on leaving."""
+    server = SleepingServer(wake_failures=wake_failures, locked=locked, hangs=hangs)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -1,0 +1,180 @@
+"""The supervisor with a stand-in worker that ends in every way, and a server that really sleeps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import httpx
+import pytest
+
+from claas_crds.contract import TERMINATION_MESSAGE_LIMIT_BYTES, ExitCode, FailureReason, Progress, TrainerResult
+from claas_crds.distill_job import JobPhase
+from claas_trainer.paths import Paths
+from claas_trainer.supervisor import supervise
+from claas_trainer.worker import Task
+from tests.unit.trainer.conftest import document
+from tests.unit.trainer.sleeping_server import SleepingServer, sleeping_server
+
+FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
+SUPERVISED = Path(__file__).with_name("supervised.py")
+
+
+def run_supervisor(
+    script: str, server: SleepingServer, paths: Paths, *, max_pause_seconds: int = 30
+) -> tuple[ExitCode, TrainerResult]:
+    input_path = paths.scratch / "input.json"
+    input_path.write_text(document(server.url, max_pause_seconds=max_pause_seconds).model_dump_json())
+    command = [sys.executable, str(FAKE_WORKER), script, server.url]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        code = supervise(Task.RUN, input_path, paths, command)
+    return code, TrainerResult.model_validate_json(paths.termination_message.read_text())
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("die", FailureReason.INTERNAL),
+        ("announce,die", FailureReason.INTERNAL),
+        ("announce,sleep,die", FailureReason.INTERNAL),
+        ("announce,sleep,confirm,die", FailureReason.INTERNAL),
+        ("announce,sleep,confirm,exit", FailureReason.INTERNAL),
+        ("announce,sleep,confirm,half-a-line,die", FailureReason.INTERNAL),
+    ],
+)
+def test_a_worker_that_dies_leaves_no_server_asleep_and_may_be_tried_again(
+    script: str, reason: FailureReason, paths: Paths
+) -> None:
+    with sleeping_server() as server:
+        started = time.monotonic()
+        code, result = run_supervisor(script, server, paths)
+        assert not server.asleep
+    assert time.monotonic() - started < 10
+    assert (code, result.succeeded, result.reason) == (ExitCode.RETRYABLE, False, reason)
+
+
+@pytest.mark.parametrize("how", ["hang", "stop"])
+def test_a_worker_that_pauses_for_too_long_is_ended_and_the_server_woken(how: str, paths: Paths) -> None:
+    with sleeping_server() as server:
+        started = time.monotonic()
+        code, result = run_supervisor(f"announce,sleep,confirm,{how}", server, paths, max_pause_seconds=1)
+        assert not server.asleep
+        assert server.woken_at is not None
+        assert server.woken_at - started < 1 + 3
+    assert code is ExitCode.RETRYABLE
+    assert result.reason is FailureReason.MAX_PAUSE_EXCEEDED
+    assert "maxPauseSeconds" in result.message
+
+
+def test_a_worker_that_resumed_in_time_may_go_on_for_longer_than_the_longest_pause(paths: Paths) -> None:
+    with sleeping_server() as server:
+        script = "announce,sleep,confirm,wake,linger,publish,finish"
+        code, result = run_supervisor(script, server, paths, max_pause_seconds=1)
+        assert server.calls.count("POST /wake_up") == 1
+    assert code is ExitCode.SUCCEEDED
+    assert result.swapped_pods == ["vllm-0"]
+
+
+def test_a_server_that_fails_to_wake_at_first_is_tried_again(paths: Paths) -> None:
+    with sleeping_server(wake_failures=2) as server:
+        run_supervisor("announce,sleep,confirm,die", server, paths)
+        assert not server.asleep
+
+
+def test_a_server_that_was_never_announced_is_left_alone(paths: Paths) -> None:
+    with sleeping_server() as server:
+        server.asleep = True
+        run_supervisor("die", server, paths)
+        assert server.asleep
+        assert server.calls == []
+
+
+def test_a_worker_that_published_and_then_died_has_succeeded_without_a_swap(paths: Paths) -> None:
+    with sleeping_server() as server:
+        code, result = run_supervisor("announce,sleep,confirm,wake,publish,die", server, paths)
+    assert code is ExitCode.SUCCEEDED
+    assert result.version is not None
+    assert (result.version.number, result.swapped_pods) == (3, [])
+
+
+def test_an_input_that_cannot_be_read_fails_at_once_and_names_the_field(paths: Paths) -> None:
+    input_path = paths.scratch / "input.json"
+    input_path.write_text('{"adapter": {"namespace": "n"}}')
+    assert supervise(Task.RUN, input_path, paths, ["false"]) is ExitCode.PERMANENT
+    result = TrainerResult.model_validate_json(paths.termination_message.read_text())
+    assert result.reason is FailureReason.INVALID_INPUT
+    assert "adapter.name" in result.message
+
+
+def _process(script: str, server: SleepingServer, paths: Paths) -> subprocess.Popen[bytes]:
+    input_path = paths.scratch / "input.json"
+    input_path.write_text(document(server.url).model_dump_json())
+    variables = {
+        "storage": "CLAAS_STORAGE_DIRECTORY",
+        "scratch": "CLAAS_SCRATCH_DIRECTORY",
+        "termination_message": "CLAAS_TERMINATION_MESSAGE_FILE",
+        "progress_port": "CLAAS_PROGRESS_PORT",
+    }
+    environment = dict(os.environ) | {name: str(asdict(paths)[field]) for field, name in variables.items()}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    command = [sys.executable, str(SUPERVISED), str(input_path), str(FAKE_WORKER), script, server.url]
+    return subprocess.Popen(command, env=environment)
+
+
+def _wait_until_training(paths: Paths) -> Progress:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{paths.progress_port}/progress", timeout=2, trust_env=False)
+        except httpx.TransportError:
+            time.sleep(0.05)
+            continue
+        progress = Progress.model_validate_json(answer.content)
+        if progress.phase is JobPhase.TRAINING:
+            return progress
+        time.sleep(0.05)
+    raise AssertionError("the worker never reached the step")
+
+
+def test_a_pod_that_is_told_to_end_wakes_serving_first_and_says_interrupted(paths: Paths) -> None:
+    with sleeping_server() as server:
+        process = _process("announce,sleep,confirm,hang", server, paths)
+        try:
+            _wait_until_training(paths)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=15) == ExitCode.RETRYABLE
+        finally:
+            process.kill()
+        assert not server.asleep
+    result = TrainerResult.model_validate_json(paths.termination_message.read_text())
+    assert result.reason is FailureReason.INTERRUPTED
+
+
+def test_progress_answers_while_the_worker_is_stopped_and_nothing_else_does(paths: Paths) -> None:
+    with sleeping_server() as server:
+        process = _process("announce,sleep,confirm,stop", server, paths)
+        try:
+            progress = _wait_until_training(paths)
+            assert progress.detail == "micro-batch 3 of 8"
+            assert progress.paused_since is not None
+            base = f"http://127.0.0.1:{paths.progress_port}"
+            assert httpx.get(f"{base}/", timeout=2, trust_env=False).status_code == 404
+            assert httpx.post(f"{base}/progress", timeout=2, trust_env=False).status_code == 405
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=15)
+        assert not server.asleep
+
+
+def test_a_termination_message_is_never_longer_than_the_kubelet_reads() -> None:
+    result = TrainerResult(
+        succeeded=False, reason=FailureReason.INTERNAL, message="ä" * 9000, swapped_pods=["p"] * 99
+    )
+    assert len(result.to_termination_message().encode()) <= TERMINATION_MESSAGE_LIMIT_BYTES
+    assert TrainerResult.model_validate_json(result.to_termination_message()).reason is FailureReason.INTERNAL
