@@ -1,0 +1,79 @@
+"""Builders of LoraAdapters, DistillJobs and what goes with them, as plain manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pydantic import JsonValue
+
+from claas_crds import API_VERSION
+
+Manifest = Mapping[str, object]
+
+CONTROL_SECRET = "vllm-control"
+ADAPTER_CLAIM = "adapters"
+MODEL_CLAIM = "model"
+MODEL_PATH = "tiny"
+BASE_NAME = "tiny"
+DEPLOYMENT = "vllm"
+
+
+def lora_adapter(
+    name: str,
+    namespace: str,
+    *,
+    serving: Mapping[str, JsonValue] | None = None,
+    training: Mapping[str, JsonValue] | None = None,
+    trainer: Mapping[str, JsonValue] | None = None,
+    lora: Mapping[str, JsonValue] | None = None,
+    claim: str = ADAPTER_CLAIM,
+    deployment: str = DEPLOYMENT,
+    control_secret: str | None = CONTROL_SECRET,
+) -> Manifest:
+    """A LoraAdapter on the tiny model, served by a vLLM with the companion."""
+    token = {"controlTokenSecretRef": {"name": control_secret}} if control_secret else {}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "LoraAdapter",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "model": {
+                "name": BASE_NAME,
+                "source": {"persistentVolumeClaim": {"claimName": MODEL_CLAIM, "path": MODEL_PATH}},
+            },
+            "lora": {"rank": 8, "alpha": 16, **(lora or {})},
+            "serving": {"deploymentRef": {"name": deployment}, **token, **(serving or {})},
+            "storage": {"claimName": claim},
+            "training": dict(training or {}),
+            "trainer": dict(trainer or {}),
+        },
+    }
+
+
+def sample(
+    user_prompt: str = "What color is grass?", response: str = "It is green.", feedback: str = "no emojis"
+) -> dict[str, JsonValue]:
+    """A sample written by hand."""
+    return {"user_prompt": user_prompt, "response": response, "feedback": feedback}
+
+
+def distill_job(
+    name: str,
+    namespace: str,
+    adapter: str,
+    samples: Sequence[Mapping[str, JsonValue]] | None = None,
+    *,
+    source: Mapping[str, JsonValue] | None = None,
+    **spec: JsonValue,
+) -> Manifest:
+    """A DistillJob with inline samples, or with another `source` of them."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "DistillJob",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "adapterRef": {"name": adapter},
+            "samples": source or {"inline": [dict(each) for each in samples or [sample()]]},
+            **spec,
+        },
+    }

@@ -1,0 +1,89 @@
+"""Cluster, images, and the operator installed by Helm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.cluster import cluster, images
+from tests.cluster.binaries import Binary, ensure
+from tests.cluster.cluster import Cluster, Report, silent
+from tests.cluster.image_specs import OPERATOR, TRAINER, ImageSpec
+from tests.cluster.kubectl import Kubectl
+from tests.cluster.paths import REPOSITORY_ROOT
+from tests.cluster.process import run
+from tests.tiny_model.build import build, default_folder
+
+RELEASE = "claas"
+SYSTEM_NAMESPACE = "claas-system"
+OPERATOR_DEPLOYMENT = "claas-operator"
+CHART = REPOSITORY_ROOT / "helm" / "claas-operator"
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A cluster with the operator in it. `images` are the names that pods ask for, by repository."""
+
+    cluster: Cluster
+    kubectl: Kubectl
+    model_folder: Path
+    images: dict[str, str]
+
+    def image(self, spec: ImageSpec) -> str:
+        """The name of an image in the cluster."""
+        return self.images.get(spec.repository, spec.development_name)
+
+
+def timed(report: Report, what: str, do: Callable[[], object]) -> None:
+    """Do something and say how long it took."""
+    began = time.monotonic()
+    do()
+    report(f"{what}: {time.monotonic() - began:.1f} s")
+
+
+def bring_up(report: Report = silent) -> Stack:
+    """Bring up cluster, images and tiny model side by side, then install the operator."""
+    with ThreadPoolExecutor(1) as pool:
+        model = pool.submit(_model, report)
+        running = cluster.up(report)
+        built = images.build_and_load(report)
+        folder = model.result()
+    names = {each.spec.repository: each.name for each in built if each.spec.is_loaded}
+    stack = Stack(running, running.kubectl(), folder, names)
+    timed(report, "operator installed by Helm", lambda: install_operator(stack))
+    return stack
+
+
+def _model(report: Report) -> Path:
+    folder = default_folder(0)
+    timed(report, "tiny model", lambda: build(folder, 0))
+    return folder
+
+
+def helm(stack: Stack, *arguments: str, timeout_seconds: float = 180.0) -> str:
+    """Run the real Helm against the cluster."""
+    program = ensure([Binary.HELM])[Binary.HELM]
+    return run([program, "--kubeconfig", stack.cluster.kubeconfig, *arguments], timeout_seconds=timeout_seconds)
+
+
+def install_operator(stack: Stack, *settings: str) -> None:
+    """Install or upgrade the release and wait until the operator is ready."""
+    values = [
+        *_image_values("image", stack.image(OPERATOR)),
+        *_image_values("trainer.image", stack.image(TRAINER)),
+        f"fullnameOverride={OPERATOR_DEPLOYMENT}",
+        *settings,
+    ]
+    sets = [part for value in values for part in ("--set", value)]
+    helm(
+        stack, "upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM_NAMESPACE,
+        "--create-namespace", "--wait", "--timeout", "120s", *sets,
+    )  # fmt: skip
+
+
+def _image_values(prefix: str, name: str) -> list[str]:
+    repository, _, tag = name.rpartition(":")
+    return [f"{prefix}.repository={repository}", f"{prefix}.tag={tag}", f"{prefix}.pullPolicy=IfNotPresent"]

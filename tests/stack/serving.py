@@ -1,0 +1,118 @@
+"""A namespace with a real vLLM that serves the tiny model, volumes, the companion and its token."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.builders.resources import (
+    ADAPTER_CLAIM,
+    BASE_NAME,
+    CONTROL_SECRET,
+    DEPLOYMENT,
+    MODEL_CLAIM,
+    MODEL_PATH,
+    Manifest,
+)
+from tests.cluster import vllm, volumes
+from tests.cluster.image_specs import VLLM
+from tests.cluster.layout import full_cluster_folders
+from tests.stack.install import Stack
+
+COMPANION_CONFIG_MAP = "claas-vllm-companion"
+TOKEN_FOLDER = "/var/run/claas"
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What a namespace holds. `volume` is the adapter volume as a folder of this machine."""
+
+    namespace: str
+    token: str
+    volume: Path
+
+
+def companion() -> vllm.Companion:
+    """The companion, as docs/vllm.md tells users to mount it."""
+    return vllm.Companion(
+        config_map=COMPANION_CONFIG_MAP,
+        arguments=("--middleware=claas_vllm.Companion",),
+        environment={
+            "CLAAS_TOKEN_FILE": f"{TOKEN_FOLDER}/token",
+            "CLAAS_ALIAS_DIR": f"{vllm.ADAPTER_MOUNT}/.claas/aliases",
+        },
+        secrets=(vllm.SecretMount(CONTROL_SECRET, TOKEN_FOLDER),),
+    )
+
+
+def server(
+    stack: Stack, namespace: str, *, with_companion: bool = True, arguments: Sequence[str] = (), replicas: int = 1
+) -> vllm.VllmServer:
+    """The vLLM server of a namespace."""
+    return vllm.VllmServer(
+        name=DEPLOYMENT,
+        namespace=namespace,
+        model_claim=MODEL_CLAIM,
+        model_path=MODEL_PATH,
+        served_name=BASE_NAME,
+        adapter_claim=ADAPTER_CLAIM,
+        companion=companion() if with_companion else None,
+        arguments=arguments,
+        replicas=replicas,
+        image=stack.image(VLLM),
+    )
+
+
+def create(
+    stack: Stack,
+    namespace: str,
+    *,
+    with_companion: bool = True,
+    limit_mebibytes: int | None = None,
+    serve: bool = True,
+) -> Serving:
+    """Make the namespace, its volumes and Secret, and the vLLM Deployment (which starts in its own time).
+
+    With `limit_mebibytes` the adapter volume is really full at that size.
+    """
+    folders = full_cluster_folders()
+    model = volumes.make_folder(folders, f"{namespace}-model")
+    shutil.copytree(stack.model_folder, model / MODEL_PATH, dirs_exist_ok=True)
+    name = f"{namespace}-adapters"
+    adapters = (
+        volumes.make_folder(folders, name)
+        if limit_mebibytes is None
+        else volumes.make_limited_folder(folders, name, size_mebibytes=limit_mebibytes)
+    )
+    token = secrets.token_hex(16)
+    manifests: list[Manifest] = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": CONTROL_SECRET, "namespace": namespace},
+            "stringData": {"token": token},
+        },
+    ]
+    for claim, folder in ((MODEL_CLAIM, model), (ADAPTER_CLAIM, adapters)):
+        volume = f"{namespace}-{claim}"
+        manifests.append(volumes.persistent_volume(volume, folder, claim=(namespace, claim)))
+        manifests.append(volumes.persistent_volume_claim(claim, namespace, volume=volume))
+    if serve:
+        manifests.extend(vllm.manifests(server(stack, namespace, with_companion=with_companion)))
+    stack.kubectl.apply(manifests)
+    return Serving(namespace, token, adapters)
+
+
+def remove(stack: Stack, serving: Serving) -> None:
+    """Delete the namespace, its volumes and what lies on them."""
+    namespace = serving.namespace
+    stack.kubectl("delete", "namespace", namespace, "--ignore-not-found", "--wait=true", timeout_seconds=180)
+    names = [f"{namespace}-{claim}" for claim in (MODEL_CLAIM, ADAPTER_CLAIM)]
+    stack.kubectl("delete", "persistentvolume", *names, "--ignore-not-found")
+    for folder in (serving.volume, serving.volume.with_name(f"{namespace}-model")):
+        volumes.remove_folder(folder)
+        shutil.rmtree(folder, ignore_errors=True)
