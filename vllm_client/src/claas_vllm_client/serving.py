@@ -112,6 +112,9 @@ async def put_in_service(
     so that a version that can't be loaded or does not answer leaves the one in service untouched. Without
     a companion the last step is vLLM's unload and load: requests that arrive between them get a 404.
 
+    The probe is no place to find out about NaN weights: in vLLM 0.32 on a CPU the NaN stay in a cache block, and
+    short answers of other adapters and of the base fail until it is overwritten. Never publish such weights.
+
     Raises `AdapterRejected`, `ProbeFailed`, `AliasRejected` and the errors of `VllmClient`.
     """
     status = await client.companion_status()
