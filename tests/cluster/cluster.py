@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -120,9 +121,11 @@ def up(report: Report = silent) -> Cluster:
         return check_current_context()
     folders = full_cluster_folders()
     host.require_root()
+    cluster = Cluster(folders.kubeconfig, is_own=True)
+    if status().is_up:
+        return cluster
     with exclusive(folders):
-        cluster = Cluster(folders.kubeconfig, is_own=True)
-        if status().is_up:
+        if status().is_up:  # another `up` held the lock
             return cluster
         with ThreadPoolExecutor(1) as pool:
             building = pool.submit(binaries.ensure, NODE_BINARIES)
@@ -130,13 +133,13 @@ def up(report: Report = silent) -> Cluster:
             host.require_overlay()
             hierarchies = host.cgroup_hierarchies()
             sweep(folders)
-            host.require_free_ports()
             host.require_free_ranges()
             programs = building.result()
         report("prerequisites and binaries are there")
         try:
             host_state.remember(folders.host_state)
             make_bridge()
+            host.require_free_ports()
             make_cgroups(hierarchies)
             _start(folders, programs, report)
         except BaseException:
@@ -146,6 +149,7 @@ def up(report: Report = silent) -> Cluster:
 
 
 def _start(folders: ClusterFolders, programs: dict[Binary, Path], report: Report) -> None:
+    shutil.rmtree(folders.logs, ignore_errors=True)  # kept until now: they may tell why the last one failed
     endpoints = choose_endpoints()
     credentials = make_credentials(folders, endpoints)
     folders.cni_configuration.mkdir(parents=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.errors import CommandError, PrerequisiteError
-from tests.cluster.layout import API_PORT, BRIDGE, CNI_PLUGINS, KUBELET_PORT, POD_RANGE, SERVICE_RANGE
+from tests.cluster.layout import API_PORT, BRIDGE, CNI_PLUGINS, KUBELET_PORT, NODE_ADDRESS, POD_RANGE, SERVICE_RANGE
 from tests.cluster.process import run
 
 APT_TIMEOUT_SECONDS = 600.0
@@ -128,12 +128,13 @@ def cgroup_hierarchies() -> list[CgroupHierarchy]:
 
 
 def require_free_ports() -> None:
-    """Raise `PrerequisiteError` when something already listens on a port that the cluster needs."""
+    """Raise `PrerequisiteError` when something listens on a port that the cluster needs, on every address or
+    on the bridge's, which must be there already."""
     for port, purpose in ((API_PORT, "kube-apiserver"), (KUBELET_PORT, "kubelet")):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("0.0.0.0", port))
+                probe.bind((NODE_ADDRESS, port))
             except OSError as error:
                 raise PrerequisiteError(
                     f"port {port}, which {purpose} needs, is in use: stop what listens there "

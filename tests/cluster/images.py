@@ -63,7 +63,7 @@ def build_image(spec: ImageSpec, base_image: str, existing: set[str]) -> BuiltIm
     buildah.buildah("tag", name, spec.development_name)
     for other in existing:
         if other.startswith(f"{LOCAL_PREFIX}{spec.repository}:") and other not in (name, spec.development_name):
-            buildah.buildah("untag", other, other)
+            buildah.buildah("rmi", other)  # only the name, where the image has others or is a parent
     return BuiltImage(spec, name)
 
 
@@ -77,6 +77,7 @@ def build_images(report: Report = silent, built: Callable[[BuiltImage], None] = 
     image_root().mkdir(parents=True, exist_ok=True)
     with (image_root() / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        buildah.buildah("rm", "--all")  # working containers of a killed build
         base = ensure_base_image()
         existing = buildah.names()
         images: list[BuiltImage] = []
@@ -94,16 +95,17 @@ def build_images(report: Report = silent, built: Callable[[BuiltImage], None] = 
 def load_built(folders: ClusterFolders, image: BuiltImage, report: Report) -> None:
     """Load one image, unless the cluster has it, and drop the cluster's older builds of it."""
     began = time.monotonic()
-    present = loaded_names(folders)
-    if image.name not in present:
-        load(folders, image.name, image.names_in_cluster)
-    else:
-        for name in image.names_in_cluster[1:]:
-            ctr(folders, "images", "tag", "--force", image.name, name)
-    prefix = f"{LOCAL_PREFIX}{image.spec.repository}:"
-    old = [name for name in present if name.startswith(prefix) and name not in image.names_in_cluster]
-    if old:
-        ctr(folders, "images", "delete", *old)
+    with exclusive(folders):
+        present = loaded_names(folders)
+        if image.name not in present:
+            load(folders, image.name, image.names_in_cluster)
+        else:
+            for name in image.names_in_cluster[1:]:
+                ctr(folders, "images", "tag", "--force", image.name, name)
+        prefix = f"{LOCAL_PREFIX}{image.spec.repository}:"
+        old = [name for name in present if name.startswith(prefix) and name not in image.names_in_cluster]
+        if old:
+            ctr(folders, "images", "delete", *old)
     report(f"{image.name} loaded in {time.monotonic() - began:.1f} s")
 
 
@@ -114,7 +116,7 @@ def build_and_load(report: Report = silent) -> list[BuiltImage]:
         return []
     folders = full_cluster_folders()
     _require_containerd()
-    with ThreadPoolExecutor(1) as pool, exclusive(folders):
+    with ThreadPoolExecutor(1) as pool:
         loads: list[Future[None]] = []
         images = build_images(report, lambda image: loads.append(pool.submit(load_built, folders, image, report)))
         for each in loads:
@@ -132,10 +134,9 @@ def up_with_images(report: Report = silent) -> Cluster:
         building = pool.submit(build_images, report)
         cluster = up(report)
         images = building.result()
-    with exclusive(folders):
-        for image in images:
-            if image.spec.is_loaded:
-                load_built(folders, image, report)
+    for image in images:
+        if image.spec.is_loaded:
+            load_built(folders, image, report)
     return cluster
 
 
