@@ -102,10 +102,13 @@ class ApiServer:
     def close(self) -> None:
         self._http.close()
 
-    def kubectl(self, *arguments: str, stdin: str | None = None, check: bool = True) -> str:
+    def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         """Output of kubectl in the namespace; raises CommandError with its error output when it fails."""
-        settings = ["--kubeconfig", str(self.cluster.kubeconfig), "--namespace", self.namespace]
-        return process.run([self._kubectl, *settings, *arguments], input_text=stdin, check=check)
+        return self.kubectl_anywhere("--namespace", self.namespace, *arguments, stdin=stdin)
+
+    def kubectl_anywhere(self, *arguments: str, stdin: str | None = None) -> str:
+        """The same for manifests that name their namespaces themselves."""
+        return process.run([self._kubectl, "--kubeconfig", self.cluster.kubeconfig, *arguments], input_text=stdin)
 
     def create(self, manifest: Object, *, dry_run: bool = False) -> Answer:
         return self._send("POST", self._path(manifest), manifest, dry_run=dry_run)

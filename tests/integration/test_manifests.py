@@ -1,0 +1,407 @@
+"""CRDs, chart, examples and documentation against the real API server, as kubectl and Helm users meet them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+import yaml
+from pydantic import JsonValue
+
+from claas_crds.conditions import Condition
+from claas_crds.distill_job import DistillJobStatus, JobPhase
+from claas_crds.lora_adapter import LoraAdapterStatus
+from tests.cluster import process
+from tests.cluster.binaries import Binary, ensure
+from tests.cluster.errors import CommandError
+from tests.cluster.light import LightCluster, light_cluster
+from tests.cluster.paths import REPOSITORY_ROOT
+from tests.integration.manifests import (
+    ADAPTER,
+    CHART,
+    CRD_FOLDER,
+    JOB,
+    SAMPLE,
+    ApiServer,
+    Object,
+    at,
+    changed,
+    documents,
+    fenced_manifests,
+)
+
+pytestmark = pytest.mark.integration
+
+NAMESPACE = "manifests"
+SYSTEM_NAMESPACE = "claas-system"
+ALL_VALUES = ("--set", "networkPolicy.enabled=true", "--set", "networkPolicy.trainer.namespaces={team-a}")
+NAMESPACED = ("--set", "watchNamespaces={team-a}", "--set", "rbac.userRoles=false")
+OPERATOR = f"system:serviceaccount:{SYSTEM_NAMESPACE}:claas-claas-operator"
+DISCOVERY_TIMEOUT_SECONDS = 30.0
+INLINE_SAMPLES_BYTES = 900 * 1024
+
+
+@pytest.fixture(scope="module")
+def server(api_server: LightCluster) -> Iterator[ApiServer]:
+    server = ApiServer(api_server, NAMESPACE)
+    server.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRD_FOLDER))
+    server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    for namespace in (NAMESPACE, SYSTEM_NAMESPACE, "team-a"):
+        server.kubectl("create", "namespace", namespace)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def helm() -> Path:
+    return ensure([Binary.HELM])[Binary.HELM]
+
+
+def rendered(helm: Path, *settings: str) -> str:
+    return process.run([helm, "template", "claas", CHART, "--namespace", SYSTEM_NAMESPACE, *settings])
+
+
+def explained(server: ApiServer, path: str) -> str:
+    """`kubectl explain`, once the API server has published the new schemas."""
+    deadline = time.monotonic() + DISCOVERY_TIMEOUT_SECONDS
+    while True:
+        try:
+            return server.kubectl("explain", path)
+        except CommandError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+@pytest.mark.parametrize("name", ["loraadapters.claas.dev", "distilljobs.claas.dev"])
+def test_a_crd_is_established_and_structural(server: ApiServer, name: str) -> None:
+    definition = json.loads(server.kubectl("get", "crd", name, "-o", "json"))
+    conditions = {each["type"]: each["status"] for each in definition["status"]["conditions"]}
+    assert conditions["Established"] == "True"
+    assert conditions["NamesAccepted"] == "True"
+    # Only a schema that is not structural gets this condition.
+    assert "NonStructuralSchema" not in conditions
+
+
+@pytest.mark.parametrize(
+    ("path", "texts"),
+    [
+        ("loraadapter", ["A LoRA adapter that keeps learning"]),
+        (
+            "loraadapter.spec.serving",
+            ["The vLLM servers of the adapter", "maxPauseSeconds", "Longest pause of serving"],
+        ),
+        ("lad.spec.training.learning_rate", ["Step size of AdamW"]),
+        ("distilljob.spec.samples", ["The feedback. Immutable.", "secretRef"]),
+        ("dj.spec.samples.inline", ["user_prompt", "-required-"]),
+        ("distilljob.status.timings", ["servingGap", "The pause as clients see it"]),
+    ],
+)
+def test_kubectl_explains_the_fields(server: ApiServer, path: str, texts: list[str]) -> None:
+    said = " ".join(explained(server, path).split())
+    for text in texts:
+        assert text in said
+
+
+def condition(condition_type: str, reason: str, message: str, *, holds: bool = True) -> Condition:
+    return Condition.model_validate(
+        {
+            "type": condition_type,
+            "status": str(holds),
+            "reason": reason,
+            "message": message,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+    )
+
+
+def wire(status: LoraAdapterStatus | DistillJobStatus) -> JsonValue:
+    return cast(JsonValue, status.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def table(text: str) -> list[dict[str, str]]:
+    """kubectl's output as rows by column; columns are as wide as the header says."""
+    header, *rows = text.splitlines()
+    starts = [match.start() for match in re.finditer(r"\S+", header)]
+    spans = list(zip(starts, [*starts[1:], None], strict=True))
+    return [{header[a:b].strip(): row[a:b].strip() for a, b in spans} for row in rows]
+
+
+def test_kubectl_get_shows_what_an_adapter_serves(server: ApiServer) -> None:
+    adapter = changed(ADAPTER, "metadata.name", "shown")
+    assert server.create(adapter).status == 201
+    status = LoraAdapterStatus(
+        conditions=[condition("Ready", "Serving", "1 pods serve version 6")],
+        served_version=6,
+        latest_version=7,
+        ready_replicas="1/1",
+        current_job="step",
+    )
+    answer = server.merge(adapter, {"status": wire(status)}, subresource="/status")
+    assert answer.status == 200, answer.message
+    narrow = table(server.kubectl("get", "lad", "shown"))[0]
+    assert list(narrow) == ["NAME", "READY", "REASON", "VERSION", "AGE"]
+    assert (narrow["READY"], narrow["REASON"], narrow["VERSION"]) == ("True", "Serving", "6")
+    wide = table(server.kubectl("get", "loraadapters", "shown", "-o", "wide"))[0]
+    assert {name: wide[name] for name in ("LATEST", "REPLICAS", "DEPLOYMENT", "JOB", "MESSAGE")} == {
+        "LATEST": "7",
+        "REPLICAS": "1/1",
+        "DEPLOYMENT": "vllm",
+        "JOB": "step",
+        "MESSAGE": "1 pods serve version 6",
+    }
+
+
+def test_kubectl_get_shows_what_came_of_a_job_and_kubectl_wait_sees_its_end(server: ApiServer) -> None:
+    job = changed(JOB, "metadata.name", "shown")
+    assert server.create(job).status == 201
+    status = DistillJobStatus(
+        phase=JobPhase.SUCCEEDED,
+        conditions=[condition("Complete", "Completed", "Version 7 is in service")],
+        produced_version=7,
+        attempts=2,
+        loss="0.125",
+        serving_gap="1.9s",
+    )
+    answer = server.merge(job, {"status": wire(status)}, subresource="/status")
+    assert answer.status == 200, answer.message
+    wide = table(server.kubectl("get", "dj", "shown", "-o", "wide"))[0]
+    wide.pop("AGE")
+    assert wide == {
+        "NAME": "shown",
+        "ADAPTER": "tone",
+        "PHASE": "Succeeded",
+        "VERSION": "7",
+        "LOSS": "0.125",
+        "GAP": "1.9s",
+        "ATTEMPTS": "2",
+        "REASON": "",
+    }
+    assert "condition met" in server.kubectl("wait", "--for=condition=Complete", "dj/shown", "--timeout=10s")
+
+
+def test_both_kinds_are_in_the_category(server: ApiServer) -> None:
+    for name in ("loraadapters", "distilljobs"):
+        assert name in server.kubectl("api-resources", "--categories=claas", "-o", "name")
+
+
+def big_job(name: str) -> Object:
+    """A job whose inline samples are about 900 KiB as JSON, with the token ids and logprobs of recorded rollouts."""
+    tokens: JsonValue = [*range(100_000, 100_600)]
+    logprobs: JsonValue = [-0.123456] * 600
+    sample: Object = {
+        **SAMPLE,
+        "response": "word " * 600,
+        "response_token_ids": tokens,
+        "response_logprobs": logprobs,
+    }
+    count = INLINE_SAMPLES_BYTES // len(json.dumps(sample))
+    return changed(changed(JOB, "metadata.name", name), "spec.samples.inline", [sample] * count)
+
+
+def test_a_job_of_900_kib_is_accepted_by_server_side_apply_and_costs_one_managed_field(server: ApiServer) -> None:
+    job = big_job("big")
+    assert len(json.dumps(job)) > 0.98 * INLINE_SAMPLES_BYTES
+    assert "serverside-applied" in server.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(job))
+    stored = json.loads(server.kubectl("get", "dj", "big", "-o", "json", "--show-managed-fields"))
+    given = cast(list[Object], at(job, "spec.samples.inline"))
+    # The API server adds the defaults of the fields that were left out.
+    kept = [{name: each[name] for name in given[0]} for each in stored["spec"]["samples"]["inline"]]
+    assert kept == given
+    assert len(json.dumps(stored["metadata"]["managedFields"])) < 1024
+    assert "annotations" not in stored["metadata"]
+
+
+def test_the_operators_writes_to_a_big_job_stay_small_and_are_not_refused(server: ApiServer) -> None:
+    job = big_job("big-status")
+    assert server.apply(job, "user").status == 201
+    status = wire(
+        DistillJobStatus(phase=JobPhase.QUEUED, conditions=[condition("Admitted", "Queued", "Soon.", holds=False)])
+    )
+    assert server.merge(job, {"status": status}, subresource="/status").status == 200
+    assert server.merge(job, {"spec": {"suspend": True}}).status == 200
+    refused = server.merge(job, {"spec": {"samples": {"inline": [SAMPLE]}}})
+    assert "samples is immutable" in refused.message
+    stored = json.loads(server.kubectl("get", "dj", "big-status", "-o", "json", "--show-managed-fields"))
+    assert len(json.dumps(stored["metadata"]["managedFields"])) < 4096
+
+
+def test_client_side_apply_of_a_big_job_is_refused_by_kubernetes_as_the_documentation_says(server: ApiServer) -> None:
+    with pytest.raises(CommandError, match=r"metadata\.annotations: Too long"):
+        server.kubectl("apply", "-f", "-", stdin=json.dumps(big_job("big-client")))
+
+
+EXAMPLES = sorted((REPOSITORY_ROOT / "docs" / "examples").glob("*.yaml"))
+PAGES = [
+    page
+    for page in [REPOSITORY_ROOT / "README.md", *sorted((REPOSITORY_ROOT / "docs").glob("*.md"))]
+    if page.exists()
+]
+FOREIGN = ("fluxcd.io/",)
+BLOCKS = [
+    pytest.param(block, id=f"{page.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(fenced_manifests(page.read_text()))
+    if not any(group in str(each["apiVersion"]) for group in FOREIGN for each in documents(block))
+]
+
+
+def accepts(server: ApiServer, text: str) -> None:
+    """The API server accepts every object of the text, without keeping any."""
+    objects = documents(text)
+    assert objects
+    output = server.kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", stdin=text)
+    assert output.count("serverside-applied (server dry run)") == len(objects), output
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+def test_an_example_is_accepted(server: ApiServer, example: Path) -> None:
+    accepts(server, example.read_text())
+
+
+def test_the_three_examples_that_the_pages_name_are_there() -> None:
+    assert {path.name for path in EXAMPLES} >= {
+        "quickstart.yaml",
+        "gpu-resource-claim.yaml",
+        "gpu-runtime-class.yaml",
+    }
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_a_manifest_in_the_documentation_is_accepted(server: ApiServer, block: str) -> None:
+    accepts(server, block)
+
+
+def test_the_manifests_that_helm_prints_after_an_install_are_accepted(server: ApiServer, helm: Path) -> None:
+    notes = process.run([helm, "install", "claas", CHART, "--dry-run=client"]).split("NOTES:", 1)[1]
+    # Each manifest is indented by two spaces and ends with the first line that is not.
+    manifests = [
+        re.sub(r"^  ", "", block, flags=re.MULTILINE) for block in re.findall(r"(?:^  .*\n)+", notes, re.MULTILINE)
+    ]
+    manifests = [text for text in manifests if text.startswith("apiVersion:")]
+    assert len(manifests) == 2
+    for text in manifests:
+        accepts(server, text)
+
+
+def test_the_gpu_examples_give_both_pods_the_same_gpu() -> None:
+    by_claim = {
+        str(each["kind"]): each for each in documents((EXAMPLES[0].parent / "gpu-resource-claim.yaml").read_text())
+    }
+    name = at(by_claim["ResourceClaim"], "metadata.name")
+    assert at(by_claim["Deployment"], "spec.template.spec.resourceClaims.0.resourceClaimName") == name
+    assert at(by_claim["LoraAdapter"], "spec.trainer.resourceClaims.0.resourceClaimName") == name
+    by_class = {
+        str(each["kind"]): each for each in documents((EXAMPLES[0].parent / "gpu-runtime-class.yaml").read_text())
+    }
+    runtime = at(by_class["Deployment"], "spec.template.spec.runtimeClassName")
+    assert runtime == at(by_class["LoraAdapter"], "spec.trainer.runtimeClassName") == "nvidia"
+    assert at(by_class["LoraAdapter"], "spec.trainer.sameNodeAsServing") is True
+
+
+@pytest.mark.parametrize("settings", [ALL_VALUES, NAMESPACED], ids=["cluster", "namespaced"])
+def test_the_rendered_chart_is_accepted(server: ApiServer, helm: Path, settings: tuple[str, ...]) -> None:
+    text = rendered(helm, *settings)
+    dry_run = ("--server-side", "--force-conflicts", "--dry-run=server")
+    output = server.kubectl_anywhere("apply", *dry_run, "-f", "-", stdin=text)
+    assert output.count("(server dry run)") == len(documents(text))
+
+
+# What the operator does, by API group and resource.
+NEEDED = [
+    ("list", "claas.dev", "loraadapters"),
+    ("watch", "claas.dev", "distilljobs"),
+    ("patch", "claas.dev", "distilljobs/status"),
+    ("delete", "claas.dev", "distilljobs"),
+    ("create", "batch", "jobs"),
+    ("delete", "", "pods"),
+    ("watch", "apps", "deployments"),
+    ("get", "", "persistentvolumeclaims"),
+    ("patch", "", "configmaps"),
+    ("create", "", "secrets"),
+    ("update", "coordination.k8s.io", "leases"),
+    ("create", "events.k8s.io", "events"),
+]
+FORBIDDEN = [
+    ("list", "", "secrets"),
+    ("create", "", "pods"),
+    ("create", "", "pods/exec"),
+    ("get", "", "pods/log"),
+    ("patch", "apps", "deployments"),
+    ("delete", "", "persistentvolumeclaims"),
+    ("create", "rbac.authorization.k8s.io", "roles"),
+    ("impersonate", "", "users"),
+]
+
+
+def test_rbac_grants_a_namespaced_operator_its_namespaces_and_no_others(helm: Path) -> None:
+    with light_cluster() as cluster:
+        server = ApiServer(cluster, SYSTEM_NAMESPACE)
+        for namespace in (SYSTEM_NAMESPACE, "team-a", "team-b"):
+            server.kubectl("create", "namespace", namespace)
+        server.kubectl_anywhere("apply", "--server-side", "-f", "-", stdin=rendered(helm, *NAMESPACED))
+        for verb, group, resource in NEEDED:
+            assert server.review(OPERATOR, "team-a", verb, group, resource), f"{verb} {resource}"
+            assert not server.review(OPERATOR, "team-b", verb, group, resource), f"{verb} {resource} elsewhere"
+        for verb, group, resource in FORBIDDEN:
+            assert not server.review(OPERATOR, "team-a", verb, group, resource), f"{verb} {resource}"
+        server.close()
+
+
+def test_helm_installs_and_upgrades_and_what_users_made_outlives_an_uninstall(helm: Path) -> None:
+    with light_cluster() as cluster:
+        server = ApiServer(cluster, "default")
+
+        def call(*arguments: str) -> str:
+            return process.run(
+                [helm, "--kubeconfig", cluster.kubeconfig, "--namespace", SYSTEM_NAMESPACE, *arguments]
+            )
+
+        call("install", "claas", str(CHART), "--create-namespace")
+        server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+        for verb, group, resource in NEEDED:
+            assert server.review(OPERATOR, "anywhere", verb, group, resource), f"{verb} {resource}"
+        for verb, group, resource in FORBIDDEN:
+            assert not server.review(OPERATOR, "anywhere", verb, group, resource), f"{verb} {resource}"
+        assert server.create(ADAPTER).status == 201
+        call("upgrade", "claas", str(CHART), *ALL_VALUES[:2], "--set", "logLevel=DEBUG")
+        deployment = server.kubectl("get", "deployments", "--namespace", SYSTEM_NAMESPACE, "-o", "yaml")
+        variables = at(yaml.safe_load(deployment), "items.0.spec.template.spec.containers.0.env")
+        assert {"name": "CLAAS_LOG_LEVEL", "value": "DEBUG"} in cast(list[JsonValue], variables)
+        assert "NAME" in server.kubectl("get", "networkpolicies", "--namespace", SYSTEM_NAMESPACE)
+        call("uninstall", "claas", "--cascade=background")
+        assert "tone" in server.kubectl("get", "loraadapters")
+        left = server.kubectl(
+            "get", "deployments,clusterroles", "-A", "-l", "app.kubernetes.io/part-of=claas", "-o", "name"
+        )
+        assert left == ""
+        call("install", "claas", str(CHART))
+        assert "tone" in server.kubectl("get", "loraadapters")
+        server.close()
+
+
+def test_helm_refuses_a_wrong_value_before_it_touches_the_cluster(server: ApiServer, helm: Path) -> None:
+    result = subprocess.run(
+        [
+            helm,
+            "--kubeconfig",
+            server.cluster.kubeconfig,
+            "install",
+            "wrong",
+            CHART,
+            "--set",
+            "executionMode=quantum",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode != 0
+    assert "executionMode" in result.stderr
