@@ -154,7 +154,8 @@ def hand_written() -> list[dict[str, object]]:
 def served_version(pod: Pod) -> str | None:
     answer = pod.ask(NAME, 4)
     assert answer.status_code == 200, answer.text
-    return answer.headers.get("x-claas-version")
+    version: str | None = answer.headers.get("x-claas-version")
+    return version
 
 
 def test_init_makes_version_0_once_and_the_same_weights_for_the_same_identifier(pod: Pod) -> None:

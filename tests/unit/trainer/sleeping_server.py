@@ -73,13 +73,15 @@ class SleepingServer:
 
 def _handler(server: SleepingServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self._answer()
 
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             self._answer()
 
         def _answer(self) -> None:
+            status: int
+            body: object
             if server.locked and self.headers.get("X-Claas-Token") != TOKEN:
                 status, body = 403, {"error": {"message": "the control token is missing or wrong"}}
             else:
