@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +98,7 @@ def new_adapter(model_folder: Path, shape: LoraShape, seed: int) -> LoraAdapter:
             base = AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
         raise AdapterError(f"{model_folder}: no usable model configuration there: {error}") from error
+    modules = [name for name, _ in base.named_modules()]
     peft = wrap(base, shape)
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
@@ -108,8 +109,16 @@ def new_adapter(model_folder: Path, shape: LoraShape, seed: int) -> LoraAdapter:
             bound = 1 / math.sqrt(tensor.shape[1])
             tensor.uniform_(-bound, bound, generator=generator)
         tensors[name] = tensor
-    resolved = tuple(sorted(peft.peft_config[_PEFT_ADAPTER].target_modules))
-    return LoraAdapter(LoraShape(shape.rank, shape.alpha, resolved), tensors)
+    targets = _short_names(modules, peft.peft_config[_PEFT_ADAPTER].target_modules)
+    return LoraAdapter(LoraShape(shape.rank, shape.alpha, targets), tensors)
+
+
+def _short_names(modules: Iterable[str], targets: Iterable[str]) -> tuple[str, ...]:
+    """The targets by their last names, where these mean the same modules; by their full names otherwise."""
+    full = set(targets)
+    short = {target.rpartition(".")[2] for target in full}
+    meant = {name for name in modules if name.rpartition(".")[2] in short}
+    return tuple(sorted(short if meant == full else full))
 
 
 def write_adapter(folder: Path, adapter: LoraAdapter) -> None:

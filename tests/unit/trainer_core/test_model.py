@@ -1,0 +1,140 @@
+"""The model with an adapter attached, switched off, and detached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from claas_trainer.batch import StepSample, TokenBatch
+from claas_trainer.lora import LoraAdapter, LoraShape
+from claas_trainer.model import attached, load_base
+from claas_trainer.step_errors import AdapterError
+from claas_trainer.teachers.frozen import FrozenTeacher
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def batch(samples: list[StepSample]) -> TokenBatch:
+    return TokenBatch.of([s.student_prompt_ids for s in samples], [s.response_ids for s in samples], CPU)
+
+
+def plain_logits(model: torch.nn.Module, samples: list[StepSample]) -> Tensor:
+    """One sample at a time, all positions, no padding."""
+    rows = []
+    for sample in samples:
+        ids = torch.tensor([[*sample.student_prompt_ids, *sample.response_ids]])
+        rows.append(model(input_ids=ids).logits[0, len(sample.student_prompt_ids) - 1 : -1])
+    return torch.cat(rows)
+
+
+def test_the_response_logits_are_those_of_each_sample_alone(
+    base: PreTrainedModel, adapter: LoraAdapter, samples: list[StepSample], batch: TokenBatch
+) -> None:
+    with torch.no_grad(), attached(base, adapter) as model:
+        got = model.response_logits(batch)
+        torch.testing.assert_close(got, plain_logits(model.peft, samples), rtol=1e-4, atol=1e-5)
+    assert batch.targets.tolist() == [token for s in samples for token in s.response_ids]
+
+
+def test_the_frozen_teacher_is_the_base_model_and_not_the_adapter(
+    base: PreTrainedModel, adapter: LoraAdapter, samples: list[StepSample], batch: TokenBatch
+) -> None:
+    with torch.no_grad():
+        alone = plain_logits(base, samples)
+    with attached(base, adapter) as model:
+        taught = FrozenTeacher().logits(model, batch)
+        student = model.response_logits(batch)
+    torch.testing.assert_close(taught, alone, rtol=1e-4, atol=1e-5)
+    assert not taught.requires_grad
+    assert student.requires_grad
+    assert (student - taught).abs().max() > 0.1
+
+
+def test_after_it_is_detached_the_base_model_is_as_it_was(
+    base: PreTrainedModel, adapter: LoraAdapter, samples: list[StepSample]
+) -> None:
+    weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    modules = [(name, type(module)) for name, module in base.named_modules()]
+    with torch.no_grad():
+        before = plain_logits(base, samples)
+        with attached(base, adapter) as model:
+            assert (plain_logits(model.peft, samples) - before).abs().max() > 0.1
+        assert torch.equal(plain_logits(base, samples), before)
+    assert [(name, type(module)) for name, module in base.named_modules()] == modules
+    assert base.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in base.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in base.parameters())
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_next_tenant_does_not_feel_the_last_ones_adapter(
+    base: PreTrainedModel, adapter: LoraAdapter, fresh: LoraAdapter, samples: list[StepSample]
+) -> None:
+    with torch.no_grad():
+        alone = plain_logits(base, samples)
+        with attached(base, adapter):
+            pass
+        with attached(base, fresh) as model:
+            assert torch.equal(plain_logits(model.peft, samples), alone)
+
+
+def test_an_error_while_attached_detaches_too(
+    base: PreTrainedModel, adapter: LoraAdapter, samples: list[StepSample]
+) -> None:
+    with torch.no_grad():
+        before = plain_logits(base, samples)
+        with pytest.raises(RuntimeError, match="in mid-step"), attached(base, adapter):
+            raise RuntimeError("in mid-step")
+        assert torch.equal(plain_logits(base, samples), before)
+
+
+def test_over_a_bfloat16_base_masters_and_logits_are_float32(
+    model_folder: Path, adapter: LoraAdapter, batch: TokenBatch
+) -> None:
+    base = load_base(model_folder, torch.bfloat16)
+    with attached(base, adapter) as model:
+        assert {p.dtype for p in model.trainable().values()} == {torch.float32}
+        logits = model.response_logits(batch)
+    assert logits.dtype is torch.float32
+    # Rounded to bfloat16 on the way, they would survive the round trip unchanged.
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
+def test_attaching_draws_nothing_from_the_callers_generator(base: PreTrainedModel, adapter: LoraAdapter) -> None:
+    state = torch.random.get_rng_state()
+    with attached(base, adapter):
+        pass
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_an_adapter_of_another_shape_is_refused_by_the_name_of_the_tensor(
+    base: PreTrainedModel, adapter: LoraAdapter, samples: list[StepSample]
+) -> None:
+    name = next(iter(adapter.tensors))
+    missing = {key: tensor for key, tensor in adapter.tensors.items() if key != name}
+    wrong = {**adapter.tensors, name: torch.zeros(1, 1)}
+    with torch.no_grad():
+        before = plain_logits(base, samples)
+        for tensors in (missing, wrong):
+            with (
+                pytest.raises(AdapterError, match=name),
+                attached(base, LoraAdapter(adapter.shape, tensors)),
+            ):
+                pass
+        assert torch.equal(plain_logits(base, samples), before)
+
+
+def test_the_head_cannot_be_a_target(base: PreTrainedModel) -> None:
+    shape = LoraShape(2, 4, ("lm_head",))
+    with pytest.raises(AdapterError, match="head can't be a target"), attached(base, LoraAdapter(shape, {})):
+        pass
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AdapterError, match="no usable model"):
+        load_base(tmp_path)
