@@ -1,17 +1,15 @@
-"""CRDs, chart, examples and documentation against the real API server, as kubectl and Helm users meet them."""
+"""CRDs, examples and documentation against the real API server, as users of kubectl meet them."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
-import yaml
 from pydantic import JsonValue
 
 from claas_crds.conditions import Condition
@@ -20,7 +18,7 @@ from claas_crds.lora_adapter import LoraAdapterStatus
 from tests.cluster import process
 from tests.cluster.binaries import Binary, ensure
 from tests.cluster.errors import CommandError
-from tests.cluster.light import LightCluster, light_cluster
+from tests.cluster.light import LightCluster
 from tests.cluster.paths import REPOSITORY_ROOT
 from tests.integration.manifests import (
     ADAPTER,
@@ -39,10 +37,6 @@ from tests.integration.manifests import (
 pytestmark = pytest.mark.integration
 
 NAMESPACE = "manifests"
-SYSTEM_NAMESPACE = "claas-system"
-ALL_VALUES = ("--set", "networkPolicy.enabled=true", "--set", "networkPolicy.trainer.namespaces={team-a}")
-NAMESPACED = ("--set", "watchNamespaces={team-a}", "--set", "rbac.userRoles=false")
-OPERATOR = f"system:serviceaccount:{SYSTEM_NAMESPACE}:claas-claas-operator"
 DISCOVERY_TIMEOUT_SECONDS = 30.0
 INLINE_SAMPLES_BYTES = 900 * 1024
 
@@ -52,8 +46,7 @@ def server(api_server: LightCluster) -> Iterator[ApiServer]:
     server = ApiServer(api_server, NAMESPACE)
     server.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRD_FOLDER))
     server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-    for namespace in (NAMESPACE, SYSTEM_NAMESPACE, "team-a"):
-        server.kubectl("create", "namespace", namespace)
+    server.kubectl("create", "namespace", NAMESPACE)
     yield server
     server.close()
 
@@ -61,10 +54,6 @@ def server(api_server: LightCluster) -> Iterator[ApiServer]:
 @pytest.fixture(scope="session")
 def helm() -> Path:
     return ensure([Binary.HELM])[Binary.HELM]
-
-
-def rendered(helm: Path, *settings: str) -> str:
-    return process.run([helm, "template", "claas", CHART, "--namespace", SYSTEM_NAMESPACE, *settings])
 
 
 def explained(server: ApiServer, path: str) -> str:
@@ -303,105 +292,3 @@ def test_the_gpu_examples_give_both_pods_the_same_gpu() -> None:
     runtime = at(by_class["Deployment"], "spec.template.spec.runtimeClassName")
     assert runtime == at(by_class["LoraAdapter"], "spec.trainer.runtimeClassName") == "nvidia"
     assert at(by_class["LoraAdapter"], "spec.trainer.sameNodeAsServing") is True
-
-
-@pytest.mark.parametrize("settings", [ALL_VALUES, NAMESPACED], ids=["cluster", "namespaced"])
-def test_the_rendered_chart_is_accepted(server: ApiServer, helm: Path, settings: tuple[str, ...]) -> None:
-    text = rendered(helm, *settings)
-    dry_run = ("--server-side", "--force-conflicts", "--dry-run=server")
-    output = server.kubectl_anywhere("apply", *dry_run, "-f", "-", stdin=text)
-    assert output.count("(server dry run)") == len(documents(text))
-
-
-# What the operator does, by API group and resource.
-NEEDED = [
-    ("list", "claas.dev", "loraadapters"),
-    ("watch", "claas.dev", "distilljobs"),
-    ("patch", "claas.dev", "distilljobs/status"),
-    ("delete", "claas.dev", "distilljobs"),
-    ("create", "batch", "jobs"),
-    ("delete", "", "pods"),
-    ("watch", "apps", "deployments"),
-    ("get", "", "persistentvolumeclaims"),
-    ("patch", "", "configmaps"),
-    ("create", "", "secrets"),
-    ("update", "coordination.k8s.io", "leases"),
-    ("create", "events.k8s.io", "events"),
-]
-FORBIDDEN = [
-    ("list", "", "secrets"),
-    ("create", "", "pods"),
-    ("create", "", "pods/exec"),
-    ("get", "", "pods/log"),
-    ("patch", "apps", "deployments"),
-    ("delete", "", "persistentvolumeclaims"),
-    ("create", "rbac.authorization.k8s.io", "roles"),
-    ("impersonate", "", "users"),
-]
-
-
-def test_rbac_grants_a_namespaced_operator_its_namespaces_and_no_others(helm: Path) -> None:
-    with light_cluster() as cluster:
-        server = ApiServer(cluster, SYSTEM_NAMESPACE)
-        for namespace in (SYSTEM_NAMESPACE, "team-a", "team-b"):
-            server.kubectl("create", "namespace", namespace)
-        server.kubectl_anywhere("apply", "--server-side", "-f", "-", stdin=rendered(helm, *NAMESPACED))
-        for verb, group, resource in NEEDED:
-            assert server.review(OPERATOR, "team-a", verb, group, resource), f"{verb} {resource}"
-            assert not server.review(OPERATOR, "team-b", verb, group, resource), f"{verb} {resource} elsewhere"
-        for verb, group, resource in FORBIDDEN:
-            assert not server.review(OPERATOR, "team-a", verb, group, resource), f"{verb} {resource}"
-        server.close()
-
-
-def test_helm_installs_and_upgrades_and_what_users_made_outlives_an_uninstall(helm: Path) -> None:
-    with light_cluster() as cluster:
-        server = ApiServer(cluster, "default")
-
-        def call(*arguments: str) -> str:
-            return process.run(
-                [helm, "--kubeconfig", cluster.kubeconfig, "--namespace", SYSTEM_NAMESPACE, *arguments]
-            )
-
-        call("install", "claas", str(CHART), "--create-namespace")
-        server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-        for verb, group, resource in NEEDED:
-            assert server.review(OPERATOR, "anywhere", verb, group, resource), f"{verb} {resource}"
-        for verb, group, resource in FORBIDDEN:
-            assert not server.review(OPERATOR, "anywhere", verb, group, resource), f"{verb} {resource}"
-        assert server.create(ADAPTER).status == 201
-        call("upgrade", "claas", str(CHART), *ALL_VALUES[:2], "--set", "logLevel=DEBUG")
-        deployment = server.kubectl("get", "deployments", "--namespace", SYSTEM_NAMESPACE, "-o", "yaml")
-        variables = at(yaml.safe_load(deployment), "items.0.spec.template.spec.containers.0.env")
-        assert {"name": "CLAAS_LOG_LEVEL", "value": "DEBUG"} in cast(list[JsonValue], variables)
-        assert "NAME" in server.kubectl("get", "networkpolicies", "--namespace", SYSTEM_NAMESPACE)
-        call("uninstall", "claas", "--cascade=background")
-        assert "tone" in server.kubectl("get", "loraadapters")
-        left = server.kubectl(
-            "get", "deployments,clusterroles", "-A", "-l", "app.kubernetes.io/part-of=claas", "-o", "name"
-        )
-        assert left == ""
-        call("install", "claas", str(CHART))
-        assert "tone" in server.kubectl("get", "loraadapters")
-        server.close()
-
-
-def test_helm_refuses_a_wrong_value_before_it_touches_the_cluster(server: ApiServer, helm: Path) -> None:
-    result = subprocess.run(
-        [
-            helm,
-            "--kubeconfig",
-            server.cluster.kubeconfig,
-            "install",
-            "wrong",
-            CHART,
-            "--set",
-            "executionMode=quantum",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert result.returncode != 0
-    assert "executionMode" in result.stderr

@@ -21,7 +21,7 @@
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, delete]
+  verbs: [get, list, delete]
 # The vLLM Deployments and the volumes that adapters name.
 - apiGroups: [apps]
   resources: [deployments]
