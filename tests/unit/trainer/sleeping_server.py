@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -14,7 +14,10 @@ TOKEN = "a-control-token"
 
 
 class SleepingServer:
-    """Its state, and how it misbehaves. `sleep_delay_seconds`: a sleep takes effect that long after the call."""
+    """Its state, and how it misbehaves: wakes that fail, a lock, a drain that does not end, a refused sleep.
+
+    `gpu_uuids`: what its companion says; None means that it has no companion.
+    """
 
     def __init__(self, *, wake_failures: int = 0, locked: bool = False, hangs: bool = False) -> None:
         self.asleep = False
@@ -23,6 +26,8 @@ class SleepingServer:
         self.wake_failures = wake_failures
         self.locked = locked
         self.hangs = hangs
+        self.refuses_sleep = False
+        self.gpu_uuids: list[str] | None = None
         self.lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
@@ -44,6 +49,18 @@ class SleepingServer:
         with self.lock:
             self.calls.append(f"{method} {path}")
             match path:
+                case "/claas/status" if self.gpu_uuids is not None:
+                    return 200, {
+                        "companion_version": "1",
+                        "vllm_version": "0.32.0",
+                        "supported_vllm_versions": [],
+                        "vllm_supported": True,
+                        "aliases": [],
+                        "gpu_uuids": self.gpu_uuids,
+                        "persisted": True,
+                    }
+                case "/sleep" if self.refuses_sleep:
+                    return 500, {"error": {"message": "engine error"}}
                 case "/sleep":
                     self.asleep = True
                     return 200, {}
@@ -94,7 +111,9 @@ def _handler(server: SleepingServer) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(text)))
             self.end_headers()
-            self.wfile.write(text)
+            # A caller that gave up has closed the connection.
+            with suppress(BrokenPipeError):
+                self.wfile.write(text)
 
         def log_message(self, format: str, *args: object) -> None:
             return

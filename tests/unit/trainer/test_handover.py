@@ -1,0 +1,177 @@
+"""The Sleep hand-over against servers that sleep, refuse, hang and are not there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from claas_crds.contract import FailureReason, ServingTarget, VllmPod
+from claas_crds.lora_adapter import PauseMode
+from claas_trainer.engines.base import GpuNeed
+from claas_trainer.errors import ServingError
+from claas_trainer.handover.sleep import SleepHandover
+from claas_trainer.paths import Paths
+from claas_trainer.pods import connect
+from claas_trainer.reporting import Awake, Event, PauseAnnounced, Reporter, decode
+from tests.unit.trainer.sleeping_server import SleepingServer, sleeping_server
+
+NOBODY = "http://127.0.0.1:9"
+
+
+class Events:
+    """A pipe as the supervisor has it."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+        self.reporter = Reporter(self._writing)
+
+    def read(self) -> list[Event]:
+        os.close(self._writing)
+        with os.fdopen(self._reading, "rb") as file:
+            return [decode(line) for line in file]
+
+
+@pytest.fixture
+def events() -> Events:
+    return Events()
+
+
+@pytest.fixture
+def server() -> Iterator[SleepingServer]:
+    with sleeping_server() as server:
+        yield server
+
+
+def target(*urls: str, pause: PauseMode = PauseMode.KEEP, storage_path: str | None = "/adapters/a") -> ServingTarget:
+    pods = [
+        VllmPod(name=f"vllm-{index}", uid=f"uid-{index}", url=url, storage_path=storage_path)
+        for index, url in enumerate(urls)
+    ]
+    return ServingTarget(served_name="coder", pods=pods, pause=pause, drain_timeout_seconds=1, max_pause_seconds=10)
+
+
+@asynccontextmanager
+async def handover(serving: ServingTarget, events: Events, paths: Paths) -> AsyncIterator[SleepHandover]:
+    async with connect(serving, paths) as pods:
+        yield SleepHandover(pods, serving, events.reporter)
+
+
+async def failure_of_check(
+    serving: ServingTarget, events: Events, paths: Paths, gpu: GpuNeed | None = None
+) -> FailureReason:
+    async with handover(serving, events, paths) as sleep:
+        with pytest.raises(ServingError) as caught:
+            await sleep.check(gpu)
+    assert "vllm-0" in caught.value.message or gpu is not None
+    return caught.value.reason
+
+
+async def test_a_pause_is_announced_before_it_is_made_and_ended_after_the_step(
+    server: SleepingServer, events: Events, paths: Paths
+) -> None:
+    async with handover(target(server.url), events, paths) as sleep:
+        await sleep.check(None)
+        async with sleep.paused() as times:
+            assert server.asleep
+        assert not server.asleep
+    assert times.sleep is not None
+    assert times.serving_gap is not None
+    assert times.serving_gap >= times.sleep
+    told = events.read()
+    assert isinstance(told[0], PauseAnnounced)
+    assert isinstance(told[-1], Awake)
+
+
+async def test_a_step_that_fails_wakes_serving(server: SleepingServer, events: Events, paths: Paths) -> None:
+    async with handover(target(server.url), events, paths) as sleep:
+        with pytest.raises(ZeroDivisionError):
+            async with sleep.paused():
+                raise ZeroDivisionError
+    assert not server.asleep
+
+
+async def test_one_server_that_refuses_to_sleep_wakes_the_other(
+    server: SleepingServer, events: Events, paths: Paths
+) -> None:
+    with sleeping_server() as other:
+        other.refuses_sleep = True
+        async with handover(target(server.url, other.url), events, paths) as sleep:
+            with pytest.raises(ServingError) as caught:
+                async with sleep.paused():
+                    raise AssertionError("the step must not run")
+    assert caught.value.reason is FailureReason.PAUSE_FAILED
+    assert "POST /sleep" in server.calls
+    assert not server.asleep
+
+
+async def test_a_drain_that_times_out_fails_and_aborts_nothing(events: Events, paths: Paths) -> None:
+    with sleeping_server(hangs=True) as server:
+        async with handover(target(server.url, pause=PauseMode.WAIT), events, paths) as sleep:
+            with pytest.raises(ServingError) as caught:
+                async with sleep.paused():
+                    raise AssertionError("the step must not run")
+        assert not server.asleep
+        assert "POST /sleep" not in server.calls
+    assert caught.value.reason is FailureReason.DRAIN_TIMED_OUT
+
+
+async def test_a_cancelled_step_wakes_serving(server: SleepingServer, events: Events, paths: Paths) -> None:
+    async with handover(target(server.url), events, paths) as sleep:
+        stepping = asyncio.Event()
+
+        async def step() -> None:
+            async with sleep.paused():
+                stepping.set()
+                await asyncio.sleep(30)
+
+        task = asyncio.create_task(step())
+        async with asyncio.timeout(5):
+            await stepping.wait()
+        assert server.asleep
+        task.cancel()
+        await asyncio.wait({task}, timeout=5)
+    assert not server.asleep
+
+
+async def test_an_unreachable_server_fails_the_check(events: Events, paths: Paths) -> None:
+    assert await failure_of_check(target(NOBODY), events, paths) is FailureReason.VLLM_UNREACHABLE
+
+
+async def test_a_server_that_sleeps_already_fails_the_check_and_sleeps_on(
+    server: SleepingServer, events: Events, paths: Paths
+) -> None:
+    server.asleep = True
+    assert await failure_of_check(target(server.url), events, paths) is FailureReason.ALREADY_ASLEEP
+    assert server.asleep
+
+
+async def test_a_lock_that_refuses_the_token_fails_the_check(events: Events, paths: Paths) -> None:
+    with sleeping_server(locked=True) as server:
+        assert await failure_of_check(target(server.url), events, paths) is FailureReason.CONTROL_REFUSED
+
+
+async def test_a_pod_without_the_volume_fails_the_check(server: SleepingServer, events: Events, paths: Paths) -> None:
+    serving = target(server.url, storage_path=None)
+    assert await failure_of_check(serving, events, paths) is FailureReason.INVALID_INPUT
+
+
+async def test_another_gpu_than_vllm_s_fails_the_check(server: SleepingServer, events: Events, paths: Paths) -> None:
+    server.gpu_uuids = ["GPU-a"]
+    gpu = GpuNeed("GPU-b", 1)
+    assert await failure_of_check(target(server.url), events, paths, gpu) is FailureReason.GPU_MISMATCH
+
+
+async def test_only_the_replica_that_holds_the_step_s_gpu_is_paused(
+    server: SleepingServer, events: Events, paths: Paths
+) -> None:
+    server.gpu_uuids = ["GPU-a"]
+    with sleeping_server() as other:
+        other.gpu_uuids = ["GPU-b"]
+        async with handover(target(server.url, other.url), events, paths) as sleep:
+            await sleep.check(GpuNeed("GPU-b", 0))
+            async with sleep.paused():
+                assert (server.asleep, other.asleep) == (False, True)

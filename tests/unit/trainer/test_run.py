@@ -1,0 +1,198 @@
+"""An attempt from input to result in this process: the real engine on a random tiny model, nothing served."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from claas_crds.contract import FailureReason, ModelLocation, TrainerInput, TrainerResult
+from claas_crds.lora_adapter import EngineName, LoraSpec
+from claas_crds.training import TrainingConfig
+from claas_trainer.engines.registry import chosen_engine
+from claas_trainer.errors import TrainerError
+from claas_trainer.initialise import initial_seed, initialise
+from claas_trainer.paths import Paths
+from claas_trainer.reporting import Published, Reporter, decode
+from claas_trainer.run import run
+from claas_trainer.store.versions import VersionStore
+from tests.builders.models import build_tiny_qwen3
+from tests.unit.trainer.conftest import document
+
+SAMPLES = [
+    {"user_prompt": "Why?", "response": "Because.", "feedback": "kinder"},
+    {"user_prompt": "When?", "response": "Now, I think.", "feedback": "shorter"},
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_tiny_qwen3(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def reporter() -> Iterator[Reporter]:
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    yield Reporter(descriptor)
+    os.close(descriptor)
+
+
+def job(
+    model: Path, paths: Paths, *, uid: str = "job-1", parent: int = 0, learning_rate: float = 1e-3
+) -> TrainerInput:
+    samples = paths.scratch / "samples.json"
+    samples.write_text(json.dumps(SAMPLES))
+    return document(uid=uid).model_copy(
+        update={
+            "model": ModelLocation(path=str(model)),
+            "parent": parent,
+            "samples_file": str(samples),
+            "training": TrainingConfig(learning_rate=learning_rate, teacher_top_k=10),
+        }
+    )
+
+
+async def attempt(task: TrainerInput, paths: Paths, reporter: Reporter) -> TrainerResult:
+    initialise(task, paths, reporter)
+    return await run(task, paths, reporter)
+
+
+def hashes(paths: Paths, number: int) -> Mapping[str, str]:
+    return VersionStore(paths.adapter_folder("team/coder")).read(number).record.files
+
+
+async def test_the_same_input_and_seed_give_the_same_bytes(model: Path, paths: Paths, reporter: Reporter) -> None:
+    again = replace(paths, storage=paths.storage / "again")
+    first = await attempt(job(model, paths), paths, reporter)
+    second = await attempt(job(model, paths), again, reporter)
+    assert hashes(paths, 0) == hashes(again, 0)
+    assert hashes(paths, 1) == hashes(again, 1)
+    assert first.version is not None
+    assert second.version is not None
+    assert first.version.metrics == second.version.metrics
+
+
+async def test_a_job_that_was_published_takes_no_second_step_even_with_samples_that_are_gone(
+    model: Path, paths: Paths, reporter: Reporter
+) -> None:
+    await attempt(job(model, paths), paths, reporter)
+    task = job(model, paths)
+    (paths.scratch / "samples.json").unlink()
+    result = await run(task, paths, reporter)
+    assert result.already_published
+    assert result.samples.total == 2
+    assert VersionStore(paths.adapter_folder("team/coder")).numbers() == [0, 1]
+
+
+async def test_a_second_step_goes_on_from_the_first_one_s_optimiser_state(
+    model: Path, paths: Paths, reporter: Reporter
+) -> None:
+    await attempt(job(model, paths), paths, reporter)
+    result = await run(job(model, paths, uid="job-2", parent=1), paths, reporter)
+    assert result.version is not None
+    assert (result.version.number, result.version.parent) == (2, 1)
+    assert "optimizer.safetensors" in hashes(paths, 2)
+
+
+async def test_a_job_from_an_older_version_gets_the_next_free_number(
+    model: Path, paths: Paths, reporter: Reporter
+) -> None:
+    await attempt(job(model, paths), paths, reporter)
+    result = await run(job(model, paths, uid="job-2", parent=0), paths, reporter)
+    assert result.version is not None
+    assert (result.version.number, result.version.parent) == (2, 0)
+
+
+async def test_a_server_that_is_gone_fails_before_the_model_is_read(
+    paths: Paths, reporter: Reporter, model: Path
+) -> None:
+    task = job(model, paths)
+    initialise(task, paths, reporter)
+    serving = document("http://127.0.0.1:9").serving
+    broken = task.model_copy(update={"serving": serving, "model": ModelLocation(path="/absent")})
+    with pytest.raises(TrainerError) as caught:
+        await run(broken, paths, reporter)
+    assert caught.value.reason is FailureReason.VLLM_UNREACHABLE
+
+
+async def test_a_published_version_whose_server_is_gone_is_a_success_that_names_the_pod(
+    model: Path, paths: Paths, reporter: Reporter
+) -> None:
+    await attempt(job(model, paths), paths, reporter)
+    serving = document("http://127.0.0.1:9").serving
+    result = await run(job(model, paths).model_copy(update={"serving": serving}), paths, reporter)
+    assert result.succeeded
+    assert result.swapped_pods == []
+    assert "vllm-0" in result.message
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"parent": 9}, FailureReason.PARENT_NOT_FOUND),
+        ({"model": ModelLocation(path="/absent")}, FailureReason.MODEL_NOT_FOUND),
+        ({"model": ModelLocation()}, FailureReason.INVALID_INPUT),
+        ({"samples_file": "/absent"}, FailureReason.INVALID_INPUT),
+        ({"job": None}, FailureReason.INVALID_INPUT),
+        ({"storage_path": "../elsewhere"}, FailureReason.INVALID_INPUT),
+    ],
+)
+async def test_a_wrong_input_fails_with_its_reason(
+    changes: dict[str, object], reason: FailureReason, model: Path, paths: Paths, reporter: Reporter
+) -> None:
+    task = job(model, paths)
+    initialise(task, paths, reporter)
+    with pytest.raises(TrainerError) as caught:
+        await run(task.model_copy(update=changes), paths, reporter)
+    assert caught.value.reason is reason
+
+
+def test_initialising_names_a_target_module_that_the_model_lacks(
+    model: Path, paths: Paths, reporter: Reporter
+) -> None:
+    lora = LoraSpec(rank=8, alpha=16, target_modules=["q_proj", "wq_proj"])
+    with pytest.raises(TrainerError) as caught:
+        initialise(job(model, paths).model_copy(update={"lora": lora}), paths, reporter)
+    assert caught.value.reason is FailureReason.INVALID_INPUT
+    assert "wq_proj" in caught.value.message
+    assert "q_proj," not in caught.value.message
+
+
+def test_initialising_never_replaces_versions_of_which_none_is_whole(
+    model: Path, paths: Paths, reporter: Reporter
+) -> None:
+    task = job(model, paths)
+    initialise(task, paths, reporter)
+    weights = paths.adapter_folder("team/coder") / "versions" / "0" / "adapter_model.safetensors"
+    weights.write_bytes(b"damaged")
+    with pytest.raises(TrainerError, match="none is whole"):
+        initialise(task, paths, reporter)
+    assert weights.read_bytes() == b"damaged"
+
+
+def test_a_published_version_is_told_before_it_is_put_into_service(model: Path, paths: Paths) -> None:
+    reading, writing = os.pipe()
+    initialise(job(model, paths), paths, Reporter(writing))
+    os.close(writing)
+    with os.fdopen(reading, "rb") as lines:
+        events = [decode(line) for line in lines]
+    assert isinstance(events[-1], Published)
+    assert events[-1].version.path == "team/coder/versions/0"
+
+
+def test_identifiers_have_seeds_of_their_own() -> None:
+    assert initial_seed("a/b") == initial_seed("a/b")
+    assert initial_seed("a/b") != initial_seed("a/c")
+
+
+def test_the_input_s_engine_comes_before_the_execution_mode_and_unknown_modes_name_those_there_are() -> None:
+    task = document()
+    assert chosen_engine(task, {}) is EngineName.LOCAL
+    with pytest.raises(TrainerError, match="'tunker' is no engine; there are local"):
+        chosen_engine(task, {"CLAAS_DISTILL_EXECUTION_MODE": "tunker"})
+    named = TrainerInput.model_validate(task.model_dump() | {"engine": "local"})
+    assert chosen_engine(named, {"CLAAS_DISTILL_EXECUTION_MODE": "tunker"}) is EngineName.LOCAL
