@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 
-from claas_crds.contract import INPUT_FILE
+from claas_crds.contract import INPUT_FILE, ExitCode
+
+_INTERRUPTED = int(ExitCode.RETRYABLE)
 
 
 def main() -> int:
@@ -25,6 +28,10 @@ def main() -> int:
     worker.add_argument("--report-to", type=int, required=True, help="file descriptor for events")
     worker.add_argument("--supervisor", type=int, required=True, help="process id to die with")
     arguments = parser.parse_args()
+
+    if arguments.command != "step":
+        # Process 1 has no default for SIGTERM: without this, one that comes during the imports would be lost.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(_INTERRUPTED))
 
     from claas_trainer.worker import Task, work
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jinja2 import TemplateError
+
 from claas_crds.contract import FailureReason, ModelLocation
 from claas_trainer.errors import InputError
 from claas_trainer.paths import Paths
@@ -94,11 +96,18 @@ class HubTokenizer:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def render(self, chat: list[dict[str, str]], *, answer_next: bool, thinking: bool) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                chat, tokenize=False, add_generation_prompt=answer_next, enable_thinking=thinking
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    chat, tokenize=False, add_generation_prompt=answer_next, enable_thinking=thinking
+                )
             )
-        )
+        except TemplateError:
+            roles = ", ".join(message["role"] for message in chat)
+            # The template's own words may quote the conversation.
+            raise _not_found(
+                f"the chat template refuses a conversation of {roles}; some know no system prompt"
+            ) from None
 
 
 def read_tokenizer(folder: Path) -> HubTokenizer:

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from claas_crds.contract import JobIdentity, PublishedVersion, TrainerInput, TrainerResult
 from claas_crds.distill_job import JobPhase, SampleCounts, Timings
-from claas_crds.training import DistillBatchRequestPayload
+from claas_crds.training import DistillBatchItem, DistillBatchRequestPayload
 from claas_trainer.engines.base import PreparedStep, StepPlan, TrainingEngine
 from claas_trainer.engines.registry import chosen_engine, make_engine
 from claas_trainer.errors import InputError
@@ -83,9 +85,7 @@ async def _take_step(
     document = attempt.document
     started = time.monotonic()
     reporter.phase(JobPhase.PREPARING, "checking samples")
-    payload = DistillBatchRequestPayload(
-        lora_id=document.adapter.lora_id, training=document.training, samples=read_samples(attempt.samples_file)
-    )
+    payload = _payload(document, read_samples(attempt.samples_file))
     # The number is chosen before the step: whoever publishes meanwhile makes publishing fail.
     plan = StepPlan(document.model, document.lora, _read_parent(store, attempt), store.next_number(), paths)
     engine = make_engine(chosen_engine(document))
@@ -185,6 +185,15 @@ async def _put_in_service(
         return []
     reporter.phase(JobPhase.SWAPPING, f"version {published.number} on {len(pods)} pods")
     return await swap(pods, document.serving, published)
+
+
+def _payload(document: TrainerInput, samples: list[DistillBatchItem]) -> DistillBatchRequestPayload:
+    try:
+        return DistillBatchRequestPayload(
+            lora_id=document.adapter.lora_id, training=document.training, samples=samples
+        )
+    except ValidationError:
+        raise InputError("adapter.lora_id: is no CLaaS identifier such as user123/coder-v1") from None
 
 
 def _read_parent(store: VersionStore, attempt: Attempt) -> StoredVersion:

@@ -21,6 +21,7 @@ from claas_trainer.batch import StepSample
 from claas_trainer.engines.base import GpuNeed, PreparedStep, StepPlan, TrainedVersion, TrainingEngine
 from claas_trainer.engines.device import DeviceWeights, device_uuid, step_device
 from claas_trainer.errors import EngineError, InputError, TrainerError
+from claas_trainer.gpu import gpu_of
 from claas_trainer.lora import LoraAdapter, read_adapter
 from claas_trainer.model import AdaptedModel, attached, load_base
 from claas_trainer.model_source import find_model, limits_of, read_config, read_tokenizer
@@ -116,7 +117,9 @@ class _Prepared:
         elements = sum(parameter.numel() for parameter in self.model.trainable().values())
         gpu = None
         if self.device.type == "cuda":
-            gpu = GpuNeed(device_uuid(self.device), self.weights.needed_bytes)
+            uuid = device_uuid(self.device)
+            # A slice of a GPU is not listed under its own UUID: nothing can be said about it then.
+            gpu = GpuNeed(uuid, self.weights.needed_bytes) if gpu_of(uuid) else None
         return PreparedStep(self.batch.counts, elements * (_MASTER_AND_MOMENTS_BYTES + self.dtype.itemsize), gpu)
 
 

@@ -27,6 +27,7 @@ _MODES = {
 }
 _MEMORY_TIMEOUT_SECONDS = 15.0
 _MEMORY_POLL_SECONDS = 0.1
+_DRAIN_SHARE = 0.9
 _RESUME_TIMEOUT_SECONDS = 60.0
 
 
@@ -114,13 +115,18 @@ class SleepHandover(Handover):
             seconds = await pause_serving(
                 serving_pod.client,
                 mode=_MODES[self._serving.pause],
-                drain_timeout_seconds=self._serving.drain_timeout_seconds,
+                drain_timeout_seconds=self._drain_timeout_seconds,
                 sleep_timeout_seconds=self._serving.max_pause_seconds,
             )
         except VllmError as error:
             raise serving_error(serving_pod.pod, error, FailureReason.PAUSE_FAILED) from error
         self._reporter.send(PauseConfirmed(url=serving_pod.pod.url))
         log("paused", pod=serving_pod.pod.name, seconds=round(seconds, 3))
+
+    @property
+    def _drain_timeout_seconds(self) -> float:
+        """Requests that arrive during a drain wait, so it is part of the pause and has to end before that does."""
+        return min(self._serving.drain_timeout_seconds, _DRAIN_SHARE * self._serving.max_pause_seconds)
 
     async def _wait_for_memory(self) -> None:
         """A 200 from /sleep proves nothing: look at the GPU."""
