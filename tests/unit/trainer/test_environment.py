@@ -1,0 +1,61 @@
+"""What the worker process is started with, and where things are in the pod."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from claas_crds import contract
+from claas_trainer.environment import cpu_limit_threads, worker_environment
+from claas_trainer.errors import InputError
+from claas_trainer.gpu import gpu_of
+from claas_trainer.paths import Paths
+
+HOMES = ("HOME", "HF_HOME", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "TMPDIR")
+
+
+def test_everything_a_library_writes_goes_to_the_scratch_folder() -> None:
+    environment = worker_environment({"HOME": "/nonexistent"}, Paths(), offline=True)
+    assert all(environment[name].startswith(contract.SCRATCH_DIRECTORY) for name in HOMES)
+
+
+@pytest.mark.parametrize(("offline", "said"), [(True, "1"), (False, None)])
+def test_the_hub_is_never_asked_for_a_model_that_is_a_folder(offline: bool, said: str | None) -> None:
+    assert worker_environment({}, Paths(), offline=offline).get("HF_HUB_OFFLINE") == said
+
+
+@pytest.mark.parametrize(
+    ("limit", "threads"),
+    [("max 100000", None), ("50000 100000", 1), ("250000 100000", 3), ("400000 100000", 4), ("rubbish", None)],
+)
+def test_the_number_of_threads_follows_the_container_s_cpu_limit(
+    limit: str, threads: int | None, tmp_path: Path
+) -> None:
+    (tmp_path / "cpu.max").write_text(limit)
+    assert cpu_limit_threads(tmp_path / "cpu.max") == threads
+
+
+def test_paths_are_the_contract_s_unless_the_environment_moves_them() -> None:
+    assert Paths.from_environment({}) == Paths()
+    moved = Paths.from_environment({"CLAAS_STORAGE_DIRECTORY": "/here", "CLAAS_PROGRESS_PORT": "1"})
+    assert (moved.storage, moved.progress_port, moved.model) == (Path("/here"), 1, Path(contract.MODEL_DIRECTORY))
+
+
+def test_a_folder_outside_the_volume_is_refused() -> None:
+    with pytest.raises(InputError):
+        Paths().adapter_folder("a/../../b")
+
+
+@pytest.mark.parametrize("content", [None, "", " \n"])
+def test_a_token_that_is_missing_or_empty_is_a_fault_of_the_input(content: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(InputError, match="control token"):
+        Paths(control_token=file).read_control_token(True)
+    assert Paths(control_token=file).read_control_token(False) is None
+
+
+def test_a_gpu_that_is_not_there_is_none() -> None:
+    assert gpu_of("GPU-of-another-machine") is None
