@@ -45,7 +45,8 @@ def lora_adapter(
             "serving": {"deploymentRef": {"name": deployment}, **token, **(serving or {})},
             "storage": {"claimName": claim},
             "training": dict(training or {}),
-            "trainer": dict(trainer or {}),
+            # Without a request a trainer gets next to no CPU beside anything else that runs.
+            "trainer": {"resources": {"requests": {"cpu": "400m"}}, **(trainer or {})},
         },
     }
 

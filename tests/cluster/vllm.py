@@ -54,6 +54,7 @@ class VllmServer:
     max_loras: int = 4
     kv_cache_gibibytes: int = 1
     thread_count: int = 1
+    cpu_request: str = "300m"
     memory_request: str = "1Gi"
     image: str = VLLM.development_name
     readiness_gates: Sequence[str] = ()
@@ -84,7 +85,7 @@ def service(server: VllmServer) -> Manifest:
 
 
 def arguments(server: VllmServer) -> list[str]:
-    """vLLM's command line: sleep mode and runtime adapters are what the operator asks for."""
+    """vLLM's command line. There is no `--enable-sleep-mode`: the CPU platform refuses it."""
     companion = server.companion.arguments if server.companion else ()
     return [
         f"--model={MODEL_MOUNT}/{server.model_path}",
@@ -162,7 +163,7 @@ def deployment(server: VllmServer) -> Manifest:
         "args": arguments(server),
         "env": [{"name": name, "value": value} for name, value in variables.items()],
         "ports": [{"name": "http", "containerPort": PORT}],
-        "resources": {"requests": {"cpu": "100m", "memory": server.memory_request}},
+        "resources": {"requests": {"cpu": server.cpu_request, "memory": server.memory_request}},
         "startupProbe": {"httpGet": health, "periodSeconds": 1, "failureThreshold": 600, "timeoutSeconds": 2},
         "readinessProbe": {"httpGet": health, "periodSeconds": 2, "failureThreshold": 3, "timeoutSeconds": 5},
         "volumeMounts": [each.mount() for each in mounts],

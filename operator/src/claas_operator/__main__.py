@@ -32,7 +32,6 @@ LEASE_SECONDS = 15
 RENEW_SECONDS = 10
 RETRY_SECONDS = 2
 STOP_SECONDS = 15
-LIVENESS_ENDPOINT = "http://0.0.0.0:8081/healthz"
 
 
 async def operate(api: Api, settings: Settings, stop: asyncio.Event) -> None:
@@ -53,7 +52,7 @@ async def operate(api: Api, settings: Settings, stop: asyncio.Event) -> None:
             clusterwide=not settings.watch_namespaces,
             namespaces=list(settings.watch_namespaces),
             stop_flag=stop,
-            liveness_endpoint=LIVENESS_ENDPOINT,
+            liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz",
         )
         for task in background:
             task.cancel()

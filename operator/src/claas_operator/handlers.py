@@ -70,9 +70,12 @@ def _metadata(body: kopf.Body) -> ObjectMeta:
     return ObjectMeta.model_validate(raw)
 
 
-def _log_in(**kwargs: Any) -> kopf.ConnectionInfo | None:
-    """The pod's service account, or else the current kube-context: as `api.connected` does."""
-    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+def _log_in(**kwargs: Any) -> object:
+    """The pod's service account by the API server's address, or else the current kube-context.
+
+    kopf's own `login_with_service_account` needs the cluster's DNS; the client's way does not.
+    """
+    return kopf.login_via_client(**kwargs)
 
 
 async def _configure(settings: kopf.OperatorSettings, **_: Any) -> None:

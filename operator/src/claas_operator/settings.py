@@ -28,6 +28,8 @@ class Settings:
     """Name of the operator's pod: its identity as leader, kept over a restart of the container."""
     pod_namespace: str
     """Where the leader's Lease lies."""
+    health_port: int
+    """Port of the leader's liveness endpoint."""
     log_level: str
 
     @classmethod
@@ -48,6 +50,10 @@ class Settings:
             resync_seconds = float(environment.get("CLAAS_RESYNC_SECONDS", "30"))
         except ValueError:
             raise SettingsError("CLAAS_RESYNC_SECONDS is not a number of seconds") from None
+        try:
+            health_port = int(environment.get("CLAAS_HEALTH_PORT", "8081"))
+        except ValueError:
+            raise SettingsError("CLAAS_HEALTH_PORT is not a port number") from None
         namespaces = environment.get("CLAAS_WATCH_NAMESPACES", "")
         return cls(
             trainer_image=image,
@@ -57,5 +63,6 @@ class Settings:
             resync_seconds=resync_seconds,
             pod_name=environment.get("POD_NAME", "claas-operator"),
             pod_namespace=environment.get("POD_NAMESPACE", "default"),
+            health_port=health_port,
             log_level=environment.get("CLAAS_LOG_LEVEL", "INFO").upper(),
         )
