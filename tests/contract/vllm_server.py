@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-START_TIMEOUT_SECONDS = 240.0
+START_TIMEOUT_SECONDS = 480.0
 BASE_MODEL = "tiny"
 
 
