@@ -66,6 +66,11 @@ def server(
     )
 
 
+def volume_folder(namespace: str) -> Path:
+    """The adapter volume of a namespace as a folder of this machine."""
+    return full_cluster_folders().volumes / f"{namespace}-adapters"
+
+
 def create(
     stack: Stack,
     namespace: str,

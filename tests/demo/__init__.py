@@ -1,0 +1,1 @@
+"""The demo: from nothing to an adapter that learned from feedback, on one machine."""
