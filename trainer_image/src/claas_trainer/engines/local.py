@@ -1,47 +1,22 @@
-"""The local engine: PyTorch in this process, on a GPU or on the CPU."""
+"""The local engine: PyTorch in this process, on a GPU or on the CPU.
+
+PyTorch itself is imported by `prepare`: what can fail without it should not have to wait for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
-
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from transformers import PreTrainedModel
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from claas_crds.contract import FailureReason
-from claas_crds.training import DistillBatchRequestPayload, DistillResponse, TrainingConfig
-from claas_trainer.batch import StepSample
-from claas_trainer.engines.base import GpuNeed, PreparedStep, StepPlan, TrainedVersion, TrainingEngine
-from claas_trainer.engines.device import DeviceWeights, device_uuid, step_device
-from claas_trainer.errors import EngineError, InputError, TrainerError
-from claas_trainer.gpu import gpu_of
-from claas_trainer.lora import LoraAdapter, read_adapter
-from claas_trainer.model import AdaptedModel, attached, load_base
-from claas_trainer.model_source import find_model, limits_of, read_config, read_tokenizer
-from claas_trainer.optimizer import OptimizerState
-from claas_trainer.step import StepConfig, StepResult, sdpo_step
-from claas_trainer.step_errors import (
-    AdapterError,
-    InvalidBatchError,
-    InvalidConfigError,
-    NonFiniteError,
-    OptimizerStateError,
-    StepError,
-)
-from claas_trainer.store.content import Bytes, FileContent, Tensors
-from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, OPTIMIZER_FILE
-from claas_trainer.store.versions import StoredVersion
-from claas_trainer.tokens import TokenisedBatch, tokenise
+from claas_crds.training import DistillBatchRequestPayload, DistillResponse
+from claas_trainer.engines.base import PreparedStep, StepPlan, TrainedVersion, TrainingEngine
+from claas_trainer.errors import EngineError
 
-_LIBRARIES = ("torch", "transformers", "peft", "safetensors")
-_MASTER_AND_MOMENTS_BYTES = 12
+if TYPE_CHECKING:
+    from claas_trainer.engines.local_step import LocalStep
 
 
 class LocalEngine(TrainingEngine):
@@ -49,29 +24,36 @@ class LocalEngine(TrainingEngine):
 
     def __init__(self) -> None:
         self._resources = ExitStack()
-        self._prepared: _Prepared | None = None
-        self._result: StepResult | None = None
+        self._prepared: LocalStep | None = None
 
     async def prepare(self, payload: DistillBatchRequestPayload, plan: StepPlan) -> PreparedStep:
-        with _engine_errors():
-            self._prepared = await asyncio.to_thread(_prepare, payload, plan, self._resources)
+        try:
+            from claas_trainer.engines.local_step import engine_errors, prepare
+        except ImportError as error:
+            raise EngineError(
+                FailureReason.ENGINE_UNAVAILABLE,
+                f"engine local: this image lacks {error.name}; use an image that has it, or another engine",
+            ) from error
+        with engine_errors():
+            self._prepared = await asyncio.to_thread(prepare, payload, plan, self._resources)
         return self._prepared.describe()
 
     async def acquire(self) -> None:
-        with _engine_errors():
-            await asyncio.to_thread(self._ready.weights.acquire)
+        from claas_trainer.engines.local_step import engine_errors
+
+        with engine_errors():
+            await asyncio.to_thread(self._step.weights.acquire)
 
     async def distill(self, payload: DistillBatchRequestPayload) -> DistillResponse:
-        ready = self._ready
+        from claas_trainer.engines.local_step import engine_errors
+
+        step = self._step
         started = time.monotonic()
-        with _engine_errors():
-            self._result = await asyncio.to_thread(
-                sdpo_step, ready.model, ready.batch.samples, step_config(payload.training), ready.state
-            )
-        seconds = time.monotonic() - started
+        with engine_errors():
+            metrics = await asyncio.to_thread(step.take, payload.training)
         return DistillResponse(
-            lora_id=f"{payload.lora_id}@{ready.plan.version}",
-            metadata={**_metrics(self._result), "step_seconds": seconds},
+            lora_id=f"{payload.lora_id}@{step.plan.version}",
+            metadata={**metrics, "step_seconds": time.monotonic() - started},
         )
 
     async def release(self) -> None:
@@ -79,158 +61,13 @@ class LocalEngine(TrainingEngine):
             await asyncio.to_thread(self._prepared.weights.release)
 
     async def trained(self) -> TrainedVersion:
-        if self._result is None:
-            raise EngineError(FailureReason.INTERNAL, "engine local: asked for a version before the step was taken")
-        return TrainedVersion(_files(self._ready, self._result), _metrics(self._result), library_versions())
+        return self._step.trained()
 
     async def close(self) -> None:
         self._resources.close()
 
     @property
-    def _ready(self) -> _Prepared:
+    def _step(self) -> LocalStep:
         if self._prepared is None:
             raise EngineError(FailureReason.INTERNAL, "engine local: asked for a step before it was prepared")
         return self._prepared
-
-
-class _Prepared:
-    """Everything a step needs, in host memory."""
-
-    def __init__(
-        self,
-        plan: StepPlan,
-        batch: TokenisedBatch,
-        model: AdaptedModel,
-        dtype: torch.dtype,
-        state: OptimizerState,
-        device: torch.device,
-    ) -> None:
-        self.plan = plan
-        self.batch = batch
-        self.model = model
-        self.dtype = dtype
-        self.state = state
-        self.device = device
-        self.weights = DeviceWeights(model.peft, device)
-
-    def describe(self) -> PreparedStep:
-        elements = sum(parameter.numel() for parameter in self.model.trainable().values())
-        gpu = None
-        if self.device.type == "cuda":
-            uuid = device_uuid(self.device)
-            # A slice of a GPU is not listed under its own UUID: nothing can be said about it then.
-            gpu = GpuNeed(uuid, self.weights.needed_bytes) if gpu_of(uuid) else None
-        return PreparedStep(self.batch.counts, elements * (_MASTER_AND_MOMENTS_BYTES + self.dtype.itemsize), gpu)
-
-
-def _prepare(payload: DistillBatchRequestPayload, plan: StepPlan, resources: ExitStack) -> _Prepared:
-    # Samples first: what is wrong with them should be said within a second, before gigabytes are read.
-    folder = find_model(plan.model, plan.paths)
-    batch = tokenise(payload.samples, read_tokenizer(folder), limits_of(read_config(folder)))
-    adapter = _read_parent(plan.parent)
-    state = _read_state(plan.parent, adapter)
-    base = _load_base(folder)
-    dtype = base.dtype
-    model = resources.enter_context(attached(base, adapter))
-    prepared = _Prepared(plan, batch, model, dtype, state or OptimizerState.fresh(model.trainable()), step_device())
-    _warm_up(prepared)
-    return prepared
-
-
-def _warm_up(prepared: _Prepared) -> None:
-    """Take a step on two tokens, so that what is made or imported on first use is there before the pause.
-
-    What it changes is undone: every step loads its masters first.
-    """
-    sample = prepared.batch.samples[0]
-    short = StepSample(sample.student_prompt_ids[:1], sample.teacher_prompt_ids[:1], sample.response_ids[:1])
-    sdpo_step(prepared.model, [short], StepConfig(), prepared.state)
-
-
-def _load_base(folder: Path) -> PreTrainedModel:
-    try:
-        return load_base(folder)
-    except AdapterError as error:
-        raise InputError(f"model: {error}", FailureReason.MODEL_NOT_FOUND) from error
-
-
-def _read_parent(parent: StoredVersion) -> LoraAdapter:
-    try:
-        return read_adapter(parent.folder)
-    except AdapterError as error:
-        raise EngineError(FailureReason.PARENT_CORRUPT, str(error)) from error
-
-
-def _read_state(parent: StoredVersion, adapter: LoraAdapter) -> OptimizerState | None:
-    """The parent's optimiser state; None for a version that has none, such as the initial one."""
-    path = parent.file(OPTIMIZER_FILE)
-    if path is None:
-        return None
-    try:
-        state = OptimizerState.from_tensors(load_file(path))
-        state.check({name: tensor.shape for name, tensor in adapter.tensors.items()})
-    except (OSError, SafetensorError, OptimizerStateError) as error:
-        raise EngineError(FailureReason.PARENT_CORRUPT, f"{path}: {error}") from error
-    return state
-
-
-def step_config(training: TrainingConfig) -> StepConfig:
-    """The step's settings from the job's."""
-    return StepConfig(
-        learning_rate=training.learning_rate,
-        alpha=training.alpha,
-        is_clip=training.is_clip,
-        max_grad_norm=training.max_grad_norm,
-        kl_reg_weight=training.kl_reg_weight,
-        teacher_top_k=training.teacher_top_k,
-        weight_decay=training.weight_decay,
-        seed=training.seed,
-    )
-
-
-def _metrics(result: StepResult) -> dict[str, float]:
-    return {name: float(value) for name, value in asdict(result.metrics).items() if value is not None}
-
-
-def _files(ready: _Prepared, result: StepResult) -> dict[str, FileContent]:
-    weights = {name: tensor.to(ready.dtype) for name, tensor in result.state.masters.items()}
-    return {
-        ADAPTER_CONFIG_FILE: Bytes((ready.plan.parent.folder / ADAPTER_CONFIG_FILE).read_bytes()),
-        ADAPTER_WEIGHTS_FILE: Tensors(weights, {"format": "pt"}),
-        OPTIMIZER_FILE: Tensors(result.state.to_tensors(), {"format": "pt"}),
-    }
-
-
-def library_versions() -> dict[str, str]:
-    """The versions of the libraries that a step's bytes depend on."""
-    found: dict[str, str] = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-@contextmanager
-def _engine_errors() -> Iterator[None]:
-    """Turn what the step and its libraries raise into errors with a reason."""
-    try:
-        yield
-    except TrainerError:
-        raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise EngineError(
-            FailureReason.OUT_OF_MEMORY,
-            "the step does not fit into memory; give fewer or shorter samples, or more memory",
-        ) from error
-    except InvalidBatchError as error:
-        raise EngineError(FailureReason.INVALID_SAMPLE, str(error)) from error
-    except InvalidConfigError as error:
-        raise InputError(f"training: {error}") from error
-    except NonFiniteError as error:
-        raise EngineError(FailureReason.NOT_FINITE, str(error)) from error
-    except AdapterError as error:
-        raise InputError(f"lora: {error}") from error
-    except StepError as error:
-        raise EngineError(FailureReason.INTERNAL, str(error)) from error
