@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import math
 import random
 import weakref
@@ -215,7 +214,6 @@ class Watched(PolicyModel):
         logits = self._model.response_logits(batch)
         self.forwards.append("base" if self._off else "train" if logits.requires_grad else "measure")
         if logits.requires_grad:
-            gc.collect()
             self._alive = [ref for ref in self._alive if ref() is not None]
             self._alive.append(weakref.ref(logits))
             self.most_graphs = max(self.most_graphs, len(self._alive))
