@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TypeAlias
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from claas_crds.base import ResourceModel
 from claas_crds.distill_job import DistillJobSpec, DistillJobStatus
@@ -150,7 +150,7 @@ class PodStatus(ResourceModel):
     """core/v1 PodStatus, as far as it is read here."""
 
     phase: str = "Pending"
-    pod_ip: str = ""
+    pod_ip: str = Field(default="", alias="podIP")
     conditions: list[PodCondition] = []
     container_statuses: list[ContainerStatus] = []
     reason: str = ""
