@@ -1,0 +1,96 @@
+"""The operator as a process of its own, as its image runs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.cluster.light import LightCluster
+from tests.cluster.paths import REPOSITORY_ROOT
+
+OPERATOR_NAMESPACE = "claas-system"
+SOURCES = ("crds/src", "vllm_client/src", "operator/src", "vllm_companion/src")
+TRAINER_IMAGE = "registry.invalid/claas-trainer:test"
+START_SECONDS = 60.0
+
+
+class OperatorProcess:
+    """`python -m claas_operator` against one API server; started, killed and started again."""
+
+    def __init__(self, cluster: LightCluster, log: Path, *, name: str = "operator-0", health_port: int) -> None:
+        self._cluster = cluster
+        self.log = log
+        self._name = name
+        self._health_port = health_port
+        self._process: subprocess.Popen[bytes] | None = None
+        self._read_from = 0
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start the process; it may not lead yet."""
+        assert not self.running
+        self._read_from = self.log.stat().st_size if self.log.exists() else 0
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.log.parent),
+            "PYTHONPATH": os.pathsep.join(str(REPOSITORY_ROOT / source) for source in SOURCES),
+            "PYTHONUNBUFFERED": "1",
+            "KUBECONFIG": str(self._cluster.kubeconfig),
+            "CLAAS_TRAINER_IMAGE": TRAINER_IMAGE,
+            "CLAAS_LOG_LEVEL": "DEBUG",
+            "CLAAS_HEALTH_PORT": str(self._health_port),
+            "POD_NAME": self._name,
+            "POD_NAMESPACE": OPERATOR_NAMESPACE,
+        }
+        with self.log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "claas_operator"], env=environment, stdout=output, stderr=subprocess.STDOUT
+            )
+
+    def leads(self) -> bool:
+        """Whether the process has begun to lead since it was started."""
+        with self.log.open("rb") as log:
+            log.seek(self._read_from)
+            return b"leading as" in log.read()
+
+    def start_leading(self) -> None:
+        """Start the process and wait until it leads."""
+        self.start()
+        self.wait_until_leading()
+
+    def wait_until_leading(self, timeout_seconds: float = START_SECONDS) -> None:
+        """Wait until the process leads; fails with the end of its log when it ends or takes too long."""
+        deadline = time.monotonic() + timeout_seconds
+        while not self.leads():
+            assert self.running, f"the operator ended: {self.tail()}"
+            assert time.monotonic() < deadline, f"the operator does not lead: {self.tail()}"
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(timeout=10)
+
+    def stop(self) -> int:
+        """SIGTERM; the exit status. Killed when it does not end."""
+        assert self._process is not None
+        if self.running:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            return self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return -signal.SIGKILL
+
+    def tail(self) -> str:
+        """The end of the log, for messages of failed tests."""
+        return self.log.read_text(errors="replace")[-4000:]

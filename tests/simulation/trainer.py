@@ -1,0 +1,192 @@
+"""A trainer played by a coroutine: it reads the real input, pauses real servers, and ends as its script says."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from claas_crds.contract import (
+    ExitCode,
+    FailureReason,
+    JobIdentity,
+    PublishedVersion,
+    ServingTarget,
+    TrainerInput,
+    TrainerResult,
+    exit_code_for,
+)
+from claas_crds.distill_job import SampleCounts, Timings
+from claas_vllm_client import PauseMode, VllmClient, ensure_awake, pause_serving, put_in_service
+from tests.simulation.volume import Volume
+
+KILLED = 137
+
+
+class Moment(StrEnum):
+    """A point of a step at which a script takes effect."""
+
+    PREPARING = "Preparing"
+    ASLEEP = "Asleep"
+    PUBLISHED = "Published"
+
+
+class Ending(StrEnum):
+    """How a trainer ends."""
+
+    SUCCEED = "Succeed"
+    FAIL = "Fail"
+    """It wakes serving, says why, and exits."""
+    DIE = "Die"
+    """It is killed: exit code 137, no result, serving as it was."""
+    VANISH = "Vanish"
+    """Its pod is gone without a status."""
+    HANG = "Hang"
+    """It stands still, and does not hear that it should end."""
+    SILENT = "Silent"
+    """It exits with 0 and without a result."""
+
+
+@dataclass
+class Script:
+    """What one attempt does. A script with `hold` waits at its moment until it is released."""
+
+    ending: Ending = Ending.SUCCEED
+    moment: Moment = Moment.ASLEEP
+    reason: FailureReason = FailureReason.INTERNAL
+    message: str = "as the script says"
+    exit_code: int | None = None
+    hold: bool = False
+    step_seconds: float = 0.02
+    reached: bool = False
+    """Whether the moment was reached."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How a trainer's container ended; `exit_code` None: without a trace."""
+
+    exit_code: int | None
+    message: str = ""
+
+
+@dataclass
+class Trainer:
+    """One attempt. `told` is set when its pod is being deleted."""
+
+    namespace: str
+    document: TrainerInput
+    script: Script
+    volume: Volume
+    control_token: str | None
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> End:
+        """Follow the script to the end."""
+        folder = self.document.storage_path
+        job = self.document.job
+        if job is None:
+            return _succeeded(self.volume.initial(self.namespace, folder))
+        assert self.document.parent is not None
+        early = await self._at(Moment.PREPARING)
+        if early is not None:
+            return early
+        version = self.volume.published_by(self.namespace, folder, job.uid)
+        found = version is not None
+        if version is None:
+            ended = await self._step(job)
+            if ended is not None:
+                return ended
+            version = self.volume.publish(self.namespace, folder, job, self.document.parent)
+        ended = await self._at(Moment.PUBLISHED)
+        if ended is not None:
+            return ended
+        swapped = await self._swap(version)
+        return _succeeded(version, found=found, swapped=swapped)
+
+    async def _step(self, job: JobIdentity) -> End | None:
+        """The pause, what happens in it, and the wake; an End when the script ends there."""
+        for pod in self._serving().pods:
+            async with self._client(pod.url) as client:
+                if await client.is_sleeping():
+                    return _failed(FailureReason.ALREADY_ASLEEP, f"pod {pod.name} is asleep already", None)
+                await pause_serving(client, mode=PauseMode.KEEP)
+        await asyncio.sleep(self.script.step_seconds)
+        ended = await self._at(Moment.ASLEEP)
+        if ended is not None and (ended.exit_code is None or ended.exit_code == KILLED):
+            return ended
+        await self._wake()
+        return ended
+
+    async def _at(self, moment: Moment) -> End | None:
+        script = self.script
+        if script.moment is not moment:
+            return _interrupted() if self.told.is_set() else None
+        script.reached = True
+        while script.hold and not await self._told_within(0.02):
+            continue
+        if script.ending is Ending.HANG:
+            await asyncio.Event().wait()
+        if self.told.is_set():
+            return _interrupted()
+        match script.ending:
+            case Ending.FAIL:
+                return _failed(script.reason, script.message, script.exit_code)
+            case Ending.DIE:
+                return End(KILLED)
+            case Ending.VANISH:
+                return End(None)
+            case Ending.SILENT:
+                return End(ExitCode.SUCCEEDED)
+            case _:
+                return None
+
+    async def _told_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self.told.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _wake(self) -> None:
+        for pod in self._serving().pods:
+            async with self._client(pod.url) as client:
+                await ensure_awake(client, timeout_seconds=5)
+
+    async def _swap(self, version: PublishedVersion) -> list[str]:
+        serving = self._serving()
+        for pod in serving.pods:
+            assert pod.storage_path is not None
+            async with self._client(pod.url) as client:
+                path = f"{pod.storage_path}/versions/{version.number}"
+                name, number = serving.served_name, version.number
+                await put_in_service(client, served_name=name, version=number, path=path, probe=None)
+        return [pod.name for pod in serving.pods]
+
+    def _serving(self) -> ServingTarget:
+        assert self.document.serving is not None
+        return self.document.serving
+
+    def _client(self, url: str) -> VllmClient:
+        return VllmClient(url, control_token=self.control_token, timeout_seconds=5)
+
+
+def _succeeded(version: PublishedVersion, *, found: bool = False, swapped: list[str] | None = None) -> End:
+    result = TrainerResult(
+        succeeded=True,
+        version=version,
+        already_published=found,
+        swapped_pods=swapped or [],
+        samples=SampleCounts(total=1, reconstructed=1, response_tokens=4),
+        timings=Timings(prepare=0.1, sleep=0.01, step=0.02, wake=0.01, serving_gap=0.04),
+    )
+    return End(ExitCode.SUCCEEDED, result.to_termination_message())
+
+
+def _failed(reason: FailureReason, message: str, exit_code: int | None) -> End:
+    result = TrainerResult(succeeded=False, reason=reason, message=message)
+    return End(exit_code if exit_code is not None else exit_code_for(reason), result.to_termination_message())
+
+
+def _interrupted() -> End:
+    return _failed(FailureReason.INTERRUPTED, "the pod was told to end", None)

@@ -1,0 +1,65 @@
+"""The adapter volume, kept in memory: what trainers publish and what vLLM may load."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from claas_crds.contract import JobIdentity, PublishedVersion
+
+MOUNT_PATH = "/mnt/adapters"
+"""Where the vLLM pods of the simulation mount the volume."""
+
+
+class Volume:
+    """One volume for each namespace; versions by folder."""
+
+    def __init__(self) -> None:
+        self._versions: dict[tuple[str, str], list[PublishedVersion]] = {}
+
+    def versions(self, namespace: str, folder: str) -> list[PublishedVersion]:
+        """The versions of an adapter, oldest first."""
+        return self._versions.setdefault((namespace, folder), [])
+
+    def initial(self, namespace: str, folder: str) -> PublishedVersion:
+        """The newest version, made if there is none."""
+        return self._newest(namespace, folder) or self._add(namespace, folder, None, None)
+
+    def published_by(self, namespace: str, folder: str, job_uid: str) -> PublishedVersion | None:
+        """The version that a job published, if it did."""
+        found = (version for version in self.versions(namespace, folder) if version.job_uid == job_uid)
+        return next(found, None)
+
+    def publish(self, namespace: str, folder: str, job: JobIdentity, parent: int) -> PublishedVersion:
+        """A new version; a job publishes once, and only from a parent that is there."""
+        assert self.published_by(namespace, folder, job.uid) is None, f"{job.name} publishes twice"
+        assert parent in {version.number for version in self.versions(namespace, folder)}
+        return self._add(namespace, folder, job, parent)
+
+    def can_load(self, namespace: str, path: str) -> bool:
+        """Whether a path, as a vLLM pod sees it, is a whole version."""
+        return any(
+            path == f"{MOUNT_PATH}/{version.path}"
+            for (place, _), versions in self._versions.items()
+            if place == namespace
+            for version in versions
+        )
+
+    def _newest(self, namespace: str, folder: str) -> PublishedVersion | None:
+        versions = self.versions(namespace, folder)
+        return versions[-1] if versions else None
+
+    def _add(self, namespace: str, folder: str, job: JobIdentity | None, parent: int | None) -> PublishedVersion:
+        newest = self._newest(namespace, folder)
+        number = newest.number + 1 if newest else 0
+        version = PublishedVersion(
+            number=number,
+            path=f"{folder}/versions/{number}",
+            digest=f"sha256:{number:064x}",
+            created=datetime.now(UTC),
+            parent=parent,
+            job_name=job.name if job else None,
+            job_uid=job.uid if job else None,
+            metrics={"loss": 0.5, "grad_norm": 1.25} if job else {},
+        )
+        self.versions(namespace, folder).append(version)
+        return version
