@@ -1,4 +1,7 @@
-"""A small HTTP server with vLLM's sleep routes, for tests of whoever must wake it. It does sleep and wake."""
+"""A small HTTP server with vLLM's sleep routes, for tests of whoever must wake it. It does sleep and wake.
+
+It takes no adapter: every load is refused.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +62,10 @@ class SleepingServer:
                         "gpu_uuids": self.gpu_uuids,
                         "persisted": True,
                     }
+                case "/v1/models":
+                    return 200, {"data": []}
+                case "/v1/load_lora_adapter":
+                    return 500, {"error": {"message": "rank is above --max-lora-rank"}}
                 case "/sleep" if self.refuses_sleep:
                     return 500, {"error": {"message": "engine error"}}
                 case "/sleep":
