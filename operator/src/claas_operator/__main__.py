@@ -41,10 +41,12 @@ async def operate(api: Api, settings: Settings, stop: asyncio.Event) -> None:
     applier = Applier(api, observer, companion, settings)
     reconciler = Reconciler(api, observer, applier, Recorder(api, settings.pod_name))
     log.info("leading as %s; engine %s", settings.pod_name, settings.engine)
+    namespaces: tuple[str | None, ...] = settings.watch_namespaces or (None,)
+    await reconciler.resync(namespaces)  # fails, and so ends the operator, where CRDs or rights are missing
     async with asyncio.TaskGroup() as tasks:
         background = [
             tasks.create_task(reconciler.queue.run(), name="work queue"),
-            tasks.create_task(_resync(reconciler, settings), name="resync"),
+            tasks.create_task(_resync(reconciler, namespaces, settings.resync_seconds), name="resync"),
         ]
         await kopf.operator(
             registry=Wakers(reconciler).registry(),
@@ -58,15 +60,14 @@ async def operate(api: Api, settings: Settings, stop: asyncio.Event) -> None:
             task.cancel()
 
 
-async def _resync(reconciler: Reconciler, settings: Settings) -> None:
-    """Wake everything at start, and then every so often: what events miss is found all the same."""
-    namespaces: tuple[str | None, ...] = settings.watch_namespaces or (None,)
+async def _resync(reconciler: Reconciler, namespaces: tuple[str | None, ...], period_seconds: float) -> None:
+    """Wake everything every so often: what events miss is found all the same."""
     while True:
+        await asyncio.sleep(period_seconds)
         try:
             await reconciler.resync(namespaces)
         except OperatorError as error:
             log.warning("resync: %s", error)
-        await asyncio.sleep(settings.resync_seconds)
 
 
 async def lead(api: Api, api_client: ApiClient, settings: Settings) -> int:

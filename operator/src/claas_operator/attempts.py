@@ -18,11 +18,14 @@ def describe_attempt(name: str, batch_job: BatchJob | None, pods: Sequence[Pod],
     alive = any(not pod.ended for pod in pods)
     if batch_job is None or batch_job.metadata.deletion_timestamp is not None:
         return Attempt(name=name, state=AttemptState.ABSENT, alive=alive)
+    # An earlier batch Job of this name may have left a pod behind: what became of that one says nothing here.
+    owner = batch_job.metadata.uid
+    pods = [pod for pod in pods if any(reference.uid == owner for reference in pod.metadata.owner_references)]
     pod = max(pods, key=lambda pod: pod.metadata.creation_timestamp or datetime.min.replace(tzinfo=UTC), default=None)
     if pod is None:
         ended = _has_ended(raw)
         state = AttemptState.LOST if ended else AttemptState.RUNNING
-        return Attempt(name=name, state=state, alive=False, message=ended or "The trainer's pod is being made")
+        return Attempt(name=name, state=state, alive=alive, message=ended or "The trainer's pod is being made")
     if not pod.ended:
         return Attempt(
             name=name, state=AttemptState.RUNNING, alive=True, pod=pod.metadata.name, message=_waiting(pod)

@@ -45,7 +45,7 @@ def failure_of(attempt: Attempt, grant: Grant | None) -> Failure:
     return Failure(
         FailureReason.INTERNAL,
         f"The trainer ended with exit code {attempt.exit_code} and no result; look at the log of its pod",
-        permanent=False,
+        permanent=attempt.exit_code == ExitCode.PERMANENT,
     )
 
 
