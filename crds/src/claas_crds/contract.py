@@ -161,7 +161,7 @@ class VllmPod(ContractModel):
     """UID of the pod: a pod of the same name made later is another one."""
     url: str
     """`http://<pod address>:<port>`."""
-    storage_path: str | None
+    storage_path: str | None = None
     """Where that pod mounts the adapter's folder (`<mountPath>/<path on the volume>`); None when it does not."""
 
 
