@@ -77,7 +77,6 @@ _WRONG = (
     (_A.SECRET_NOT_FOUND, "A Secret that the spec names, or the key in it, does not exist."),
     (_A.CONTROL_REFUSED, "The server refused the control token or the API key."),
     (_A.INITIALISATION_FAILED, "The initial version could not be made; the message says why. It is tried again."),
-    (_A.INVALID_SPEC, "The spec can't be read by this version of the operator; the message names the field."),
 )
 
 ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
@@ -94,7 +93,6 @@ ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
                 "The adapter does not answer everywhere, or does not answer with the right version.",
                 *_AT_WORK,
                 *_WRONG,
-                (_A.DELETING, "The adapter is being deleted and taken out of service."),
             ),
             _unknown(
                 "The adapter was not looked at yet.",
@@ -109,7 +107,6 @@ ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
             _true(
                 "Something changes by itself; wait.",
                 *_AT_WORK,
-                (_A.DELETING, "Versions are being unloaded before the adapter goes."),
             ),
             _false(
                 "Nothing is left to do, or nothing that can be done without you.",
@@ -144,7 +141,6 @@ ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
                 (_A.TRAINING, "Serving is paused for a step; requests wait and are answered after it."),
                 *_AT_WORK,
                 *_WRONG,
-                (_A.DELETING, "The adapter was taken out of service."),
             ),
             _unknown("Never set."),
         ),
@@ -172,7 +168,6 @@ ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
 _ENDINGS = (
     (_J.ADAPTER_DELETED, "The adapter was deleted before the job was done."),
     (_J.DEADLINE_EXCEEDED, "The job ran longer than `activeDeadlineSeconds`."),
-    (_J.BACKOFF_LIMIT_EXCEEDED, "More attempts failed than `backoffLimit` allows; the message has the last failure."),
     (_J.SAMPLES_NOT_FOUND, "The ConfigMap, Secret, claim or key that holds the samples does not exist."),
 )
 _TRAINER_FAILURES = (
@@ -260,7 +255,6 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
             ),
             _false(
                 "It is not, or no longer, its turn.",
-                (_J.WAITING, "The job was seen and not looked at closely yet."),
                 (_J.QUEUED, "Other steps on the same Deployment come first."),
                 (_J.ADAPTER_NOT_FOUND, "The adapter does not exist yet; the job waits for it for a bounded time."),
                 (_J.SAMPLES_NOT_FOUND, "What holds the samples does not exist yet; the job waits a bounded time."),
@@ -281,7 +275,6 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
             ),
             _false(
                 "There is no version of this job.",
-                (_J.WAITING, "Not begun."),
                 (_J.ADAPTER_NOT_FOUND, "The adapter of `spec.adapterRef` does not exist."),
                 (_J.ADAPTER_NOT_READY, "The next attempt waits for the adapter."),
                 (_J.RUNNING, "The trainer is at work."),

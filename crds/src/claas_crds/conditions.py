@@ -111,18 +111,12 @@ class AdapterReason(StrEnum):
     """Every ready pod has the companion."""
     CONTROL_REFUSED = "ControlRefused"
     """The server refused the control token or the API key."""
-    INVALID_SPEC = "InvalidSpec"
-    """The spec can't be read by this version of the operator."""
-    DELETING = "Deleting"
-    """The adapter is being deleted."""
 
 
 class JobReason(StrEnum):
     """Reasons on DistillJob conditions that the operator gives by itself; a trainer's `FailureReason` is the other
     source."""
 
-    WAITING = "Waiting"
-    """Not begun."""
     SUSPENDED = "Suspended"
     """`spec.suspend` is true."""
     RESUMED = "Resumed"
@@ -153,8 +147,6 @@ class JobReason(StrEnum):
     """What holds the samples does not exist."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     """The job ran longer than `activeDeadlineSeconds`."""
-    BACKOFF_LIMIT_EXCEEDED = "BackoffLimitExceeded"
-    """More attempts failed than `backoffLimit` allows."""
     TRAINER_LOST = "TrainerLost"
     """The trainer pod vanished without a result."""
     MAX_PAUSE_EXCEEDED = "MaxPauseExceeded"

@@ -132,9 +132,7 @@ async def _let_go(api: Api, settings: Settings) -> None:
         lease = await api.get(LEASES, namespace, LEADER_LEASE)
         if lease is None or Lease.model_validate(lease).spec.holder_identity != settings.pod_name:
             return
-        version = Lease.model_validate(lease).metadata.resource_version
-        patch: Manifest = {"metadata": {"resourceVersion": version}, "spec": {"holderIdentity": None}}
-        await api.merge(LEASES, namespace, LEADER_LEASE, patch)
+        await api.replace(LEASES, namespace, LEADER_LEASE, {**lease, "spec": {}})
     except OperatorError as error:
         log.warning("the leader's Lease was not freed: %s", error)
 

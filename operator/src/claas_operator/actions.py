@@ -6,18 +6,8 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from claas_crds.contract import VllmPod
-from claas_operator.grant import Grant, ServingLease
+from claas_operator.grant import Grant, ServedRecord, ServingLease
 from claas_operator.world import ServingPod
-
-
-@dataclass(frozen=True)
-class AddFinalizer:
-    """Put the operator's finalizer on the adapter."""
-
-
-@dataclass(frozen=True)
-class RemoveFinalizer:
-    """Let the adapter go."""
 
 
 @dataclass(frozen=True)
@@ -61,26 +51,26 @@ class PutInService:
 
 @dataclass(frozen=True)
 class TakeOutOfService:
-    """Make one vLLM pod forget the adapter."""
+    """Make one vLLM pod forget a served name whose adapter is gone."""
 
-    pod: ServingPod
+    url: str
+    served_name: str
+    record: ServedRecord
 
 
 @dataclass(frozen=True)
-class GrantLease:
-    """Give the Deployment's lease to the job's attempt, or write down more about a grant.
+class WriteLease:
+    """Write the lease as it should be: granted, released, or with other records.
 
-    Fails harmlessly when the lease changed since it was observed.
+    Fails harmlessly when it changed since it was observed: the next pass decides again.
     """
 
-    lease: ServingLease | None
-    deployment: str
-    grant: Grant
+    lease: ServingLease
 
 
 @dataclass(frozen=True)
-class ReleaseLease:
-    """Free the lease."""
+class DeleteLease:
+    """Delete the lease of a Deployment that is gone."""
 
     lease: ServingLease
 
@@ -116,16 +106,14 @@ class DeleteJob:
 
 
 Action: TypeAlias = (
-    AddFinalizer
-    | RemoveFinalizer
-    | ApplyCompanion
+    ApplyCompanion
     | CreateInit
     | DeleteAttempt
     | DeleteInput
     | PutInService
     | TakeOutOfService
-    | GrantLease
-    | ReleaseLease
+    | WriteLease
+    | DeleteLease
     | CreateAttempt
     | WakePods
     | KillTrainer

@@ -9,9 +9,8 @@ from claas_crds import contract
 from claas_crds.contract import AdapterIdentity, JobIdentity, ModelLocation, ServingTarget, TrainerInput
 from claas_crds.distill_job import KIND as JOB_KIND
 from claas_crds.lora_adapter import KIND as ADAPTER_KIND
-from claas_operator import actions, manifests, naming, serving
+from claas_operator import actions, manifests, serving
 from claas_operator.api import (
-    ADAPTERS,
     BATCH_JOBS,
     CONFIG_MAPS,
     DEPLOYMENTS,
@@ -23,9 +22,9 @@ from claas_operator.api import (
     Propagation,
 )
 from claas_operator.companion import CompanionSource
-from claas_operator.core import AdapterObject, Deployment, JobObject, Manifest
+from claas_operator.core import AdapterObject, Deployment, JobObject
 from claas_operator.errors import Conflict, ServingError
-from claas_operator.grant import Grant, lease_manifest, lease_name
+from claas_operator.grant import Grant, ServedRecord, ServingLease, lease_manifest
 from claas_operator.manifests import Mount, Owner
 from claas_operator.observe import Observer
 from claas_operator.samples import samples_document, samples_file, samples_mounts
@@ -57,11 +56,6 @@ class Applier:
         namespace = adapter.metadata.namespace
         for action in plan:
             match action:
-                case actions.AddFinalizer():
-                    await self._set_finalizers(adapter, [*adapter.metadata.finalizers, naming.FINALIZER])
-                case actions.RemoveFinalizer():
-                    kept = [name for name in adapter.metadata.finalizers if name != naming.FINALIZER]
-                    await self._set_finalizers(adapter, kept)
                 case actions.ApplyCompanion():
                     manifest = manifests.companion_config_map(namespace, self._companion.text)
                     await self._api.apply(CONFIG_MAPS, namespace, manifest)
@@ -79,11 +73,6 @@ class Applier:
                         )
                     except ServingError as error:
                         outcome.load_errors[pod.name] = str(error)
-                case actions.TakeOutOfService(pod):
-                    try:
-                        await serving.forget(pod.url or "", await self._credentials(adapter), adapter.served_name)
-                    except ServingError as error:
-                        log.warning("adapter %s/%s: %s", namespace, adapter.metadata.name, error)
                 case _:
                     await self._common(namespace, action)
         return outcome
@@ -108,10 +97,12 @@ class Applier:
 
     async def _common(self, namespace: str, action: actions.Action) -> None:
         match action:
-            case actions.GrantLease(lease, deployment, grant):
-                await self._write_lease(namespace, deployment, grant, lease.resource_version if lease else None)
-            case actions.ReleaseLease(lease):
-                await self._write_lease(namespace, lease.deployment, None, lease.resource_version)
+            case actions.WriteLease(lease):
+                await self._write_lease(lease)
+            case actions.DeleteLease(lease):
+                await self._api.delete(LEASES, namespace, lease.name)
+            case actions.TakeOutOfService(url, served_name, record):
+                await self._take_out(namespace, url, served_name, record)
             case actions.WakePods(lease, pods):
                 await self._wake(namespace, lease.grant, pods)
             case actions.KillTrainer(pod):
@@ -128,29 +119,29 @@ class Applier:
             case _:
                 raise AssertionError(f"{type(action).__name__} is not an action of this kind of object")
 
-    async def _set_finalizers(self, adapter: AdapterObject, finalizers: list[str]) -> None:
-        patch: Manifest = {
-            "metadata": {"finalizers": [*finalizers], "resourceVersion": adapter.metadata.resource_version}
-        }
-        await self._api.merge(ADAPTERS, adapter.metadata.namespace, adapter.metadata.name, patch)
-
     async def _credentials(self, adapter: AdapterObject) -> serving.Credentials:
         spec = adapter.spec.serving
         return await self._observer.credentials(
             adapter.metadata.namespace, spec.control_token_secret_ref, spec.api_key_secret_ref
         )
 
-    async def _write_lease(
-        self, namespace: str, deployment: str, grant: Grant | None, resource_version: str | None
-    ) -> None:
-        manifest = lease_manifest(namespace, deployment, grant, resource_version)
+    async def _write_lease(self, lease: ServingLease) -> None:
+        manifest = lease_manifest(lease)
         try:
-            if resource_version is None:
-                await self._api.create(LEASES, namespace, manifest)
+            if lease.resource_version is None:
+                await self._api.create(LEASES, lease.namespace, manifest)
             else:
-                await self._api.replace(LEASES, namespace, lease_name(deployment), manifest)
+                await self._api.replace(LEASES, lease.namespace, lease.name, manifest)
         except Conflict:
-            log.debug("lease of %s/%s changed meanwhile; looked at again", namespace, deployment)
+            log.debug("lease %s/%s changed meanwhile; looked at again", lease.namespace, lease.name)
+
+    async def _take_out(self, namespace: str, url: str, served_name: str, record: ServedRecord) -> None:
+        credentials = await self._observer.credentials(namespace, record.control_token, record.api_key)
+        try:
+            await serving.forget(url, credentials, served_name)
+            log.info("took %s out of service at %s: LoraAdapter %s is gone", served_name, url, record.adapter_name)
+        except ServingError as error:
+            log.warning("%s could not be taken out of service: %s", served_name, error)
 
     async def _wake(self, namespace: str, grant: Grant | None, pods: tuple[contract.VllmPod, ...]) -> None:
         assert grant is not None

@@ -1,7 +1,8 @@
 """The serving Lease: one step at a time per vLLM Deployment.
 
-A Lease per Deployment names the DistillJob (by UID) that may take a step, and keeps in an annotation all that is
-needed to wake the pods which that step may pause, even if job, adapter and operator have gone meanwhile.
+A Lease per Deployment names the DistillJob (by UID) that may take a step, and keeps in annotations all that is
+needed to wake the pods which that step may pause, and to take adapters out of service, even if job, adapter and
+operator have gone meanwhile.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
 
 from claas_crds import GROUP
 from claas_crds.contract import VllmPod
@@ -18,6 +19,7 @@ from claas_operator.core import Lease, Manifest
 
 GRANT_ANNOTATION = f"{GROUP}/grant"
 DEPLOYMENT_ANNOTATION = f"{GROUP}/deployment"
+SERVED_ANNOTATION = f"{GROUP}/served"
 SERVING_LEASE_LABELS = {f"{GROUP}/lease": "serving", "app.kubernetes.io/managed-by": "claas-operator"}
 
 
@@ -48,19 +50,35 @@ class Grant(GrantModel):
     """Why the operator ended the attempt (a reason), if it did."""
 
 
+class ServedRecord(GrantModel):
+    """An adapter that the operator put into the Deployment's pods, and what is needed to take it out again."""
+
+    adapter_name: str
+    adapter_uid: str
+    port: int
+    control_token: SecretKeyRef | None = None
+    api_key: SecretKeyRef | None = None
+
+
 class ServingLease(GrantModel):
     """A Lease as it lies in the cluster; `grant` is None while nobody holds it."""
 
     name: str
     namespace: str
-    resource_version: str
+    resource_version: str | None
+    """None: it does not exist yet."""
     deployment: str
     grant: Grant | None = None
+    served: dict[str, ServedRecord] = {}
+    """What the pods serve for us, by served name. It outlives the adapter, so that no finalizer is needed."""
 
     @property
     def holder(self) -> str | None:
         """UID of the DistillJob that holds it."""
         return self.grant.job_uid if self.grant else None
+
+
+_SERVED = TypeAdapter(dict[str, ServedRecord])
 
 
 def lease_name(deployment: str) -> str:
@@ -81,26 +99,36 @@ def read_lease(lease: Lease) -> ServingLease:
         resource_version=lease.metadata.resource_version,
         deployment=lease.metadata.annotations.get(DEPLOYMENT_ANNOTATION, ""),
         grant=Grant.model_validate_json(text) if held and text else None,
+        served=_SERVED.validate_json(lease.metadata.annotations.get(SERVED_ANNOTATION, "{}")),
     )
 
 
-def lease_manifest(namespace: str, deployment: str, grant: Grant | None, resource_version: str | None) -> Manifest:
-    """The Lease object that records `grant`, or that it is free."""
-    annotations: dict[str, JsonValue] = {DEPLOYMENT_ANNOTATION: deployment}
-    if grant:
-        annotations[GRANT_ANNOTATION] = grant.model_dump_json(exclude_none=True)
+def new_lease(namespace: str, deployment: str) -> ServingLease:
+    """A lease that does not exist yet."""
+    return ServingLease(
+        name=lease_name(deployment), namespace=namespace, resource_version=None, deployment=deployment
+    )
+
+
+def lease_manifest(lease: ServingLease) -> Manifest:
+    """The Lease object, under the resourceVersion it was read at."""
+    annotations: dict[str, JsonValue] = {DEPLOYMENT_ANNOTATION: lease.deployment}
+    if lease.grant is not None:
+        annotations[GRANT_ANNOTATION] = lease.grant.model_dump_json(exclude_none=True)
+    if lease.served:
+        annotations[SERVED_ANNOTATION] = _SERVED.dump_json(lease.served, exclude_none=True).decode()
     metadata: Manifest = {
-        "name": lease_name(deployment),
-        "namespace": namespace,
+        "name": lease.name,
+        "namespace": lease.namespace,
         "labels": dict(SERVING_LEASE_LABELS),
         "annotations": annotations,
     }
-    if resource_version is not None:
-        metadata["resourceVersion"] = resource_version
+    if lease.resource_version is not None:
+        metadata["resourceVersion"] = lease.resource_version
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     return {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
         "metadata": metadata,
-        "spec": {"holderIdentity": grant.job_uid if grant else "", "renewTime": now},
+        "spec": {"holderIdentity": lease.holder or "", "renewTime": now},
     }

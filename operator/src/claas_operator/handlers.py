@@ -13,6 +13,7 @@ import kopf
 from claas_crds import GROUP, VERSION, distill_job, lora_adapter
 from claas_operator import naming
 from claas_operator.core import Manifest, ObjectMeta
+from claas_operator.grant import lease_name
 from claas_operator.reconcile import Reconciler
 from claas_operator.work import Key, Kind
 
@@ -62,6 +63,8 @@ class Wakers:
         metadata = _metadata(body)
         for adapter in self._adapters_of.get((metadata.namespace, metadata.name), ()):
             self._queue.wake(Key(Kind.ADAPTER, metadata.namespace, adapter))
+        if (metadata.namespace, metadata.name) in self._adapters_of:
+            self._queue.wake(Key(Kind.LEASE, metadata.namespace, lease_name(metadata.name)))
 
 
 def _metadata(body: kopf.Body) -> ObjectMeta:
@@ -80,8 +83,7 @@ def _log_in(**kwargs: Any) -> object:
 
 async def _configure(settings: kopf.OperatorSettings, **_: Any) -> None:
     settings.posting.enabled = False
-    settings.scanning.disabled = False
-    settings.persistence.finalizer = "claas.dev/kopf"
-    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix="kopf.claas.dev")
+    # Kinds and namespaces are known from the start: following changes would need rights over the whole cluster.
+    settings.scanning.disabled = True
     settings.networking.connect_timeout = 10
     settings.watching.server_timeout = 300

@@ -8,7 +8,6 @@ import hashlib
 from claas_crds import GROUP
 from claas_operator.core import ObjectMeta
 
-FINALIZER = f"{GROUP}/adapter"
 JOB_UID_LABEL = f"{GROUP}/job-uid"
 ADAPTER_UID_LABEL = f"{GROUP}/adapter-uid"
 ATTEMPT_LABEL = f"{GROUP}/attempt"

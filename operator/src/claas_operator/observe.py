@@ -33,7 +33,7 @@ from claas_operator.core import (
     Manifest,
     Pod,
 )
-from claas_operator.grant import SERVING_LEASE_LABELS, ServingLease, lease_name, read_lease
+from claas_operator.grant import SERVING_LEASE_LABELS, ServedRecord, ServingLease, lease_name, read_lease
 from claas_operator.mounts import storage_path
 from claas_operator.queueing import finished, in_queue, queue_key
 from claas_operator.serving import Credentials
@@ -43,6 +43,7 @@ from claas_operator.world import (
     AttemptState,
     JobWorld,
     LeaseWorld,
+    Orphan,
     RecordedPod,
     ServingPod,
 )
@@ -179,11 +180,49 @@ class Observer:
             job_active=active,
             alive_pods=await self._alive_trainers(lease.namespace, grant.job_uid) if grant else (),
             pods=await self._recorded(lease),
+            deployment_found=await self._deployment(lease.namespace, lease.deployment) is not None,
+            orphans=await self._orphans(lease) if grant is None else (),
+        )
+
+    async def _orphans(self, lease: ServingLease) -> tuple[Orphan, ...]:
+        """Served names whose adapter is gone, on its way out, or served under another name by now."""
+        if not lease.served:
+            return ()
+        wanted = {
+            (adapter.metadata.uid, adapter.served_name)
+            for adapter in await self.adapters(lease.namespace)
+            if adapter.metadata.deletion_timestamp is None
+            and adapter.spec.serving.deployment_ref.name == lease.deployment
+        }
+        orphans = []
+        for name, record in lease.served.items():
+            if (record.adapter_uid, name) not in wanted:
+                orphans.append(Orphan(name, record, await self._orphan_pods(lease, name, record)))
+        return tuple(orphans)
+
+    async def _orphan_pods(
+        self, lease: ServingLease, served_name: str, record: ServedRecord
+    ) -> tuple[ServingPod, ...]:
+        deployment = await self._deployment(lease.namespace, lease.deployment)
+        pods = await self._pods(lease.namespace, deployment)
+        credentials = await self.credentials(lease.namespace, record.control_token, record.api_key)
+        return tuple(
+            await asyncio.gather(
+                *(self._serving_pod(pod, record.port, None, served_name, credentials, None) for pod in pods)
+            )
         )
 
     async def _deployment(self, namespace: str, name: str) -> Deployment | None:
         found = await self._api.get(DEPLOYMENTS, namespace, name)
         return Deployment.model_validate(found) if found else None
+
+    async def _pods(self, namespace: str, deployment: Deployment | None) -> list[Pod]:
+        if deployment is None:
+            return []
+        found = await self._api.list(PODS, namespace, deployment.spec.selector.match_labels)
+        pods = [Pod.model_validate(pod) for pod in found]
+        alive = [pod for pod in pods if not pod.ended and pod.metadata.deletion_timestamp is None]
+        return sorted(alive, key=lambda pod: pod.metadata.name)
 
     async def _serving_pods(
         self,
@@ -193,43 +232,51 @@ class Observer:
         *,
         ask: bool,
     ) -> tuple[ServingPod, ...]:
-        if deployment is None:
-            return ()
         namespace = adapter.metadata.namespace
-        found = await self._api.list(PODS, namespace, deployment.spec.selector.match_labels)
-        pods = [Pod.model_validate(pod) for pod in found]
-        pods = [pod for pod in pods if not pod.ended and pod.metadata.deletion_timestamp is None]
-        credentials = Credentials()
-        if ask:
-            reference = adapter.spec.serving
-            credentials = await self.credentials(
-                namespace, reference.control_token_secret_ref, reference.api_key_secret_ref
-            )
+        spec = adapter.spec.serving
+        pods = await self._pods(namespace, deployment)
+        credentials = None
+        if ask and pods:
+            credentials = await self.credentials(namespace, spec.control_token_secret_ref, spec.api_key_secret_ref)
         return tuple(
             await asyncio.gather(
                 *(
-                    self._serving_pod(adapter, pod, credentials, load_errors.get(pod.metadata.name), ask)
-                    for pod in sorted(pods, key=lambda pod: pod.metadata.name)
+                    self._serving_pod(
+                        pod,
+                        spec.port,
+                        storage_path(pod, adapter),
+                        adapter.served_name,
+                        credentials,
+                        load_errors.get(pod.metadata.name),
+                    )
+                    for pod in pods
                 )
             )
         )
 
     async def _serving_pod(
-        self, adapter: AdapterObject, pod: Pod, credentials: Credentials, load_error: str | None, ask: bool
+        self,
+        pod: Pod,
+        port: int,
+        folder: str | None,
+        served_name: str,
+        credentials: Credentials | None,
+        load_error: str | None,
     ) -> ServingPod:
+        """One pod; its server is asked if it is ready and there are credentials to ask with."""
         address = pod.status.pod_ip
         host = f"[{address}]" if ":" in address else address
-        url = f"http://{host}:{adapter.spec.serving.port}" if address else None
+        url = f"http://{host}:{port}" if address else None
         server = None
-        if ask and pod.ready and url is not None:
-            server = await serving.ask_state(url, adapter.served_name, credentials)
+        if credentials is not None and pod.ready and url is not None:
+            server = await serving.ask_state(url, served_name, credentials)
         return ServingPod(
             name=pod.metadata.name,
             uid=pod.metadata.uid,
             ready=pod.ready,
             url=url,
             node=pod.spec.node_name,
-            storage_path=storage_path(pod, adapter),
+            storage_path=folder,
             server=server,
             load_error=load_error,
         )

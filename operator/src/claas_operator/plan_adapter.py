@@ -17,21 +17,18 @@ from claas_crds.lora_adapter import (
 from claas_operator import naming
 from claas_operator.actions import (
     Action,
-    AddFinalizer,
     ApplyCompanion,
     CreateInit,
     DeleteAttempt,
     Note,
     PutInService,
-    RemoveFinalizer,
-    TakeOutOfService,
+    WriteLease,
 )
 from claas_operator.conditions import ConditionDraft
+from claas_operator.grant import ServedRecord, new_lease
 from claas_operator.plan_attempt import failure_of
 from claas_operator.world import AdapterWorld, AttemptState, ServingPod
 
-DELETION_LIMIT_SECONDS = 60
-"""After this long the adapter is let go even if a vLLM pod could not be told."""
 INIT_RETRY_SECONDS = 30
 SOON_SECONDS = 2.0
 HEAL_SECONDS = 10.0
@@ -70,11 +67,7 @@ class _Verdict:
 
 def plan_adapter(world: AdapterWorld) -> AdapterPlan:
     """The plan for one LoraAdapter."""
-    if world.adapter.metadata.deletion_timestamp is not None:
-        return _delete(world)
     actions: list[Action] = []
-    if naming.FINALIZER not in world.adapter.metadata.finalizers:
-        actions.append(AddFinalizer())
     if not world.companion_current:
         actions.append(ApplyCompanion())
     versions = _versions(world)
@@ -141,7 +134,7 @@ def _init_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Ac
 def _serving_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Action]:
     if latest is None:
         return []
-    actions: list[Action] = []
+    actions = _record_served(world)
     for pod in world.pods:
         server = pod.server
         if server is None or not server.reachable or server.refused or server.asleep or pod.storage_path is None:
@@ -153,6 +146,24 @@ def _serving_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list
             continue
         actions.append(PutInService(pod, latest.number, version_path(pod, latest.number)))
     return actions
+
+
+def _record_served(world: AdapterWorld) -> list[Action]:
+    """Write down what will be served before it is, so that it can be taken out of service without the adapter."""
+    if not world.deployment_found:
+        return []
+    serving = world.adapter.spec.serving
+    record = ServedRecord(
+        adapter_name=world.adapter.metadata.name,
+        adapter_uid=world.adapter.metadata.uid,
+        port=serving.port,
+        control_token=serving.control_token_secret_ref,
+        api_key=serving.api_key_secret_ref,
+    )
+    lease = world.lease or new_lease(world.adapter.metadata.namespace, serving.deployment_ref.name)
+    if lease.served.get(world.adapter.served_name) == record:
+        return []
+    return [WriteLease(lease.model_copy(update={"served": {**lease.served, world.adapter.served_name: record}}))]
 
 
 def version_path(pod: ServingPod, number: int) -> str:
@@ -333,29 +344,3 @@ def _write_companion(draft: ConditionDraft, world: AdapterWorld) -> None:
     if not all(server.companion_supported for server in asked):
         said += "; this vLLM release is not one it was tested with"
     draft.set(AdapterCondition.COMPANION, True, AdapterReason.COMPANION_FOUND, said, quiet=True)
-
-
-def _delete(world: AdapterWorld) -> AdapterPlan:
-    """Take the adapter out of service, then let it go; after a bounded time in any case."""
-    status = world.adapter.status
-    if naming.FINALIZER not in world.adapter.metadata.finalizers:
-        return AdapterPlan((), status, (), None)
-    deleted = world.adapter.metadata.deletion_timestamp
-    assert deleted is not None
-    overdue = world.now - deleted > timedelta(seconds=DELETION_LIMIT_SECONDS)
-    asked = [pod for pod in world.pods if pod.server is not None]
-    serving = [pod for pod in asked if pod.server is not None and pod.server.loaded_version is not None]
-    unknown = [pod for pod in asked if pod.server is not None and (not pod.server.reachable or pod.server.refused)]
-    actions: list[Action] = []
-    if world.init.alive:
-        actions.append(DeleteAttempt(world.init.name, world.init.pod, 1, "the adapter is being deleted"))
-    if not overdue and (world.running_job is not None or serving or unknown):
-        if world.running_job is None:
-            actions.extend(TakeOutOfService(pod) for pod in serving)
-        return AdapterPlan(tuple(actions), status, (), 1.0)
-    notes: tuple[Note, ...] = ()
-    if serving or unknown:
-        names = ", ".join(pod.name for pod in (*serving, *unknown))
-        message = f"Deleted without taking the adapter out of service: could not tell {names}"
-        notes = (Note("NotTakenOutOfService", message, warning=True),)
-    return AdapterPlan((*actions, RemoveFinalizer()), status, notes, None)

@@ -15,11 +15,11 @@ from claas_operator.actions import (
     DeleteAttempt,
     DeleteInput,
     DeleteJob,
-    GrantLease,
     Note,
+    WriteLease,
 )
 from claas_operator.conditions import ConditionDraft
-from claas_operator.grant import Grant
+from claas_operator.grant import Grant, new_lease
 from claas_operator.plan_attempt import Failure, failure_of, succeeded_status
 from claas_operator.queueing import finished
 from claas_operator.world import AttemptState, JobWorld
@@ -202,26 +202,24 @@ def _next_attempt(world: JobWorld) -> int:
     return world.job.status.failed_attempts + 1
 
 
-def _grant(world: JobWorld) -> GrantLease:
+def _grant(world: JobWorld) -> WriteLease:
     adapter = world.adapter
     assert adapter is not None
     serving = adapter.spec.serving
-    return GrantLease(
-        lease=world.lease,
-        deployment=serving.deployment_ref.name,
-        grant=Grant(
-            job_name=world.job.metadata.name,
-            job_uid=world.job.metadata.uid,
-            adapter_name=adapter.metadata.name,
-            adapter_uid=adapter.metadata.uid,
-            attempt=_next_attempt(world),
-            pods=[pod.as_target() for pod in world.pods if pod.ready and pod.url],
-            control_token=serving.control_token_secret_ref,
-            api_key=serving.api_key_secret_ref,
-            max_pause_seconds=serving.max_pause_seconds,
-            granted_at=world.now,
-        ),
+    grant = Grant(
+        job_name=world.job.metadata.name,
+        job_uid=world.job.metadata.uid,
+        adapter_name=adapter.metadata.name,
+        adapter_uid=adapter.metadata.uid,
+        attempt=_next_attempt(world),
+        pods=[pod.as_target() for pod in world.pods if pod.ready and pod.url],
+        control_token=serving.control_token_secret_ref,
+        api_key=serving.api_key_secret_ref,
+        max_pause_seconds=serving.max_pause_seconds,
+        granted_at=world.now,
     )
+    lease = world.lease or new_lease(adapter.metadata.namespace, serving.deployment_ref.name)
+    return WriteLease(lease.model_copy(update={"grant": grant}))
 
 
 def _run(draft: _Draft) -> JobPlan:

@@ -1,7 +1,8 @@
-"""What to do about a Deployment's lease: wake what a dead step left asleep, end a pause that is too long, release.
+"""What to do about a Deployment's lease: wake what a dead step left asleep, end a pause that is too long, release,
+and take adapters that were deleted out of service.
 
 This is the operator's part of "serving comes back whatever dies". It needs nothing but the Lease, so it works when
-job and adapter are gone.
+job and adapter are gone, and neither needs a finalizer.
 """
 
 from __future__ import annotations
@@ -10,13 +11,22 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from claas_crds.conditions import JobReason
-from claas_operator.actions import Action, GrantLease, KillTrainer, ReleaseLease, WakePods
+from claas_operator.actions import (
+    Action,
+    DeleteLease,
+    KillTrainer,
+    TakeOutOfService,
+    WakePods,
+    WriteLease,
+)
+from claas_operator.grant import Grant
 from claas_operator.world import LeaseWorld
 
 MAX_PAUSE_MARGIN_SECONDS = 5
 """How much longer than maxPauseSeconds the trainer's own watchdog is given before the operator acts."""
 WATCH_SECONDS = 2.0
 HEAL_SECONDS = 1.0
+ORPHAN_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +40,7 @@ class LeasePlan:
 def plan_lease(world: LeaseWorld) -> LeasePlan:
     """The plan for one serving lease."""
     if world.lease.grant is None:
-        return LeasePlan((), None)
+        return _clean_up(world)
     if world.alive_pods:
         return _watch(world)
     asleep = tuple(pod.target for pod in world.pods if pod.asleep)
@@ -40,10 +50,11 @@ def plan_lease(world: LeaseWorld) -> LeasePlan:
         return LeasePlan((), HEAL_SECONDS)
     if world.job_active:
         return LeasePlan((), WATCH_SECONDS)
-    return LeasePlan((ReleaseLease(world.lease),), None)
+    return LeasePlan((WriteLease(world.lease.model_copy(update={"grant": None})),), 0.0)
 
 
 def _watch(world: LeaseWorld) -> LeasePlan:
+    """A trainer lives: note since when the pods sleep, and end a pause that is too long."""
     grant = world.lease.grant
     assert grant is not None
     asleep = any(pod.asleep for pod in world.pods)
@@ -52,16 +63,33 @@ def _watch(world: LeaseWorld) -> LeasePlan:
     if not asleep:
         if grant.asleep_since is None or not all(pod.settled for pod in world.pods):
             return LeasePlan((), WATCH_SECONDS)
-        return _rewrite(world, asleep_since=None)
+        return _rewrite(world, grant.model_copy(update={"asleep_since": None}))
     if grant.asleep_since is None:
-        return _rewrite(world, asleep_since=world.now)
+        return _rewrite(world, grant.model_copy(update={"asleep_since": world.now}))
     longest = timedelta(seconds=grant.max_pause_seconds + MAX_PAUSE_MARGIN_SECONDS)
     if world.now - grant.asleep_since > longest:
-        return _rewrite(world, stopped_because=JobReason.MAX_PAUSE_EXCEEDED.value)
+        return _rewrite(world, grant.model_copy(update={"stopped_because": JobReason.MAX_PAUSE_EXCEEDED.value}))
     return LeasePlan((), WATCH_SECONDS)
 
 
-def _rewrite(world: LeaseWorld, **changes: object) -> LeasePlan:
-    assert world.lease.grant is not None
-    grant = world.lease.grant.model_copy(update=changes)
-    return LeasePlan((GrantLease(world.lease, world.lease.deployment, grant),), HEAL_SECONDS)
+def _rewrite(world: LeaseWorld, grant: Grant) -> LeasePlan:
+    return LeasePlan((WriteLease(world.lease.model_copy(update={"grant": grant})),), HEAL_SECONDS)
+
+
+def _clean_up(world: LeaseWorld) -> LeasePlan:
+    """Nobody takes a step: take out of service what has lost its adapter."""
+    if not world.deployment_found:
+        return LeasePlan((DeleteLease(world.lease),), None)
+    actions: list[Action] = []
+    clean: list[str] = []
+    for orphan in world.orphans:
+        serving = [pod for pod in orphan.pods if pod.server is not None and pod.server.loaded_version is not None]
+        actions.extend(TakeOutOfService(pod.url or "", orphan.served_name, orphan.record) for pod in serving)
+        # A pod that can't be asked may come back with the name, from its alias folder.
+        if all(pod.server is not None and pod.server.reachable and not pod.server.refused for pod in orphan.pods):
+            clean += [orphan.served_name] if not serving else []
+    if clean:
+        served = {name: record for name, record in world.lease.served.items() if name not in clean}
+        actions.append(WriteLease(world.lease.model_copy(update={"served": served})))
+    left = len(world.orphans) - len(clean)
+    return LeasePlan(tuple(actions), (HEAL_SECONDS if actions else ORPHAN_SECONDS) if left else None)

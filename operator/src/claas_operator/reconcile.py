@@ -11,7 +11,7 @@ from claas_crds.lora_adapter import LoraAdapterStatus
 from claas_operator import actions
 from claas_operator.api import ADAPTERS, DISTILL_JOBS, Api, Resource
 from claas_operator.apply import Applier
-from claas_operator.core import AdapterObject, Manifest, ObjectMeta
+from claas_operator.core import Manifest, ObjectMeta
 from claas_operator.events import Recorder
 from claas_operator.grant import ServingLease, lease_name
 from claas_operator.observe import Observer
@@ -55,12 +55,13 @@ class Reconciler:
                     metadata = ObjectMeta.model_validate(found["metadata"])
                     self.queue.wake(Key(kind, metadata.namespace, metadata.name))
             for lease in await self._observer.leases(namespace):
-                if lease.grant is not None:
+                if lease.grant is not None or lease.served:
                     self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
 
     async def _adapter(self, key: Key) -> float | None:
         adapter = await self._observer.adapter_object(key.namespace, key.name)
-        if adapter is None:
+        if adapter is None or adapter.metadata.deletion_timestamp is not None:
+            await self._wake_after(key)
             return None
         world = await self._observer.adapter_world(adapter, {})
         plan = plan_adapter(world)
@@ -68,18 +69,15 @@ class Reconciler:
             outcome = await self._applier.for_adapter(adapter, plan.actions)
             # Status tells what is so after acting, not what was meant to be.
             again = await self._observer.adapter_object(key.namespace, key.name)
-            if again is None:
-                return None
+            if again is None or again.metadata.deletion_timestamp is not None:
+                return 0.0
             adapter = again
             plan = plan_adapter(await self._observer.adapter_world(adapter, outcome.load_errors))
         before = adapter.status
-        if adapter.metadata.deletion_timestamp is None or plan.status != before:
-            await self._write_status(ADAPTERS, adapter.metadata, before, plan.status)
+        await self._write_status(ADAPTERS, adapter.metadata, before, plan.status)
         await self._recorder.record(ADAPTER_KIND, adapter.metadata, plan.notes)
         if (before.latest_version, before.served_version) != (plan.status.latest_version, plan.status.served_version):
-            await self._wake_jobs(adapter)
-        if adapter.metadata.deletion_timestamp is not None:
-            await self._wake_jobs(adapter)
+            await self._wake_jobs(key)
         return plan.requeue_seconds
 
     async def _job(self, key: Key) -> float | None:
@@ -104,20 +102,28 @@ class Reconciler:
 
     async def _lease(self, key: Key) -> float | None:
         lease = await self._observer.lease_named(key.namespace, key.name)
-        if lease is None or lease.grant is None:
+        if lease is None:
             return None
         plan = plan_lease(await self._observer.lease_world(lease))
         await self._applier.for_lease(key.namespace, plan.actions)
-        self.queue.wake(Key(Kind.JOB, key.namespace, lease.grant.job_name))
-        if any(isinstance(action, actions.ReleaseLease) for action in plan.actions):
-            self.queue.wake(Key(Kind.ADAPTER, key.namespace, lease.grant.adapter_name))
-            await self._wake_next(lease)
+        if lease.grant is not None:
+            self.queue.wake(Key(Kind.JOB, key.namespace, lease.grant.job_name))
+            written = [action.lease for action in plan.actions if isinstance(action, actions.WriteLease)]
+            if any(after.grant is None for after in written):
+                self.queue.wake(Key(Kind.ADAPTER, key.namespace, lease.grant.adapter_name))
+                await self._wake_next(lease)
         return plan.requeue_seconds
 
-    async def _wake_jobs(self, adapter: AdapterObject) -> None:
-        for job in await self._observer.jobs(adapter.metadata.namespace):
-            if job.spec.adapter_ref.name == adapter.metadata.name and not finished(job.status.conditions):
+    async def _wake_jobs(self, adapter: Key) -> None:
+        for job in await self._observer.jobs(adapter.namespace):
+            if job.spec.adapter_ref.name == adapter.name and not finished(job.status.conditions):
                 self.queue.wake(Key(Kind.JOB, job.metadata.namespace, job.metadata.name))
+
+    async def _wake_after(self, adapter: Key) -> None:
+        """An adapter is gone: its jobs fail, and what its Deployment serves of it is taken out of service."""
+        await self._wake_jobs(adapter)
+        for lease in await self._observer.leases(adapter.namespace):
+            self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
 
     async def _wake_next(self, lease: ServingLease) -> None:
         """Wake the jobs that are next in line for a lease."""

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from claas_crds.contract import Progress, PublishedVersion, TrainerResult, VllmPod
 from claas_operator.core import AdapterObject, JobObject
-from claas_operator.grant import ServingLease
+from claas_operator.grant import ServedRecord, ServingLease
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,15 @@ class JobWorld:
 
 
 @dataclass(frozen=True)
+class Orphan:
+    """A served name whose adapter is gone, or has taken another name, and the pods that may still serve it."""
+
+    served_name: str
+    record: ServedRecord
+    pods: tuple[ServingPod, ...]
+
+
+@dataclass(frozen=True)
 class LeaseWorld:
     """All that a serving Lease's plan looks at."""
 
@@ -160,3 +169,5 @@ class LeaseWorld:
     alive_pods: tuple[str, ...]
     """Trainer pods of the holder that may still run."""
     pods: tuple[RecordedPod, ...]
+    deployment_found: bool
+    orphans: tuple[Orphan, ...]

@@ -1,16 +1,16 @@
 {{/* What the operator needs in each namespace that it looks after. */}}
 {{- define "claas-operator.rules" -}}
-# Its own resources. It writes their status and metadata, never a spec.
+# Its own resources. It writes their status, and nothing else.
 - apiGroups: [claas.dev]
   resources: [loraadapters]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch]
 # Finished jobs are deleted after ttlSecondsAfterFinished.
 - apiGroups: [claas.dev]
   resources: [distilljobs]
-  verbs: [get, list, watch, patch, delete]
+  verbs: [get, list, watch, delete]
 - apiGroups: [claas.dev]
   resources: [loraadapters/status, distilljobs/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 # Owner references with blockOwnerDeletion.
 - apiGroups: [claas.dev]
   resources: [loraadapters/finalizers, distilljobs/finalizers]
@@ -18,7 +18,7 @@
 # Trainer Jobs and their pods. A trainer that hangs in a pause is deleted with its pod.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, delete]
@@ -40,10 +40,10 @@
 # One Lease for each vLLM Deployment: one step at a time.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, list, create, update, patch, delete]
+  verbs: [get, list, create, update, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end -}}
 
 {{/* What the operator needs in its own namespace: the Lease that keeps a second operator passive. */}}
