@@ -27,7 +27,7 @@ from tests.cluster.layout import (
 from tests.cluster.network import make_bridge, render_cni
 from tests.cluster.node import start_node
 from tests.cluster.runtime import start_containerd
-from tests.cluster.sweep import sweep
+from tests.cluster.sweep import claim_machine, sweep
 from tests.cluster.volumes import storage_class
 
 READY_TIMEOUT_SECONDS = 120.0
@@ -137,6 +137,7 @@ def up(report: Report = silent) -> Cluster:
             programs = building.result()
         report("prerequisites and binaries are there")
         try:
+            claim_machine(folders)
             host_state.remember(folders.host_state)
             make_bridge()
             host.require_free_ports()

@@ -1,6 +1,7 @@
 """The cluster's bridge, its CNI configuration, and what of both must go when the cluster goes."""
 
 import json
+import shlex
 from pathlib import Path
 
 from tests.cluster.layout import (
@@ -65,13 +66,20 @@ def remove_network() -> None:
     run(["ip", "link", "delete", BRIDGE], check=False)
     for family in ("ip", "ip6"):
         run(["nft", "delete", "table", family, PROXY_TABLE], check=False)
-    for arguments in chain_removals(run(["iptables", "-t", "nat", "-S"], check=False)):
+    removals = chain_removals(_nat_rules())
+    for arguments in removals:
         run(["iptables", "-t", "nat", *arguments], check=False)
+    if removals and all(line.startswith("-P") for line in _nat_rules().splitlines()):
+        run(["nft", "delete", "table", "ip", "nat"], check=False)  # portmap made it, and nobody else uses it
+
+
+def _nat_rules() -> str:
+    return run(["iptables", "-t", "nat", "-S"], check=False)
 
 
 def chain_removals(rules: str) -> list[list[str]]:
     """Arguments of the iptables calls that remove every CNI chain from the output of `iptables -S`."""
-    lines = [line.split() for line in rules.splitlines()]
+    lines = [shlex.split(line) for line in rules.splitlines()]
     chains = [line[1] for line in lines if line[0] == "-N" and line[1].startswith(CHAIN_PREFIX)]
     jumps = [
         ["-D", *line[1:]]

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from tests.cluster import host_state, process
 from tests.cluster.cgroups import kill_by_pid, remove_cgroups
-from tests.cluster.errors import StopError
+from tests.cluster.errors import PrerequisiteError, StopError
 from tests.cluster.host import cgroup_hierarchies
 from tests.cluster.layout import ClusterFolders
 from tests.cluster.network import remove_network
 
+# Bridge, cgroups and address ranges are the machine's, so that only one state folder can use them at a time.
+MACHINE_MARKER = Path("/run/claas-test-cluster")
 STOP_GRACE_SECONDS = 5.0
 SHIM = "containerd-shim-runc-v2"
 # The kubelet first, so that it restarts nothing; containerd and etcd last, since the others use them.
@@ -26,11 +28,27 @@ STOP_ORDER = (
 )
 
 
+def claim_machine(folders: ClusterFolders) -> None:
+    """Say that this state folder's cluster is the machine's one. Raises `PrerequisiteError` when the cluster
+    of another (another `CLAAS_CACHE`) runs."""
+    if MACHINE_MARKER.exists():
+        other = ClusterFolders(Path(MACHINE_MARKER.read_text().strip()))
+        running = any(process.is_alive(each) for each in process.recorded(other.records))
+        if other.root != folders.root and running:
+            raise PrerequisiteError(
+                f"the cluster of {other.root} runs on this machine: take it down first, with "
+                f"CLAAS_CACHE={other.root.parent}"
+            )
+    MACHINE_MARKER.write_text(f"{folders.root}\n")
+
+
 def sweep(folders: ClusterFolders, *, purge: bool = False) -> None:
     """Remove everything of the cluster from the machine but its images (with `purge`, those as well).
 
-    Raises `StopError` when a process or a mount can't be removed; nothing is deleted from disk then.
+    Raises `StopError` when a process or a mount can't be removed (nothing is deleted from disk then), and
+    `PrerequisiteError` when the machine is another cluster's.
     """
+    claim_machine(folders)
     _stop_processes(folders)
     remove_cgroups(cgroup_hierarchies())
     kill_by_pid(_shims(folders))
@@ -43,6 +61,7 @@ def sweep(folders: ClusterFolders, *, purge: bool = False) -> None:
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     host_state.restore(folders.host_state)
+    MACHINE_MARKER.unlink(missing_ok=True)
     if purge:
         shutil.rmtree(folders.logs, ignore_errors=True)
 

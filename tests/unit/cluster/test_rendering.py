@@ -46,12 +46,12 @@ def test_only_cni_chains_are_removed_and_jumps_to_them_first() -> None:
             "-N CNI-HOSTPORT-DNAT",
             "-N DOCKER",
             "-A PREROUTING -j DOCKER",
-            "-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT",
+            '-A PREROUTING -m comment --comment "two words" -j CNI-HOSTPORT-DNAT',
             "-A CNI-HOSTPORT-DNAT -p tcp -j ACCEPT",
         ]
     )
     assert network.chain_removals(rules) == [
-        ["-D", "PREROUTING", "-m", "addrtype", "--dst-type", "LOCAL", "-j", "CNI-HOSTPORT-DNAT"],
+        ["-D", "PREROUTING", "-m", "comment", "--comment", "two words", "-j", "CNI-HOSTPORT-DNAT"],
         ["-F", "CNI-HOSTPORT-DNAT"],
         ["-X", "CNI-HOSTPORT-DNAT"],
     ]
