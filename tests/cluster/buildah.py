@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ from tests.cluster.process import run
 
 BUILD_TIMEOUT_SECONDS = 1800.0
 PUSH_TIMEOUT_SECONDS = 900.0
+STALE_SECONDS = 2 * BUILD_TIMEOUT_SECONDS
 HOST_AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 BUILD_AUTHORITIES = "/run/build-certificates.crt"
 BUILD_UV_CACHE = "/uv-cache"
@@ -38,6 +41,13 @@ def _environment() -> dict[str, str]:
     temporary = image_root() / "tmp"
     temporary.mkdir(parents=True, exist_ok=True)
     return {"BUILDAH_ISOLATION": "chroot", "TMPDIR": str(temporary)}
+
+
+def remove_stale_temporaries() -> None:
+    """Remove what builds and pushes that were killed left behind: up to the size of a layer each."""
+    for path in (image_root() / "tmp").glob("*"):
+        if time.time() - path.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _policy() -> Path:

@@ -78,6 +78,7 @@ def build_images(report: Report = silent, built: Callable[[BuiltImage], None] = 
     with (image_root() / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         buildah.buildah("rm", "--all")  # working containers of a killed build
+        buildah.remove_stale_temporaries()
         base = ensure_base_image()
         existing = buildah.names()
         images: list[BuiltImage] = []
