@@ -77,6 +77,8 @@ async def lead(api: Api, api_client: ApiClient, settings: Settings) -> int:
     async def started() -> None:
         try:
             await operate(api, settings, stop)
+            if not stop.is_set():
+                told.set()  # kopf takes the signals over while it runs: only one of them ends it so quietly.
         except* Exception as errors:  # noqa: BLE001  (told by the exit status)
             log.error("stopped: %s", "; ".join(f"{type(error).__name__}: {error}" for error in errors.exceptions))
         finally:

@@ -74,12 +74,11 @@ class Api:
             raise
 
     async def list(
-        self, resource: Resource, namespace: str | None, labels: Mapping[str, str] | None = None
+        self, resource: Resource, namespace: str | None, labels: Mapping[str, str] | str = ""
     ) -> list[Manifest]:
-        """All objects of a namespace (None: of the cluster), those with all `labels` only."""
-        query = {}
-        if labels:
-            query["labelSelector"] = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+        """All objects of a namespace (None: of the cluster), those with all `labels` (or of that selector) only."""
+        selector = labels if isinstance(labels, str) else ",".join(f"{key}={labels[key]}" for key in sorted(labels))
+        query = {"labelSelector": selector} if selector else {}
         answer = await self._request("GET", resource.path(namespace), query=query)
         return cast(list[Manifest], answer.get("items") or [])
 

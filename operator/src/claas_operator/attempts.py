@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import cast
 
-from pydantic import JsonValue, ValidationError
+from pydantic import ValidationError
 
 from claas_crds.contract import TrainerResult
-from claas_operator.core import BatchJob, Manifest, Pod
+from claas_operator.core import BatchJob, Pod
 from claas_operator.world import Attempt, AttemptState
 
 
-def describe_attempt(name: str, batch_job: BatchJob | None, pods: Sequence[Pod], raw: Manifest) -> Attempt:
+def describe_attempt(name: str, batch_job: BatchJob | None, pods: Sequence[Pod]) -> Attempt:
     """How far an attempt is, from its batch Job and its pods."""
     alive = any(not pod.ended for pod in pods)
     if batch_job is None or batch_job.metadata.deletion_timestamp is not None:
@@ -23,7 +22,7 @@ def describe_attempt(name: str, batch_job: BatchJob | None, pods: Sequence[Pod],
     pods = [pod for pod in pods if any(reference.uid == owner for reference in pod.metadata.owner_references)]
     pod = max(pods, key=lambda pod: pod.metadata.creation_timestamp or datetime.min.replace(tzinfo=UTC), default=None)
     if pod is None:
-        ended = _has_ended(raw)
+        ended = batch_job.ended_because
         state = AttemptState.LOST if ended else AttemptState.RUNNING
         return Attempt(name=name, state=state, alive=alive, message=ended or "The trainer's pod is being made")
     if not pod.ended:
@@ -43,15 +42,6 @@ def describe_attempt(name: str, batch_job: BatchJob | None, pods: Sequence[Pod],
         ),
         finished_at=ended_as.finished_at if ended_as else None,
     )
-
-
-def _has_ended(raw: Manifest) -> str:
-    """Why a batch Job has ended, by its own conditions; empty while it has not."""
-    conditions = cast(list[dict[str, JsonValue]], cast(Manifest, raw.get("status") or {}).get("conditions") or [])
-    for condition in conditions:
-        if condition.get("type") in ("Failed", "Complete") and condition.get("status") == "True":
-            return str(condition.get("message") or condition.get("reason") or "ended")
-    return ""
 
 
 def _waiting(pod: Pod) -> str:

@@ -184,10 +184,36 @@ class Pod(ResourceModel):
         )
 
 
+class LabelRequirement(ResourceModel):
+    """metav1.LabelSelectorRequirement."""
+
+    key: str
+    operator: str
+    values: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """The requirement as a label selector's query has it."""
+        match self.operator:
+            case "Exists":
+                return self.key
+            case "DoesNotExist":
+                return f"!{self.key}"
+            case _:
+                return f"{self.key} {self.operator.lower()} ({','.join(self.values)})"
+
+
 class LabelSelector(ResourceModel):
-    """metav1.LabelSelector, its matchLabels."""
+    """metav1.LabelSelector."""
 
     match_labels: dict[str, str] = {}
+    match_expressions: list[LabelRequirement] = []
+
+    @property
+    def text(self) -> str:
+        """The selector as a list request's query has it."""
+        labels = [f"{key}={value}" for key, value in sorted(self.match_labels.items())]
+        return ",".join([*labels, *(requirement.text for requirement in self.match_expressions)])
 
 
 class DeploymentSpec(ResourceModel):
@@ -204,10 +230,25 @@ class Deployment(ResourceModel):
     spec: DeploymentSpec = DeploymentSpec()
 
 
+class BatchJobStatus(ResourceModel):
+    """batch/v1 JobStatus, as far as it is read here."""
+
+    conditions: list[PodCondition] = []
+
+
 class BatchJob(ResourceModel):
-    """batch/v1 Job: its existence and identity; what became of it is read from its pod."""
+    """batch/v1 Job; what became of it is read from its pod, and from its conditions when there is none."""
 
     metadata: ObjectMeta
+    status: BatchJobStatus = BatchJobStatus()
+
+    @property
+    def ended_because(self) -> str:
+        """Why it has ended, by its own conditions; empty while it has not."""
+        for condition in self.status.conditions:
+            if condition.type in ("Failed", "Complete") and condition.status == "True":
+                return condition.message or condition.reason or "ended"
+        return ""
 
 
 class LeaseSpec(ResourceModel):

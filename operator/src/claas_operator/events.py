@@ -39,7 +39,7 @@ class Recorder:
         return {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": f"{metadata.name[:200]}.{unique}", "namespace": metadata.namespace},
+            "metadata": {"name": f"{metadata.name[:200].rstrip('-.')}.{unique}", "namespace": metadata.namespace},
             "eventTime": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "reportingController": f"claas.dev/{FIELD_MANAGER}",
             "reportingInstance": self._instance[:128],

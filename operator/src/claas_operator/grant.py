@@ -83,10 +83,11 @@ _SERVED = TypeAdapter(dict[str, ServedRecord])
 
 def lease_name(deployment: str) -> str:
     """Name of the Lease of a Deployment; long names are shortened by a hash."""
-    name = f"claas-{deployment}"
+    # Never the name of the leader's own Lease, whatever the Deployment is called.
+    name = f"claas-serving-{deployment}"
     if len(name) <= 253:
         return name
-    return f"{name[:240]}-{hashlib.sha256(deployment.encode()).hexdigest()[:12]}"
+    return f"{name[:240].rstrip('-.')}-{hashlib.sha256(deployment.encode()).hexdigest()[:12]}"
 
 
 def read_lease(lease: Lease) -> ServingLease:

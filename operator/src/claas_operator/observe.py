@@ -36,6 +36,7 @@ from claas_operator.core import (
 from claas_operator.grant import SERVING_LEASE_LABELS, ServedRecord, ServingLease, lease_name, read_lease
 from claas_operator.mounts import storage_path
 from claas_operator.queueing import finished, in_queue, queue_key
+from claas_operator.samples import LARGEST_INPUT_BYTES, input_holds
 from claas_operator.serving import Credentials
 from claas_operator.world import (
     AdapterWorld,
@@ -123,7 +124,7 @@ class Observer:
             pods=await self._serving_pods(adapter, deployment, load_errors, ask=True),
             init=await self._attempt(namespace, naming.init_name(adapter.metadata), ask_progress=False),
             lease=lease,
-            products=tuple(_product(job, adapter) for job in jobs if job.status.produced_version is not None),
+            products=tuple(_product(job, adapter) for job in jobs if _has_product(job, adapter)),
             running_job=(
                 holder.metadata.name
                 if holder is not None
@@ -149,16 +150,25 @@ class Observer:
         lease = await self.lease(namespace, deployment_name) if deployment_name else None
         mine = lease is not None and lease.holder == job.metadata.uid
         between_attempts = mine and attempt.state is AttemptState.ABSENT and job.status.failed_attempts > 0
+        free = lease is None or lease.holder is None
+        waits = not (finished(job.status.conditions) or job.spec.suspend or job.status.produced_version is not None)
+        jobs_ahead = 0 if mine or adapter is None else await self._jobs_ahead(job, adapter)
         return JobWorld(
             now=datetime.now(UTC),
             job=job,
             adapter=adapter,
             samples_error=await self._samples_error(job),
-            jobs_ahead=0 if mine or adapter is None else await self._jobs_ahead(job, adapter),
+            jobs_ahead=jobs_ahead,
             lease=lease,
             attempt=attempt,
             attempts_alive=bool(alive),
-            pods=await self._serving_pods(adapter, deployment, {}, ask=False) if adapter else (),
+            pods=(
+                await self._serving_pods(
+                    adapter, deployment, {}, ask=waits and ((free and jobs_ahead == 0) or between_attempts)
+                )
+                if adapter
+                else ()
+            ),
             recorded=await self._recorded(lease) if lease is not None and between_attempts else (),
         )
 
@@ -179,6 +189,7 @@ class Observer:
             lease=lease,
             job_active=active,
             alive_pods=await self._alive_trainers(lease.namespace, grant.job_uid) if grant else (),
+            attempts_open=await self._attempts_open(lease.namespace, grant.job_uid) if grant else False,
             pods=await self._recorded(lease),
             deployment_found=await self._deployment(lease.namespace, lease.deployment) is not None,
             orphans=await self._orphans(lease) if grant is None else (),
@@ -219,7 +230,7 @@ class Observer:
     async def _pods(self, namespace: str, deployment: Deployment | None) -> list[Pod]:
         if deployment is None:
             return []
-        found = await self._api.list(PODS, namespace, deployment.spec.selector.match_labels)
+        found = await self._api.list(PODS, namespace, deployment.spec.selector.text)
         pods = [Pod.model_validate(pod) for pod in found]
         alive = [pod for pod in pods if not pod.ended and pod.metadata.deletion_timestamp is None]
         return sorted(alive, key=lambda pod: pod.metadata.name)
@@ -298,6 +309,11 @@ class Observer:
     async def _samples_error(self, job: JobObject) -> str | None:
         source = job.spec.samples
         namespace = job.metadata.namespace
+        if not input_holds(source):
+            return (
+                f"spec.samples.inline: larger than the {LARGEST_INPUT_BYTES} bytes that a trainer's input can hold: "
+                "put the samples on a volume (spec.samples.file)"
+            )
         if source.config_map_ref is not None:
             return await self._missing_key(
                 CONFIG_MAPS, namespace, source.config_map_ref.name, source.config_map_ref.key
@@ -342,7 +358,7 @@ class Observer:
         labels = {"batch.kubernetes.io/job-name": name}
         pods = [Pod.model_validate(pod) for pod in await self._api.list(PODS, namespace, labels)]
         batch_job = BatchJob.model_validate(found) if found else None
-        attempt = describe_attempt(name, batch_job, pods, Manifest(found or {}))
+        attempt = describe_attempt(name, batch_job, pods)
         if ask_progress and attempt.state is AttemptState.RUNNING:
             address = next((pod.status.pod_ip for pod in pods if pod.metadata.name == attempt.pod), "")
             if address:
@@ -362,6 +378,10 @@ class Observer:
         pods = [Pod.model_validate(pod) for pod in found]
         return tuple(pod.metadata.name for pod in pods if not pod.ended)
 
+    async def _attempts_open(self, namespace: str, job_uid: str) -> bool:
+        found = await self._api.list(BATCH_JOBS, namespace, {naming.JOB_UID_LABEL: job_uid})
+        return any(not BatchJob.model_validate(job).ended_because for job in found)
+
     async def _recorded(self, lease: ServingLease) -> tuple[RecordedPod, ...]:
         grant = lease.grant
         if grant is None:
@@ -377,6 +397,14 @@ class Observer:
         exists = pod is not None and pod.metadata.uid == target.uid and not pod.ended
         server = await serving.ask_state(target.url, None, credentials) if exists else None
         return RecordedPod(target, exists, server)
+
+
+def _has_product(job: JobObject, adapter: AdapterObject) -> bool:
+    """Whether a job reports a version of this adapter, and not of an earlier one of the same name."""
+    published, created = job.status.published_time, adapter.metadata.creation_timestamp
+    if job.status.produced_version is None:
+        return False
+    return published is None or created is None or published >= created
 
 
 def _product(job: JobObject, adapter: AdapterObject) -> PublishedVersion:

@@ -124,7 +124,7 @@ def _init_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Ac
     init = world.init
     if init.state is AttemptState.ABSENT and not init.alive:
         return [CreateInit(naming.init_name(world.adapter.metadata))]
-    if init.state in (AttemptState.FAILED, AttemptState.LOST):
+    if init.state in (AttemptState.FAILED, AttemptState.LOST, AttemptState.SUCCEEDED):
         ended = init.finished_at
         if ended is None or world.now - ended > timedelta(seconds=INIT_RETRY_SECONDS):
             return [DeleteAttempt(init.name, init.pod, 1, "the initial version is tried again")]
@@ -245,7 +245,7 @@ def _missing(world: AdapterWorld) -> _Verdict | None:
 
 def _initialising(world: AdapterWorld) -> _Verdict:
     init = world.init
-    if init.state in (AttemptState.FAILED, AttemptState.LOST):
+    if init.state in (AttemptState.FAILED, AttemptState.LOST, AttemptState.SUCCEEDED):
         failure = failure_of(init, None)
         return _Verdict(
             False,

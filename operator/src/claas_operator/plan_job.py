@@ -94,7 +94,7 @@ def plan_job(world: JobWorld) -> JobPlan:
         return _suspended(draft)
     if is_true(job.status.conditions, JobCondition.SUSPENDED):
         draft.conditions.set(JobCondition.SUSPENDED, False, JobReason.RESUMED, "The job was resumed")
-    if world.samples_error is not None:
+    if world.samples_error is not None and world.attempt.state is AttemptState.ABSENT:
         return _without_samples(draft, world.samples_error)
     if _deadline_over(world):
         draft.stop_attempt("activeDeadlineSeconds are over")
@@ -109,7 +109,7 @@ def _tidy(draft: _Draft) -> JobPlan:
     """A finished job: end what may still run, and delete the job when its time to live is over."""
     world = draft.world
     status = world.job.status
-    if world.attempt.state is not AttemptState.ABSENT and world.attempt.alive:
+    if world.attempt.state is AttemptState.RUNNING:
         draft.stop_attempt("the job has ended")
     requeue = None
     ttl = world.job.spec.ttl_seconds_after_finished
@@ -173,6 +173,10 @@ def _serving_error(world: JobWorld) -> str | None:
     stalled = condition_of(adapter.status.conditions, "Stalled")
     if stalled is not None and is_true([stalled], "Stalled"):
         return f"LoraAdapter {adapter.metadata.name} is stalled: {stalled.message}"
+    sleeper = next((pod.name for pod in world.pods if pod.server is not None and pod.server.asleep), None)
+    if sleeper is not None:
+        # A grant would name it, and the operator wakes what a grant names: this sleep is somebody else's.
+        return f"vLLM in pod {sleeper} is asleep or paused, and not by a DistillJob: wake it"
     if world.pods and not any(pod.ready for pod in world.pods):
         return f"no pod of Deployment {adapter.spec.serving.deployment_ref.name} is ready"
     return None

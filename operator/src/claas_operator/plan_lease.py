@@ -48,7 +48,7 @@ def plan_lease(world: LeaseWorld) -> LeasePlan:
         return LeasePlan((WakePods(world.lease, asleep),), HEAL_SECONDS)
     if not all(pod.settled for pod in world.pods):
         return LeasePlan((), HEAL_SECONDS)
-    if world.job_active:
+    if world.job_active or world.attempts_open:
         return LeasePlan((), WATCH_SECONDS)
     return LeasePlan((WriteLease(world.lease.model_copy(update={"grant": None})),), 0.0)
 

@@ -11,12 +11,20 @@ from claas_operator.core import Manifest
 from claas_operator.manifests import Mount, claim_mount
 
 SAMPLES_FILE_NAME = "samples.json"
+LARGEST_INPUT_BYTES = 1_000_000
+"""A Secret holds 1 MiB; a part is left for the rest of the input."""
 _SAMPLES = TypeAdapter(list[DistillBatchItem])
 
 
 def samples_document(source: SamplesSource) -> str | None:
     """Inline samples as the JSON list a trainer reads; None when they lie elsewhere."""
     return None if source.inline is None else _SAMPLES.dump_json(source.inline, exclude_defaults=True).decode()
+
+
+def input_holds(source: SamplesSource) -> bool:
+    """Whether the input Secret can hold these samples."""
+    document = samples_document(source)
+    return document is None or len(document.encode()) <= LARGEST_INPUT_BYTES
 
 
 def samples_file(source: SamplesSource) -> str:

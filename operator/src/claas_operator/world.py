@@ -144,7 +144,7 @@ class JobWorld:
     attempts_alive: bool
     """Whether a trainer pod of any attempt may still run."""
     pods: tuple[ServingPod, ...]
-    """The Deployment's pods; their servers are not asked."""
+    """The Deployment's pods; their servers are asked only when the lease may be granted in this pass."""
     recorded: tuple[RecordedPod, ...]
     """The pods that this job's grant names; asked only between two attempts."""
 
@@ -168,6 +168,8 @@ class LeaseWorld:
     """Whether the holder exists, is neither finished nor suspended, and may go on."""
     alive_pods: tuple[str, ...]
     """Trainer pods of the holder that may still run."""
+    attempts_open: bool
+    """Whether a batch Job of the holder has not ended: Kubernetes may yet make a pod of it."""
     pods: tuple[RecordedPod, ...]
     deployment_found: bool
     orphans: tuple[Orphan, ...]
