@@ -110,6 +110,8 @@ def environment(server: VllmServer) -> dict[str, str]:
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_SERVER_DEV_MODE": "1",
         "VLLM_NO_USAGE_STATS": "1",
+        # The sampler would be compiled at the first log-probability asked for, and the image has no C++ compiler.
+        "TORCHDYNAMO_DISABLE": "1",
         **(server.companion.environment if server.companion else {}),
         **server.environment,
     }
