@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import uuid
 from collections.abc import Iterator
 
 import pytest
@@ -39,18 +40,19 @@ def operator_process(simulation: Simulation) -> Iterator[OperatorProcess]:
 
 
 @pytest.fixture
-def operator(operator_process: OperatorProcess) -> OperatorProcess:
-    """The operator, leading."""
+def operator(operator_process: OperatorProcess) -> Iterator[OperatorProcess]:
+    """The operator, leading; what it logs meanwhile is shown when the test fails."""
     if not operator_process.running:
         operator_process.start_leading()
-    return operator_process
+    yield operator_process
+    print(operator_process.tail())
 
 
 @pytest.fixture
 def scene(simulation: Simulation, request: pytest.FixtureRequest) -> Iterator[Scene]:
     """A namespace of the test's own."""
     name = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-")
-    scene = Scene(simulation, name)
+    scene = Scene(simulation, f"{name}-{uuid.uuid4().hex[:4]}")
     scene.set_up()
     yield scene
     scene.tear_down()

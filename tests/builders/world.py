@@ -1,0 +1,357 @@
+"""Worlds for the operator's plans: typed, with defaults for all that a test does not care about."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from pydantic import JsonValue
+
+from claas_crds.conditions import Condition, ConditionStatus
+from claas_crds.contract import PublishedVersion, TrainerResult, VllmPod
+from claas_crds.distill_job import (
+    AdapterReference,
+    DistillJobSpec,
+    DistillJobStatus,
+    SamplesSource,
+    Timings,
+)
+from claas_crds.lora_adapter import (
+    AdapterVersion,
+    BaseModelSpec,
+    ClaimVolume,
+    LoraAdapterSpec,
+    LoraAdapterStatus,
+    ModelSource,
+    Serving,
+    Storage,
+)
+from claas_crds.pod import TrainerPod
+from claas_crds.training import DistillBatchItem
+from claas_operator.core import AdapterObject, JobObject, ObjectMeta
+from claas_operator.grant import Grant, ServedRecord, ServingLease, lease_name
+from claas_operator.naming import attempt_name, init_name
+from claas_operator.world import (
+    AdapterWorld,
+    Attempt,
+    AttemptState,
+    JobWorld,
+    LeaseWorld,
+    Orphan,
+    RecordedPod,
+    ServerState,
+    ServingPod,
+)
+
+NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
+NAMESPACE = "team"
+DEPLOYMENT = "vllm"
+FOLDER = f"{NAMESPACE}/tone"
+MOUNTED = f"/mnt/adapters/{FOLDER}"
+AWAKE = ServerState(reachable=True)
+ASLEEP = ServerState(reachable=True, asleep=True)
+UNREACHABLE = ServerState(reachable=False, error="no answer")
+REFUSED = ServerState(reachable=True, refused=True, error="the control token is wrong")
+
+
+def ago(seconds: float) -> datetime:
+    """A time before NOW."""
+    return NOW - timedelta(seconds=seconds)
+
+
+def metadata(name: str, *, age_seconds: float = 60.0, deleted: bool = False) -> ObjectMeta:
+    """Metadata of an object; its UID follows from its name."""
+    return ObjectMeta(
+        name=name,
+        namespace=NAMESPACE,
+        uid=f"uid-of-{name}",
+        generation=1,
+        resource_version="1",
+        creation_timestamp=ago(age_seconds),
+        deletion_timestamp=ago(1) if deleted else None,
+    )
+
+
+def condition(kind: str, holds: bool | None, reason: str = "Because", *, since_seconds: float = 30.0) -> Condition:
+    """A condition as it stands in status."""
+    status = {True: ConditionStatus.TRUE, False: ConditionStatus.FALSE, None: ConditionStatus.UNKNOWN}[holds]
+    return Condition(
+        type=kind, status=status, reason=reason, message="said before", last_transition_time=ago(since_seconds)
+    )
+
+
+def version(number: int, *, job: str | None = None, parent: int | None = None) -> AdapterVersion:
+    """A version as an adapter's status names it."""
+    return AdapterVersion(
+        number=number,
+        path=f"{FOLDER}/versions/{number}",
+        digest=f"sha256:{number}",
+        created=ago(100 - number),
+        job=job,
+        job_uid=f"uid-of-{job}" if job else None,
+        parent=parent,
+    )
+
+
+def published(number: int, *, job: str | None = "step", parent: int | None = None) -> PublishedVersion:
+    """A version as a trainer reports it."""
+    return PublishedVersion(
+        number=number,
+        path=f"{FOLDER}/versions/{number}",
+        digest=f"sha256:{number}",
+        created=ago(5),
+        parent=parent,
+        job_name=job,
+        job_uid=f"uid-of-{job}" if job else None,
+        metrics={"loss": 0.25},
+    )
+
+
+def adapter(
+    name: str = "tone",
+    *,
+    versions: tuple[int, ...] = (0,),
+    served: int | None = 0,
+    conditions: tuple[Condition, ...] = (),
+    deleted: bool = False,
+    serving: dict[str, JsonValue] | None = None,
+    trainer: TrainerPod | None = None,
+) -> AdapterObject:
+    """A LoraAdapter; by default version 0 is published and served."""
+    return AdapterObject(
+        metadata=metadata(name, deleted=deleted),
+        spec=LoraAdapterSpec(
+            model=BaseModelSpec(
+                name="base", source=ModelSource(persistent_volume_claim=ClaimVolume(claim_name="models"))
+            ),
+            serving=Serving.model_validate({"deploymentRef": {"name": DEPLOYMENT}, **(serving or {})}),
+            storage=Storage(claim_name="adapters"),
+            trainer=trainer or TrainerPod(),
+        ),
+        status=LoraAdapterStatus(
+            conditions=list(conditions),
+            served_version=served,
+            latest_version=max(versions, default=None),
+            versions=[version(number) for number in versions],
+        ),
+    )
+
+
+def job(
+    name: str = "step",
+    *,
+    status: DistillJobStatus | None = None,
+    age_seconds: float = 60.0,
+    suspend: bool = False,
+    backoff_limit: int = 3,
+    deadline_seconds: int | None = None,
+    ttl_seconds: int | None = None,
+    deleted: bool = False,
+    samples: SamplesSource | None = None,
+) -> JobObject:
+    """A DistillJob with one inline sample."""
+    sample = DistillBatchItem(user_prompt="a prompt", response="an answer", feedback="a feedback")
+    return JobObject(
+        metadata=metadata(name, age_seconds=age_seconds, deleted=deleted),
+        spec=DistillJobSpec(
+            adapter_ref=AdapterReference(name="tone"),
+            samples=samples or SamplesSource(inline=[sample]),
+            suspend=suspend,
+            backoff_limit=backoff_limit,
+            active_deadline_seconds=deadline_seconds,
+            ttl_seconds_after_finished=ttl_seconds,
+        ),
+        status=status or DistillJobStatus(),
+    )
+
+
+def vllm_pod(
+    name: str = "vllm-0",
+    *,
+    server: ServerState | None = None,
+    ready: bool = True,
+    mounted: bool = True,
+    load_error: str | None = None,
+) -> ServingPod:
+    """A pod of the Deployment; its server was not asked unless `server` says what it answered."""
+    return ServingPod(
+        name=name,
+        uid=f"uid-of-{name}",
+        ready=ready,
+        url=f"http://{name}:8000",
+        node="node",
+        storage_path=MOUNTED if mounted else None,
+        server=server,
+        load_error=load_error,
+    )
+
+
+def serves(
+    number: int | None, *, companion: bool = True, asleep: bool = False, persisted: bool = True
+) -> ServerState:
+    """A server that answers with a version."""
+    path = None if number is None else f"{MOUNTED}/versions/{number}"
+    server = ServerState(reachable=True, loaded_version=number, loaded_path=path, companion=companion)
+    return replace(server, asleep=asleep, persisted=persisted)
+
+
+def target(name: str = "vllm-0") -> VllmPod:
+    """A pod as a grant names it."""
+    return VllmPod(name=name, uid=f"uid-of-{name}", url=f"http://{name}:8000", storage_path=MOUNTED)
+
+
+def recorded(name: str = "vllm-0", server: ServerState | None = AWAKE, *, exists: bool = True) -> RecordedPod:
+    """A granted pod as it is now."""
+    return RecordedPod(target(name), exists, server if exists else None)
+
+
+def grant(
+    holder: str = "step",
+    *,
+    attempt: int = 1,
+    pods: tuple[str, ...] = ("vllm-0",),
+    asleep_since: datetime | None = None,
+    stopped_because: str | None = None,
+    max_pause_seconds: int = 120,
+) -> Grant:
+    """A grant to a job."""
+    return Grant(
+        job_name=holder,
+        job_uid=f"uid-of-{holder}",
+        adapter_name="tone",
+        adapter_uid="uid-of-tone",
+        attempt=attempt,
+        pods=[target(name) for name in pods],
+        max_pause_seconds=max_pause_seconds,
+        granted_at=ago(20),
+        asleep_since=asleep_since,
+        stopped_because=stopped_because,
+    )
+
+
+def lease(held: Grant | None = None) -> ServingLease:
+    """The Deployment's lease; free unless a grant is given."""
+    return ServingLease(
+        name=lease_name(DEPLOYMENT), namespace=NAMESPACE, resource_version="7", deployment=DEPLOYMENT, grant=held
+    )
+
+
+def attempt(
+    state: AttemptState = AttemptState.ABSENT,
+    *,
+    number: int = 1,
+    result: TrainerResult | None = None,
+    exit_code: int | None = None,
+    message: str = "",
+    finished_seconds_ago: float | None = None,
+) -> Attempt:
+    """A trainer pod of the job `step`."""
+    name = attempt_name(metadata("step"), number)
+    return Attempt(
+        name=name,
+        state=state,
+        alive=state is AttemptState.RUNNING,
+        pod=None if state in (AttemptState.ABSENT, AttemptState.LOST) else f"{name}-x",
+        result=result,
+        exit_code=exit_code,
+        message=message,
+        finished_at=None if finished_seconds_ago is None else ago(finished_seconds_ago),
+    )
+
+
+def succeeded(number: int = 1, parent: int = 0, *, already_published: bool = False) -> Attempt:
+    """An attempt that published a version."""
+    result = TrainerResult(
+        succeeded=True,
+        version=published(number, parent=parent),
+        already_published=already_published,
+        timings=Timings(step=1.0, serving_gap=2.0),
+    )
+    return attempt(AttemptState.SUCCEEDED, result=result, exit_code=0)
+
+
+def job_world(
+    of: JobObject | None = None,
+    *,
+    on: AdapterObject | None = None,
+    no_adapter: bool = False,
+    samples_error: str | None = None,
+    jobs_ahead: int = 0,
+    held: ServingLease | None = None,
+    now_at: Attempt | None = None,
+    alive: bool | None = None,
+    pods: tuple[ServingPod, ...] = (vllm_pod(),),
+    pods_recorded: tuple[RecordedPod, ...] = (),
+) -> JobWorld:
+    """A DistillJob's world; `held` is the lease, by default there is none."""
+    current = now_at or attempt()
+    return JobWorld(
+        now=NOW,
+        job=of or job(),
+        adapter=None if no_adapter else (on or adapter()),
+        samples_error=samples_error,
+        jobs_ahead=jobs_ahead,
+        lease=held,
+        attempt=current,
+        attempts_alive=current.alive if alive is None else alive,
+        pods=pods,
+        recorded=pods_recorded,
+    )
+
+
+def adapter_world(
+    of: AdapterObject | None = None,
+    *,
+    claim_found: bool = True,
+    missing_secrets: tuple[str, ...] = (),
+    deployment_found: bool = True,
+    pods: tuple[ServingPod, ...] = (),
+    init: Attempt | None = None,
+    held: ServingLease | None = None,
+    products: tuple[PublishedVersion, ...] = (),
+    running_job: str | None = None,
+    companion_current: bool = True,
+) -> AdapterWorld:
+    """A LoraAdapter's world."""
+    current = of or adapter()
+    name = init_name(current.metadata)
+    return AdapterWorld(
+        now=NOW,
+        adapter=current,
+        claim_found=claim_found,
+        missing_secrets=missing_secrets,
+        deployment_found=deployment_found,
+        wanted_replicas=len(pods),
+        pods=pods if deployment_found else (),
+        init=init or Attempt(name=name, state=AttemptState.ABSENT, alive=False),
+        lease=held,
+        products=products,
+        running_job=running_job,
+        companion_current=companion_current,
+    )
+
+
+def lease_world(
+    held: Grant | None = None,
+    *,
+    active: bool = True,
+    alive: tuple[str, ...] = (),
+    attempts_open: bool = False,
+    pods: tuple[RecordedPod, ...] = (recorded(),),
+    free: bool = False,
+    deployment_found: bool = True,
+    served: dict[str, ServedRecord] | None = None,
+    orphans: tuple[Orphan, ...] = (),
+) -> LeaseWorld:
+    """A serving lease's world, held by `step` unless a grant says otherwise or it is free."""
+    record = lease(None if free else held or grant())
+    return LeaseWorld(
+        now=NOW,
+        lease=record.model_copy(update={"served": served or {}}),
+        job_active=active,
+        alive_pods=alive,
+        attempts_open=attempts_open,
+        pods=() if free else pods,
+        deployment_found=deployment_found,
+        orphans=orphans,
+    )

@@ -1,0 +1,248 @@
+"""What the operator does about a LoraAdapter: tables."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from claas_crds.conditions import ConditionStatus, condition_of
+from claas_crds.contract import TrainerResult
+from claas_crds.lora_adapter import HISTORY_LIMIT, ReplicaState
+from claas_operator.actions import ApplyCompanion, CreateInit, DeleteAttempt, PutInService, WriteLease
+from claas_operator.plan_adapter import INIT_RETRY_SECONDS, AdapterPlan, plan_adapter
+from claas_operator.world import AdapterWorld, AttemptState, ServerState
+from tests.builders.world import (
+    ASLEEP,
+    MOUNTED,
+    REFUSED,
+    UNREACHABLE,
+    adapter,
+    adapter_world,
+    attempt,
+    grant,
+    lease,
+    published,
+    serves,
+    vllm_pod,
+)
+
+NEW = adapter(versions=(), served=None)
+
+
+def said(plan: AdapterPlan, kind: str) -> tuple[ConditionStatus, str]:
+    found = condition_of(plan.status.conditions, kind)
+    assert found is not None, f"no condition {kind}"
+    return found.status, found.reason
+
+
+def put_into(plan: AdapterPlan) -> list[tuple[str, int]]:
+    return [(action.pod.name, action.version) for action in plan.actions if isinstance(action, PutInService)]
+
+
+FAILED_INIT = attempt(AttemptState.FAILED, exit_code=1, finished_seconds_ago=1)
+
+NOT_READY: list[tuple[str, AdapterWorld, str, bool]] = [
+    ("its claim is missing", adapter_world(claim_found=False), "StorageNotFound", True),
+    ("a Secret is missing", adapter_world(missing_secrets=("a/token",)), "SecretNotFound", True),
+    ("its Deployment is missing", adapter_world(deployment_found=False), "DeploymentNotFound", True),
+    ("a pod does not mount its claim", adapter_world(pods=(vllm_pod(mounted=False),)), "StorageNotMounted", True),
+    ("the control token is refused", adapter_world(pods=(vllm_pod(server=REFUSED),)), "ControlRefused", True),
+    ("its first version failed", adapter_world(NEW, init=FAILED_INIT), "InitialisationFailed", True),
+    (
+        "its first version was not reported",
+        adapter_world(NEW, init=attempt(AttemptState.SUCCEEDED, exit_code=0, finished_seconds_ago=1)),
+        "InitialisationFailed",
+        True,
+    ),
+    ("its first version is being made", adapter_world(NEW), "Initialising", False),
+    ("it has no pods", adapter_world(), "NoReadyPods", False),
+    ("no pod is ready", adapter_world(pods=(vllm_pod(ready=False),)), "NoReadyPods", False),
+    ("a server does not answer", adapter_world(pods=(vllm_pod(server=UNREACHABLE),)), "VllmUnreachable", False),
+    (
+        "a server sleeps and no step is taken",
+        adapter_world(pods=(vllm_pod(server=serves(0, asleep=True)),)),
+        "Asleep",
+        False,
+    ),
+    ("a version is not loaded yet", adapter_world(pods=(vllm_pod(server=serves(None)),)), "Loading", False),
+    (
+        "a version could not be loaded",
+        adapter_world(pods=(vllm_pod(server=serves(None), load_error="refused"),)),
+        "LoadFailed",
+        False,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("world", "reason", "stalled"), [row[1:] for row in NOT_READY], ids=[row[0] for row in NOT_READY]
+)
+def test_an_adapter_is_not_ready_when(world: AdapterWorld, reason: str, stalled: bool) -> None:
+    plan = plan_adapter(world)
+    assert said(plan, "Ready") == (ConditionStatus.FALSE, reason)
+    assert said(plan, "Stalled")[0] is (ConditionStatus.TRUE if stalled else ConditionStatus.FALSE)
+    assert said(plan, "Reconciling")[0] is (ConditionStatus.FALSE if stalled else ConditionStatus.TRUE)
+    assert plan.requeue_seconds is not None, "it heals when it can"
+
+
+READY: list[tuple[str, AdapterWorld, str]] = [
+    ("every pod serves the version", adapter_world(pods=(vllm_pod(server=serves(0)),)), "Serving"),
+    (
+        "a step has paused it",
+        adapter_world(pods=(vllm_pod(server=serves(0, asleep=True)),), held=lease(grant()), running_job="step"),
+        "Training",
+    ),
+    (
+        "another adapter's step has paused it",
+        adapter_world(pods=(vllm_pod(server=serves(0, asleep=True)),), held=lease(grant("other"))),
+        "Training",
+    ),
+    (
+        "its step goes on while it serves",
+        adapter_world(pods=(vllm_pod(server=serves(0)),), held=lease(grant()), running_job="step"),
+        "Training",
+    ),
+    (
+        "one pod serves and another is not ready yet",
+        adapter_world(pods=(vllm_pod(server=serves(0)), vllm_pod("b", ready=False))),
+        "Serving",
+    ),
+]
+
+
+@pytest.mark.parametrize(("world", "reason"), [row[1:] for row in READY], ids=[row[0] for row in READY])
+def test_an_adapter_is_ready_when(world: AdapterWorld, reason: str) -> None:
+    plan = plan_adapter(world)
+    assert said(plan, "Ready") == (ConditionStatus.TRUE, reason)
+    assert said(plan, "Stalled")[0] is ConditionStatus.FALSE
+    assert said(plan, "Reconciling")[0] is ConditionStatus.FALSE
+
+
+def test_a_new_adapter_makes_its_first_version_and_brings_the_companion() -> None:
+    plan = plan_adapter(adapter_world(NEW, companion_current=False))
+    assert [type(action) for action in plan.actions] == [ApplyCompanion, CreateInit]
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        adapter_world(NEW, claim_found=False),
+        adapter_world(NEW, missing_secrets=("hub/token",)),
+        adapter_world(NEW, init=attempt(AttemptState.RUNNING)),
+        adapter_world(NEW, init=replace(attempt(), alive=True)),
+        adapter_world(NEW, init=FAILED_INIT),
+        adapter_world(adapter(versions=(0,))),
+    ],
+    ids=["no-claim", "no-secret", "it-runs", "the-last-one-is-ending", "it-failed-just-now", "there-is-one"],
+)
+def test_no_first_version_is_begun(world: AdapterWorld) -> None:
+    assert not any(isinstance(action, CreateInit | DeleteAttempt) for action in plan_adapter(world).actions)
+
+
+@pytest.mark.parametrize("state", [AttemptState.FAILED, AttemptState.LOST, AttemptState.SUCCEEDED])
+def test_a_first_version_that_failed_is_tried_again_after_a_while(state: AttemptState) -> None:
+    ended = attempt(state, exit_code=0, finished_seconds_ago=INIT_RETRY_SECONDS + 1)
+    (action,) = plan_adapter(adapter_world(NEW, init=ended)).actions
+    assert isinstance(action, DeleteAttempt)
+
+
+def test_the_first_version_is_taken_from_the_trainers_result_and_loaded() -> None:
+    result = TrainerResult(succeeded=True, version=published(4, job=None))
+    init = attempt(AttemptState.SUCCEEDED, result=result, exit_code=0)
+    plan = plan_adapter(adapter_world(NEW, init=init, pods=(vllm_pod(server=serves(None)),)))
+    assert plan.status.latest_version == 4
+    assert put_into(plan) == [("vllm-0", 4)]
+
+
+def test_versions_of_jobs_are_added_once_and_the_oldest_are_dropped() -> None:
+    products = tuple(published(number) for number in range(1, HISTORY_LIMIT + 5))
+    plan = plan_adapter(adapter_world(products=(*products, *products)))
+    numbers = [version.number for version in plan.status.versions]
+    assert numbers == list(range(5, HISTORY_LIMIT + 5))
+    assert plan.status.latest_version == HISTORY_LIMIT + 4
+
+
+def test_what_is_served_is_written_to_the_lease_before_it_is_loaded() -> None:
+    plan = plan_adapter(adapter_world(pods=(vllm_pod(server=serves(None)),)))
+    write, load = plan.actions
+    assert isinstance(write, WriteLease)
+    assert write.lease.served["tone"].adapter_uid == "uid-of-tone"
+    assert isinstance(load, PutInService)
+    assert load.path == f"{MOUNTED}/versions/0"
+    again = plan_adapter(adapter_world(pods=(vllm_pod(server=serves(None)),), held=write.lease))
+    assert [type(action) for action in again.actions] == [PutInService]
+
+
+def test_the_newest_version_is_put_into_every_pod_that_can_take_it() -> None:
+    pods = (
+        vllm_pod("serves-old", server=serves(0)),
+        vllm_pod("serves-none", server=serves(None)),
+        vllm_pod("serves-it", server=serves(1)),
+        vllm_pod("sleeps", server=serves(0, asleep=True)),
+        vllm_pod("is-silent", server=UNREACHABLE),
+        vllm_pod("refuses", server=REFUSED),
+        vllm_pod("is-not-ready", ready=False),
+        vllm_pod("has-no-volume", server=serves(None), mounted=False),
+    )
+    plan = plan_adapter(adapter_world(adapter(versions=(0, 1)), pods=pods))
+    assert put_into(plan) == [("serves-old", 1), ("serves-none", 1)]
+
+
+def test_a_version_of_the_same_number_from_another_path_is_replaced() -> None:
+    elsewhere = replace(serves(0), loaded_path="/mnt/elsewhere/versions/0")
+    assert put_into(plan_adapter(adapter_world(pods=(vllm_pod(server=elsewhere),)))) == [("vllm-0", 0)]
+
+
+def test_while_a_step_runs_its_trainer_decides_but_a_pod_that_serves_nothing_is_helped() -> None:
+    pods = (vllm_pod("ahead", server=serves(1)), vllm_pod("restarted", server=serves(None)))
+    plan = plan_adapter(adapter_world(pods=pods, held=lease(grant()), running_job="step"))
+    assert put_into(plan) == [("restarted", 0)]
+    assert plan.status.current_job == "step"
+
+
+def test_replicas_are_told_apart_and_counted() -> None:
+    pods = (
+        vllm_pod("a", server=serves(0)),
+        vllm_pod("b", server=replace(serves(0), asleep=True)),
+        vllm_pod("c", server=UNREACHABLE),
+        vllm_pod("d", ready=False),
+        vllm_pod("e", server=serves(None)),
+    )
+    plan = plan_adapter(adapter_world(pods=pods))
+    assert [replica.state for replica in plan.status.replicas] == [
+        ReplicaState.SERVING,
+        ReplicaState.ASLEEP,
+        ReplicaState.UNREACHABLE,
+        ReplicaState.NOT_READY,
+        ReplicaState.LOADING,
+    ]
+    assert plan.status.ready_replicas == "1/5"
+    assert plan.status.served_version == 0, "while pods differ, what was said before stays"
+
+
+@pytest.mark.parametrize(
+    ("server", "status", "reason", "within"),
+    [
+        (serves(0), ConditionStatus.TRUE, "CompanionFound", "answers in every pod"),
+        (serves(0, companion=False), ConditionStatus.FALSE, "CompanionMissing", "control routes are open"),
+        (serves(0, persisted=False), ConditionStatus.TRUE, "CompanionFound", "can't write its alias folder"),
+        (UNREACHABLE, ConditionStatus.UNKNOWN, "Pending", "No vLLM pod has answered"),
+    ],
+    ids=["there", "missing", "forgetful", "unknown"],
+)
+def test_the_companion_is(server: ServerState, status: ConditionStatus, reason: str, within: str) -> None:
+    plan = plan_adapter(adapter_world(pods=(vllm_pod(server=server),)))
+    assert said(plan, "CompanionReady") == (status, reason)
+    found = condition_of(plan.status.conditions, "CompanionReady")
+    assert found is not None
+    assert within in found.message
+
+
+def test_a_change_is_told_by_one_event() -> None:
+    first = plan_adapter(adapter_world(pods=(vllm_pod(server=serves(0)),)))
+    assert [note.reason for note in first.notes] == ["Serving"]
+    same = adapter(conditions=tuple(first.status.conditions))
+    assert plan_adapter(adapter_world(same, pods=(vllm_pod(server=serves(0)),))).notes == ()
+    asleep = plan_adapter(adapter_world(same, pods=(vllm_pod(server=ASLEEP),)))
+    assert "Asleep" in [note.reason for note in asleep.notes]

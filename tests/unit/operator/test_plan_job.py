@@ -1,0 +1,374 @@
+"""What the operator does about a DistillJob: tables."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from claas_crds.conditions import ConditionStatus, condition_of
+from claas_crds.contract import FailureReason, Progress, TrainerResult
+from claas_crds.distill_job import DistillJobStatus, JobPhase
+from claas_operator.actions import CreateAttempt, DeleteAttempt, DeleteInput, DeleteJob, WriteLease
+from claas_operator.plan_job import JobPlan, plan_job
+from claas_operator.world import Attempt, AttemptState, JobWorld
+from tests.builders.world import (
+    ASLEEP,
+    NOW,
+    adapter,
+    ago,
+    attempt,
+    condition,
+    grant,
+    job,
+    job_world,
+    lease,
+    recorded,
+    succeeded,
+    vllm_pod,
+)
+
+MINE = lease(grant())
+OTHERS = lease(grant("other"))
+FREE = lease()
+STARTED = DistillJobStatus(start_time=ago(20), attempts=1, trainer_job="step-1")
+RUNNING = attempt(AttemptState.RUNNING)
+
+
+def failed(reason: FailureReason, exit_code: int = 75, *, number: int = 1) -> Attempt:
+    result = TrainerResult(succeeded=False, reason=reason, message="what was wrong")
+    return attempt(AttemptState.FAILED, number=number, result=result, exit_code=exit_code)
+
+
+def said(plan: JobPlan, kind: str) -> tuple[ConditionStatus, str]:
+    found = condition_of(plan.status.conditions, kind)
+    assert found is not None, f"no condition {kind}"
+    return found.status, found.reason
+
+
+def kinds(plan: JobPlan) -> list[str]:
+    return [type(action).__name__ for action in plan.actions]
+
+
+WAITS: list[tuple[str, JobWorld, JobPhase, str]] = [
+    (
+        "for an adapter applied a moment later",
+        job_world(job(age_seconds=2), no_adapter=True),
+        JobPhase.PENDING,
+        "AdapterNotFound",
+    ),
+    (
+        "for samples applied a moment later",
+        job_world(job(age_seconds=2), samples_error="no"),
+        JobPhase.PENDING,
+        "SamplesNotFound",
+    ),
+    ("for the initial version", job_world(on=adapter(versions=())), JobPhase.PENDING, "AdapterNotReady"),
+    (
+        "for a stalled adapter",
+        job_world(on=adapter(conditions=(condition("Stalled", True),))),
+        JobPhase.PENDING,
+        "AdapterNotReady",
+    ),
+    ("for a ready pod", job_world(pods=(vllm_pod(ready=False),)), JobPhase.PENDING, "AdapterNotReady"),
+    (
+        "for a pod that somebody put to sleep",
+        job_world(pods=(vllm_pod(server=ASLEEP),)),
+        JobPhase.PENDING,
+        "AdapterNotReady",
+    ),
+    ("for the holder of the lease", job_world(held=OTHERS), JobPhase.QUEUED, "Queued"),
+    ("for jobs that came earlier", job_world(held=FREE, jobs_ahead=3), JobPhase.QUEUED, "Queued"),
+]
+
+
+@pytest.mark.parametrize(("world", "phase", "reason"), [row[1:] for row in WAITS], ids=[row[0] for row in WAITS])
+def test_a_job_waits(world: JobWorld, phase: JobPhase, reason: str) -> None:
+    plan = plan_job(world)
+    assert plan.actions == ()
+    assert plan.status.phase is phase
+    assert said(plan, "Admitted") == (ConditionStatus.FALSE, reason)
+    assert plan.requeue_seconds is not None
+    assert plan.status.completion_time is None
+
+
+@pytest.mark.parametrize("held", [None, FREE], ids=["no-lease-yet", "a-free-lease"])
+def test_the_first_in_line_takes_a_lease_that_nobody_holds(held: object) -> None:
+    world = job_world(held=FREE if held is FREE else None, pods=(vllm_pod(), vllm_pod("vllm-1", ready=False)))
+    (action,) = plan_job(world).actions
+    assert isinstance(action, WriteLease)
+    assert action.lease.resource_version == ("7" if held is FREE else None)
+    assert action.lease.grant is not None
+    assert action.lease.grant.job_uid == "uid-of-step"
+    assert action.lease.grant.attempt == 1
+    assert [pod.name for pod in action.lease.grant.pods] == ["vllm-0"]
+
+
+def test_a_step_is_taken_without_pods_too() -> None:
+    (action,) = plan_job(job_world(pods=())).actions
+    assert isinstance(action, WriteLease)
+    assert action.lease.grant is not None
+    assert action.lease.grant.pods == []
+
+
+def test_the_holder_starts_its_attempt_from_the_newest_version() -> None:
+    plan = plan_job(job_world(on=adapter(versions=(0, 1, 2)), held=MINE))
+    (action,) = plan.actions
+    assert isinstance(action, CreateAttempt)
+    assert (action.attempt, action.parent) == (1, 2)
+    assert plan.status.parent_version == 2
+    assert plan.status.start_time == NOW
+    assert plan.status.timings.queued == 60.0
+    assert said(plan, "Admitted") == (ConditionStatus.TRUE, "Admitted")
+
+
+def test_no_attempt_starts_while_a_trainer_of_an_earlier_one_may_run() -> None:
+    assert plan_job(job_world(held=MINE, alive=True)).actions == ()
+
+
+def test_a_running_attempt_is_followed_and_its_progress_told() -> None:
+    running = Attempt(
+        name="step-1",
+        state=AttemptState.RUNNING,
+        alive=True,
+        pod="p",
+        progress=Progress(phase=JobPhase.TRAINING, detail="micro-batch 3 of 8"),
+    )
+    plan = plan_job(job_world(job(status=STARTED), held=MINE, now_at=running))
+    assert plan.actions == ()
+    assert plan.status.phase is JobPhase.TRAINING
+    assert plan.status.attempts == 1
+    found = condition_of(plan.status.conditions, "Trained")
+    assert found is not None
+    assert "micro-batch 3 of 8" in found.message
+
+
+def test_a_phase_that_is_known_stays_while_the_trainer_does_not_answer() -> None:
+    status = STARTED.model_copy(update={"phase": JobPhase.TRAINING})
+    plan = plan_job(job_world(job(status=status), held=MINE, now_at=RUNNING))
+    assert plan.status.phase is JobPhase.TRAINING
+
+
+def test_samples_that_vanish_while_the_trainer_runs_do_not_end_it() -> None:
+    plan = plan_job(job_world(job(status=STARTED), held=MINE, now_at=RUNNING, samples_error="gone"))
+    assert plan.actions == ()
+    assert said(plan, "Trained") == (ConditionStatus.FALSE, "Running")
+
+
+def test_a_published_version_is_written_to_status_and_the_input_deleted() -> None:
+    plan = plan_job(job_world(job(status=STARTED), held=MINE, now_at=succeeded(1)))
+    assert kinds(plan) == [DeleteInput.__name__]
+    status = plan.status
+    assert (status.produced_version, status.parent_version, status.loss) == (1, 0, "0.25")
+    assert (status.serving_gap, status.timings.step) == ("2.00s", 1.0)
+    assert said(plan, "Trained") == (ConditionStatus.TRUE, "StepTaken")
+    assert status.completion_time is None
+
+
+def test_a_version_that_an_earlier_attempt_published_is_said_to_be_such() -> None:
+    plan = plan_job(job_world(job(status=STARTED), held=MINE, now_at=succeeded(1, already_published=True)))
+    assert said(plan, "Trained") == (ConditionStatus.TRUE, "AlreadyPublished")
+
+
+PUBLISHED = STARTED.model_copy(update={"produced_version": 1})
+
+
+def test_a_job_completes_when_its_version_is_in_service() -> None:
+    plan = plan_job(job_world(job(status=PUBLISHED), on=adapter(versions=(0, 1), served=1), held=MINE))
+    assert plan.status.phase is JobPhase.SUCCEEDED
+    assert said(plan, "Complete") == (ConditionStatus.TRUE, "Completed")
+    assert plan.status.completion_time == NOW
+
+
+def test_a_job_completes_when_a_later_version_is_in_service() -> None:
+    plan = plan_job(job_world(job(status=PUBLISHED), on=adapter(versions=(0, 1, 2), served=2)))
+    assert plan.status.phase is JobPhase.SUCCEEDED
+
+
+def test_a_job_completes_without_pods_and_says_so() -> None:
+    plan = plan_job(job_world(job(status=PUBLISHED), on=adapter(versions=(0, 1), served=0), pods=()))
+    assert plan.status.phase is JobPhase.SUCCEEDED
+    assert said(plan, "Served") == (ConditionStatus.FALSE, "PuttingIntoService")
+
+
+@pytest.mark.parametrize(("versions", "served"), [((0, 1), 0), ((0,), 0), ((0, 1), None)])
+def test_a_published_version_waits_until_it_is_in_service(versions: tuple[int, ...], served: int | None) -> None:
+    plan = plan_job(job_world(job(status=PUBLISHED), on=adapter(versions=versions, served=served)))
+    assert plan.status.phase is JobPhase.SWAPPING
+    assert plan.status.completion_time is None
+
+
+def test_a_published_job_is_not_undone_by_suspending_it() -> None:
+    plan = plan_job(job_world(job(status=PUBLISHED, suspend=True), on=adapter(versions=(0, 1), served=1)))
+    assert plan.status.phase is JobPhase.SUCCEEDED
+
+
+FINAL: list[tuple[str, JobWorld, str, list[str]]] = [
+    ("an adapter that does not come", job_world(no_adapter=True), "AdapterNotFound", []),
+    ("samples that do not come", job_world(samples_error="spec.samples: no"), "SamplesNotFound", []),
+    ("an adapter that is being deleted", job_world(on=adapter(deleted=True)), "AdapterDeleted", []),
+    (
+        "an adapter deleted while the trainer runs",
+        job_world(job(status=STARTED), no_adapter=True, now_at=RUNNING),
+        "AdapterDeleted",
+        ["DeleteAttempt"],
+    ),
+    (
+        "a deadline that is over",
+        job_world(job(status=STARTED, deadline_seconds=10), held=MINE, now_at=RUNNING),
+        "DeadlineExceeded",
+        ["DeleteAttempt"],
+    ),
+    (
+        "a permanent reason",
+        job_world(job(status=STARTED), held=MINE, now_at=failed(FailureReason.INVALID_SAMPLE, 64)),
+        "InvalidSample",
+        ["DeleteInput"],
+    ),
+    (
+        "a permanent exit code",
+        job_world(job(status=STARTED), held=MINE, now_at=failed(FailureReason.INTERNAL, 64)),
+        "InternalError",
+        ["DeleteInput"],
+    ),
+    (
+        "more failures than the limit",
+        job_world(job(status=STARTED, backoff_limit=0), held=MINE, now_at=failed(FailureReason.STORAGE_FULL)),
+        "StorageFull",
+        ["DeleteInput"],
+    ),
+    (
+        "a trainer lost for the last time",
+        job_world(job(status=STARTED, backoff_limit=0), held=MINE, now_at=attempt(AttemptState.LOST)),
+        "TrainerLost",
+        ["DeleteInput"],
+    ),
+    (
+        "a pause that the operator ended for the last time",
+        job_world(
+            job(status=STARTED, backoff_limit=0),
+            held=lease(grant(stopped_because="MaxPauseExceeded")),
+            now_at=attempt(AttemptState.FAILED, exit_code=137),
+        ),
+        "MaxPauseExceeded",
+        ["DeleteInput"],
+    ),
+    (
+        "an attempt whose batch Job somebody deleted for the last time",
+        job_world(job(status=STARTED, backoff_limit=0), held=MINE),
+        "TrainerLost",
+        ["DeleteInput"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("world", "reason", "actions"), [row[1:] for row in FINAL], ids=[row[0] for row in FINAL])
+def test_a_job_fails_for_good_on(world: JobWorld, reason: str, actions: list[str]) -> None:
+    plan = plan_job(world)
+    assert said(plan, "Failed") == (ConditionStatus.TRUE, reason)
+    assert plan.status.phase is JobPhase.FAILED
+    assert plan.status.completion_time == NOW
+    assert kinds(plan) == actions
+    assert any(note.warning and note.reason == reason for note in plan.notes)
+
+
+def test_a_retryable_failure_is_tried_again_later_and_later() -> None:
+    delays = []
+    for failures in range(8):
+        status = STARTED.model_copy(update={"failed_attempts": failures})
+        world = job_world(
+            job(status=status, backoff_limit=20), held=MINE, now_at=failed(FailureReason.VLLM_UNREACHABLE)
+        )
+        plan = plan_job(world)
+        assert said(plan, "Trained") == (ConditionStatus.FALSE, "Retrying")
+        assert (plan.status.attempts, plan.status.failed_attempts) == (failures + 1, failures + 1)
+        assert plan.status.retry_time is not None
+        delays.append((plan.status.retry_time - NOW).total_seconds())
+    assert delays == [5, 10, 20, 40, 80, 160, 300, 300]
+
+
+def second_attempt(**changes: object) -> DistillJobStatus:
+    return STARTED.model_copy(update={"failed_attempts": 1, "retry_time": ago(1), **changes})
+
+
+def test_the_next_attempt_waits_for_its_time() -> None:
+    status = second_attempt(retry_time=NOW + timedelta(seconds=3))
+    plan = plan_job(job_world(job(status=status), held=MINE, now_at=attempt(number=2), pods_recorded=(recorded(),)))
+    assert plan.actions == ()
+    assert plan.requeue_seconds == 3
+
+
+@pytest.mark.parametrize("server", [ASLEEP, None], ids=["asleep", "unknown"])
+def test_the_next_attempt_waits_until_the_pods_of_the_last_one_are_awake(server: object) -> None:
+    pods = (recorded("vllm-0", ASLEEP if server is ASLEEP else None),)
+    plan = plan_job(job_world(job(status=second_attempt()), held=MINE, now_at=attempt(number=2), pods_recorded=pods))
+    assert plan.actions == ()
+
+
+def test_the_next_attempt_is_granted_anew_with_the_pods_of_now_and_then_started() -> None:
+    world = job_world(
+        job(status=second_attempt()),
+        held=MINE,
+        now_at=attempt(number=2),
+        pods=(vllm_pod("vllm-new"),),
+        pods_recorded=(recorded(exists=False),),
+    )
+    (action,) = plan_job(world).actions
+    assert isinstance(action, WriteLease)
+    assert action.lease.grant is not None
+    assert action.lease.grant.attempt == 2
+    assert [pod.name for pod in action.lease.grant.pods] == ["vllm-new"]
+    (started,) = plan_job(
+        job_world(job(status=second_attempt()), held=lease(action.lease.grant), now_at=attempt(number=2))
+    ).actions
+    assert isinstance(started, CreateAttempt)
+    assert started.attempt == 2
+
+
+def test_a_trainer_that_ends_with_0_and_no_result_has_failed() -> None:
+    silent = attempt(AttemptState.SUCCEEDED, exit_code=0)
+    plan = plan_job(job_world(job(status=STARTED), held=MINE, now_at=silent))
+    assert said(plan, "Trained") == (ConditionStatus.FALSE, "Retrying")
+
+
+def test_a_suspended_job_ends_its_attempt_with_time_to_wake_serving_and_counts_no_failure() -> None:
+    plan = plan_job(job_world(job(status=STARTED, suspend=True), held=MINE, now_at=RUNNING))
+    (action,) = plan.actions
+    assert isinstance(action, DeleteAttempt)
+    assert action.grace_seconds >= 10
+    assert said(plan, "Suspended") == (ConditionStatus.TRUE, "Suspended")
+    assert (plan.status.attempts, plan.status.failed_attempts, plan.status.start_time) == (0, 0, None)
+
+
+def test_a_resumed_job_says_so_and_queues() -> None:
+    status = DistillJobStatus(conditions=[condition("Suspended", True)])
+    plan = plan_job(job_world(job(status=status), held=OTHERS))
+    assert said(plan, "Suspended") == (ConditionStatus.FALSE, "Resumed")
+    assert plan.status.phase is JobPhase.QUEUED
+
+
+def finished(kind: str = "Complete", seconds: float = 30) -> DistillJobStatus:
+    return STARTED.model_copy(
+        update={"conditions": [condition(kind, True)], "completion_time": ago(seconds), "phase": JobPhase.SUCCEEDED}
+    )
+
+
+@pytest.mark.parametrize("kind", ["Complete", "Failed"])
+def test_a_finished_job_is_left_alone(kind: str) -> None:
+    plan = plan_job(job_world(job(status=finished(kind), suspend=True), no_adapter=True))
+    assert plan.actions == ()
+    assert plan.notes == ()
+    assert plan.requeue_seconds is None
+
+
+@pytest.mark.parametrize("alive", [True, False], ids=["with-a-pod", "whose-pod-is-not-made-yet"])
+def test_an_attempt_that_a_finished_job_left_running_is_ended(alive: bool) -> None:
+    left = Attempt(name="step-1", state=AttemptState.RUNNING, alive=alive, pod="p" if alive else None)
+    assert kinds(plan_job(job_world(job(status=finished("Failed")), now_at=left))) == ["DeleteAttempt"]
+
+
+def test_a_finished_job_is_deleted_when_its_time_is_over_and_not_before() -> None:
+    waiting = plan_job(job_world(job(status=finished(seconds=30), ttl_seconds=40)))
+    assert (waiting.actions, waiting.requeue_seconds) == ((), 10)
+    assert plan_job(job_world(job(status=finished(seconds=30), ttl_seconds=30))).actions == (DeleteJob(),)
+    assert plan_job(job_world(job(status=finished(seconds=30), ttl_seconds=0))).actions == (DeleteJob(),)
