@@ -66,8 +66,8 @@ async def _resync(reconciler: Reconciler, namespaces: tuple[str | None, ...], pe
         await asyncio.sleep(period_seconds)
         try:
             await reconciler.resync(namespaces)
-        except OperatorError as error:
-            log.warning("resync: %s", error)
+        except Exception as error:  # noqa: BLE001  (the edge of a pass: one that fails must not end the operator)
+            log.warning("resync: %s: %s", type(error).__name__, error)
 
 
 async def lead(api: Api, api_client: ApiClient, settings: Settings) -> int:

@@ -184,13 +184,15 @@ class Observer:
             and not finished(job.status.conditions)
             and not (job.spec.suspend and job.status.produced_version is None)
         )
+        # The servers first: what sleeps now was not put to sleep by a trainer that is made only later.
+        recorded = await self._recorded(lease)
         return LeaseWorld(
             now=datetime.now(UTC),
             lease=lease,
             job_active=active,
             alive_pods=await self._alive_trainers(lease.namespace, grant.job_uid) if grant else (),
             attempts_open=await self._attempts_open(lease.namespace, grant.job_uid) if grant else False,
-            pods=await self._recorded(lease),
+            pods=recorded,
             deployment_found=await self._deployment(lease.namespace, lease.deployment) is not None,
             orphans=await self._orphans(lease) if grant is None else (),
         )
