@@ -148,7 +148,7 @@ async def main() -> int:
         print(f"claas-operator: {error}", file=sys.stderr)  # noqa: T201  (before logging is set up)
         return 2
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("httpx", "httpcore", "kopf.objects"):
+    for noisy in ("aiohttp.access", "httpx", "httpcore", "kopf.objects"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
     async with connected() as (api, api_client):
         return await lead(api, api_client, settings)
