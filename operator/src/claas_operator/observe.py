@@ -36,7 +36,7 @@ from claas_operator.core import (
 from claas_operator.grant import SERVING_LEASE_LABELS, ServedRecord, ServingLease, lease_name, read_lease
 from claas_operator.mounts import storage_path
 from claas_operator.queueing import finished, in_queue, queue_key
-from claas_operator.samples import LARGEST_INPUT_BYTES, input_holds
+from claas_operator.samples import input_error
 from claas_operator.serving import Credentials
 from claas_operator.world import (
     AdapterWorld,
@@ -158,6 +158,7 @@ class Observer:
             job=job,
             adapter=adapter,
             samples_error=await self._samples_error(job),
+            input_error=input_error(job.spec.samples),
             jobs_ahead=jobs_ahead,
             lease=lease,
             attempt=attempt,
@@ -311,11 +312,6 @@ class Observer:
     async def _samples_error(self, job: JobObject) -> str | None:
         source = job.spec.samples
         namespace = job.metadata.namespace
-        if not input_holds(source):
-            return (
-                f"spec.samples.inline: larger than the {LARGEST_INPUT_BYTES} bytes that a trainer's input can hold: "
-                "put the samples on a volume (spec.samples.file)"
-            )
         if source.config_map_ref is not None:
             return await self._missing_key(
                 CONFIG_MAPS, namespace, source.config_map_ref.name, source.config_map_ref.key

@@ -94,6 +94,8 @@ def plan_job(world: JobWorld) -> JobPlan:
         return _suspended(draft)
     if is_true(job.status.conditions, JobCondition.SUSPENDED):
         draft.conditions.set(JobCondition.SUSPENDED, False, JobReason.RESUMED, "The job was resumed")
+    if world.input_error is not None and world.attempt.state is AttemptState.ABSENT:
+        return draft.fail(FailureReason.INVALID_INPUT, world.input_error)
     if world.samples_error is not None and world.attempt.state is AttemptState.ABSENT:
         return _without_samples(draft, world.samples_error)
     if _deadline_over(world):

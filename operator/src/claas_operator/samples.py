@@ -21,10 +21,16 @@ def samples_document(source: SamplesSource) -> str | None:
     return None if source.inline is None else _SAMPLES.dump_json(source.inline, exclude_defaults=True).decode()
 
 
-def input_holds(source: SamplesSource) -> bool:
-    """Whether the input Secret can hold these samples."""
+def input_error(source: SamplesSource) -> str | None:
+    """Why the input Secret can't hold these samples; None when it can."""
     document = samples_document(source)
-    return document is None or len(document.encode()) <= LARGEST_INPUT_BYTES
+    if document is None or len(document.encode()) <= LARGEST_INPUT_BYTES:
+        return None
+    size = len(document.encode())
+    return (
+        f"spec.samples.inline: {size} bytes are more than the {LARGEST_INPUT_BYTES} that a trainer's input can hold: "
+        "put the samples on a volume (spec.samples.file)"
+    )
 
 
 def samples_file(source: SamplesSource) -> str:

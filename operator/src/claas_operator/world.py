@@ -136,6 +136,8 @@ class JobWorld:
     adapter: AdapterObject | None
     samples_error: str | None
     """Why the samples can't be had: the object or key that is missing. None: they are there."""
+    input_error: str | None
+    """Why no trainer's input can be made of the job. None: it can."""
     jobs_ahead: int
     """Unfinished jobs for the same Deployment that were created earlier."""
     lease: ServingLease | None
