@@ -244,6 +244,7 @@ def test_an_inline_job_too_large_for_its_input_fails_and_says_where_samples_can_
     scene.apply_job(samples={"inline": [sample] * 380})
     job = scene.wait_until("step", "Failed", 30)
     (failed,) = [each for each in job.status.conditions if each.type == "Failed"]
+    assert failed.reason == "InvalidInput"
     assert "spec.samples.inline" in failed.message
     assert "ppp" not in failed.message
     assert scene.runs() == []

@@ -61,6 +61,9 @@ class Simulation:
         self._addresses = itertools.count(1)
         self._thread.start()
         self.api = self.run(self._connect())
+        # CRDs that were established just now may not be served yet; the operator would end on that.
+        for resource in (ADAPTERS, DISTILL_JOBS):
+            self.run(self.api.list(resource))
         self.node = Node(self.api, self.volume, self._script_for)
         self._work = asyncio.run_coroutine_threadsafe(self.node.work(), self._loop)
 

@@ -57,6 +57,7 @@ class Script:
     message: str = "as the script says"
     exit_code: int | None = None
     hold: bool = False
+    prepare_seconds: float = 0.1
     step_seconds: float = 0.02
     reached: bool = False
     """Whether the moment was reached."""
@@ -88,6 +89,7 @@ class Trainer:
         if job is None:
             return _succeeded(self.volume.initial(self.namespace, folder))
         assert self.document.parent is not None
+        await asyncio.sleep(self.script.prepare_seconds)
         early = await self._at(Moment.PREPARING)
         if early is not None:
             return early

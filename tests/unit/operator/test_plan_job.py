@@ -206,6 +206,7 @@ def test_a_published_job_is_not_undone_by_suspending_it() -> None:
 FINAL: list[tuple[str, JobWorld, str, list[str]]] = [
     ("an adapter that does not come", job_world(no_adapter=True), "AdapterNotFound", []),
     ("samples that do not come", job_world(samples_error="spec.samples: no"), "SamplesNotFound", []),
+    ("samples too large for the input", job_world(input_error="spec.samples.inline: too large"), "InvalidInput", []),
     ("an adapter that is being deleted", job_world(on=adapter(deleted=True)), "AdapterDeleted", []),
     (
         "an adapter deleted while the trainer runs",

@@ -1,0 +1,284 @@
+"""The trainer's objects: restricted pods, what the adapter passes on, samples in one place."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import cast
+
+import pytest
+from pydantic import JsonValue
+
+from claas_crds.contract import (
+    CONTROL_TOKEN_FILE,
+    INPUT_DIRECTORY,
+    MODEL_DIRECTORY,
+    SAMPLES_DIRECTORY,
+    STORAGE_DIRECTORY,
+    AdapterIdentity,
+    ModelLocation,
+    TrainerInput,
+)
+from claas_crds.distill_job import FileReference, KeyReference, SamplesSource
+from claas_crds.lora_adapter import EngineName
+from claas_crds.pod import TrainerPod
+from claas_crds.training import DistillBatchItem
+from claas_operator.core import AdapterObject, Manifest
+from claas_operator.manifests import (
+    Owner,
+    child_metadata,
+    common_mounts,
+    companion_config_map,
+    input_secret,
+    serving_mounts,
+    trainer_job,
+)
+from claas_operator.samples import LARGEST_INPUT_BYTES, input_error, samples_document, samples_file, samples_mounts
+from claas_operator.settings import Settings
+from tests.builders.world import adapter, metadata
+
+SETTINGS = Settings.from_environment({"CLAAS_TRAINER_IMAGE": "trainer:1"})
+TEXT = "a user's text"
+INLINE = SamplesSource(inline=[DistillBatchItem(user_prompt=TEXT, response=TEXT, feedback=TEXT)])
+SERVING: dict[str, JsonValue] = {
+    "controlTokenSecretRef": {"name": "control", "key": "t"},
+    "apiKeySecretRef": {"name": "api"},
+}
+OWNER = Owner("DistillJob", metadata("step"))
+
+
+def at(data: JsonValue, *path: str | int) -> JsonValue:
+    for part in path:
+        data = cast("list[JsonValue]", data)[part] if isinstance(part, int) else cast(Manifest, data)[part]
+    return data
+
+
+def made(
+    of: AdapterObject | None = None, samples: SamplesSource = INLINE, labels: dict[str, str] | None = None
+) -> Manifest:
+    """The batch Job of a step."""
+    found = of or adapter(serving=SERVING)
+    mounts = [*common_mounts(found, "step-1"), *serving_mounts(found), *samples_mounts(samples)]
+    return trainer_job("run", child_metadata("step-1", OWNER, found.metadata), found, SETTINGS, mounts, labels)
+
+
+def pod_spec(job: Manifest) -> Manifest:
+    return cast(Manifest, at(job, "spec", "template", "spec"))
+
+
+def container(job: Manifest) -> Manifest:
+    return cast(Manifest, at(pod_spec(job), "containers", 0))
+
+
+def with_trainer(**fields: JsonValue) -> AdapterObject:
+    return adapter(trainer=TrainerPod.model_validate(fields))
+
+
+def test_the_pod_meets_the_restricted_standard() -> None:
+    job = made()
+    spec = pod_spec(job)
+    assert spec["automountServiceAccountToken"] is False
+    assert "serviceAccountName" not in spec
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+    security = cast(Manifest, spec["securityContext"])
+    assert security["runAsNonRoot"] is True
+    assert security["runAsUser"] != 0
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container(job)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_kubernetes_never_repeats_a_step_by_itself() -> None:
+    job = made()
+    assert at(job, "spec", "backoffLimit") == 0
+    assert pod_spec(job)["restartPolicy"] == "Never"
+    assert at(job, "spec", "podReplacementPolicy") == "Failed"
+
+
+def test_children_belong_to_their_job_and_name_it() -> None:
+    for data in (at(made(), "metadata"), at(made(), "spec", "template", "metadata")):
+        assert at(data, "labels", "claas.dev/job-uid") == "uid-of-step"
+        assert at(data, "labels", "app.kubernetes.io/managed-by") == "claas-operator"
+        assert at(data, "annotations", "claas.dev/owner-name") == "step"
+    (owner,) = cast("list[JsonValue]", at(made(), "metadata", "ownerReferences"))
+    assert (at(owner, "uid"), at(owner, "controller")) == ("uid-of-step", True)
+
+
+def test_the_initial_version_belongs_to_the_adapter_and_is_no_jobs() -> None:
+    found = adapter()
+    data = child_metadata("tone-init", Owner("LoraAdapter", found.metadata), found.metadata)
+    assert at(data, "ownerReferences", 0, "kind") == "LoraAdapter"
+    assert "claas.dev/job-uid" not in cast(Manifest, data["labels"])
+
+
+@pytest.mark.parametrize(
+    ("path", "read_only"),
+    [
+        (INPUT_DIRECTORY, True),
+        (STORAGE_DIRECTORY, False),
+        (MODEL_DIRECTORY, True),
+        ("/tmp", False),
+        (CONTROL_TOKEN_FILE.rsplit("/", 1)[0], True),
+    ],
+)
+def test_a_folder_is_mounted_for_reading_unless_it_must_be_written(path: str, read_only: bool) -> None:
+    mounts = cast("list[Manifest]", container(made())["volumeMounts"])
+    (found,) = [mount for mount in mounts if mount["mountPath"] == path]
+    assert found.get("readOnly", False) is read_only
+    volumes = {volume["name"] for volume in cast("list[Manifest]", pod_spec(made())["volumes"])}
+    assert found["name"] in volumes
+
+
+PASSED_ON: list[tuple[str, JsonValue, tuple[str | int, ...], JsonValue]] = [
+    ("nodeSelector", {"gpu": "h200"}, ("nodeSelector",), {"gpu": "h200"}),
+    ("runtimeClassName", "nvidia", ("runtimeClassName",), "nvidia"),
+    ("tolerations", [{"key": "gpu", "operator": "Exists"}], ("tolerations",), [{"key": "gpu", "operator": "Exists"}]),
+    ("imagePullSecrets", [{"name": "pull"}], ("imagePullSecrets",), [{"name": "pull"}]),
+    ("runAsUser", 1000, ("securityContext", "runAsUser"), 1000),
+    ("fsGroup", 2000, ("securityContext", "fsGroup"), 2000),
+    (
+        "resourceClaims",
+        [{"name": "gpu", "resourceClaimName": "shared-gpu"}],
+        ("resourceClaims",),
+        [{"name": "gpu", "resourceClaimName": "shared-gpu"}],
+    ),
+    (
+        "resourceClaims",
+        [{"name": "gpu", "resourceClaimName": "shared-gpu", "request": "one"}],
+        ("containers", 0, "resources", "claims"),
+        [{"name": "gpu", "request": "one"}],
+    ),
+    (
+        "resources",
+        {"limits": {"memory": "4Gi", "cpu": 2}, "requests": {"memory": "1Gi"}},
+        ("containers", 0, "resources"),
+        {"limits": {"memory": "4Gi", "cpu": 2}, "requests": {"memory": "1Gi"}},
+    ),
+    ("image", "mine:2", ("containers", 0, "image"), "mine:2"),
+    ("imagePullPolicy", "Always", ("containers", 0, "imagePullPolicy"), "Always"),
+]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "path", "expected"), PASSED_ON, ids=[f"{row[0]}-at-{row[2][-1]}" for row in PASSED_ON]
+)
+def test_a_setting_of_the_trainer_reaches_its_pod(
+    field: str, value: JsonValue, path: tuple[str | int, ...], expected: JsonValue
+) -> None:
+    assert at(pod_spec(made(with_trainer(**{field: value}))), *path) == expected
+
+
+def test_env_volumes_labels_and_annotations_come_beside_the_operators_own() -> None:
+    source: JsonValue = {"secretKeyRef": {"name": "s", "key": "k"}}
+    job = made(
+        with_trainer(
+            env=[{"name": "A", "valueFrom": source}],
+            volumes=[{"name": "cache", "hostPath": {"path": "/cache"}}],
+            volumeMounts=[{"name": "cache", "mountPath": "/cache", "readOnly": True}],
+            labels={"team": "a", "claas.dev/job-uid": "forged"},
+            annotations={"note": "b"},
+        )
+    )
+    assert {"name": "A", "valueFrom": source} in cast("list[JsonValue]", container(job)["env"])
+    assert {"name": "cache", "hostPath": {"path": "/cache"}} in cast("list[JsonValue]", pod_spec(job)["volumes"])
+    mounts = cast("list[JsonValue]", container(job)["volumeMounts"])
+    assert {"name": "cache", "mountPath": "/cache", "readOnly": True} in mounts
+    labels = at(job, "spec", "template", "metadata", "labels")
+    assert (at(labels, "team"), at(labels, "claas.dev/job-uid")) == ("a", "uid-of-step")
+    assert at(job, "spec", "template", "metadata", "annotations", "note") == "b"
+
+
+@pytest.mark.parametrize(("same_node", "labels"), [(True, {"app": "vllm"}), (False, {"app": "vllm"}), (True, None)])
+def test_the_trainer_follows_vllms_node_when_it_is_told_to(same_node: bool, labels: dict[str, str] | None) -> None:
+    spec = pod_spec(made(with_trainer(sameNodeAsServing=same_node), labels=labels))
+    if not (same_node and labels):
+        assert "affinity" not in spec
+        return
+    (term,) = cast(
+        "list[JsonValue]", at(spec, "affinity", "podAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
+    )
+    assert term == {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}
+
+
+def test_the_engine_is_the_adapters_or_else_the_operators() -> None:
+    env = cast("list[Manifest]", container(made())["env"])
+    assert {"name": "CLAAS_DISTILL_EXECUTION_MODE", "value": EngineName.LOCAL} in env
+
+
+def test_samples_stand_in_the_input_secret_and_nowhere_else() -> None:
+    found = adapter(serving=SERVING)
+    document = TrainerInput(
+        adapter=AdapterIdentity(namespace="team", name="tone", uid="u", lora_id="team/tone"),
+        engine=EngineName.LOCAL,
+        model=ModelLocation(path="/model"),
+        lora=found.spec.lora,
+        storage_path=found.storage_path,
+        samples_file=samples_file(INLINE),
+    )
+    secret = input_secret(child_metadata("step-1", OWNER, found.metadata), document, samples_document(INLINE))
+    files = {name: base64.b64decode(str(value)).decode() for name, value in cast(Manifest, secret["data"]).items()}
+    assert TEXT in files["samples.json"]
+    assert TEXT not in files["input.json"]
+    assert TrainerInput.model_validate_json(files["input.json"]) == document
+    outside = {key: value for key, value in secret.items() if key != "data"}
+    assert TEXT not in json.dumps([outside, made()])
+
+
+REFERENCES: list[tuple[SamplesSource, str, JsonValue]] = [
+    (
+        SamplesSource(config_map_ref=KeyReference(name="c", key="k.json")),
+        f"{SAMPLES_DIRECTORY}/samples.json",
+        {"name": "claas-samples", "configMap": {"name": "c", "items": [{"key": "k.json", "path": "samples.json"}]}},
+    ),
+    (
+        SamplesSource(secret_ref=KeyReference(name="s")),
+        f"{SAMPLES_DIRECTORY}/samples.json",
+        {
+            "name": "claas-samples",
+            "secret": {"secretName": "s", "items": [{"key": "samples.json", "path": "samples.json"}]},
+        },
+    ),
+    (
+        SamplesSource(file=FileReference(claim_name="v", path="a/b.json")),
+        f"{SAMPLES_DIRECTORY}/a/b.json",
+        {"name": "claas-samples", "persistentVolumeClaim": {"claimName": "v", "readOnly": True}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("source", "file", "volume"), REFERENCES, ids=["a-config-map", "a-secret", "a-volume"])
+def test_samples_that_lie_elsewhere_are_mounted_from(source: SamplesSource, file: str, volume: JsonValue) -> None:
+    assert samples_document(source) is None
+    assert samples_file(source) == file
+    (mount,) = samples_mounts(source)
+    assert (mount.volume, mount.path, mount.read_only) == (volume, SAMPLES_DIRECTORY, True)
+
+
+def test_samples_too_large_for_a_secret_are_refused_without_quoting_them() -> None:
+    assert input_error(INLINE) is None
+    large = DistillBatchItem(user_prompt=TEXT * (LARGEST_INPUT_BYTES // len(TEXT)), response="r", feedback="f")
+    message = input_error(SamplesSource(inline=[large]))
+    assert message is not None
+    assert message.startswith("spec.samples.inline: ")
+    assert TEXT not in message
+
+
+def test_a_hub_model_brings_its_cache_and_token() -> None:
+    found = adapter()
+    hub: Manifest = {"repository": "a/b", "cacheClaimName": "cache", "tokenSecretRef": {"name": "hub"}}
+    spec = found.spec.model_validate(
+        {**found.spec.model_dump(by_alias=True), "model": {"name": "base", "source": {"hub": hub}}}
+    )
+    mounts = common_mounts(found.model_copy(update={"spec": spec}), "step-1")
+    assert {mount.path: mount.read_only for mount in mounts if "hub" in mount.path} == {
+        "/var/lib/claas/hub-cache": False,
+        "/var/run/claas/hub-token": True,
+    }
+
+
+def test_the_companions_config_map_carries_the_module_under_its_name() -> None:
+    manifest = companion_config_map("team", "the source")
+    assert at(manifest, "data", "claas_vllm.py") == "the source"
