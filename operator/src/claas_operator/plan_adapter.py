@@ -291,7 +291,9 @@ def _serving(world: AdapterWorld, latest: AdapterVersion, replicas: list[Replica
         if served == {latest.number}
         else f"versions {sorted(v for v in served if v is not None)}"
     )
-    return _Verdict(True, serving, f"{len(listening)} of {world.wanted_replicas} pods serve {said} as {world.adapter.served_name}")
+    return _Verdict(
+        True, serving, f"{len(listening)} of {world.wanted_replicas} pods serve {said} as {world.adapter.served_name}"
+    )
 
 
 def _write_conditions(draft: ConditionDraft, world: AdapterWorld, verdict: _Verdict, replicas: list[Replica]) -> None:
