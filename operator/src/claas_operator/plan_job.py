@@ -32,6 +32,8 @@ FIRST_RETRY_SECONDS = 5
 LONGEST_RETRY_SECONDS = 300
 FOLLOW_SECONDS = 1.0
 WAIT_SECONDS = 5.0
+QUEUE_SECONDS = 15.0
+"""How often a queued job is looked at; it is woken when its turn may have come."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,7 @@ def _queue(draft: _Draft) -> JobPlan:
     else:
         running = f"; {holder} runs" if holder else ""
         message = f"{world.jobs_ahead} jobs for the same Deployment were created earlier{running}"
-        requeue = WAIT_SECONDS
+        requeue = QUEUE_SECONDS
     draft.conditions.set(JobCondition.ADMITTED, False, JobReason.QUEUED, message)
     return draft.plan(JobPhase.QUEUED, requeue)
 

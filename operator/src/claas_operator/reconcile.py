@@ -13,7 +13,7 @@ from claas_operator.api import ADAPTERS, DISTILL_JOBS, Api, Resource
 from claas_operator.apply import Applier
 from claas_operator.core import Manifest, ObjectMeta
 from claas_operator.events import Recorder
-from claas_operator.grant import ServingLease, lease_name
+from claas_operator.grant import lease_name
 from claas_operator.observe import Observer
 from claas_operator.plan_adapter import plan_adapter
 from claas_operator.plan_job import plan_job
@@ -95,8 +95,10 @@ class Reconciler:
         ended = finished(plan.status.conditions) and not finished(job.status.conditions)
         if published or ended or plan.status.trainer_job != job.status.trainer_job:
             self.queue.wake(adapter)
-        if world.adapter is not None and (plan.actions or ended):
-            deployment = world.adapter.spec.serving.deployment_ref.name
+        deployment = world.adapter.spec.serving.deployment_ref.name if world.adapter is not None else None
+        if deployment is not None and in_queue(job) and not in_queue(job.model_copy(update={"status": plan.status})):
+            await self._wake_next(key.namespace, deployment)
+        if deployment is not None and (plan.actions or ended):
             self.queue.wake(Key(Kind.LEASE, key.namespace, lease_name(deployment)))
         return plan.requeue_seconds
 
@@ -111,7 +113,7 @@ class Reconciler:
             written = [action.lease for action in plan.actions if isinstance(action, actions.WriteLease)]
             if any(after.grant is None for after in written):
                 self.queue.wake(Key(Kind.ADAPTER, key.namespace, lease.grant.adapter_name))
-                await self._wake_next(lease)
+                await self._wake_next(lease.namespace, lease.deployment)
         return plan.requeue_seconds
 
     async def _wake_jobs(self, adapter: Key) -> None:
@@ -125,16 +127,16 @@ class Reconciler:
         for lease in await self._observer.leases(adapter.namespace):
             self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
 
-    async def _wake_next(self, lease: ServingLease) -> None:
-        """Wake the jobs that are next in line for a lease."""
+    async def _wake_next(self, namespace: str, deployment: str) -> None:
+        """Wake the jobs that are next in line for a Deployment."""
         sharing = {
             adapter.metadata.name
-            for adapter in await self._observer.adapters(lease.namespace)
-            if adapter.spec.serving.deployment_ref.name == lease.deployment
+            for adapter in await self._observer.adapters(namespace)
+            if adapter.spec.serving.deployment_ref.name == deployment
         }
         waiting = [
             job
-            for job in await self._observer.jobs(lease.namespace)
+            for job in await self._observer.jobs(namespace)
             if job.spec.adapter_ref.name in sharing and in_queue(job)
         ]
         waiting.sort(key=lambda job: queue_key(job.metadata.creation_timestamp, job.metadata.name))
