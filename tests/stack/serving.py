@@ -24,6 +24,7 @@ from tests.stack.install import Stack
 
 COMPANION_CONFIG_MAP = "claas-vllm-companion"
 TOKEN_FOLDER = "/var/run/claas"
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def create(
     )
     token = secrets.token_hex(16)
     manifests: list[Manifest] = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": RESTRICTED}},
         {
             "apiVersion": "v1",
             "kind": "Secret",

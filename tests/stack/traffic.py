@@ -37,12 +37,15 @@ class Felt:
 class Traffic:
     """Clients that each ask one question after another, streaming the answers; a `with` block bounds them."""
 
-    def __init__(self, url: str, model: str, clients: int = 2, max_tokens: int = 32) -> None:
+    def __init__(
+        self, url: str, model: str, clients: int = 2, max_tokens: int = 32, *, ignore_eos: bool = False
+    ) -> None:
         self.felt = Felt()
         self._url = url
         self._model = model
         self._clients = clients
         self._max_tokens = max_tokens
+        self._ignore_eos = ignore_eos
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
@@ -80,6 +83,7 @@ class Traffic:
                 "temperature": 1.0,
                 "seed": index,
                 "stream": True,
+                "ignore_eos": self._ignore_eos,
             }
             try:
                 await self._stream(client, body)

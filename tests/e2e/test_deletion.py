@@ -1,0 +1,80 @@
+"""Everything can be deleted at any time, with the operator there or not, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+import pytest
+
+from claas_operator.grant import lease_name
+from tests.builders.resources import DEPLOYMENT, distill_job, lora_adapter
+from tests.e2e.conftest import TRAINING
+from tests.e2e.scene import Scene, scale_operator
+from tests.stack import resources
+from tests.stack.resources import wait_for
+
+pytestmark = pytest.mark.e2e
+
+
+def _served_names(scene: Scene, url: str) -> list[str]:
+    models = httpx.get(f"{url}/v1/models", timeout=10, trust_env=False).raise_for_status().json()
+    return [model["id"] for model in models["data"]]
+
+
+def _lease_holder(scene: Scene) -> str:
+    return scene.stack.kubectl(
+        "get", "lease", lease_name(DEPLOYMENT), "-n", scene.namespace, "-o", "jsonpath={.spec.holderIdentity}"
+    ).strip()
+
+
+def test_a_job_deleted_in_mid_step_frees_serving_and_one_of_the_same_name_is_a_new_job(scene: Scene) -> None:
+    before = scene.served()
+    url = scene.url()
+    with scene.held_at("asleep") as fault:
+        first = scene.apply("twice")
+        fault.reached()
+        scene.stack.kubectl("delete", "distilljob", "twice", "-n", scene.namespace, "--wait=true")
+        scene.answered_by(url, 45)
+        wait_for("the lease to be free", lambda: not _lease_holder(scene), 45)
+        assert scene.answered_by(url) == f"{scene.adapter_name}@{before}"
+    second = scene.apply("twice")
+    assert second.metadata.uid != first.metadata.uid
+    job = scene.finished("twice")
+    assert job.status.phase == "Succeeded"
+    assert job.status.produced_version == before + 1
+    assert scene.versions_of(first) == []
+
+
+def test_an_adapter_deleted_in_mid_step_fails_its_job_and_is_taken_out_of_service(scene: Scene) -> None:
+    kubectl = scene.stack.kubectl
+    name = "shortlived"
+    kubectl.apply([lora_adapter(name, scene.namespace, training=TRAINING)])
+    resources.wait_served(scene.stack, scene.namespace, name, 0)
+    url = scene.url()
+    kubectl.apply([distill_job("orphaned", scene.namespace, name)])
+    wait_for("a trainer", lambda: scene.job("orphaned").status.attempts == 1, 60)
+    kubectl("delete", "loraadapter", name, "-n", scene.namespace, "--wait=true", timeout_seconds=20)
+    job = scene.finished("orphaned", 60)
+    failed = next(condition for condition in job.status.conditions if condition.type == "Failed")
+    assert failed.reason == "AdapterDeleted"
+    wait_for("the adapter to go from vLLM", lambda: name not in _served_names(scene, url), 90)
+    assert scene.answered_by(url)
+
+
+def test_everything_is_deletable_while_the_operator_is_absent(scene: Scene) -> None:
+    kubectl = scene.stack.kubectl
+    name = "abandoned"
+    kubectl.apply([lora_adapter(name, scene.namespace, training=TRAINING)])
+    resources.wait_served(scene.stack, scene.namespace, name, 0)
+    url = scene.url()
+    scale_operator(scene.stack, 0)
+    try:
+        kubectl.apply([distill_job("abandoned", scene.namespace, name)])
+        began = time.monotonic()
+        kubectl("delete", f"distilljob/{name}", f"loraadapter/{name}", "-n", scene.namespace, "--wait=true")
+        assert time.monotonic() - began < 15
+        assert name in _served_names(scene, url)
+    finally:
+        scale_operator(scene.stack, 1)
+    wait_for("the adapter to go from vLLM", lambda: name not in _served_names(scene, url), 60)

@@ -1,0 +1,108 @@
+"""One piece of feedback, from apply to a version in service, while clients are answered."""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+import pytest
+
+from tests.builders.resources import sample
+from tests.e2e.scene import Scene
+from tests.stack import rollouts
+from tests.stack.traffic import Traffic
+from tests.tiny_model.tasks import Preference, feedback, questions
+
+pytestmark = pytest.mark.e2e
+
+
+def test_a_job_puts_a_new_version_into_service_and_no_request_fails(scene: Scene) -> None:
+    before = scene.served()
+    url = scene.url()
+    answers = rollouts.sample_rollouts(url, scene.adapter_name, questions(8, seed=3), seed=3)
+    said = feedback(Preference.NO_EMOJI, 8, seed=3)
+    with Traffic(url, scene.adapter_name, clients=3) as traffic:
+        traffic.wait_for_answers(2)
+        job = scene.apply("step", [answer.as_sample(text) for answer, text in zip(answers, said, strict=True)])
+        kubectl = scene.stack.kubectl
+        kubectl("wait", "--for=condition=Complete", "distilljob/step", "-n", scene.namespace, "--timeout=120s",
+                timeout_seconds=130)  # fmt: skip
+        traffic.wait_for_answers(3)
+    assert traffic.felt.failures == []
+    assert traffic.felt.versions[-1] == f"{scene.adapter_name}@{before + 1}"
+    job = scene.job("step")
+    assert job.status.produced_version == before + 1
+    assert job.status.samples.recorded == 8
+    assert job.status.timings.serving_gap is not None
+    assert scene.served() == before + 1
+    (version,) = scene.versions_of(job)
+    scene.store.verify(version)
+    assert version.record.parent == before
+
+
+def test_a_finished_job_tells_its_story(scene: Scene) -> None:
+    scene.apply("story")
+    scene.finished("story")
+    kubectl = scene.stack.kubectl
+    told = kubectl("describe", "distilljob", "story", "-n", scene.namespace)
+    for reason in ("Admitted", "StepTaken", "InService", "Completed"):
+        assert reason in told.split("Events:")[1], told
+    listed = kubectl("get", "loraadapters,distilljobs", "-n", scene.namespace, "-o", "wide")
+    for heading in ("READY", "REASON", "VERSION", "PHASE", "LOSS", "GAP"):
+        assert heading in listed
+    assert "made by the trainer" in told or "without recorded tokens" in told
+
+
+def test_a_sample_written_by_hand_needs_three_fields_and_status_says_what_was_made(scene: Scene) -> None:
+    scene.apply("by-hand", [sample()])
+    job = scene.finished("by-hand")
+    assert job.status.phase == "Succeeded"
+    assert (job.status.samples.total, job.status.samples.reconstructed) == (1, 1)
+    assert job.status.metrics["ratio_max"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_control_route_is_refused_without_the_token_and_works_with_it(scene: Scene) -> None:
+    url = scene.url()
+    with httpx.Client(base_url=url, timeout=20, trust_env=False) as client:
+        for method, route in (
+            ("POST", "/sleep"),
+            ("POST", "//sleep"),
+            ("POST", "/wake_up/"),
+            ("POST", "/collective_rpc"),
+            ("POST", "/v1/load_lora_adapter"),
+            ("POST", "/v1/unload_lora_adapter"),
+            ("PUT", f"/claas/aliases/{scene.adapter_name}"),
+            ("GET", "/claas/status"),
+        ):
+            assert client.request(method, route, json={}).status_code == httpx.codes.FORBIDDEN, route
+        assert client.get("/v1/models").status_code == httpx.codes.OK
+        token = {"X-Claas-Token": scene.serving.token}
+        assert client.get("/is_sleeping", headers=token).json() == {"is_sleeping": False}
+        assert client.get("/claas/status", headers=token).status_code == httpx.codes.OK
+
+
+def test_a_sample_text_is_found_nowhere_but_in_the_job(scene: Scene) -> None:
+    marks = {"user_prompt": "Quokka8271 asks?", "response": "Wombat5520 says.", "feedback": "Numbat9913 wants"}
+    job = scene.apply("private", [sample(**marks)])
+    job = scene.finished("private")
+    assert job.status.phase == "Succeeded"
+    kubectl = scene.stack.kubectl
+    everything = []
+    kinds = kubectl("api-resources", "--verbs=list", "--namespaced", "-o", "name").split()
+    for kind in kinds:
+        if kind in ("distilljobs.claas.dev",):
+            continue
+        everything.append(kubectl("get", kind, "-n", scene.namespace, "-o", "json", "--show-managed-fields"))
+    document = json.loads(kubectl("get", "distilljob", "private", "-n", scene.namespace, "-o", "json"))
+    del document["spec"]["samples"]
+    everything.append(json.dumps(document))
+    everything.append(kubectl("logs", "-n", "claas-system", "deployment/claas-operator"))
+    for pod in scene.trainers(job):
+        everything.append(kubectl("logs", "-n", scene.namespace, pod.metadata.name))
+    (version,) = scene.versions_of(job)
+    everything += [path.read_bytes().decode(errors="replace") for path in version.folder.iterdir()]
+    for word in ("Quokka8271", "Wombat5520", "Numbat9913"):
+        assert not [text[:200] for text in everything if word in text], word
+    secrets = kubectl("get", "secrets", "-n", scene.namespace, "-o", "name")
+    assert job.status.trainer_job is not None
+    assert job.status.trainer_job not in secrets
