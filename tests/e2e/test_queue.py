@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
@@ -30,7 +31,7 @@ def test_steps_of_two_adapters_on_one_deployment_never_overlap(scene: Scene) -> 
     jobs = [scene.finished(name, 60 * JOBS) for name in names]
     assert [job.status.phase for job in jobs] == ["Succeeded"] * JOBS
     spans = sorted((job.status.start_time, job.status.completion_time) for job in jobs)
-    for (_, ended), (started, _) in zip(spans, spans[1:], strict=False):
+    for (_, ended), (started, _) in itertools.pairwise(spans):
         assert ended is not None
         assert started is not None
         assert started >= ended

@@ -58,10 +58,6 @@ def _assert_refused(scene: Scene, name: str, reason: str, said: str) -> None:
     assert job.status.attempts <= 1
 
 
-def test_a_large_inline_job_works_under_server_side_apply(scene: Scene) -> None:
-    long_feedback = "no emojis please " * 3000
-    samples = [{**sample(), "feedback": f"no emojis {index}"} for index in range(4)]
-    scene.apply("large", [*samples], training={"seed": 7})
-    assert scene.finished("large").status.phase == "Succeeded"
-    scene.apply("too-long", [{**sample(), "feedback": long_feedback}])
+def test_a_sample_longer_than_the_models_context_is_named(scene: Scene) -> None:
+    scene.apply("too-long", [{**sample(), "feedback": "no emojis please " * 3000}])
     _assert_refused(scene, "too-long", "InvalidSample", "samples[0]")

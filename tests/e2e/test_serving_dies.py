@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from tests.builders.resources import DEPLOYMENT
 from tests.cluster import vllm
 from tests.e2e import processes
 from tests.e2e.scene import Scene, scale_operator
@@ -69,7 +70,7 @@ def test_a_deployment_deleted_in_mid_step_fails_nothing_for_good(scene: Scene) -
     with scene.held_at("asleep") as fault:
         job = scene.apply("no-deployment", backoffLimit=6)
         fault.reached()
-        scene.stack.kubectl("delete", "deployment", serving.DEPLOYMENT, "-n", scene.namespace, "--wait=true")
+        scene.stack.kubectl("delete", "deployment", DEPLOYMENT, "-n", scene.namespace, "--wait=true")
         wait_for("vLLM to go", lambda: not resources.vllm_pods(scene.stack, scene.namespace), 60)
         fault.go_on()
         wait_for("the adapter to say so", lambda: _reason(scene) == "DeploymentNotFound", 60)

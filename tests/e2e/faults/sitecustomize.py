@@ -1,8 +1,8 @@
 """Mounted into a trainer's pod by tests: holds the trainer at a chosen point of its step, once.
 
 The trainer's image is the real one and knows nothing of this: Python imports `sitecustomize` from PYTHONPATH at
-start. FAULT_POINT names the point. When it is reached, the file `<FAULT_FOLDER>/<FAULT_POINT>` is made, and the trainer
-stands still until there is a file `<FAULT_POINT>.go` beside it. Another attempt finds the first file and passes.
+start. FAULT_POINT names the point. When it is reached, the file `<FAULT_FOLDER>/<FAULT_POINT>` is made, and the
+trainer stands still until there is a file `<FAULT_POINT>.go` beside it. Another attempt finds the first file and passes.
 """
 
 import importlib.abc
@@ -80,4 +80,4 @@ if POINT == "prepared":
 elif POINT == "asleep":
     sys.meta_path.insert(0, PatchAtImport("claas_trainer.engines.local", "LocalEngine", "acquire"))
 elif POINT in ("publishing", "published"):
-    os.rename = _rename
+    setattr(os, "rename", _rename)  # noqa: B010  (a plain assignment would have to repeat its whole signature)
