@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from claas_crds.distill_job import KIND as JOB_KIND
-from claas_crds.distill_job import DistillJobStatus
+from claas_crds.distill_job import DistillJobStatus, JobPhase
 from claas_crds.lora_adapter import KIND as ADAPTER_KIND
 from claas_crds.lora_adapter import LoraAdapterStatus
 from claas_operator import actions
@@ -77,7 +77,8 @@ class Reconciler:
         await self._write_status(ADAPTERS, adapter.metadata, before, plan.status)
         await self._recorder.record(ADAPTER_KIND, adapter.metadata, plan.notes)
         if (before.latest_version, before.served_version) != (plan.status.latest_version, plan.status.served_version):
-            await self._wake_jobs(key)
+            # Another version means nothing to a job whose turn has not come, and there may be many.
+            await self._wake_jobs(key, queued=False)
         return plan.requeue_seconds
 
     async def _job(self, key: Key) -> float | None:
@@ -116,14 +117,16 @@ class Reconciler:
                 await self._wake_next(lease.namespace, lease.deployment)
         return plan.requeue_seconds
 
-    async def _wake_jobs(self, adapter: Key) -> None:
+    async def _wake_jobs(self, adapter: Key, *, queued: bool) -> None:
         for job in await self._observer.jobs(adapter.namespace):
-            if job.spec.adapter_ref.name == adapter.name and not finished(job.status.conditions):
+            if job.spec.adapter_ref.name != adapter.name or finished(job.status.conditions):
+                continue
+            if queued or job.status.phase is not JobPhase.QUEUED:
                 self.queue.wake(Key(Kind.JOB, job.metadata.namespace, job.metadata.name))
 
     async def _wake_after(self, adapter: Key) -> None:
         """An adapter is gone: its jobs fail, and what its Deployment serves of it is taken out of service."""
-        await self._wake_jobs(adapter)
+        await self._wake_jobs(adapter, queued=True)
         for lease in await self._observer.leases(adapter.namespace):
             self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
 
