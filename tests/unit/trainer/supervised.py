@@ -7,7 +7,7 @@ from pathlib import Path
 
 from claas_trainer.paths import Paths
 from claas_trainer.supervisor import supervise
-from claas_trainer.worker import Task
+from claas_trainer.task import Task
 
 if __name__ == "__main__":
     sys.exit(int(supervise(Task.RUN, Path(sys.argv[1]), Paths.from_environment(), [sys.executable, *sys.argv[2:]])))

@@ -17,7 +17,7 @@ from claas_crds.contract import TERMINATION_MESSAGE_LIMIT_BYTES, ExitCode, Failu
 from claas_crds.distill_job import JobPhase
 from claas_trainer.paths import Paths
 from claas_trainer.supervisor import supervise
-from claas_trainer.worker import Task
+from claas_trainer.task import Task
 from tests.unit.trainer.conftest import document
 from tests.unit.trainer.sleeping_server import SleepingServer, sleeping_server
 

@@ -33,9 +33,11 @@ def main() -> int:
         # Process 1 has no default for SIGTERM: without this, one that comes during the imports would be lost.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(_INTERRUPTED))
 
-    from claas_trainer.worker import Task, work
+    from claas_trainer.task import Task
 
     if arguments.command == "step":
+        from claas_trainer.worker import work
+
         return work(Task(arguments.task), arguments.input, arguments.report_to, arguments.supervisor)
 
     from claas_trainer.paths import Paths

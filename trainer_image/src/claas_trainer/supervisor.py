@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,22 +25,14 @@ from claas_trainer.paths import Paths
 from claas_trainer.progress_server import serve_progress
 from claas_trainer.reporting import decode
 from claas_trainer.result import exit_code, failure, published_without_swap, write_termination_message
+from claas_trainer.task import Task, worker_command
 from claas_trainer.waking import wake_announced
 from claas_trainer.watch import Watch
-from claas_trainer.worker import Task
 
 _LINE_LIMIT_BYTES = 1024 * 1024
 _KILL_TIMEOUT_SECONDS = 15.0
 _LAST_EVENTS_TIMEOUT_SECONDS = 1.0
 _MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
-
-
-def worker_command(task: Task, input_path: Path, report_file_descriptor: int) -> list[str]:
-    """The command line of the worker process."""
-    return [
-        sys.executable, "-m", "claas_trainer", "step", task.value, "--input", str(input_path),
-        "--report-to", str(report_file_descriptor), "--supervisor", str(os.getpid()),
-    ]  # fmt: skip
 
 
 def supervise(task: Task, input_path: Path, paths: Paths, command: Sequence[str] | None = None) -> ExitCode:

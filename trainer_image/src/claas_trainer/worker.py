@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 from collections.abc import Coroutine
-from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 
@@ -20,18 +19,10 @@ from claas_trainer.logs import Field, log, log_exception
 from claas_trainer.paths import Paths
 from claas_trainer.reporting import Finished, Reporter
 from claas_trainer.result import failure, internal_failure
+from claas_trainer.task import Task
 
 _PR_SET_PDEATHSIG = 1
 _UMASK = 0o002
-
-
-class Task(StrEnum):
-    """What a trainer pod is asked for."""
-
-    RUN = "run"
-    """One attempt at a job."""
-    INIT = "init"
-    """The initial version of an adapter."""
 
 
 def work(task: Task, input_path: Path, report_file_descriptor: int, supervisor: int) -> int:
