@@ -17,6 +17,7 @@ from claas_crds.training import DistillBatchItem, DistillBatchRequestPayload
 from claas_trainer.engines.base import PreparedStep, StepPlan, TrainingEngine
 from claas_trainer.engines.registry import chosen_engine, make_engine
 from claas_trainer.errors import InputError
+from claas_trainer.figures import seconds, seconds_since, significant
 from claas_trainer.handover.base import Handover
 from claas_trainer.handover.none import NoHandover
 from claas_trainer.handover.sleep import SleepHandover
@@ -74,7 +75,7 @@ async def run(document: TrainerInput, paths: Paths, reporter: Reporter) -> Train
             already_published=found is not None,
             swapped_pods=swapped,
             samples=stored.record.samples,
-            timings=timings.model_copy(update={"swap": time.monotonic() - started}),
+            timings=timings.model_copy(update={"swap": seconds_since(started)}),
         )
 
 
@@ -98,7 +99,7 @@ async def _take_step(
         prepared = await engine.prepare(payload, plan)
         store.prepare(owner=attempt.job.uid, attempt=attempt.job.attempt, needed_bytes=prepared.version_bytes)
         await handover.check(prepared.gpu)
-        timings = Timings(prepare=time.monotonic() - started)
+        timings = Timings(prepare=seconds_since(started))
         log("prepared", seconds=timings.prepare, samples=len(payload.samples), version=plan.version)
 
         reporter.phase(JobPhase.PAUSING)
@@ -126,16 +127,16 @@ async def _step(
             counts = prepared.counts
             reporter.phase(JobPhase.TRAINING, f"{counts.total} samples, {counts.response_tokens} response tokens")
             response = await engine.distill(payload)
-            stepped = time.monotonic()
+            step_seconds = seconds_since(stepping)
         finally:
             await engine.release()
         reporter.phase(JobPhase.RESUMING)
-    log("stepped", lora_id=response.lora_id, seconds=stepped - stepping, serving_gap=pause.serving_gap)
+    log("stepped", lora_id=response.lora_id, seconds=step_seconds, serving_gap=pause.serving_gap)
     return timings.model_copy(
         update={
             "sleep": pause.sleep,
-            "load": stepping - loading,
-            "step": stepped - stepping,
+            "load": seconds(stepping - loading),
+            "step": step_seconds,
             "wake": pause.wake,
             "serving_gap": pause.serving_gap,
         }
@@ -168,14 +169,14 @@ async def _publish(
         training=document.training,
         seed=document.training.seed,
         libraries=dict(trained.libraries),
-        metrics=dict(trained.metrics),
+        metrics=significant(trained.metrics),
         samples=counts,
         timings=timings,
     )
     publication = store.publish(record, trained.files, owner=attempt.job.uid)
-    seconds = time.monotonic() - started
-    log("published", version=plan.version, created=publication.created, seconds=seconds)
-    return publication.version, timings.model_copy(update={"publish": seconds})
+    publishing = seconds_since(started)
+    log("published", version=plan.version, created=publication.created, seconds=publishing)
+    return publication.version, timings.model_copy(update={"publish": publishing})
 
 
 async def _put_in_service(

@@ -12,6 +12,7 @@ from claas_crds.contract import FailureReason, ServingTarget
 from claas_crds.lora_adapter import PauseMode
 from claas_trainer.engines.base import GpuNeed
 from claas_trainer.errors import ServingError
+from claas_trainer.figures import seconds_since
 from claas_trainer.gpu import gpu_of
 from claas_trainer.handover.base import Handover, PauseTimes
 from claas_trainer.logs import log
@@ -57,13 +58,13 @@ class SleepHandover(Handover):
         try:
             await self._pause()
             await self._wait_for_memory()
-            times.sleep = time.monotonic() - started
+            times.sleep = seconds_since(started)
             yield times
         finally:
             waking = time.monotonic()
             await self._resume()
-            times.wake = time.monotonic() - waking
-            times.serving_gap = time.monotonic() - started
+            times.wake = seconds_since(waking)
+            times.serving_gap = seconds_since(started)
 
     async def _check_pod(self, serving_pod: ServingPod) -> CompanionStatus | None:
         pod, client = serving_pod.pod, serving_pod.client
