@@ -2,7 +2,8 @@
 
 The trainer's image is the real one and knows nothing of this: Python imports `sitecustomize` from PYTHONPATH at
 start. FAULT_POINT names the point. When it is reached, the file `<FAULT_FOLDER>/<FAULT_POINT>` is made, and the
-trainer stands still until there is a file `<FAULT_POINT>.go` beside it. Another attempt finds the first file and passes.
+trainer stands still until there is a file `<FAULT_POINT>.go` beside it. Another attempt finds the first file and
+passes.
 """
 
 import importlib.abc
