@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.cluster import cluster, images
 from tests.cluster.binaries import Binary, ensure
 from tests.cluster.cluster import Cluster, Report, silent
+from tests.cluster.errors import PrerequisiteError
 from tests.cluster.image_specs import OPERATOR, TRAINER, ImageSpec
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.paths import REPOSITORY_ROOT
@@ -45,12 +46,20 @@ def timed(report: Report, what: str, do: Callable[[], object]) -> None:
 
 
 def bring_up(report: Report = silent) -> Stack:
-    """Bring up cluster, images and tiny model side by side, then install the operator."""
+    """Bring up cluster, images and tiny model side by side, then install the operator.
+
+    Raises `PrerequisiteError` for a cluster of the user's: its volumes are not folders of this machine.
+    """
+    if cluster.uses_current_context():
+        raise PrerequisiteError(
+            "CLUSTER=current: the demo and the end-to-end tests put their model on volumes of their own node, so they "
+            "need their own cluster; unset CLUSTER (the chart installs on yours: see README.md)"
+        )
     with ThreadPoolExecutor(1) as pool:
         model = pool.submit(_model, report)
-        running = cluster.up(report)
-        built = images.build_and_load(report)
+        running = images.up_with_images(report)
         folder = model.result()
+    built = images.build_and_load()
     names = {each.spec.repository: each.name for each in built if each.spec.is_loaded}
     stack = Stack(running, running.kubectl(), folder, names)
     timed(report, "operator installed by Helm", lambda: install_operator(stack))
