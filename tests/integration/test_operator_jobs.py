@@ -30,7 +30,7 @@ from tests.simulation.trainer import Moment, Script
 
 pytestmark = pytest.mark.integration
 
-QUEUE_SECONDS = 150.0
+QUEUE_SECONDS = 300.0
 
 
 def test_fifty_jobs_on_two_adapters_of_one_deployment_run_one_at_a_time_in_order_each_once(
@@ -48,7 +48,7 @@ def test_fifty_jobs_on_two_adapters_of_one_deployment_run_one_at_a_time_in_order
             job.status.phase in ("Succeeded", "Failed") for job in scene.jobs()
         )
 
-    scene.wait("50 jobs", done, QUEUE_SECONDS)
+    scene.wait("50 jobs", done, QUEUE_SECONDS, every_seconds=2)
     jobs = {job.metadata.name: job for job in scene.jobs()}
     assert [name for name in names if jobs[name].status.phase != "Succeeded"] == []
     assert {job.status.attempts for job in jobs.values()} == {1}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.cluster.kubectl import kubectl_for
 from tests.simulation.operator_process import OperatorProcess
 from tests.simulation.scene import Scene, holds, reason_of
 
@@ -37,6 +38,11 @@ def test_a_job_goes_from_apply_to_complete_and_tells_its_story(operator: Operato
     assert [version.number for version in adapter.status.versions] == [0, 1]
     assert holds(adapter.status.conditions, "Ready")
     assert reason_of(adapter.status.conditions, "CompanionReady") == "CompanionFound"
-    lease = scene.lease()
-    assert lease is not None
+    kubectl = kubectl_for(scene.simulation.cluster.kubeconfig)
+    jobs = kubectl("get", "distilljobs", "-o", "wide", "-n", scene.namespace).splitlines()
+    assert {"ADAPTER", "PHASE", "VERSION"} <= set(jobs[0].split())
+    assert {"step", "tone", "Succeeded", "1"} <= set(jobs[1].split())
+    adapters = kubectl("get", "loraadapters", "-n", scene.namespace).splitlines()
+    assert {"READY", "REASON", "VERSION"} <= set(adapters[0].split())
+    assert {"tone", "True", "Serving", "1"} <= set(adapters[1].split())
     scene.wait("a free lease", lambda: (found := scene.lease()) is not None and found.grant is None)

@@ -334,7 +334,9 @@ class Scene:
 
     # Waiting.
 
-    def wait(self, what: str, check: Callable[[], T | None], timeout_seconds: float = 20.0) -> T:
+    def wait(
+        self, what: str, check: Callable[[], T | None], timeout_seconds: float = 20.0, every_seconds: float = 0.1
+    ) -> T:
         """Ask again until there is an answer; fails naming what was waited for."""
         deadline = time.monotonic() + timeout_seconds
         while True:
@@ -343,7 +345,7 @@ class Scene:
             if found:
                 return found
             assert time.monotonic() < deadline, f"{what}: not within {timeout_seconds:g} s"
-            time.sleep(0.05)
+            time.sleep(every_seconds)
 
     def wait_for_adapter(
         self, name: str, check: Callable[[AdapterObject], bool], timeout_seconds: float = 20.0
@@ -389,7 +391,7 @@ def _wait_for(read: Callable[[], O], check: Callable[[O], bool], timeout_seconds
         if time.monotonic() > deadline:
             said = [f"{each.type}={each.status} {each.reason}: {each.message}" for each in found.status.conditions]
             raise AssertionError(f"{found.metadata.name} is not as wanted after {timeout_seconds:g} s: {said}")
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def _vllm_pod_spec(mounted: bool) -> Manifest:
