@@ -89,8 +89,8 @@ class Reconciler:
         plan = plan_job(world)
         # What is accounted for is written down before anything that would make it unreadable is done.
         metadata = await self._write_status(DISTILL_JOBS, job.metadata, job.status, plan.status)
-        await self._applier.for_job(job.model_copy(update={"metadata": metadata}), world.adapter, plan.actions)
         await self._recorder.record(JOB_KIND, job.metadata, plan.notes)
+        await self._applier.for_job(job.model_copy(update={"metadata": metadata}), world.adapter, plan.actions)
         adapter = Key(Kind.ADAPTER, key.namespace, job.spec.adapter_ref.name)
         published = plan.status.produced_version != job.status.produced_version
         ended = finished(plan.status.conditions) and not finished(job.status.conditions)
