@@ -27,6 +27,7 @@ def test_a_job_goes_from_apply_to_complete_and_tells_its_story(operator: Operato
         "Served": "True",
         "Complete": "True",
     }
+    scene.wait("the last Event", lambda: "Completed" in [reason for _, reason, _ in scene.events("step")])
     told = [reason for _, reason, _ in scene.events("step")]
     assert [reason for reason in told if reason != "PuttingIntoService"][-3:] == [
         "StepTaken",
