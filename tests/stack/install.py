@@ -52,7 +52,7 @@ def bring_up(report: Report = silent) -> Stack:
     """
     if cluster.uses_current_context():
         raise PrerequisiteError(
-            "CLUSTER=current: the demo and the end-to-end tests put their model on volumes of their own node, so they "
+            "CLUSTER=current: the demo and the end-to-end tests put their model on volumes of their own node: they "
             "need their own cluster; unset CLUSTER (the chart installs on yours: see README.md)"
         )
     with ThreadPoolExecutor(1) as pool:
