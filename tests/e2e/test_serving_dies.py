@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import time
 
 import pytest
 
+from claas_operator.core import JobObject
 from tests.builders.resources import DEPLOYMENT
 from tests.cluster import vllm
 from tests.e2e import processes
@@ -17,21 +19,34 @@ from tests.stack.traffic import Traffic
 pytestmark = pytest.mark.e2e
 
 
-def test_vllm_that_hangs_fails_the_job_with_a_reason_and_nothing_stays_asleep(scene: Scene) -> None:
+def test_vllm_that_does_not_answer_fails_the_job_with_a_reason(scene: Scene) -> None:
     url = scene.url()
     pod = scene.vllm_pod()
-    with scene.held_at("prepared") as fault:
+    processes.send(pod, signal.SIGSTOP)
+    try:
         scene.apply("unreachable", backoffLimit=0)
+        job = scene.finished("unreachable", 90)
+    finally:
+        processes.send(pod, signal.SIGCONT)
+    assert _failure(job) == "VllmUnreachable"
+    assert job.status.timings.sleep is None
+    assert scene.answered_by(url)
+
+
+def test_vllm_that_hangs_at_the_pause_fails_the_job_within_max_pause_and_is_awake_afterwards(scene: Scene) -> None:
+    url = scene.url()
+    pod = scene.vllm_pod()
+    with scene.held_at("prepared", max_pause_seconds=5) as fault:
+        scene.apply("hangs-at-pause", backoffLimit=0)
         fault.reached()
         processes.send(pod, signal.SIGSTOP)
+        fault.go_on()
         try:
-            fault.go_on()
-            job = scene.finished("unreachable", 180)
+            time.sleep(8)
         finally:
             processes.send(pod, signal.SIGCONT)
-    assert job.status.phase == "Failed"
-    failed = next(condition for condition in job.status.conditions if condition.type == "Failed")
-    assert failed.reason in ("VllmUnreachable", "PauseFailed", "ResumeFailed", "MaxPauseExceeded")
+        job = scene.finished("hangs-at-pause", 120)
+    assert _failure(job) in ("MaxPauseExceeded", "VllmUnreachable", "PauseFailed", "ResumeFailed")
     wait_for("vLLM to be awake", lambda: not scene.is_asleep(url), 60)
     assert scene.answered_by(url)
 
@@ -47,8 +62,7 @@ def test_a_drain_that_times_out_fails_the_job_and_ends_no_request(scene: Scene) 
             traffic.wait_for_answers(1)
     finally:
         scene.patch_adapter({"spec": {"serving": {"pause": "Keep", "drainTimeoutSeconds": 30}}})
-    failed = next(condition for condition in job.status.conditions if condition.type == "Failed")
-    assert failed.reason == "DrainTimedOut"
+    assert _failure(job) == "DrainTimedOut"
     assert traffic.felt.failures == []
     assert not scene.is_asleep(url)
 
@@ -84,3 +98,8 @@ def test_a_deployment_deleted_in_mid_step_fails_nothing_for_good(scene: Scene) -
 def _reason(scene: Scene) -> str:
     conditions = scene.adapter().status.conditions
     return next(condition.reason for condition in conditions if condition.type == "Ready")
+
+
+def _failure(job: JobObject) -> str:
+    assert job.status.phase == "Failed", job.status.conditions
+    return next(condition.reason for condition in job.status.conditions if condition.type == "Failed")
