@@ -76,6 +76,7 @@ _WRONG = (
     (_A.STORAGE_NOT_MOUNTED, "The vLLM container does not mount the claim named in `spec.storage`."),
     (_A.SECRET_NOT_FOUND, "A Secret that the spec names, or the key in it, does not exist."),
     (_A.CONTROL_REFUSED, "The server refused the control token or the API key."),
+    (_A.SERVED_NAME_TAKEN, "An older LoraAdapter is served under the same name by the same Deployment."),
     (_A.INITIALISATION_FAILED, "The initial version could not be made; the message says why. It is tried again."),
 )
 

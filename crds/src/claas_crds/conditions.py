@@ -109,6 +109,8 @@ class AdapterReason(StrEnum):
     """A ready pod answers without the companion."""
     COMPANION_FOUND = "CompanionFound"
     """Every ready pod has the companion."""
+    SERVED_NAME_TAKEN = "ServedNameTaken"
+    """An older adapter is served under the same name by the same Deployment."""
     CONTROL_REFUSED = "ControlRefused"
     """The server refused the control token or the API key."""
 

@@ -22,6 +22,7 @@ from claas_operator.errors import Conflict, OperatorError, SettingsError
 from claas_operator.events import Recorder
 from claas_operator.handlers import Wakers
 from claas_operator.observe import Observer
+from claas_operator.reading import Reader
 from claas_operator.reconcile import Reconciler
 from claas_operator.settings import Settings
 
@@ -37,9 +38,9 @@ STOP_SECONDS = 15
 async def operate(api: Api, settings: Settings, stop: asyncio.Event) -> None:
     """Watch and reconcile until told to stop."""
     companion = CompanionSource.installed()
-    observer = Observer(api, companion)
-    applier = Applier(api, observer, companion, settings)
-    reconciler = Reconciler(api, observer, applier, Recorder(api, settings.pod_name))
+    read = Reader(api)
+    applier = Applier(api, read, companion, settings)
+    reconciler = Reconciler(api, read, Observer(read, companion), applier, Recorder(api, settings.pod_name))
     log.info("leading as %s; engine %s", settings.pod_name, settings.engine)
     namespaces: tuple[str | None, ...] = settings.watch_namespaces or (None,)
     await reconciler.resync(namespaces)  # fails, and so ends the operator, where CRDs or rights are missing

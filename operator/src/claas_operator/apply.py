@@ -26,7 +26,7 @@ from claas_operator.core import AdapterObject, Deployment, JobObject
 from claas_operator.errors import Conflict, ServingError
 from claas_operator.grant import Grant, ServedRecord, ServingLease, lease_manifest
 from claas_operator.manifests import Mount, Owner
-from claas_operator.observe import Observer
+from claas_operator.reading import Reader
 from claas_operator.samples import samples_document, samples_file, samples_mounts
 from claas_operator.settings import Settings
 
@@ -44,9 +44,9 @@ class Outcome:
 class Applier:
     """Carries out actions on behalf of one object."""
 
-    def __init__(self, api: Api, observer: Observer, companion: CompanionSource, settings: Settings) -> None:
+    def __init__(self, api: Api, read: Reader, companion: CompanionSource, settings: Settings) -> None:
         self._api = api
-        self._observer = observer
+        self._read = read
         self._companion = companion
         self._settings = settings
 
@@ -121,7 +121,7 @@ class Applier:
 
     async def _credentials(self, adapter: AdapterObject) -> serving.Credentials:
         spec = adapter.spec.serving
-        return await self._observer.credentials(
+        return await self._read.credentials(
             adapter.metadata.namespace, spec.control_token_secret_ref, spec.api_key_secret_ref
         )
 
@@ -136,7 +136,7 @@ class Applier:
             log.debug("lease %s/%s changed meanwhile; looked at again", lease.namespace, lease.name)
 
     async def _take_out(self, namespace: str, url: str, served_name: str, record: ServedRecord) -> None:
-        credentials = await self._observer.credentials(namespace, record.control_token, record.api_key)
+        credentials = await self._read.credentials(namespace, record.control_token, record.api_key)
         try:
             await serving.forget(url, credentials, served_name)
             log.info("took %s out of service at %s: LoraAdapter %s is gone", served_name, url, record.adapter_name)
@@ -145,7 +145,7 @@ class Applier:
 
     async def _wake(self, namespace: str, grant: Grant | None, pods: tuple[contract.VllmPod, ...]) -> None:
         assert grant is not None
-        credentials = await self._observer.credentials(namespace, grant.control_token, grant.api_key)
+        credentials = await self._read.credentials(namespace, grant.control_token, grant.api_key)
         for pod in pods:
             try:
                 await serving.wake(pod.url, credentials)

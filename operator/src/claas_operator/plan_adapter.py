@@ -24,26 +24,14 @@ from claas_operator.actions import (
     PutInService,
     WriteLease,
 )
+from claas_operator.adapter_verdict import STALLING, Verdict, judge_adapter
 from claas_operator.conditions import ConditionDraft
 from claas_operator.grant import ServedRecord, new_lease
-from claas_operator.plan_attempt import failure_of
 from claas_operator.world import AdapterWorld, AttemptState, ServingPod
 
 INIT_RETRY_SECONDS = 30
 SOON_SECONDS = 2.0
 HEAL_SECONDS = 10.0
-
-STALLING = frozenset(
-    {
-        AdapterReason.DEPLOYMENT_NOT_FOUND,
-        AdapterReason.STORAGE_NOT_FOUND,
-        AdapterReason.STORAGE_NOT_MOUNTED,
-        AdapterReason.SECRET_NOT_FOUND,
-        AdapterReason.INITIALISATION_FAILED,
-        AdapterReason.CONTROL_REFUSED,
-    }
-)
-"""Reasons that wait for a person: kstatus' Stalled."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +44,6 @@ class AdapterPlan:
     requeue_seconds: float | None
 
 
-@dataclass(frozen=True)
-class _Verdict:
-    """Why the adapter is ready or not."""
-
-    ready: bool
-    reason: AdapterReason
-    message: str
-
-
 def plan_adapter(world: AdapterWorld) -> AdapterPlan:
     """The plan for one LoraAdapter."""
     actions: list[Action] = []
@@ -75,7 +54,7 @@ def plan_adapter(world: AdapterWorld) -> AdapterPlan:
     actions.extend(_init_actions(world, latest))
     actions.extend(_serving_actions(world, latest))
     replicas = [_replica(world, pod, latest) for pod in world.pods]
-    verdict = _verdict(world, latest, replicas)
+    verdict = judge_adapter(world, latest, replicas)
     draft = ConditionDraft(world.now, world.adapter.metadata.generation, list(world.adapter.status.conditions))
     _write_conditions(draft, world, verdict, replicas)
     status = world.adapter.status.model_copy(
@@ -132,7 +111,7 @@ def _init_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Ac
 
 
 def _serving_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Action]:
-    if latest is None:
+    if latest is None or world.name_taken_by is not None:
         return []
     actions = _record_served(world)
     for pod in world.pods:
@@ -202,101 +181,7 @@ def _ready_replicas(world: AdapterWorld, replicas: list[Replica]) -> str:
     return f"{serving}/{world.wanted_replicas}"
 
 
-def _verdict(world: AdapterWorld, latest: AdapterVersion | None, replicas: list[Replica]) -> _Verdict:
-    missing = _missing(world)
-    if missing is not None:
-        return missing
-    if latest is None:
-        return _initialising(world)
-    return _serving(world, latest, replicas)
-
-
-def _missing(world: AdapterWorld) -> _Verdict | None:
-    spec = world.adapter.spec
-    deployment = spec.serving.deployment_ref.name
-    claim = spec.storage.claim_name
-    if not world.claim_found:
-        return _Verdict(
-            False,
-            AdapterReason.STORAGE_NOT_FOUND,
-            f"spec.storage.claimName: there is no PersistentVolumeClaim {claim} in this namespace",
-        )
-    if world.missing_secrets:
-        return _Verdict(
-            False,
-            AdapterReason.SECRET_NOT_FOUND,
-            f"Secrets or keys that the spec names are missing: {', '.join(world.missing_secrets)}",
-        )
-    if not world.deployment_found:
-        return _Verdict(
-            False,
-            AdapterReason.DEPLOYMENT_NOT_FOUND,
-            f"spec.serving.deploymentRef.name: there is no Deployment {deployment} in this namespace",
-        )
-    if any(pod.storage_path is None for pod in world.pods):
-        return _Verdict(
-            False,
-            AdapterReason.STORAGE_NOT_MOUNTED,
-            f"Deployment {deployment} does not mount PersistentVolumeClaim {claim} in its vLLM container: "
-            "add the volume, so that vLLM can read the versions",
-        )
-    return None
-
-
-def _initialising(world: AdapterWorld) -> _Verdict:
-    init = world.init
-    if init.state in (AttemptState.FAILED, AttemptState.LOST, AttemptState.SUCCEEDED):
-        failure = failure_of(init, None)
-        return _Verdict(
-            False,
-            AdapterReason.INITIALISATION_FAILED,
-            f"The initial version could not be made: {failure.reason}: {failure.message}",
-        )
-    said = f": {init.message}" if init.message else ""
-    return _Verdict(False, AdapterReason.INITIALISING, f"The initial version is being made{said}")
-
-
-def _serving(world: AdapterWorld, latest: AdapterVersion, replicas: list[Replica]) -> _Verdict:
-    states = {replica.state for replica in replicas}
-    serving = AdapterReason.TRAINING if world.running_job else AdapterReason.SERVING
-    listening = [replica for replica in replicas if replica.state is not ReplicaState.NOT_READY]
-    if not listening:
-        return _Verdict(
-            False,
-            AdapterReason.NO_READY_PODS,
-            f"No pod of Deployment {world.adapter.spec.serving.deployment_ref.name} is ready",
-        )
-    for state, reason in (
-        (ReplicaState.UNREACHABLE, AdapterReason.VLLM_UNREACHABLE),
-        (ReplicaState.LOAD_FAILED, AdapterReason.LOAD_FAILED),
-    ):
-        troubled = next((replica for replica in replicas if replica.state is state), None)
-        if troubled is not None:
-            refused = any(pod.server is not None and pod.server.refused for pod in world.pods)
-            return _Verdict(
-                False,
-                AdapterReason.CONTROL_REFUSED if refused else reason,
-                f"Pod {troubled.pod}: {troubled.message}",
-            )
-    if ReplicaState.ASLEEP in states:
-        if world.lease is not None and world.lease.grant is not None:
-            by = world.lease.grant.job_name
-            return _Verdict(True, AdapterReason.TRAINING, f"DistillJob {by} has paused serving for its step")
-        return _Verdict(False, AdapterReason.ASLEEP, "vLLM is asleep or paused, and not by a DistillJob: wake it")
-    if ReplicaState.LOADING in states:
-        return _Verdict(False, AdapterReason.LOADING, f"Version {latest.number} is being loaded")
-    served = {replica.version for replica in listening}
-    said = (
-        f"version {latest.number}"
-        if served == {latest.number}
-        else f"versions {sorted(v for v in served if v is not None)}"
-    )
-    return _Verdict(
-        True, serving, f"{len(listening)} of {world.wanted_replicas} pods serve {said} as {world.adapter.served_name}"
-    )
-
-
-def _write_conditions(draft: ConditionDraft, world: AdapterWorld, verdict: _Verdict, replicas: list[Replica]) -> None:
+def _write_conditions(draft: ConditionDraft, world: AdapterWorld, verdict: Verdict, replicas: list[Replica]) -> None:
     stalled = verdict.reason in STALLING
     progressing = not verdict.ready and not stalled
     draft.set(AdapterCondition.READY, verdict.ready, verdict.reason, verdict.message, warning=stalled)

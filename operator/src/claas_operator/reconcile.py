@@ -19,6 +19,7 @@ from claas_operator.plan_adapter import plan_adapter
 from claas_operator.plan_job import plan_job
 from claas_operator.plan_lease import plan_lease
 from claas_operator.queueing import finished, in_queue, queue_key
+from claas_operator.reading import Reader
 from claas_operator.work import Key, Kind, WorkQueue
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,9 @@ NEXT_IN_LINE = 2
 class Reconciler:
     """Runs the passes."""
 
-    def __init__(self, api: Api, observer: Observer, applier: Applier, recorder: Recorder) -> None:
+    def __init__(self, api: Api, read: Reader, observer: Observer, applier: Applier, recorder: Recorder) -> None:
         self._api = api
+        self._read = read
         self._observer = observer
         self._applier = applier
         self._recorder = recorder
@@ -54,12 +56,12 @@ class Reconciler:
                 for found in await self._api.list(resource, namespace):
                     metadata = ObjectMeta.model_validate(found["metadata"])
                     self.queue.wake(Key(kind, metadata.namespace, metadata.name))
-            for lease in await self._observer.leases(namespace):
+            for lease in await self._read.leases(namespace):
                 if lease.grant is not None or lease.served:
                     self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
 
     async def _adapter(self, key: Key) -> float | None:
-        adapter = await self._observer.adapter_object(key.namespace, key.name)
+        adapter = await self._read.adapter_object(key.namespace, key.name)
         if adapter is None or adapter.metadata.deletion_timestamp is not None:
             await self._wake_after(key)
             return None
@@ -68,7 +70,7 @@ class Reconciler:
         if plan.actions:
             outcome = await self._applier.for_adapter(adapter, plan.actions)
             # Status tells what is so after acting, not what was meant to be.
-            again = await self._observer.adapter_object(key.namespace, key.name)
+            again = await self._read.adapter_object(key.namespace, key.name)
             if again is None or again.metadata.deletion_timestamp is not None:
                 return 0.0
             adapter = again
@@ -82,7 +84,7 @@ class Reconciler:
         return plan.requeue_seconds
 
     async def _job(self, key: Key) -> float | None:
-        job = await self._observer.job_object(key.namespace, key.name)
+        job = await self._read.job_object(key.namespace, key.name)
         if job is None or job.metadata.deletion_timestamp is not None:
             return None
         world = await self._observer.job_world(job)
@@ -104,7 +106,7 @@ class Reconciler:
         return plan.requeue_seconds
 
     async def _lease(self, key: Key) -> float | None:
-        lease = await self._observer.lease_named(key.namespace, key.name)
+        lease = await self._read.lease_named(key.namespace, key.name)
         if lease is None:
             return None
         plan = plan_lease(await self._observer.lease_world(lease))
@@ -118,7 +120,7 @@ class Reconciler:
         return plan.requeue_seconds
 
     async def _wake_jobs(self, adapter: Key, *, queued: bool) -> None:
-        for job in await self._observer.jobs(adapter.namespace):
+        for job in await self._read.jobs(adapter.namespace):
             if job.spec.adapter_ref.name != adapter.name or finished(job.status.conditions):
                 continue
             if queued or job.status.phase is not JobPhase.QUEUED:
@@ -127,20 +129,18 @@ class Reconciler:
     async def _wake_after(self, adapter: Key) -> None:
         """An adapter is gone: its jobs fail, and what its Deployment serves of it is taken out of service."""
         await self._wake_jobs(adapter, queued=True)
-        for lease in await self._observer.leases(adapter.namespace):
+        for lease in await self._read.leases(adapter.namespace):
             self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
 
     async def _wake_next(self, namespace: str, deployment: str) -> None:
         """Wake the jobs that are next in line for a Deployment."""
         sharing = {
             adapter.metadata.name
-            for adapter in await self._observer.adapters(namespace)
+            for adapter in await self._read.adapters(namespace)
             if adapter.spec.serving.deployment_ref.name == deployment
         }
         waiting = [
-            job
-            for job in await self._observer.jobs(namespace)
-            if job.spec.adapter_ref.name in sharing and in_queue(job)
+            job for job in await self._read.jobs(namespace) if job.spec.adapter_ref.name in sharing and in_queue(job)
         ]
         waiting.sort(key=lambda job: queue_key(job.metadata.creation_timestamp, job.metadata.name))
         for job in waiting[:NEXT_IN_LINE]:

@@ -28,6 +28,7 @@ from claas_vllm_client import (
 
 ASK_SECONDS = 4.0
 TELL_SECONDS = 30.0
+SERVE_SECONDS = 120.0
 PROGRESS_SECONDS = 1.5
 
 
@@ -95,7 +96,7 @@ async def wake(url: str, credentials: Credentials) -> None:
 async def serve(url: str, credentials: Credentials, served_name: str, version: int, path: str, probe: Probe) -> bool:
     """Make a server answer `served_name` with a version; True when that changed anything. Raises ServingError."""
     try:
-        async with _client(url, credentials, TELL_SECONDS) as client:
+        async with asyncio.timeout(SERVE_SECONDS), _client(url, credentials, TELL_SECONDS) as client:
             outcome = await put_in_service(
                 client,
                 served_name=served_name,
@@ -106,6 +107,8 @@ async def serve(url: str, credentials: Credentials, served_name: str, version: i
             return outcome.changed
     except VllmError as error:
         raise ServingError(str(error)) from error
+    except TimeoutError:
+        raise ServingError(f"{url} did not put version {version} into service within {SERVE_SECONDS:g} s") from None
 
 
 async def forget(url: str, credentials: Credentials, served_name: str) -> None:

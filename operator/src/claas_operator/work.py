@@ -43,7 +43,7 @@ class WorkQueue:
     growing delay. Everything in here can be lost: a restart begins with a full resync.
     """
 
-    def __init__(self, reconcile: Reconcile, workers: int = 8) -> None:
+    def __init__(self, reconcile: Reconcile, workers: int = 32) -> None:
         self._reconcile = reconcile
         self._slots = asyncio.Semaphore(workers)
         self._due: dict[Key, float] = {}

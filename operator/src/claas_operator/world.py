@@ -102,6 +102,8 @@ class AdapterWorld:
     """The DistillJob that holds the lease for this adapter and has not published yet."""
     companion_current: bool
     """Whether the companion's ConfigMap is what this release has."""
+    name_taken_by: str | None = None
+    """An older LoraAdapter with the same served name on the same Deployment."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,11 @@ class JobWorld:
     """The Deployment's pods; their servers are asked only when the lease may be granted in this pass."""
     recorded: tuple[RecordedPod, ...]
     """The pods that this job's grant names; asked only between two attempts."""
+
+    @property
+    def age_seconds(self) -> float:
+        """How long ago the job was created."""
+        return (self.now - (self.job.metadata.creation_timestamp or self.now)).total_seconds()
 
 
 @dataclass(frozen=True)

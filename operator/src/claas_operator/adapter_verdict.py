@@ -1,0 +1,134 @@
+"""Whether a LoraAdapter is ready, and why not: the first reason that applies, as its conditions tell it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from claas_crds.conditions import AdapterReason
+from claas_crds.lora_adapter import AdapterVersion, Replica, ReplicaState
+from claas_operator.plan_attempt import failure_of
+from claas_operator.world import AdapterWorld, AttemptState
+
+STALLING = frozenset(
+    {
+        AdapterReason.DEPLOYMENT_NOT_FOUND,
+        AdapterReason.STORAGE_NOT_FOUND,
+        AdapterReason.STORAGE_NOT_MOUNTED,
+        AdapterReason.SECRET_NOT_FOUND,
+        AdapterReason.INITIALISATION_FAILED,
+        AdapterReason.CONTROL_REFUSED,
+        AdapterReason.SERVED_NAME_TAKEN,
+    }
+)
+"""Reasons that wait for a person: kstatus' Stalled."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Why the adapter is ready or not."""
+
+    ready: bool
+    reason: AdapterReason
+    message: str
+
+
+def judge_adapter(world: AdapterWorld, latest: AdapterVersion | None, replicas: list[Replica]) -> Verdict:
+    """The adapter's verdict."""
+    missing = _missing(world)
+    if missing is not None:
+        return missing
+    if latest is None:
+        return _initialising(world)
+    return _serving(world, latest, replicas)
+
+
+def _missing(world: AdapterWorld) -> Verdict | None:
+    spec = world.adapter.spec
+    deployment = spec.serving.deployment_ref.name
+    claim = spec.storage.claim_name
+    if not world.claim_found:
+        return Verdict(
+            False,
+            AdapterReason.STORAGE_NOT_FOUND,
+            f"spec.storage.claimName: there is no PersistentVolumeClaim {claim} in this namespace",
+        )
+    if world.missing_secrets:
+        return Verdict(
+            False,
+            AdapterReason.SECRET_NOT_FOUND,
+            f"Secrets or keys that the spec names are missing: {', '.join(world.missing_secrets)}",
+        )
+    if not world.deployment_found:
+        return Verdict(
+            False,
+            AdapterReason.DEPLOYMENT_NOT_FOUND,
+            f"spec.serving.deploymentRef.name: there is no Deployment {deployment} in this namespace",
+        )
+    if world.name_taken_by is not None:
+        return Verdict(
+            False,
+            AdapterReason.SERVED_NAME_TAKEN,
+            f"spec.serving.servedName: LoraAdapter {world.name_taken_by} is served as {world.adapter.served_name} by "
+            f"Deployment {deployment} already: choose another name",
+        )
+    if any(pod.storage_path is None for pod in world.pods):
+        return Verdict(
+            False,
+            AdapterReason.STORAGE_NOT_MOUNTED,
+            f"Deployment {deployment} does not mount PersistentVolumeClaim {claim} in its vLLM container: "
+            "add the volume, so that vLLM can read the versions",
+        )
+    return None
+
+
+def _initialising(world: AdapterWorld) -> Verdict:
+    init = world.init
+    if init.state in (AttemptState.FAILED, AttemptState.LOST, AttemptState.SUCCEEDED):
+        failure = failure_of(init, None)
+        return Verdict(
+            False,
+            AdapterReason.INITIALISATION_FAILED,
+            f"The initial version could not be made: {failure.reason}: {failure.message}",
+        )
+    said = f": {init.message}" if init.message else ""
+    return Verdict(False, AdapterReason.INITIALISING, f"The initial version is being made{said}")
+
+
+def _serving(world: AdapterWorld, latest: AdapterVersion, replicas: list[Replica]) -> Verdict:
+    states = {replica.state for replica in replicas}
+    serving = AdapterReason.TRAINING if world.running_job else AdapterReason.SERVING
+    listening = [replica for replica in replicas if replica.state is not ReplicaState.NOT_READY]
+    if not listening:
+        return Verdict(
+            False,
+            AdapterReason.NO_READY_PODS,
+            f"No pod of Deployment {world.adapter.spec.serving.deployment_ref.name} is ready",
+        )
+    for state, reason in (
+        (ReplicaState.UNREACHABLE, AdapterReason.VLLM_UNREACHABLE),
+        (ReplicaState.LOAD_FAILED, AdapterReason.LOAD_FAILED),
+    ):
+        troubled = next((replica for replica in replicas if replica.state is state), None)
+        if troubled is not None:
+            refused = any(pod.server is not None and pod.server.refused for pod in world.pods)
+            return Verdict(
+                False,
+                AdapterReason.CONTROL_REFUSED if refused else reason,
+                f"Pod {troubled.pod}: {troubled.message}",
+            )
+    if ReplicaState.ASLEEP in states:
+        if world.lease is not None and world.lease.grant is not None:
+            by = world.lease.grant.job_name
+            return Verdict(True, AdapterReason.TRAINING, f"DistillJob {by} has paused serving for its step")
+        return Verdict(False, AdapterReason.ASLEEP, "vLLM is asleep or paused, and not by a DistillJob: wake it")
+    if ReplicaState.LOADING in states:
+        return Verdict(False, AdapterReason.LOADING, f"Version {latest.number} is being loaded")
+    served = {replica.version for replica in listening}
+    said = (
+        f"version {latest.number}"
+        if served == {latest.number}
+        else f"versions {sorted(v for v in served if v is not None)}"
+    )
+    return Verdict(
+        True, serving, f"{len(listening)} of {world.wanted_replicas} pods serve {said} as {world.adapter.served_name}"
+    )

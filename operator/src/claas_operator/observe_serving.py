@@ -1,0 +1,118 @@
+"""The pods that serve an adapter as they are now: where they see it, and what their servers say."""
+
+from __future__ import annotations
+
+import asyncio
+
+from claas_crds.contract import VllmPod
+from claas_operator import serving
+from claas_operator.core import AdapterObject, Deployment, Pod
+from claas_operator.grant import ServedRecord, ServingLease
+from claas_operator.mounts import storage_path
+from claas_operator.reading import Reader
+from claas_operator.serving import Credentials
+from claas_operator.world import Orphan, RecordedPod, ServingPod
+
+
+async def serving_pods(
+    read: Reader,
+    adapter: AdapterObject,
+    deployment: Deployment | None,
+    load_errors: dict[str, str],
+    *,
+    ask: bool,
+) -> tuple[ServingPod, ...]:
+    """The Deployment's pods; with `ask` their servers are asked. `load_errors` are those of this pass, by pod."""
+    namespace = adapter.metadata.namespace
+    spec = adapter.spec.serving
+    pods = await read.deployment_pods(namespace, deployment)
+    credentials = None
+    if ask and pods:
+        credentials = await read.credentials(namespace, spec.control_token_secret_ref, spec.api_key_secret_ref)
+    return tuple(
+        await asyncio.gather(
+            *(
+                _serving_pod(
+                    pod,
+                    spec.port,
+                    storage_path(pod, adapter),
+                    adapter.served_name,
+                    credentials,
+                    load_errors.get(pod.metadata.name),
+                )
+                for pod in pods
+            )
+        )
+    )
+
+
+async def _serving_pod(
+    pod: Pod,
+    port: int,
+    folder: str | None,
+    served_name: str,
+    credentials: Credentials | None,
+    load_error: str | None,
+) -> ServingPod:
+    """One pod; its server is asked if it is ready and there are credentials to ask with."""
+    address = pod.status.pod_ip
+    host = f"[{address}]" if ":" in address else address
+    url = f"http://{host}:{port}" if address else None
+    server = None
+    if credentials is not None and pod.ready and url is not None:
+        server = await serving.ask_state(url, served_name, credentials)
+    return ServingPod(
+        name=pod.metadata.name,
+        uid=pod.metadata.uid,
+        ready=pod.ready,
+        url=url,
+        node=pod.spec.node_name,
+        storage_path=folder,
+        server=server,
+        load_error=load_error,
+    )
+
+
+async def recorded_pods(read: Reader, lease: ServingLease) -> tuple[RecordedPod, ...]:
+    """The pods that a lease's grant names."""
+    grant = lease.grant
+    if grant is None:
+        return ()
+    credentials = await read.credentials(lease.namespace, grant.control_token, grant.api_key)
+    return tuple(
+        await asyncio.gather(*(_recorded_pod(read, lease.namespace, target, credentials) for target in grant.pods))
+    )
+
+
+async def _recorded_pod(read: Reader, namespace: str, target: VllmPod, credentials: Credentials) -> RecordedPod:
+    pod = await read.pod(namespace, target.name)
+    exists = pod is not None and pod.metadata.uid == target.uid and not pod.ended
+    server = await serving.ask_state(target.url, None, credentials) if exists else None
+    return RecordedPod(target, exists, server)
+
+
+async def orphans(read: Reader, lease: ServingLease) -> tuple[Orphan, ...]:
+    """Served names whose adapter is gone, on its way out, or served under another name by now."""
+    if not lease.served:
+        return ()
+    wanted = {
+        (adapter.metadata.uid, adapter.served_name)
+        for adapter in await read.adapters(lease.namespace)
+        if adapter.metadata.deletion_timestamp is None
+        and adapter.spec.serving.deployment_ref.name == lease.deployment
+    }
+    lost = {name: record for name, record in lease.served.items() if (record.adapter_uid, name) not in wanted}
+    return tuple(
+        [Orphan(name, record, await _orphan_pods(read, lease, name, record)) for name, record in lost.items()]
+    )
+
+
+async def _orphan_pods(
+    read: Reader, lease: ServingLease, served_name: str, record: ServedRecord
+) -> tuple[ServingPod, ...]:
+    deployment = await read.deployment(lease.namespace, lease.deployment)
+    pods = await read.deployment_pods(lease.namespace, deployment)
+    credentials = await read.credentials(lease.namespace, record.control_token, record.api_key)
+    return tuple(
+        await asyncio.gather(*(_serving_pod(pod, record.port, None, served_name, credentials, None) for pod in pods))
+    )

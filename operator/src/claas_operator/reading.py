@@ -1,0 +1,136 @@
+"""Reading Kubernetes' objects as typed values. Nothing is decided and nothing is written here."""
+
+from __future__ import annotations
+
+import base64
+from typing import cast
+
+from claas_crds.pod import SecretKeyRef
+from claas_operator import naming
+from claas_operator.api import (
+    ADAPTERS,
+    BATCH_JOBS,
+    CLAIMS,
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    DISTILL_JOBS,
+    LEASES,
+    PODS,
+    SECRETS,
+    Api,
+    Resource,
+)
+from claas_operator.core import AdapterObject, BatchJob, Deployment, JobObject, Lease, Manifest, Pod
+from claas_operator.grant import SERVING_LEASE_LABELS, ServingLease, lease_name, read_lease
+from claas_operator.serving import Credentials
+
+
+class Reader:
+    """Reads single objects and lists; one that is missing is None."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def adapter_object(self, namespace: str, name: str) -> AdapterObject | None:
+        """The LoraAdapter of that name."""
+        found = await self._api.get(ADAPTERS, namespace, name)
+        return AdapterObject.model_validate(found) if found else None
+
+    async def job_object(self, namespace: str, name: str) -> JobObject | None:
+        """The DistillJob of that name."""
+        found = await self._api.get(DISTILL_JOBS, namespace, name)
+        return JobObject.model_validate(found) if found else None
+
+    async def jobs(self, namespace: str) -> list[JobObject]:
+        """All DistillJobs of a namespace."""
+        return [JobObject.model_validate(found) for found in await self._api.list(DISTILL_JOBS, namespace)]
+
+    async def adapters(self, namespace: str) -> list[AdapterObject]:
+        """All LoraAdapters of a namespace."""
+        return [AdapterObject.model_validate(found) for found in await self._api.list(ADAPTERS, namespace)]
+
+    async def lease(self, namespace: str, deployment: str) -> ServingLease | None:
+        """The serving lease of a Deployment."""
+        found = await self._api.get(LEASES, namespace, lease_name(deployment))
+        return read_lease(Lease.model_validate(found)) if found else None
+
+    async def lease_named(self, namespace: str, name: str) -> ServingLease | None:
+        """The serving lease by its own name."""
+        found = await self._api.get(LEASES, namespace, name)
+        return read_lease(Lease.model_validate(found)) if found else None
+
+    async def leases(self, namespace: str | None) -> list[ServingLease]:
+        """All serving leases."""
+        found = await self._api.list(LEASES, namespace, SERVING_LEASE_LABELS)
+        return [read_lease(Lease.model_validate(lease)) for lease in found]
+
+    async def claim_found(self, namespace: str, name: str) -> bool:
+        """Whether there is a PersistentVolumeClaim of that name."""
+        return await self._api.get(CLAIMS, namespace, name) is not None
+
+    async def config_map(self, namespace: str, name: str) -> Manifest | None:
+        """A ConfigMap as it is."""
+        return await self._api.get(CONFIG_MAPS, namespace, name)
+
+    async def keys(self, resource: Resource, namespace: str, name: str) -> frozenset[str] | None:
+        """The keys of a ConfigMap or Secret."""
+        found = await self._api.get(resource, namespace, name)
+        if found is None:
+            return None
+        return frozenset({*cast(Manifest, found.get("data") or {}), *cast(Manifest, found.get("binaryData") or {})})
+
+    async def credentials(
+        self, namespace: str, control_token: SecretKeyRef | None, api_key: SecretKeyRef | None
+    ) -> Credentials:
+        """The contents of the Secrets that open a server; None for what is not named or not there."""
+        return Credentials(
+            await self.secret_value(namespace, control_token), await self.secret_value(namespace, api_key)
+        )
+
+    async def secret_value(self, namespace: str, reference: SecretKeyRef | None) -> str | None:
+        """One key of a Secret as text; None when none is named, or it is not there."""
+        if reference is None:
+            return None
+        secret = await self._api.get(SECRETS, namespace, reference.name)
+        value = cast(dict[str, str], (secret or {}).get("data") or {}).get(reference.key)
+        return base64.b64decode(value).decode().strip() if value is not None else None
+
+    async def deployment(self, namespace: str, name: str) -> Deployment | None:
+        """The Deployment of that name."""
+        found = await self._api.get(DEPLOYMENTS, namespace, name)
+        return Deployment.model_validate(found) if found else None
+
+    async def deployment_pods(self, namespace: str, deployment: Deployment | None) -> list[Pod]:
+        """The Deployment's pods that are not on their way out."""
+        if deployment is None:
+            return []
+        found = await self._api.list(PODS, namespace, deployment.spec.selector.text)
+        pods = [Pod.model_validate(pod) for pod in found]
+        alive = [pod for pod in pods if not pod.ended and pod.metadata.deletion_timestamp is None]
+        return sorted(alive, key=lambda pod: pod.metadata.name)
+
+    async def pod(self, namespace: str, name: str) -> Pod | None:
+        """The pod of that name."""
+        found = await self._api.get(PODS, namespace, name)
+        return Pod.model_validate(found) if found else None
+
+    async def batch_job(self, namespace: str, name: str) -> BatchJob | None:
+        """The batch Job of that name."""
+        found = await self._api.get(BATCH_JOBS, namespace, name)
+        return BatchJob.model_validate(found) if found else None
+
+    async def batch_job_pods(self, namespace: str, name: str) -> list[Pod]:
+        """The pods of a batch Job."""
+        labels = {"batch.kubernetes.io/job-name": name}
+        return [Pod.model_validate(pod) for pod in await self._api.list(PODS, namespace, labels)]
+
+    async def alive_trainers(self, namespace: str, job_uid: str) -> tuple[str, ...]:
+        """Trainer pods of a DistillJob that may still run a process."""
+        found = await self._api.list(PODS, namespace, {naming.JOB_UID_LABEL: job_uid})
+        pods = [Pod.model_validate(pod) for pod in found]
+        return tuple(pod.metadata.name for pod in pods if not pod.ended)
+
+    async def attempts_open(self, namespace: str, job_uid: str) -> bool:
+        """Whether a batch Job of a DistillJob has not ended: Kubernetes may yet make a pod of it."""
+        found = await self._api.list(BATCH_JOBS, namespace, {naming.JOB_UID_LABEL: job_uid})
+        return any(not BatchJob.model_validate(job).ended_because for job in found)
