@@ -36,6 +36,16 @@ def test_the_number_of_threads_follows_the_container_s_cpu_limit(
     assert cpu_limit_threads(tmp_path / "cpu.max") == threads
 
 
+@pytest.mark.parametrize(
+    ("inherited", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_idle_threads_give_their_core_away_unless_the_pod_says_how_they_wait(
+    inherited: dict[str, str], spins: str | None
+) -> None:
+    assert worker_environment(inherited, Paths(), offline=True).get("GOMP_SPINCOUNT") == spins
+
+
 def test_paths_are_the_contract_s_unless_the_environment_moves_them() -> None:
     assert Paths.from_environment({}) == Paths()
     moved = Paths.from_environment({"CLAAS_STORAGE_DIRECTORY": "/here", "CLAAS_PROGRESS_PORT": "1"})

@@ -10,6 +10,10 @@ from pathlib import Path
 from claas_trainer.paths import Paths
 
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+_WAITING = frozenset({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"})
+# How often a thread looks before it gives its core away. By default it spins for milliseconds, on a core that the
+# thread it waits for may need: on a busy node a step took 15 s where it takes 0.4 s with this.
+_SPIN_COUNT = "1000"
 
 
 def worker_environment(inherited: Mapping[str, str], paths: Paths, *, offline: bool) -> dict[str, str]:
@@ -35,6 +39,8 @@ def worker_environment(inherited: Mapping[str, str], paths: Paths, *, offline: b
     threads = cpu_limit_threads(_CPU_LIMIT)
     if threads is not None and "OMP_NUM_THREADS" not in inherited:
         ours["OMP_NUM_THREADS"] = str(threads)
+    if not inherited.keys() & _WAITING:
+        ours["GOMP_SPINCOUNT"] = _SPIN_COUNT
     return {**inherited, **ours}
 
 
