@@ -10,6 +10,7 @@ from pathlib import Path
 from claas_crds.contract import TrainerInput, TrainerResult
 from claas_crds.distill_job import JobPhase
 from claas_trainer.errors import InputError
+from claas_trainer.heavy_imports import first_import_of
 from claas_trainer.libraries import library_versions
 from claas_trainer.logs import log
 from claas_trainer.paths import Paths
@@ -45,9 +46,10 @@ def initialise(document: TrainerInput, paths: Paths, reporter: Reporter) -> Trai
 
 def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: Reporter) -> StoredVersion:
     # Imported here: an adapter that has a version is answered without them.
-    from claas_trainer.lora import LoraAdapter, LoraShape, new_adapter, write_adapter
-    from claas_trainer.model_source import find_model, read_config
-    from claas_trainer.step_errors import AdapterError
+    with first_import_of("claas_trainer.lora"):
+        from claas_trainer.lora import LoraAdapter, LoraShape, new_adapter, write_adapter
+        from claas_trainer.model_source import find_model, read_config
+        from claas_trainer.step_errors import AdapterError
 
     folder = find_model(document.model, paths)
     dtype = read_config(folder).dtype

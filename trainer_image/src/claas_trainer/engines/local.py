@@ -14,6 +14,7 @@ from claas_crds.contract import FailureReason
 from claas_crds.training import DistillBatchRequestPayload, DistillResponse
 from claas_trainer.engines.base import PreparedStep, StepPlan, TrainedVersion, TrainingEngine
 from claas_trainer.errors import EngineError
+from claas_trainer.heavy_imports import first_import_of, read_ahead
 
 if TYPE_CHECKING:
     from claas_trainer.engines.local_step import LocalStep
@@ -27,8 +28,12 @@ class LocalEngine(TrainingEngine):
         self._prepared: LocalStep | None = None
 
     async def prepare(self, payload: DistillBatchRequestPayload, plan: StepPlan) -> PreparedStep:
+        folder = plan.paths.model_folder(plan.model)
+        if folder is not None:
+            read_ahead(folder)
         try:
-            from claas_trainer.engines.local_step import engine_errors, prepare
+            with first_import_of("claas_trainer.engines.local_step"):
+                from claas_trainer.engines.local_step import engine_errors, prepare
         except ImportError as error:
             raise EngineError(
                 FailureReason.ENGINE_UNAVAILABLE,
