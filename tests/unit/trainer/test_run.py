@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from claas_crds.contract import FailureReason, ModelLocation, TrainerInput, TrainerResult
+from claas_crds.distill_job import JobPhase
 from claas_crds.lora_adapter import EngineName, LoraSpec
 from claas_crds.training import TrainingConfig
 from claas_trainer.engines.registry import chosen_engine
 from claas_trainer.errors import TrainerError
 from claas_trainer.initialise import initial_seed, initialise
 from claas_trainer.paths import Paths
-from claas_trainer.reporting import Published, Reporter, decode
+from claas_trainer.reporting import PhaseReached, Published, Reporter, decode
 from claas_trainer.run import run
 from claas_trainer.store.versions import VersionStore
 from tests.builders.models import build_tiny_qwen3
@@ -86,6 +87,17 @@ async def test_a_job_that_was_published_takes_no_second_step_even_with_samples_t
     assert result.already_published
     assert result.samples.total == 2
     assert VersionStore(paths.adapter_folder("team/coder")).numbers() == [0, 1]
+
+
+async def test_an_attempt_tells_how_far_the_step_is(model: Path, paths: Paths) -> None:
+    task = job(model, paths)
+    reading, writing = os.pipe()
+    await attempt(task, paths, Reporter(writing))
+    os.close(writing)
+    with os.fdopen(reading, "rb") as lines:
+        events = [decode(line) for line in lines]
+    told = [event.detail for event in events if isinstance(event, PhaseReached) and event.phase is JobPhase.TRAINING]
+    assert told[-1] == "micro-batch 1 of 1"
 
 
 async def test_a_second_step_goes_on_from_the_first_one_s_optimiser_state(

@@ -152,6 +152,17 @@ def test_a_step_moves_the_adapter_towards_the_teacher(
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_a_step_tells_which_micro_batch_it_is_at(
+    base: PreTrainedModel, adapter: LoraAdapter, samples: list[StepSample]
+) -> None:
+    told: list[tuple[int, int]] = []
+    with attached(base, adapter) as model:
+        config = dataclasses.replace(CONFIG, micro_batch_size=len(samples) // 2)
+        sdpo_step(model, samples, config, on_micro_batch=lambda number, count: told.append((number, count)))
+    assert told == [(number, len(told)) for number in range(1, len(told) + 1)]
+    assert len(told) >= 2
+
+
 def test_nothing_to_learn_moves_nothing(base: PreTrainedModel, fresh: LoraAdapter) -> None:
     """A teacher that saw no more than the student, and an adapter that still changes nothing."""
     sample = StepSample((3, 4, 5), (3, 4, 5), (6, 7))

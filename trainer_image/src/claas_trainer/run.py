@@ -88,7 +88,14 @@ async def _take_step(
     reporter.phase(JobPhase.PREPARING, "checking samples")
     payload = _payload(document, read_samples(attempt.samples_file))
     # The number is chosen before the step: whoever publishes meanwhile makes publishing fail.
-    plan = StepPlan(document.model, document.lora, _read_parent(store, attempt), store.next_number(), paths)
+    plan = StepPlan(
+        document.model,
+        document.lora,
+        _read_parent(store, attempt),
+        store.next_number(),
+        paths,
+        lambda detail: reporter.phase(JobPhase.TRAINING, detail),
+    )
     engine = make_engine(chosen_engine(document))
     handover = _handover(document, engine, pods, reporter)
     # Servers first: what is wrong with them is said before gigabytes are read.

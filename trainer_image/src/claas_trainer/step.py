@@ -7,7 +7,7 @@ it: the same input gives the same bytes on the CPU, in whatever order the sample
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,8 +71,9 @@ class StepConfig:
 class StepMetrics:
     """How a step went; means are over all response tokens of the batch.
 
-    `kl_to_parent` is the k3 estimate, on the batch's tokens, of how far this step moved the policy from the
-    one it started with (nats a token). `kl_to_base` is None unless the KL term was on.
+    `kl_to_parent` is the k3 estimate of how far this step moved the policy from the one it started with (nats a
+    token), on one micro-batch, the one of middling length, because serving waits meanwhile. `kl_to_base` is None
+    unless the KL term was on.
     """
 
     loss: float
@@ -101,11 +102,13 @@ def sdpo_step(
     config: StepConfig,
     state: OptimizerState | None = None,
     teacher: Teacher | None = None,
+    on_micro_batch: Callable[[int, int], None] | None = None,
 ) -> StepResult:
     """One SDPO step on the adapter attached to `model`, whose parameters are updated in place.
 
     `state`: what the last step left; its masters are loaded into the model first. None starts from the
-    adapter as it is attached. `teacher`: the frozen base model by default.
+    adapter as it is attached. `teacher`: the frozen base model by default. `on_micro_batch` is called with a
+    micro-batch's number, from 1, and their count before each of them.
 
     Raises:
         InvalidBatchError: a sample can't be trained on; the message names its index and field.
@@ -119,7 +122,13 @@ def sdpo_step(
     load_masters(parameters, state)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        return _step(model, parameters, samples, config, state, teacher or FrozenTeacher())
+        return _step(
+            model, parameters, samples, config, state, teacher or FrozenTeacher(), on_micro_batch or _tell_nobody
+        )
+
+
+def _tell_nobody(number: int, count: int) -> None:
+    return
 
 
 @dataclass
@@ -154,20 +163,24 @@ def _step(
     config: StepConfig,
     state: OptimizerState,
     teacher: Teacher,
+    on_micro_batch: Callable[[int, int], None],
 ) -> StepResult:
     for parameter in parameters.values():
         parameter.grad = None
     tokens = sum(len(sample.response_ids) for sample in samples)
     sums = _Sums.zero(model.device)
-    # (student's batch, log-probabilities of its tokens before the update), for the distance moved.
-    before: list[tuple[TokenBatch, Tensor]] = []
-    for group in micro_batches(samples, config.micro_batch_size):
+    groups = list(micro_batches(samples, config.micro_batch_size))
+    # The one on which the distance moved is measured, with the log-probabilities of its tokens before the update.
+    measured: tuple[TokenBatch, Tensor] | None = None
+    for number, group in enumerate(groups, start=1):
+        on_micro_batch(number, len(groups))
         batch = TokenBatch.of([x.student_prompt_ids for x in group], [x.response_ids for x in group], model.device)
         losses, sampled = _losses(model, batch, group, config, teacher)
         # Scaled by the whole batch's token count: the sum over micro-batches is the batch's token mean.
         torch.autograd.backward(losses.loss.sum() / tokens)
         sums.add(losses)
-        before.append((batch, sampled))
+        if number == (len(groups) + 1) // 2:
+            measured = (batch, sampled)
     loss = sums.loss.item() / tokens
     if not math.isfinite(loss):
         raise NonFiniteError(f"the loss is {loss}: the adapter was not updated; lower learning_rate or is_clip")
@@ -182,7 +195,7 @@ def _step(
         ratio_mean=sums.ratio.item() / tokens,
         ratio_max=sums.ratio_max.item(),
         clipped_fraction=sums.clipped.item() / tokens,
-        kl_to_parent=_moved(model, before) / tokens,
+        kl_to_parent=0.0 if measured is None else _moved(model, *measured),
         kl_to_base=sums.kl_to_base.item() / tokens if config.kl_reg_weight > 0 else None,
         samples=len(samples),
         tokens=tokens,
@@ -254,11 +267,8 @@ def _adamw(config: StepConfig) -> AdamWConfig:
     return AdamWConfig(config.learning_rate, config.weight_decay, config.beta1, config.beta2, config.epsilon)
 
 
-def _moved(model: PolicyModel, before: Sequence[tuple[TokenBatch, Tensor]]) -> float:
-    """The k3 estimate of KL(policy before || policy now), summed over the batch's tokens."""
-    moved = 0.0
+def _moved(model: PolicyModel, batch: TokenBatch, before: Tensor) -> float:
+    """The k3 estimate of KL(policy before || policy now), its mean over the batch's tokens."""
     with torch.no_grad():
-        for batch, old in before:
-            now = _token_logprobs(model.response_logits(batch), batch.targets)
-            moved += k3(old, now).double().sum().item()
-    return moved
+        now = _token_logprobs(model.response_logits(batch), batch.targets)
+    return k3(before, now).double().mean().item()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from claas_crds.contract import ModelLocation
@@ -17,13 +17,15 @@ from claas_trainer.store.versions import StoredVersion
 
 @dataclass(frozen=True)
 class StepPlan:
-    """What an engine is told besides the payload: the base model, the version to start from, the one to make."""
+    """What an engine is told besides the payload: the base model, the version to start from, the one to make, and
+    whom to tell how far the step is (`micro-batch 3 of 8`; from any thread)."""
 
     model: ModelLocation
     lora: LoraSpec
     parent: StoredVersion
     version: int
     paths: Paths
+    tell_progress: Callable[[str], None]
 
 
 @dataclass(frozen=True)

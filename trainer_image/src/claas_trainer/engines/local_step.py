@@ -73,7 +73,13 @@ class LocalStep:
 
     def take(self, training: TrainingConfig) -> dict[str, float]:
         """Take the step; gives its metrics."""
-        self._result = sdpo_step(self.model, self.batch.samples, step_config(training), self.state)
+        self._result = sdpo_step(
+            self.model,
+            self.batch.samples,
+            step_config(training),
+            self.state,
+            on_micro_batch=lambda number, count: self.plan.tell_progress(f"micro-batch {number} of {count}"),
+        )
         return _metrics(self._result)
 
     def trained(self) -> TrainedVersion:
