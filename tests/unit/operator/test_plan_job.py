@@ -10,7 +10,8 @@ from claas_crds.conditions import ConditionStatus, condition_of
 from claas_crds.contract import FailureReason, Progress, TrainerResult
 from claas_crds.distill_job import DistillJobStatus, JobPhase
 from claas_operator.actions import CreateAttempt, DeleteAttempt, DeleteInput, DeleteJob, WriteLease
-from claas_operator.plan_job import JobPlan, plan_job
+from claas_operator.job_draft import JobPlan
+from claas_operator.plan_job import plan_job
 from claas_operator.world import Attempt, AttemptState, JobWorld
 from tests.builders.world import (
     ASLEEP,
