@@ -87,7 +87,7 @@ NEEDED = [
     ("patch", "", "configmaps"),
     ("create", "", "secrets"),
     ("update", "coordination.k8s.io", "leases"),
-    ("create", "events.k8s.io", "events"),
+    ("create", "", "events"),
 ]
 FORBIDDEN = [
     ("list", "", "secrets"),

@@ -210,10 +210,6 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
             _true(
                 "Done.",
                 (_J.COMPLETED, "The version was published and every ready vLLM pod serves it."),
-                (
-                    _J.ALREADY_PUBLISHED,
-                    "An earlier attempt had published it; it was put into service, not trained twice.",
-                ),
             ),
             _false("Never set: the condition appears when it becomes True."),
             _unknown("Never set."),

@@ -92,7 +92,7 @@ class TrainerPod(ResourceModel):
     resource_claims: list[ResourceClaimReference] = []
     """ResourceClaims shared with the vLLM pod."""
     node_selector: dict[str, str] = {}
-    """Labels the node must have. Without it, the trainer follows the vLLM pod's node where it must share its GPU."""
+    """Labels the node must have."""
     tolerations: list[Toleration] = []
     """Taints the trainer tolerates."""
     same_node_as_serving: bool = False

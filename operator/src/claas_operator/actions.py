@@ -123,7 +123,7 @@ Action: TypeAlias = (
 
 @dataclass(frozen=True)
 class Note:
-    """An Event to record about the object (events.k8s.io/v1), in the passive voice of the system."""
+    """An Event to record about the object, in the passive voice of the system."""
 
     reason: str
     message: str

@@ -48,7 +48,7 @@ SECRETS = Resource("/api/v1", "secrets")
 CONFIG_MAPS = Resource("/api/v1", "configmaps")
 CLAIMS = Resource("/api/v1", "persistentvolumeclaims")
 LEASES = Resource("/apis/coordination.k8s.io/v1", "leases")
-EVENTS = Resource("/apis/events.k8s.io/v1", "events")
+EVENTS = Resource("/api/v1", "events")
 
 
 class Propagation(StrEnum):

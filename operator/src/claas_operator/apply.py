@@ -13,7 +13,6 @@ from claas_operator import actions, manifests, serving
 from claas_operator.api import (
     BATCH_JOBS,
     CONFIG_MAPS,
-    DEPLOYMENTS,
     DISTILL_JOBS,
     LEASES,
     PODS,
@@ -22,7 +21,7 @@ from claas_operator.api import (
     Propagation,
 )
 from claas_operator.companion import CompanionSource
-from claas_operator.core import AdapterObject, Deployment, JobObject
+from claas_operator.core import AdapterObject, JobObject
 from claas_operator.errors import Conflict, ServingError
 from claas_operator.grant import Grant, ServedRecord, ServingLease, lease_manifest
 from claas_operator.manifests import Mount, Owner
@@ -163,7 +162,7 @@ class Applier:
         )
         owner = Owner(ADAPTER_KIND, adapter.metadata)
         mounts = manifests.common_mounts(adapter, name)
-        await self._create_trainer("init", name, owner, adapter, document, None, mounts, None)
+        await self._create_trainer("init", name, owner, adapter, document, None, mounts)
 
     async def _create_attempt(
         self, job: JobObject, adapter: AdapterObject, name: str, attempt: int, grant: Grant, parent: int
@@ -197,11 +196,9 @@ class Applier:
             *manifests.serving_mounts(adapter),
             *samples_mounts(job.spec.samples),
         ]
-        found = await self._api.get(DEPLOYMENTS, job.metadata.namespace, spec.deployment_ref.name)
-        labels = Deployment.model_validate(found).spec.selector.match_labels if found else None
         owner = Owner(JOB_KIND, job.metadata)
         samples = samples_document(job.spec.samples)
-        await self._create_trainer("run", name, owner, adapter, document, samples, mounts, labels)
+        await self._create_trainer("run", name, owner, adapter, document, samples, mounts)
 
     async def _create_trainer(
         self,
@@ -212,10 +209,11 @@ class Applier:
         document: TrainerInput,
         samples: str | None,
         mounts: list[Mount],
-        serving_labels: dict[str, str] | None,
     ) -> None:
         """Input first, then the batch Job; both may be there already, made before a restart of the operator."""
         namespace = adapter.metadata.namespace
+        deployment = await self._read.deployment(namespace, adapter.spec.serving.deployment_ref.name)
+        serving_labels = deployment.spec.selector.match_labels if deployment else None
         metadata = manifests.child_metadata(name, owner, adapter.metadata)
         await self._api.apply(SECRETS, namespace, manifests.input_secret(metadata, document, samples))
         job = manifests.trainer_job(command, metadata, adapter, self._settings, mounts, serving_labels)

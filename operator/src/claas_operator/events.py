@@ -1,4 +1,4 @@
-"""Recording Events (events.k8s.io/v1): what happened to an object, for `kubectl describe`."""
+"""Recording Events: what happened to an object, for `kubectl describe` and `kubectl events`."""
 
 from __future__ import annotations
 
@@ -36,18 +36,24 @@ class Recorder:
     def _event(self, kind: str, metadata: ObjectMeta, note: Note) -> Manifest:
         now = datetime.now(UTC)
         unique = hashlib.sha256(f"{metadata.uid}{note.reason}{note.message}{now}".encode()).hexdigest()[:16]
+        second = now.isoformat(timespec="seconds").replace("+00:00", "Z")
         return {
-            "apiVersion": "events.k8s.io/v1",
+            "apiVersion": "v1",
             "kind": "Event",
             "metadata": {"name": f"{metadata.name[:200].rstrip('-.')}.{unique}", "namespace": metadata.namespace},
             "eventTime": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
-            "reportingController": f"claas.dev/{FIELD_MANAGER}",
+            # `kubectl describe` sorts by this one, which the newer API has no field for.
+            "lastTimestamp": second,
+            "firstTimestamp": second,
+            "count": 1,
+            "source": {"component": FIELD_MANAGER},
+            "reportingComponent": f"claas.dev/{FIELD_MANAGER}",
             "reportingInstance": self._instance[:128],
             "action": "Reconcile",
             "reason": note.reason[:128],
-            "note": note.message.encode()[:LONGEST_NOTE].decode(errors="ignore"),
+            "message": note.message.encode()[:LONGEST_NOTE].decode(errors="ignore"),
             "type": "Warning" if note.warning else "Normal",
-            "regarding": {
+            "involvedObject": {
                 "apiVersion": API_VERSION,
                 "kind": kind,
                 "name": metadata.name,

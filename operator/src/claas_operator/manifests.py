@@ -195,17 +195,16 @@ def _pod_spec(
             {"name": claim.name, "resourceClaimName": claim.resource_claim_name} for claim in trainer.resource_claims
         ]
     if trainer.same_node_as_serving and serving_labels:
-        spec["affinity"] = {
-            "podAffinity": {
-                "requiredDuringSchedulingIgnoredDuringExecution": [
-                    {
-                        "labelSelector": {"matchLabels": dict(serving_labels)},
-                        "topologyKey": "kubernetes.io/hostname",
-                    }
-                ]
-            }
-        }
+        spec["affinity"] = {"podAffinity": _beside(serving_labels, required=command == "run")}
     return spec
+
+
+def _beside(labels: dict[str, str], *, required: bool) -> Manifest:
+    """core/v1 PodAffinity to the node of the vLLM pods. A step can't do without; the initial version can."""
+    term: Manifest = {"labelSelector": {"matchLabels": dict(labels)}, "topologyKey": "kubernetes.io/hostname"}
+    if required:
+        return {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+    return {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]}
 
 
 def _container(command: str, adapter: AdapterObject, settings: Settings, mounts: list[Mount]) -> Manifest:
