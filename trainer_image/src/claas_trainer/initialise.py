@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from datetime import UTC, datetime
-from pathlib import Path
 
 from claas_crds.contract import TrainerInput, TrainerResult
 from claas_crds.distill_job import JobPhase
@@ -47,7 +45,7 @@ def initialise(document: TrainerInput, paths: Paths, reporter: Reporter) -> Trai
 def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: Reporter) -> StoredVersion:
     # Imported here: an adapter that has a version is answered without them.
     with first_import_of("claas_trainer.lora"):
-        from claas_trainer.lora import LoraAdapter, LoraShape, new_adapter, write_adapter
+        from claas_trainer.lora import LoraShape, config_file, new_adapter
         from claas_trainer.model_source import find_model, read_config
         from claas_trainer.step_errors import AdapterError
 
@@ -68,10 +66,6 @@ def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: R
     )
     store.prepare(owner=owner, attempt=1, needed_bytes=weights.size_bytes)
     reporter.phase(JobPhase.PUBLISHING, "the initial version")
-    with tempfile.TemporaryDirectory(dir=paths.scratch) as scratch:
-        # For its configuration file alone; the weights are written to the volume by the store.
-        write_adapter(Path(scratch), LoraAdapter(adapter.shape, {}))
-        config = (Path(scratch) / ADAPTER_CONFIG_FILE).read_bytes()
     record = VersionRecord(
         number=0,
         lora_id=document.adapter.lora_id,
@@ -83,7 +77,7 @@ def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: R
         libraries=library_versions(),
     )
     publication = store.publish(
-        record, {ADAPTER_CONFIG_FILE: Bytes(config), ADAPTER_WEIGHTS_FILE: weights}, owner=owner
+        record, {ADAPTER_CONFIG_FILE: Bytes(config_file(adapter.shape)), ADAPTER_WEIGHTS_FILE: weights}, owner=owner
     )
     log("initialised", version=0, tensors=len(adapter.tensors), created=publication.created)
     return publication.version

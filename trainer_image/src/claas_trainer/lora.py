@@ -123,20 +123,25 @@ def _short_names(modules: Iterable[str], targets: Iterable[str]) -> tuple[str, .
 
 def write_adapter(folder: Path, adapter: LoraAdapter) -> None:
     """Writes PEFT's two files into an existing folder; tensors keep their dtype."""
+    (folder / CONFIG_FILE).write_bytes(config_file(adapter.shape))
+    tensors = {name: adapter.tensors[name].contiguous() for name in sorted(adapter.tensors)}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def config_file(shape: LoraShape) -> bytes:
+    """The content of PEFT's configuration file."""
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": None,
         "inference_mode": True,
-        "r": adapter.shape.rank,
-        "lora_alpha": adapter.shape.alpha,
+        "r": shape.rank,
+        "lora_alpha": shape.alpha,
         "lora_dropout": 0.0,
-        "target_modules": list(adapter.shape.target_modules) or ALL_LINEAR,
+        "target_modules": list(shape.target_modules) or ALL_LINEAR,
         "init_lora_weights": True,
     } | {key: _UNSUPPORTED[key] for key in ("bias", "use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save")}
-    (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    tensors = {name: adapter.tensors[name].contiguous() for name in sorted(adapter.tensors)}
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
 
 
 def read_adapter(folder: Path) -> LoraAdapter:

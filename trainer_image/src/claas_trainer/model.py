@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -84,12 +85,18 @@ def load_base(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel
     """The base model on the CPU, without gradients or dropout; in its own dtype unless another is given.
 
     Raises:
-        AdapterError: there is no usable model in the folder.
+        AdapterError: there is no usable model in the folder, or a part of its weights is missing.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", local_files_only=True)
-    except (OSError, ValueError) as error:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype or "auto", local_files_only=True, output_loading_info=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
         raise AdapterError(f"{folder}: no usable model there: {error}") from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        # The library would go on with random weights in their place.
+        raise AdapterError(f"{folder}: {len(missing)} weights are missing there, such as {missing[0]}")
     return model.eval().requires_grad_(False)
 
 

@@ -14,6 +14,7 @@ from claas_crds.contract import FailureReason, ModelLocation
 from claas_trainer.errors import InputError
 from claas_trainer.paths import Paths
 from claas_trainer.samples import ModelLimits
+from claas_trainer.store.errors import is_storage_fault, store_error
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -59,6 +60,8 @@ def _snapshot(location: ModelLocation, paths: Paths) -> Path:
             )
         )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, HTTPError, OSError) as error:
+        if isinstance(error, OSError) and is_storage_fault(error):
+            raise store_error(error, cache) from error
         raise _not_found(
             f"model.repository: {name} can't be downloaded ({type(error).__name__}); check name, token and network"
         ) from error

@@ -32,6 +32,7 @@ def work(task: Task, input_path: Path, report_file_descriptor: int, supervisor: 
     _volunteer_for_oom_kill()
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
+    sys.unraisablehook = _log_unraisable
     reporter = Reporter(report_file_descriptor)
     result = _attempt(task, input_path, Paths.from_environment(), reporter)
     fields: dict[str, Field] = {"succeeded": result.succeeded, "message": result.message}
@@ -73,6 +74,11 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, trace: Traceb
 
 
 def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None:
+        log_exception("unexpected", args.exc_value)
+
+
+def _log_unraisable(args: sys.UnraisableHookArgs) -> None:
     if args.exc_value is not None:
         log_exception("unexpected", args.exc_value)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from claas_crds.contract import FailureReason
 from claas_crds.training import DistillBatchRequestPayload, DistillResponse
 from claas_trainer.engines.base import PreparedStep, StepPlan, TrainedVersion, TrainingEngine
-from claas_trainer.errors import EngineError
+from claas_trainer.errors import EngineError, InputError
 from claas_trainer.heavy_imports import first_import_of, read_ahead
 
 if TYPE_CHECKING:
@@ -28,6 +28,11 @@ class LocalEngine(TrainingEngine):
         self._prepared: LocalStep | None = None
 
     async def prepare(self, payload: DistillBatchRequestPayload, plan: StepPlan) -> PreparedStep:
+        if payload.save_in_place:
+            raise InputError(
+                "save_in_place: the local engine makes a new version beside its parent, which a rollback may need;"
+                " leave it out, or set it to false"
+            )
         folder = plan.paths.model_folder(plan.model)
         if folder is not None:
             read_ahead(folder)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from traceback import clear_frames
 
 import torch
 from safetensors import SafetensorError
@@ -34,6 +35,7 @@ from claas_trainer.step_errors import (
     StepError,
 )
 from claas_trainer.store.content import Bytes, FileContent, Tensors
+from claas_trainer.store.errors import storage_errors
 from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, OPTIMIZER_FILE
 from claas_trainer.store.versions import StoredVersion
 from claas_trainer.tokens import TokenisedBatch, tokenise
@@ -48,6 +50,7 @@ class LocalStep:
         self,
         plan: StepPlan,
         batch: TokenisedBatch,
+        adapter_config: bytes,
         model: AdaptedModel,
         dtype: torch.dtype,
         state: OptimizerState,
@@ -55,6 +58,7 @@ class LocalStep:
     ) -> None:
         self.plan = plan
         self.batch = batch
+        self.adapter_config = adapter_config
         self.model = model
         self.dtype = dtype
         self.state = state
@@ -97,12 +101,13 @@ def prepare(payload: DistillBatchRequestPayload, plan: StepPlan, resources: Exit
     # Samples first: what is wrong with them should be said within a second, before gigabytes are read.
     folder = find_model(plan.model, plan.paths)
     batch = tokenise(payload.samples, read_tokenizer(folder), limits_of(read_config(folder)))
-    adapter = _read_parent(plan.parent)
+    adapter, adapter_config = _read_parent(plan.parent)
     state = _read_state(plan.parent, adapter)
     base = _load_base(folder)
     dtype = base.dtype
     model = resources.enter_context(attached(base, adapter))
-    prepared = LocalStep(plan, batch, model, dtype, state or OptimizerState.fresh(model.trainable()), step_device())
+    state = state or OptimizerState.fresh(model.trainable())
+    prepared = LocalStep(plan, batch, adapter_config, model, dtype, state, step_device())
     _warm_up(prepared)
     return prepared
 
@@ -124,9 +129,11 @@ def _load_base(folder: Path) -> PreTrainedModel:
         raise InputError(f"model: {error}", FailureReason.MODEL_NOT_FOUND) from error
 
 
-def _read_parent(parent: StoredVersion) -> LoraAdapter:
+def _read_parent(parent: StoredVersion) -> tuple[LoraAdapter, bytes]:
+    """The parent's adapter, and its configuration file as it is: the new version has the same."""
     try:
-        return read_adapter(parent.folder)
+        with storage_errors(parent.folder):
+            return read_adapter(parent.folder), (parent.folder / ADAPTER_CONFIG_FILE).read_bytes()
     except AdapterError as error:
         raise EngineError(FailureReason.PARENT_CORRUPT, str(error)) from error
 
@@ -165,7 +172,7 @@ def _metrics(result: StepResult) -> dict[str, float]:
 def _files(step: LocalStep, result: StepResult) -> dict[str, FileContent]:
     weights = {name: tensor.to(step.dtype) for name, tensor in result.state.masters.items()}
     return {
-        ADAPTER_CONFIG_FILE: Bytes((step.plan.parent.folder / ADAPTER_CONFIG_FILE).read_bytes()),
+        ADAPTER_CONFIG_FILE: Bytes(step.adapter_config),
         ADAPTER_WEIGHTS_FILE: Tensors(weights, {"format": "pt"}),
         OPTIMIZER_FILE: Tensors(result.state.to_tensors(), {"format": "pt"}),
     }
@@ -178,18 +185,30 @@ def engine_errors() -> Iterator[None]:
         yield
     except TrainerError:
         raise
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        raise EngineError(
-            FailureReason.OUT_OF_MEMORY,
-            "the step does not fit into memory; give fewer or shorter samples, or more memory",
-        ) from error
-    except InvalidBatchError as error:
-        raise EngineError(FailureReason.INVALID_SAMPLE, str(error)) from error
-    except InvalidConfigError as error:
-        raise InputError(f"training: {error}") from error
-    except NonFiniteError as error:
-        raise EngineError(FailureReason.NOT_FINITE, str(error)) from error
-    except AdapterError as error:
-        raise InputError(f"lora: {error}") from error
-    except StepError as error:
-        raise EngineError(FailureReason.INTERNAL, str(error)) from error
+    except Exception as error:
+        # What the frames of a failed step hold would stay on the device, and vLLM could not wake beside it.
+        clear_frames(error.__traceback__)
+        known = _known(error)
+        if known is None:
+            raise
+        raise known from error
+
+
+def _known(error: Exception) -> TrainerError | None:
+    match error:
+        case torch.OutOfMemoryError() | MemoryError():
+            return EngineError(
+                FailureReason.OUT_OF_MEMORY,
+                "the step does not fit into memory; give fewer or shorter samples, or more memory",
+            )
+        case InvalidBatchError():
+            return EngineError(FailureReason.INVALID_SAMPLE, str(error))
+        case InvalidConfigError():
+            return InputError(f"training: {error}")
+        case NonFiniteError():
+            return EngineError(FailureReason.NOT_FINITE, str(error))
+        case AdapterError():
+            return InputError(f"lora: {error}")
+        case StepError():
+            return EngineError(FailureReason.INTERNAL, str(error))
+    return None

@@ -24,9 +24,14 @@ def store_error(error: OSError, where: Path) -> StoreError:
     if error.errno in _READ_ONLY:
         return StoreError(
             FailureReason.STORAGE_READ_ONLY,
-            f"{where}: can't be written ({name}); mount the volume read-write and let the pod's fsGroup write to it",
+            f"{where}: no access ({name}); mount the volume read-write and let the pod's fsGroup read and write it",
         )
     return StoreError(FailureReason.STORAGE_FAILED, f"{where}: {name}; look at the volume")
+
+
+def is_storage_fault(error: OSError) -> bool:
+    """Whether it says that a volume is full or can't be written, which nothing but a volume says."""
+    return error.errno in _FULL | _READ_ONLY
 
 
 @contextmanager
