@@ -311,10 +311,10 @@ class Scene:
         self.simulation.run(self.simulation.node.collect_garbage(self.namespace, uid))
 
     def events(self, name: str) -> list[tuple[str, str, str]]:
-        """Type, reason and note of the Events about an object, oldest first."""
-        found = [event for event in self.objects(EVENTS) if text(event, "regarding", "name") == name]
+        """Type, reason and message of the Events about an object, oldest first."""
+        found = [event for event in self.objects(EVENTS) if text(event, "involvedObject", "name") == name]
         found.sort(key=lambda event: text(event, "eventTime"))
-        return [(text(event, "type"), text(event, "reason"), text(event, "note")) for event in found]
+        return [(text(event, "type"), text(event, "reason"), text(event, "message")) for event in found]
 
     def trainer_pods(self, job_uid: str) -> list[Pod]:
         """A job's trainer pods."""
