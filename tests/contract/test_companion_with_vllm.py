@@ -3,9 +3,8 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
 import pytest
@@ -29,47 +28,19 @@ from claas_vllm_client import (
     resume_serving,
     take_out_of_service,
 )
-from tests.builders.models import build_adapter, build_tiny_qwen3, build_versions, spoil_adapter
-from tests.contract.vllm_server import BASE_MODEL, CompanionSetup, VllmServer
+from tests.builders.models import build_adapter, spoil_adapter
+from tests.contract.site import API_KEY, TOKEN, VERSIONS, Site
+from tests.contract.vllm_server import BASE_MODEL
 
 pytestmark = pytest.mark.contract
 
-TOKEN = "a-control-token"
-API_KEY = "an-api-key"
 NAME = "user123/coder-v1"
-VERSIONS = 50
 CLIENTS = 8
 PROBE = ProbeSpec("The colour of the sky is", max_tokens=4)
 LONG_ANSWER_TOKENS = 300
+# For what has to happen within an answer: a swap, a pause.
+LONGER_ANSWER_TOKENS = 1000
 HEADERS = {"Authorization": f"Bearer {API_KEY}"}
-
-
-@dataclass(frozen=True)
-class Site:
-    """A running server and the versions it can see."""
-
-    server: VllmServer
-    companion: CompanionSetup
-    versions: list[Path]
-    root: Path
-
-    def path(self, version: int) -> str:
-        return str(self.versions[version - 1])
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    root = tmp_path_factory.mktemp("vllm")
-    model = build_tiny_qwen3(root / "model")
-    versions = build_versions(model, root / "storage", count=VERSIONS)
-    companion = CompanionSetup(root / "token", root / "aliases")
-    companion.token_file.write_text(TOKEN + "\n")
-    server = VllmServer(model, root / "vllm.log", companion, API_KEY, {})
-    server.launch()
-    try:
-        yield Site(server.wait_until_ready(), companion, versions, root)
-    finally:
-        server.stop()
 
 
 @pytest.fixture
@@ -241,9 +212,9 @@ async def test_no_request_fails_in_fifty_swaps_under_eight_clients(site: Site, c
 async def test_a_request_in_flight_ends_on_the_version_it_began_with(site: Site, client: VllmClient) -> None:
     await serve(client, site, 3)
     undisturbed = Answer()
-    await stream_answer(site, NAME, undisturbed)
+    await stream_answer(site, NAME, undisturbed, LONGER_ANSWER_TOKENS)
     answer = Answer()
-    running = asyncio.create_task(stream_answer(site, NAME, answer))
+    running = asyncio.create_task(stream_answer(site, NAME, answer, LONGER_ANSWER_TOKENS))
     await asyncio.wait_for(answer.first_piece.wait(), 30.0)
 
     await serve(client, site, 4)
@@ -265,9 +236,9 @@ async def test_a_request_in_flight_ends_on_the_version_it_began_with(site: Site,
 async def test_an_answer_frozen_by_sleep_has_the_tokens_of_an_undisturbed_one(site: Site, client: VllmClient) -> None:
     await serve(client, site, 5)
     undisturbed = Answer()
-    await stream_answer(site, NAME, undisturbed)
+    await stream_answer(site, NAME, undisturbed, LONGER_ANSWER_TOKENS)
     frozen = Answer()
-    running = asyncio.create_task(stream_answer(site, NAME, frozen))
+    running = asyncio.create_task(stream_answer(site, NAME, frozen, LONGER_ANSWER_TOKENS))
     await asyncio.wait_for(frozen.first_piece.wait(), 30.0)
 
     await pause_serving(client, mode=PauseMode.KEEP)

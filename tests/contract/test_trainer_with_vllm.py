@@ -1,7 +1,12 @@
-"""The real trainer, as `python -m claas_trainer`, around the real vLLM on the CPU; files stand in for the pod."""
+"""The real trainer around the real vLLM on the CPU; files stand in for the pod.
+
+What a process is for (a step under traffic, a kill in the pause) runs as `python -m claas_trainer`; the rest is the
+worker's attempt in this process, which has imported PyTorch already.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -28,14 +33,19 @@ from claas_crds.contract import (
 )
 from claas_crds.lora_adapter import LoraSpec, Probe
 from claas_crds.training import TrainingConfig
+from claas_trainer.paths import Paths
+from claas_trainer.reporting import Reporter
+from claas_trainer.result import exit_code
 from claas_trainer.store.versions import VersionStore
-from tests.builders.models import build_tiny_qwen3
-from tests.contract.vllm_server import BASE_MODEL, CompanionSetup, VllmServer
+from claas_trainer.task import Task
+from claas_trainer.worker import attempt
+from tests.contract.site import API_KEY, TOKEN, Site
+from tests.contract.vllm_server import BASE_MODEL
 
 pytestmark = pytest.mark.contract
 
-TOKEN = "a-control-token"
 NAME = "coder"
+KEY = {"Authorization": f"Bearer {API_KEY}"}
 RUN_TIMEOUT_SECONDS = 240.0
 SECRET_TEXT = "zanzibar quagmire"
 
@@ -45,24 +55,23 @@ class Pod:
     """The folders that a trainer pod would have mounted, and the server it trains for."""
 
     root: Path
-    server: VllmServer
+    site: Site
 
-    def start(self, task: str, document: TrainerInput) -> subprocess.Popen[str]:
-        """Start the trainer; its output is kept in `log`."""
-        (self.root / "input.json").write_text(document.model_dump_json(exclude_none=True))
+    def start(self, task: Task, document: TrainerInput) -> subprocess.Popen[str]:
+        """Start the trainer as a process; its output is kept in `log`."""
         environment = dict(os.environ) | {
             "PYTHONPATH": os.pathsep.join(sys.path),
-            "CLAAS_STORAGE_DIRECTORY": str(self.root / "storage"),
-            "CLAAS_MODEL_DIRECTORY": str(self.root),
-            "CLAAS_SCRATCH_DIRECTORY": str(self.root / "scratch"),
-            "CLAAS_CONTROL_TOKEN_FILE": str(self.root / "token"),
-            "CLAAS_TERMINATION_MESSAGE_FILE": str(self.root / "termination-log"),
-            "CLAAS_PROGRESS_PORT": "0",
+            "CLAAS_STORAGE_DIRECTORY": str(self.paths.storage),
+            "CLAAS_MODEL_DIRECTORY": str(self.paths.model),
+            "CLAAS_SCRATCH_DIRECTORY": str(self.paths.scratch),
+            "CLAAS_CONTROL_TOKEN_FILE": str(self.paths.control_token),
+            "CLAAS_API_KEY_FILE": str(self.paths.api_key),
+            "CLAAS_TERMINATION_MESSAGE_FILE": str(self.paths.termination_message),
+            "CLAAS_PROGRESS_PORT": str(self.paths.progress_port),
         }
-        (self.root / "scratch").mkdir(exist_ok=True)
         with self.log.open("a") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "claas_trainer", task, "--input", str(self.root / "input.json")],
+                [sys.executable, "-m", "claas_trainer", task.value, "--input", str(self._input(document))],
                 env=environment,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -71,10 +80,30 @@ class Pod:
 
     def finish(self, process: subprocess.Popen[str]) -> tuple[int, TrainerResult]:
         code = process.wait(timeout=RUN_TIMEOUT_SECONDS)
-        return code, TrainerResult.model_validate_json((self.root / "termination-log").read_text())
+        return code, TrainerResult.model_validate_json(self.paths.termination_message.read_text())
 
-    def run(self, task: str, document: TrainerInput) -> tuple[int, TrainerResult]:
-        return self.finish(self.start(task, document))
+    def attempt(self, task: Task, document: TrainerInput) -> tuple[int, TrainerResult]:
+        """What the trainer's worker does, in this process; gives what the supervisor would make of it."""
+        with self.log.open("a") as log, open(os.devnull, "wb") as nobody, contextlib.redirect_stdout(log):
+            result = attempt(task, self._input(document), self.paths, Reporter(nobody.fileno()))
+        return exit_code(result), result
+
+    def _input(self, document: TrainerInput) -> Path:
+        path = self.root / "input.json"
+        path.write_text(document.model_dump_json(exclude_none=True))
+        return path
+
+    @property
+    def paths(self) -> Paths:
+        return Paths(
+            storage=self.root / "storage",
+            model=self.site.root,
+            scratch=self.root / "scratch",
+            control_token=self.site.companion.token_file,
+            api_key=self.root / "api-key",
+            termination_message=self.root / "termination-log",
+            progress_port=0,
+        )
 
     @property
     def log(self) -> Path:
@@ -86,7 +115,7 @@ class Pod:
 
     def document(self, *, uid: str, parent: int, samples: list[dict[str, object]], attempt: int = 1) -> TrainerInput:
         (self.root / "samples.json").write_text(json.dumps(samples))
-        pod = VllmPod(name="vllm-0", uid="pod-uid", url=self.server.url, storage_path=str(self.store.root))
+        pod = VllmPod(name="vllm-0", uid="pod-uid", url=self.site.server.url, storage_path=str(self.store.root))
         return self.initial().model_copy(
             update={
                 "job": JobIdentity(namespace="team", name=f"job-{uid}", uid=uid, attempt=attempt),
@@ -94,7 +123,11 @@ class Pod:
                 "samples_file": str(self.root / "samples.json"),
                 "training": TrainingConfig(learning_rate=5e-3, teacher_top_k=20),
                 "serving": ServingTarget(
-                    served_name=NAME, pods=[pod], has_control_token=True, probe=Probe(prompt="Hello", max_tokens=4)
+                    served_name=NAME,
+                    pods=[pod],
+                    has_control_token=True,
+                    has_api_key=True,
+                    probe=Probe(prompt="Hello", max_tokens=4),
                 ),
             }
         )
@@ -118,26 +151,29 @@ class Pod:
             "logprobs": True,
             "return_token_ids": True,
         }
-        return httpx.post(f"{self.server.url}/v1/chat/completions", json=body, timeout=120, trust_env=False)
+        return httpx.post(
+            f"{self.site.server.url}/v1/chat/completions", json=body, headers=KEY, timeout=120, trust_env=False
+        )
 
 
 @pytest.fixture(scope="module")
-def pod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
+def pod(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
     root = tmp_path_factory.mktemp("trainer")
-    model = build_tiny_qwen3(root / "model")
-    (root / "token").write_text(TOKEN)
-    (root / "aliases").mkdir()
-    setup = CompanionSetup(token_file=root / "token", alias_dir=root / "aliases")
-    server = VllmServer(model=model, log=root / "vllm.log", companion=setup, api_key=None, environment={}).launch()
-    try:
-        pod = Pod(root, server)
-        code, result = pod.run("init", pod.initial())
-        assert code == ExitCode.SUCCEEDED, result
-        assert not result.already_published
-        server.wait_until_ready()
-        yield pod
-    finally:
-        server.stop()
+    (root / "api-key").write_text(API_KEY)
+    (root / "scratch").mkdir()
+    pod = Pod(root, site)
+    code, result = pod.attempt(Task.INIT, pod.initial())
+    assert code == ExitCode.SUCCEEDED, result
+    assert not result.already_published
+    yield pod
+    with control(pod) as http:
+        http.delete(f"/claas/aliases/{NAME}").raise_for_status()
+
+
+def control(pod: Pod) -> httpx.Client:
+    """A client of the control routes."""
+    headers = {"X-Claas-Token": TOKEN} | KEY
+    return httpx.Client(base_url=pod.site.server.url, headers=headers, timeout=30, trust_env=False)
 
 
 def recorded_sample(answer: httpx.Response) -> dict[str, object]:
@@ -158,9 +194,8 @@ def hand_written() -> list[dict[str, object]]:
 
 def aliases(pod: Pod) -> str:
     """What the companion says it serves."""
-    headers = {"X-Claas-Token": TOKEN}
-    answer = httpx.get(f"{pod.server.url}/claas/status", headers=headers, timeout=30, trust_env=False)
-    return json.dumps(answer.json()["aliases"])
+    with control(pod) as http:
+        return json.dumps(http.get("/claas/status").json()["aliases"])
 
 
 def served_version(pod: Pod) -> str | None:
@@ -172,7 +207,7 @@ def served_version(pod: Pod) -> str | None:
 
 def test_init_makes_version_0_once(pod: Pod) -> None:
     made = pod.store.read(0).record
-    code, again = pod.run("init", pod.initial())
+    code, again = pod.attempt(Task.INIT, pod.initial())
     assert code == ExitCode.SUCCEEDED
     assert again.already_published
     assert again.version is not None
@@ -190,12 +225,14 @@ def test_a_recorded_rollout_becomes_a_served_version_and_no_client_notices(pod: 
             answer = pod.ask(BASE_MODEL, 8)
             if answer.status_code != 200:
                 failures.append(answer.text)
+            # The trainer, vLLM and the clients may have two cores between them.
+            time.sleep(0.2)
 
     clients = [threading.Thread(target=client) for _ in range(2)]
     for thread in clients:
         thread.start()
     try:
-        code, result = pod.run("run", pod.document(uid="uid-1", parent=0, samples=samples))
+        code, result = pod.finish(pod.start(Task.RUN, pod.document(uid="uid-1", parent=0, samples=samples)))
     finally:
         stop.set()
         for thread in clients:
@@ -219,7 +256,7 @@ def test_a_recorded_rollout_becomes_a_served_version_and_no_client_notices(pod: 
 
 def test_a_second_attempt_of_the_same_job_takes_no_second_step(pod: Pod) -> None:
     document = pod.document(uid="uid-1", parent=0, samples=hand_written(), attempt=2)
-    code, result = pod.run("run", document)
+    code, result = pod.attempt(Task.RUN, document)
     assert code == ExitCode.SUCCEEDED
     assert result.already_published
     assert result.version is not None
@@ -229,7 +266,7 @@ def test_a_second_attempt_of_the_same_job_takes_no_second_step(pod: Pod) -> None
 
 
 def test_the_next_job_starts_from_the_parent_and_its_optimiser_state(pod: Pod) -> None:
-    code, result = pod.run("run", pod.document(uid="uid-2", parent=1, samples=hand_written()))
+    code, result = pod.attempt(Task.RUN, pod.document(uid="uid-2", parent=1, samples=hand_written()))
     assert code == ExitCode.SUCCEEDED, result
     assert served_version(pod) == f"{NAME}@2"
 
@@ -246,7 +283,7 @@ def test_a_wrong_sample_fails_before_any_pause_and_names_its_field(
 ) -> None:
     sample = hand_written()[0] | {field: value}
     before = aliases(pod)
-    code, result = pod.run("run", pod.document(uid="uid-wrong", parent=0, samples=[*hand_written(), sample]))
+    code, result = pod.attempt(Task.RUN, pod.document(uid="uid-wrong", parent=0, samples=[*hand_written(), sample]))
     assert (code, result.reason) == (ExitCode.PERMANENT, FailureReason.INVALID_SAMPLE)
     assert place in result.message
     assert result.timings.sleep is None
@@ -259,16 +296,15 @@ def test_a_wrong_control_token_fails_before_any_pause(pod: Pod) -> None:
     without = document.model_copy(
         update={"serving": document.serving.model_copy(update={"has_control_token": False})}
     )
-    code, result = pod.run("run", without)
+    code, result = pod.attempt(Task.RUN, without)
     assert (code, result.reason) == (ExitCode.PERMANENT, FailureReason.CONTROL_REFUSED)
 
 
 def test_a_server_that_somebody_else_has_paused_is_left_alone(pod: Pod) -> None:
-    headers = {"X-Claas-Token": TOKEN}
-    with httpx.Client(base_url=pod.server.url, headers=headers, timeout=30, trust_env=False) as http:
+    with control(pod) as http:
         http.post("/pause", params={"mode": "keep"}).raise_for_status()
         try:
-            code, result = pod.run("run", pod.document(uid="uid-asleep", parent=0, samples=hand_written()))
+            code, result = pod.attempt(Task.RUN, pod.document(uid="uid-asleep", parent=0, samples=hand_written()))
             assert http.get("/is_paused").json() == {"is_paused": True}
         finally:
             http.post("/resume").raise_for_status()
@@ -277,9 +313,8 @@ def test_a_server_that_somebody_else_has_paused_is_left_alone(pod: Pod) -> None:
 
 def test_a_worker_that_is_killed_in_the_pause_leaves_the_server_awake_and_the_retry_steps_once(pod: Pod) -> None:
     document = pod.document(uid="uid-3", parent=2, samples=hand_written())
-    process = pod.start("run", document)
-    headers = {"X-Claas-Token": TOKEN}
-    with httpx.Client(base_url=pod.server.url, headers=headers, timeout=30, trust_env=False) as http:
+    process = pod.start(Task.RUN, document)
+    with control(pod) as http:
         deadline = time.monotonic() + RUN_TIMEOUT_SECONDS
         while not http.get("/is_sleeping").json()["is_sleeping"]:
             assert time.monotonic() < deadline
@@ -294,7 +329,7 @@ def test_a_worker_that_is_killed_in_the_pause_leaves_the_server_awake_and_the_re
     assert (code, result.succeeded) == (ExitCode.RETRYABLE, False)
     assert pod.store.numbers() == [0, 1, 2]
     retry = pod.document(uid="uid-3", parent=2, samples=hand_written(), attempt=2)
-    code, result = pod.run("run", retry)
+    code, result = pod.attempt(Task.RUN, retry)
     assert code == ExitCode.SUCCEEDED, result
     assert pod.store.numbers() == [0, 1, 2, 3]
     assert not list(pod.store.versions.glob(".staging-*"))

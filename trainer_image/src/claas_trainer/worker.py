@@ -34,14 +34,15 @@ def work(task: Task, input_path: Path, report_file_descriptor: int, supervisor: 
     threading.excepthook = _log_uncaught_in_thread
     sys.unraisablehook = _log_unraisable
     reporter = Reporter(report_file_descriptor)
-    result = _attempt(task, input_path, Paths.from_environment(), reporter)
+    result = attempt(task, input_path, Paths.from_environment(), reporter)
     fields: dict[str, Field] = {"succeeded": result.succeeded, "message": result.message}
     log("finished", reason=result.reason.value if result.reason else None, **fields)
     reporter.send(Finished(result=result))
     return 0
 
 
-def _attempt(task: Task, input_path: Path, paths: Paths, reporter: Reporter) -> TrainerResult:
+def attempt(task: Task, input_path: Path, paths: Paths, reporter: Reporter) -> TrainerResult:
+    """Do the task in this process; every failure becomes a result."""
     try:
         document = read_input(input_path)
         if task is Task.INIT:
