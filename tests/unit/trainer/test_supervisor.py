@@ -112,6 +112,17 @@ def test_an_input_that_cannot_be_read_fails_at_once_and_names_the_field(paths: P
     assert "adapter.name" in result.message
 
 
+def test_a_worker_that_cannot_be_started_is_told_to_the_operator_all_the_same(paths: Paths) -> None:
+    input_path = paths.scratch / "input.json"
+    input_path.write_text(document().model_dump_json())
+    assert supervise(Task.RUN, input_path, paths, [str(paths.scratch / "absent")]) is ExitCode.RETRYABLE
+    result = TrainerResult.model_validate_json(paths.termination_message.read_text())
+    assert (result.reason, result.message) == (
+        FailureReason.INTERNAL,
+        "FileNotFoundError in the trainer; its log says where",
+    )
+
+
 def _process(script: str, server: SleepingServer, paths: Paths) -> subprocess.Popen[bytes]:
     input_path = paths.scratch / "input.json"
     input_path.write_text(document(server.url).model_dump_json())

@@ -20,11 +20,17 @@ from claas_crds.contract import ExitCode, FailureReason, TrainerInput, TrainerRe
 from claas_trainer.documents import read_input
 from claas_trainer.environment import worker_environment
 from claas_trainer.errors import TrainerError
-from claas_trainer.logs import log
+from claas_trainer.logs import log, log_exception
 from claas_trainer.paths import Paths
 from claas_trainer.progress_server import serve_progress
 from claas_trainer.reporting import decode
-from claas_trainer.result import exit_code, failure, published_without_swap, write_termination_message
+from claas_trainer.result import (
+    exit_code,
+    failure,
+    internal_failure,
+    published_without_swap,
+    write_termination_message,
+)
 from claas_trainer.task import Task, worker_command
 from claas_trainer.waking import wake_announced
 from claas_trainer.watch import Watch
@@ -45,7 +51,11 @@ def supervise(task: Task, input_path: Path, paths: Paths, command: Sequence[str]
     except TrainerError as error:
         result = failure(error)
     else:
-        result = asyncio.run(_Supervisor(task, input_path, document, paths, command).run())
+        try:
+            result = asyncio.run(_Supervisor(task, input_path, document, paths, command).run())
+        except Exception as error:  # noqa: BLE001 - the edge of the process: whatever it is, the operator is told
+            log_exception("unexpected", error)
+            result = internal_failure(error)
     log("result", succeeded=result.succeeded, reason=result.reason.value if result.reason else None)
     try:
         write_termination_message(paths.termination_message, result)
