@@ -181,6 +181,7 @@ class Swapping:
     adapters: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, dict[str, str | int]] = field(default_factory=dict)
     conflicts: int = 0
+    vanishings: int = 0
     logprob: str = "-0.5"
     loads: list[str] = field(default_factory=list)
 
@@ -196,6 +197,10 @@ class Swapping:
         elif route == "/v1/unload_lora_adapter":
             self.adapters.pop(document["lora_name"], None)
         elif route == "/v1/completions":
+            if self.vanishings:
+                self.vanishings -= 1
+                self.adapters.pop(document["model"], None)
+                return httpx.Response(404, json={"error": {"message": "no such model"}})
             choice = f'{{"text": "a", "token_ids": [1], "logprobs": {{"token_logprobs": [{self.logprob}]}}}}'
             text = f'{{"model": "{document["model"]}", "choices": [{choice}]}}'
             return httpx.Response(200, text=text)
@@ -230,6 +235,15 @@ async def test_a_target_unloaded_by_an_earlier_swap_is_loaded_again_before_the_f
     assert outcome.changed
     assert server.loads == ["n@7", "n@7"]
     assert server.aliases["n"] == {"target": "n@7", "path": "/v/7", "version": 7}
+
+
+async def test_a_target_unloaded_by_an_earlier_swap_is_loaded_again_before_the_probe() -> None:
+    server = Swapping(vanishings=2)
+    outcome = await put_in_service(server.client(), served_name="n", version=7, path="/v/7", probe=PROBE)
+    assert outcome.changed
+    assert server.loads == ["n@7", "n@7", "n@7"]
+    with pytest.raises(ProbeFailed, match="not loaded"):
+        await put_in_service(Swapping(vanishings=9).client(), served_name="n", version=7, path="/v/7", probe=PROBE)
 
 
 async def test_an_alias_whose_target_was_unloaded_is_put_in_service_again() -> None:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import httpx
 
-from claas_vllm_client.errors import AdapterRejected, AliasRejected, ProbeFailed, UnexpectedAnswer
+from claas_vllm_client.errors import AdapterRejected, AliasRejected, ProbedNothing, ProbeFailed, UnexpectedAnswer
 from claas_vllm_client.transport import (
     Json,
     Transport,
@@ -217,10 +217,11 @@ class VllmClient:
         url = self._transport.url("/v1/completions")
         answer = await self._transport.send("POST", "/v1/completions", json=body, timeout_seconds=timeout_seconds)
         check_access(answer)
+        # The body of an error may quote the prompt, so only its status goes into a message.
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            raise ProbedNothing(url, f"{model} is not loaded (HTTP 404); look at the server's log")
         if answer.is_error:
-            # The body may quote the prompt, so only its status goes into the message.
-            hint = "; the model is not served" if answer.status_code == httpx.codes.NOT_FOUND else ""
-            raise ProbeFailed(url, f"{model} answered HTTP {answer.status_code}{hint}; look at the server's log")
+            raise ProbeFailed(url, f"{model} answered HTTP {answer.status_code}; look at the server's log")
         choices = read(answer, Completion)
         if not choices.choices:
             raise ProbeFailed(url, f"{model} answered without a choice")

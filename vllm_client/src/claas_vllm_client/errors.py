@@ -63,6 +63,10 @@ class ProbeFailed(VllmError):
     """A loaded adapter does not answer the probe, or answers with unusable log-probabilities."""
 
 
+class ProbedNothing(ProbeFailed):
+    """The adapter to probe was not loaded (404): somebody unloaded it meanwhile."""
+
+
 class DrainTimedOut(VllmError):
     """Running requests did not end within the drain timeout. Serving was resumed; none was aborted."""
 

@@ -17,6 +17,7 @@ from claas_vllm_client.errors import (
     AnswerTimedOut,
     DrainTimedOut,
     NotConnected,
+    ProbedNothing,
     ProbeFailed,
     Refused,
     RequestFailed,
@@ -27,7 +28,7 @@ from claas_vllm_client.errors import (
 )
 from claas_vllm_client.wire import LoadOutcome, PauseMode, ProbeAnswer, ServedModel
 
-_FLIP_ATTEMPTS = 3
+_ATTEMPTS = 3
 _FIRST_RETRY_SECONDS = 0.1
 _LONGEST_RETRY_SECONDS = 2.0
 _WITHOUT_EFFECT = (NotConnected, Refused, RouteMissing)
@@ -53,7 +54,8 @@ class ProbeSpec:
 class ServiceOutcome:
     """What `put_in_service` did. `changed` is False when the version was already in service.
 
-    `target` is the name the version is loaded under; `probe` is None when nothing was probed.
+    `target` is the name the version is loaded under; `probe` is None when nothing was probed; `load_seconds` is
+    loading and probing together.
     """
 
     served_name: str
@@ -127,14 +129,7 @@ async def put_in_service(
         )  # fmt: skip
     target = _target_name(await client.models(), served_name, version, path)
     started = time.monotonic()
-    outcome = await client.load_adapter(target, path, timeout_seconds=load_timeout_seconds)
-    loaded = time.monotonic()
-    try:
-        answer = await _probe(client, target, probe) if probe else None
-    except ProbeFailed:
-        if outcome is LoadOutcome.LOADED:
-            await client.unload_adapter(target)
-        raise
+    answer = await _load_and_probe(client, target, path, probe, load_timeout_seconds)
     probed = time.monotonic()
     if method is SwapMethod.COMPANION:
         await _flip(client, served_name, target, path, version, load_timeout_seconds)
@@ -144,7 +139,7 @@ async def put_in_service(
         await _replace(client, served_name, target, path, load_timeout_seconds)
         target = served_name
     return ServiceOutcome(
-        served_name, version, target, path, method, changed=True, probe=answer, load_seconds=loaded - started,
+        served_name, version, target, path, method, changed=True, probe=answer, load_seconds=probed - started,
         flip_seconds=time.monotonic() - probed,
     )  # fmt: skip
 
@@ -273,6 +268,24 @@ async def _resume(client: VllmClient, timeout_seconds: float) -> None:
         await ensure_awake(client, timeout_seconds=timeout_seconds)
 
 
+async def _load_and_probe(
+    client: VllmClient, target: str, path: str, probe: ProbeSpec | None, load_timeout_seconds: float
+) -> ProbeAnswer | None:
+    for attempt in range(_ATTEMPTS):
+        outcome = await client.load_adapter(target, path, timeout_seconds=load_timeout_seconds)
+        try:
+            return await _probe(client, target, probe) if probe else None
+        except ProbedNothing:
+            # The companion may just have unloaded this target as the old version of an earlier swap.
+            if attempt + 1 == _ATTEMPTS:
+                raise
+        except ProbeFailed:
+            if outcome is LoadOutcome.LOADED:
+                await client.unload_adapter(target)
+            raise
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
 async def _probe(client: VllmClient, model: str, spec: ProbeSpec) -> ProbeAnswer:
     answer = await client.probe(model, spec.prompt, max_tokens=spec.max_tokens, timeout_seconds=spec.timeout_seconds)
     if answer.answered_by != model:
@@ -287,12 +300,12 @@ async def _probe(client: VllmClient, model: str, spec: ProbeSpec) -> ProbeAnswer
 async def _flip(
     client: VllmClient, served_name: str, target: str, path: str, version: int, load_timeout_seconds: float
 ) -> None:
-    for attempt in range(_FLIP_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
         try:
             await client.set_alias(served_name, target=target, path=path, version=version)
             return
         except AliasRejected:
-            if attempt + 1 == _FLIP_ATTEMPTS:
+            if attempt + 1 == _ATTEMPTS:
                 raise
             # The companion may just have unloaded this target as the old version of an earlier swap.
             await client.load_adapter(target, path, timeout_seconds=load_timeout_seconds)
