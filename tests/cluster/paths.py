@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
-BINARY_MODULES = Path(__file__).resolve().parent / "binaries"
+BINARY_MODULES = Path(__file__).resolve().parent / "programs"
 
 
 def cache_root() -> Path:
