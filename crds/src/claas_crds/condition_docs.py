@@ -175,6 +175,7 @@ _TRAINER_FAILURES = (
     (_F.INVALID_INPUT, "The input document or a training setting is wrong."),
     (_F.INVALID_SAMPLE, "A sample is wrong; the message names the sample and the field. Serving was not paused."),
     (_F.MODEL_NOT_FOUND, "The base model, its tokenizer or its chat template can't be read."),
+    (_F.HUB_UNREACHABLE, "The base model is on a hub that does not answer, and not in the cache."),
     (_F.PARENT_NOT_FOUND, "The version to train from is not on the volume."),
     (_F.PARENT_CORRUPT, "The version to train from does not match its digest."),
     (_F.ENGINE_UNAVAILABLE, "The engine can't be had in this image or on this node."),

@@ -53,6 +53,8 @@ class FailureReason(StrEnum):
     """A sample is wrong; the message names the sample and the field."""
     MODEL_NOT_FOUND = "ModelNotFound"
     """The base model, its tokenizer or chat template can't be read."""
+    HUB_UNREACHABLE = "HubUnreachable"
+    """The model is on a hub that does not answer, and not in the cache."""
     PARENT_NOT_FOUND = "ParentNotFound"
     """The version to train from is not on the volume."""
     PARENT_CORRUPT = "ParentCorrupt"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import httpx2
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.errors import RepositoryNotFoundError
 
 from claas_crds.contract import FailureReason, ModelLocation
 from claas_trainer.errors import TrainerError
@@ -30,20 +32,46 @@ def test_a_repository_in_the_cache_is_found_without_the_hub(paths: Paths) -> Non
 
 
 @pytest.mark.parametrize(
-    ("location", "named"),
+    ("location", "named", "reason"),
     [
-        (ModelLocation(repository="team/absent"), "model.repository: team/absent can't be downloaded"),
-        (ModelLocation(repository="team/base", revision="v9"), "model.repository: team/base@v9 can't be downloaded"),
-        (ModelLocation(repository="not a//name"), "model.repository: not a//name can't be downloaded"),
-        (ModelLocation(path="absent"), "model.path: .*absent has no config.json"),
+        (ModelLocation(repository="team/absent"), "team/absent can't be downloaded", FailureReason.HUB_UNREACHABLE),
+        (ModelLocation(repository="team/base", revision="v9"), "team/base@v9 can't", FailureReason.HUB_UNREACHABLE),
+        (ModelLocation(repository="not a//name"), "not a//name can't be", FailureReason.MODEL_NOT_FOUND),
+        (ModelLocation(path="absent"), "model.path: .*absent has no config.json", FailureReason.MODEL_NOT_FOUND),
     ],
 )
 def test_a_model_that_cannot_be_had_is_named_with_what_to_check(
-    location: ModelLocation, named: str, paths: Paths
+    location: ModelLocation, named: str, reason: FailureReason, paths: Paths
 ) -> None:
     with pytest.raises(TrainerError, match=named) as caught:
         find_model(location, paths)
+    assert caught.value.reason is reason
+
+
+def test_a_hub_that_refuses_is_told_from_one_that_does_not_answer(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> str:
+        request = httpx2.Request("GET", "https://hub.invalid/api")
+        raise RepositoryNotFoundError("no such repository", response=httpx2.Response(404, request=request))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(TrainerError, match="HTTP 404") as caught:
+        find_model(ModelLocation(repository="team/absent"), paths)
     assert caught.value.reason is FailureReason.MODEL_NOT_FOUND
+
+
+def test_an_initial_version_downloads_no_weights(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def remember(*arguments: object, allow_patterns: list[str], **options: object) -> str:
+        asked.extend(allow_patterns)
+        return "/nowhere"
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", remember)
+    find_model(ModelLocation(repository="team/base"), paths, weights=False)
+    assert asked
+    assert "*.safetensors" not in asked
 
 
 def test_a_cache_that_is_full_is_the_volume_s_fault_and_not_the_model_s(

@@ -49,7 +49,7 @@ def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: R
         from claas_trainer.model_source import find_model, read_config
         from claas_trainer.step_errors import AdapterError
 
-    folder = find_model(document.model, paths)
+    folder = find_model(document.model, paths, weights=False)
     dtype = read_config(folder).dtype
     owner = document.adapter.uid
     seed = initial_seed(document.adapter.lora_id)

@@ -19,30 +19,34 @@ from claas_trainer.store.errors import is_storage_fault, store_error
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-_FILES = ("*.json", "*.jinja", "*.safetensors", "*.txt", "*.model")
+_CONFIGURATION = ("*.json", "*.jinja", "*.txt", "*.model")
+_WEIGHTS = ("*.safetensors",)
+_REFUSALS = range(400, 500)
 
 
 def _not_found(message: str) -> InputError:
     return InputError(message, FailureReason.MODEL_NOT_FOUND)
 
 
-def find_model(location: ModelLocation, paths: Paths) -> Path:
+def find_model(location: ModelLocation, paths: Paths, *, weights: bool = True) -> Path:
     """The folder with config, tokenizer and weights; a hub repository is downloaded into the cache first.
 
-    Raises InputError (MODEL_NOT_FOUND).
+    Without `weights` a download leaves them out. Raises InputError (MODEL_NOT_FOUND), or with HUB_UNREACHABLE
+    when the hub does not answer, which may pass.
     """
     folder = paths.model_folder(location)
     if folder is None:
-        return _snapshot(location, paths)
+        return _snapshot(location, paths, (*_CONFIGURATION, *_WEIGHTS) if weights else _CONFIGURATION)
     if not (folder / "config.json").is_file():
         raise _not_found(f"model.path: {folder} has no config.json; check spec.model.source and the volume")
     return folder
 
 
-def _snapshot(location: ModelLocation, paths: Paths) -> Path:
+def _snapshot(location: ModelLocation, paths: Paths, files: Sequence[str]) -> Path:
     if not location.repository:
         raise InputError("model: neither path nor repository is given")
-    from httpx import HTTPError
+    # The hub's client is built on httpx2, and its errors are that library's.
+    from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -56,14 +60,23 @@ def _snapshot(location: ModelLocation, paths: Paths) -> Path:
                 revision=location.revision,
                 cache_dir=cache,
                 token=token or False,
-                allow_patterns=list(_FILES),
+                allow_patterns=list(files),
             )
         )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, HTTPError, OSError) as error:
+    except HFValidationError as error:
+        raise _not_found(f"model.repository: {name} can't be downloaded; it is no name of a repository") from error
+    except (HTTPError, LocalEntryNotFoundError, OSError) as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in _REFUSALS:
+            raise _not_found(
+                f"model.repository: {name} can't be downloaded (HTTP {error.response.status_code}); check name, "
+                "revision and token"
+            ) from error
         if isinstance(error, OSError) and is_storage_fault(error):
             raise store_error(error, cache) from error
-        raise _not_found(
-            f"model.repository: {name} can't be downloaded ({type(error).__name__}); check name, token and network"
+        raise InputError(
+            f"model.repository: {name} can't be downloaded ({type(error).__name__}), and is not in the cache; "
+            "check the pod's way to the hub",
+            FailureReason.HUB_UNREACHABLE,
         ) from error
 
 
