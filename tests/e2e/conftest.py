@@ -14,6 +14,7 @@ from tests.cluster import cluster
 from tests.e2e.scene import FAULTS_CONFIG_MAP, Scene
 from tests.stack import install, resources, serving
 from tests.stack.install import Stack
+from tests.stack.resources import wait_for
 
 NAMESPACE = "e2e"
 ADAPTER = "tone"
@@ -59,7 +60,8 @@ def scene(stack: Stack) -> Iterator[Scene]:
 
 @pytest.fixture(autouse=True)
 def healthy(scene: Scene) -> None:
-    """Each test begins with the adapter Ready, its newest version in service and nothing asleep."""
+    """Each test begins with the adapter Ready, its newest version in service, no step under way, nothing asleep."""
+    wait_for("the lease to be free", lambda: not scene.lease_holder(), 120)
     latest = scene.adapter().status.latest_version
     assert latest is not None
     resources.wait_served(scene.stack, scene.namespace, scene.adapter_name, latest, timeout_seconds=120)

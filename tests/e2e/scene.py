@@ -13,10 +13,11 @@ from typing import cast
 import httpx
 from pydantic import JsonValue
 
-from claas_operator.core import AdapterObject, JobObject, Manifest, Pod
+from claas_operator.core import AdapterObject, JobObject, Lease, Manifest, Pod
+from claas_operator.grant import lease_name, read_lease
 from claas_operator.naming import JOB_UID_LABEL
 from claas_trainer.store.versions import StoredVersion, VersionStore
-from tests.builders.resources import distill_job
+from tests.builders.resources import DEPLOYMENT, distill_job
 from tests.stack import resources
 from tests.stack.install import OPERATOR_DEPLOYMENT, SYSTEM_NAMESPACE, Stack
 from tests.stack.resources import wait_for
@@ -105,6 +106,14 @@ class Scene:
         )
         answer.raise_for_status()
         return answer.headers["x-claas-version"]
+
+    def lease_holder(self) -> str:
+        """The UID of the DistillJob that holds the Deployment's lease; empty when it is free."""
+        name = lease_name(DEPLOYMENT)
+        text = self.stack.kubectl("get", "lease", name, "-n", self.namespace, "-o", "json", "--ignore-not-found")
+        if not text.strip():
+            return ""
+        return read_lease(Lease.model_validate_json(text)).holder or ""
 
     def is_asleep(self, url: str) -> bool:
         """Whether vLLM says that it sleeps."""

@@ -7,8 +7,7 @@ import time
 import httpx
 import pytest
 
-from claas_operator.grant import lease_name
-from tests.builders.resources import DEPLOYMENT, distill_job, lora_adapter
+from tests.builders.resources import distill_job, lora_adapter
 from tests.e2e.conftest import TRAINING
 from tests.e2e.scene import Scene, scale_operator
 from tests.stack import resources
@@ -22,12 +21,6 @@ def _served_names(scene: Scene, url: str) -> list[str]:
     return [model["id"] for model in models["data"]]
 
 
-def _lease_holder(scene: Scene) -> str:
-    return scene.stack.kubectl(
-        "get", "lease", lease_name(DEPLOYMENT), "-n", scene.namespace, "-o", "jsonpath={.spec.holderIdentity}"
-    ).strip()
-
-
 def test_a_job_deleted_in_mid_step_frees_serving_and_one_of_the_same_name_is_a_new_job(scene: Scene) -> None:
     before = scene.served()
     url = scene.url()
@@ -36,7 +29,7 @@ def test_a_job_deleted_in_mid_step_frees_serving_and_one_of_the_same_name_is_a_n
         fault.reached()
         scene.stack.kubectl("delete", "distilljob", "twice", "-n", scene.namespace, "--wait=true")
         scene.answered_by(url, 45)
-        wait_for("the lease to be free", lambda: not _lease_holder(scene), 45)
+        wait_for("the lease to be free", lambda: not scene.lease_holder(), 45)
         assert scene.answered_by(url) == f"{scene.adapter_name}@{before}"
     second = scene.apply("twice")
     assert second.metadata.uid != first.metadata.uid

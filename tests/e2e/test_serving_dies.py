@@ -22,9 +22,10 @@ pytestmark = pytest.mark.e2e
 def test_vllm_that_does_not_answer_fails_the_job_with_a_reason(scene: Scene) -> None:
     url = scene.url()
     pod = scene.vllm_pod()
+    scene.apply("unreachable", backoffLimit=0)
+    wait_for("a trainer", lambda: scene.job("unreachable").status.attempts == 1, 60)
     processes.send(pod, signal.SIGSTOP)
     try:
-        scene.apply("unreachable", backoffLimit=0)
         job = scene.finished("unreachable", 90)
     finally:
         processes.send(pod, signal.SIGCONT)
