@@ -56,7 +56,7 @@ def test_a_drain_that_times_out_fails_the_job_and_ends_no_request(scene: Scene) 
     url = scene.url()
     scene.patch_adapter({"spec": {"serving": {"pause": "Wait", "drainTimeoutSeconds": 1}}})
     try:
-        with Traffic(url, scene.adapter_name, clients=4, max_tokens=400, ignore_eos=True) as traffic:
+        with Traffic(url, scene.adapter_name, clients=12, max_tokens=450, ignore_eos=True) as traffic:
             traffic.wait_for_answers(1)
             scene.apply("drained", backoffLimit=0)
             job = scene.finished("drained", 180)
