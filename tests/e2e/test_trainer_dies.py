@@ -38,7 +38,7 @@ def test_a_trainer_that_is_killed_leaves_serving_whole_and_the_retry_takes_the_s
     before = scene.served()
     url = scene.url()
     name = f"killed-{point}"
-    with scene.held_at(point) as fault, Traffic(url, scene.adapter_name) as traffic:
+    with scene.held_at(point) as fault, Traffic(url, scene.adapter_name, pause_seconds=0.2) as traffic:
         job = scene.apply(name)
         fault.reached()
         if point == "asleep":

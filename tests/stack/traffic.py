@@ -38,7 +38,14 @@ class Traffic:
     """Clients that each ask one question after another, streaming the answers; a `with` block bounds them."""
 
     def __init__(
-        self, url: str, model: str, clients: int = 2, max_tokens: int = 32, *, ignore_eos: bool = False
+        self,
+        url: str,
+        model: str,
+        clients: int = 2,
+        max_tokens: int = 32,
+        *,
+        ignore_eos: bool = False,
+        pause_seconds: float = 0.0,
     ) -> None:
         self.felt = Felt()
         self._url = url
@@ -46,6 +53,7 @@ class Traffic:
         self._clients = clients
         self._max_tokens = max_tokens
         self._ignore_eos = ignore_eos
+        self._pause_seconds = pause_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
@@ -90,6 +98,7 @@ class Traffic:
             except httpx.HTTPError as error:
                 self.felt.failures.append(f"{type(error).__name__}: {error}")
                 await asyncio.sleep(0.05)
+            await asyncio.sleep(self._pause_seconds)
 
     async def _stream(self, client: httpx.AsyncClient, body: dict[str, object]) -> None:
         async with client.stream("POST", "/v1/chat/completions", json=body) as answer:
