@@ -179,7 +179,6 @@ def vllm_pod(
         uid=f"uid-of-{name}",
         ready=ready,
         url=f"http://{name}:8000",
-        node="node",
         storage_path=MOUNTED if mounted else None,
         server=server,
         load_error=load_error,

@@ -141,7 +141,6 @@ class Container(ResourceModel):
 class PodSpec(ResourceModel):
     """core/v1 PodSpec, as far as it is read here."""
 
-    node_name: str = ""
     volumes: list[PodVolume] = []
     containers: list[Container] = []
 

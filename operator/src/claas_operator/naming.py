@@ -10,7 +10,6 @@ from claas_operator.core import ObjectMeta
 
 JOB_UID_LABEL = f"{GROUP}/job-uid"
 ADAPTER_UID_LABEL = f"{GROUP}/adapter-uid"
-ATTEMPT_LABEL = f"{GROUP}/attempt"
 OWNER_KIND_LABEL = f"{GROUP}/owner-kind"
 OWNER_NAME_ANNOTATION = f"{GROUP}/owner-name"
 COMPANION_CONFIG_MAP = "claas-vllm-companion"

@@ -66,7 +66,6 @@ async def _serving_pod(
         uid=pod.metadata.uid,
         ready=pod.ready,
         url=url,
-        node=pod.spec.node_name,
         storage_path=folder,
         server=server,
         load_error=load_error,

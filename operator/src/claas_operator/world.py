@@ -37,7 +37,6 @@ class ServingPod:
     ready: bool
     url: str | None
     """None until the pod has an address."""
-    node: str
     storage_path: str | None
     """Where it mounts the adapter's folder; None when it does not."""
     server: ServerState | None
