@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from claas_trainer.batch import StepSample
 from claas_trainer.lora import LoraAdapter, LoraShape, new_adapter
-from claas_trainer.model import attached, load_base
+from claas_trainer.peft_model import attached, load_base
 from claas_trainer.optimizer import OptimizerState
 from claas_trainer.step import StepConfig, StepResult, sdpo_step
 from claas_trainer.teachers.hindsight import conversation, teacher_conversation

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from claas_trainer.batch import StepSample
 from claas_trainer.lora import LoraAdapter, LoraShape, new_adapter
-from claas_trainer.model import load_base
+from claas_trainer.peft_model import load_base
 
 VOCABULARY = 96
 

@@ -19,7 +19,7 @@ from claas_trainer.lora import (
     read_adapter,
     write_adapter,
 )
-from claas_trainer.model import attached
+from claas_trainer.peft_model import attached
 from claas_trainer.step_errors import AdapterError
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from claas_trainer.batch import StepSample, TokenBatch
 from claas_trainer.lora import LoraAdapter, LoraShape
-from claas_trainer.model import attached, load_base
+from claas_trainer.peft_model import attached, load_base
 from claas_trainer.step_errors import AdapterError
 from claas_trainer.teachers.frozen import FrozenTeacher
 from tests.builders.models import build_tiny_qwen3

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from claas_trainer.batch import PolicyModel, StepSample, TokenBatch
 from claas_trainer.lora import LoraAdapter
 from claas_trainer.losses.sdpo import Support
-from claas_trainer.model import AdaptedModel, attached
+from claas_trainer.peft_model import AdaptedModel, attached
 from claas_trainer.optimizer import OptimizerState
 from claas_trainer.step import StepConfig, StepResult, sdpo_step
 from claas_trainer.step_errors import (

@@ -1,12 +1,11 @@
-"""Samples as token ids, and how several of them become one padded batch for a model."""
+"""Samples as token ids, and how several of them become one packed batch for a model."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -30,54 +29,62 @@ class StepSample:
     response_ids: tuple[int, ...]
     old_logprobs: tuple[float, ...] | None = None
 
+    @property
+    def tokens(self) -> int:
+        """Length of the longer of its two sequences."""
+        return max(len(self.student_prompt_ids), len(self.teacher_prompt_ids)) + len(self.response_ids)
+
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Prompts with their responses, padded on the right.
+    """Prompts with their responses, one after the other without padding.
 
-    `ids`: [B, T]. `positions`: [N], indices into the flattened [B * T] where each response token is
-    predicted, sample by sample. `targets`: [N], the response tokens.
+    `ids`: [T]. `lengths`: of each sequence, their sum is T. `rows`: [N], where in [T] each response token is
+    predicted, sequence by sequence. `targets`: [N], the response tokens.
     """
 
     ids: Tensor
-    positions: Tensor
+    lengths: tuple[int, ...]
+    rows: Tensor
     targets: Tensor
 
     @classmethod
     def of(
         cls, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], device: torch.device
     ) -> TokenBatch:
-        """One row for each prompt and its response. Padding is token 0: nothing can see it."""
-        width = max(len(prompt) + len(response) for prompt, response in zip(prompts, responses, strict=True))
-        ids = torch.zeros((len(prompts), width), dtype=torch.long)
-        positions = []
-        for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-            ids[row, : len(prompt) + len(response)] = torch.tensor([*prompt, *response])
-            first = row * width + len(prompt) - 1
-            positions.append(torch.arange(first, first + len(response)))
-        targets = torch.tensor([token for response in responses for token in response], dtype=torch.long)
-        return cls(ids.to(device), torch.cat(positions).to(device), targets.to(device))
+        """One sequence for each prompt and its response."""
+        ids: list[int] = []
+        rows: list[int] = []
+        targets: list[int] = []
+        lengths = []
+        for prompt, response in zip(prompts, responses, strict=True):
+            first = len(ids) + len(prompt) - 1
+            ids += prompt
+            ids += response
+            rows += range(first, first + len(response))
+            targets += response
+            lengths.append(len(prompt) + len(response))
+        return cls(_sent(ids, device), tuple(lengths), _sent(rows, device), _sent(targets, device))
+
+    def positions(self) -> Tensor:
+        """The place of each token in its sequence, [T]."""
+        return torch.cat([torch.arange(length, device=self.ids.device) for length in self.lengths])
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """The ids as rows padded on the right with token 0, [B, W], and `rows` within the flattened [B * W]."""
+        width = max(self.lengths)
+        sequence = torch.repeat_interleave(
+            torch.arange(len(self.lengths)), torch.tensor(self.lengths), output_size=len(self.ids)
+        ).to(self.ids.device)
+        places = sequence * width + self.positions()
+        padded = self.ids.new_zeros(len(self.lengths) * width)
+        padded[places] = self.ids
+        return padded.view(-1, width), places[self.rows]
 
 
-class PolicyModel(Protocol):
-    """What a step needs of a causal language model with an adapter attached."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where batches belong."""
-
-    @property
-    def vocabulary_size(self) -> int:
-        """How many tokens the head scores."""
-
-    def trainable(self) -> dict[str, torch.nn.Parameter]:
-        """The adapter's parameters by their published names, float32."""
-
-    def response_logits(self, batch: TokenBatch) -> Tensor:
-        """Logits at `batch.positions`, [N, V], float32, with a graph to the adapter if gradients are on."""
-
-    def adapter_off(self) -> AbstractContextManager[None]:
-        """While entered, the model is the base model alone."""
+def _sent(values: Sequence[int], device: torch.device) -> Tensor:
+    tensor = torch.tensor(values, dtype=torch.long)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def check_samples(samples: Sequence[StepSample], vocabulary_size: int) -> None:
@@ -111,14 +118,30 @@ def check_samples(samples: Sequence[StepSample], vocabulary_size: int) -> None:
             )
 
 
-def micro_batches(samples: Sequence[StepSample], size: int) -> Iterator[list[StepSample]]:
-    """Samples of like length together, in an order that depends on their content alone."""
+def ordered(samples: Sequence[StepSample]) -> list[StepSample]:
+    """The samples by length, in an order that depends on their content alone."""
 
     def key(sample: StepSample) -> tuple[object, ...]:
-        length = len(sample.teacher_prompt_ids) + len(sample.response_ids)
         old = sample.old_logprobs or ()
-        return (length, sample.response_ids, sample.student_prompt_ids, sample.teacher_prompt_ids, old)
+        return (sample.tokens, sample.response_ids, sample.student_prompt_ids, sample.teacher_prompt_ids, old)
 
-    ordered = sorted(samples, key=key)
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
+    return sorted(samples, key=key)
+
+
+def micro_batches(samples: Sequence[StepSample], max_tokens: int) -> Iterator[list[StepSample]]:
+    """`ordered` samples in groups of so many tokens at most; a longer sample makes a group of its own."""
+    group: list[StepSample] = []
+    tokens = 0
+    for sample in ordered(samples):
+        if group and tokens + sample.tokens > max_tokens:
+            yield group
+            group, tokens = [], 0
+        group.append(sample)
+        tokens += sample.tokens
+    if group:
+        yield group
+
+
+def digest(samples: Sequence[StepSample]) -> str:
+    """sha256 over the samples' token ids and log-probabilities, in whatever order they come."""
+    return hashlib.sha256("\n".join(sorted(map(repr, samples))).encode()).hexdigest()

@@ -1,21 +1,22 @@
-"""AdamW over the adapter's float32 masters, with a state that is plain tensors.
+"""AdamW over the adapter's float32 masters, with a state that belongs to a published version.
 
-The state belongs to a published version: restoring a version restores what its next step starts from.
+Restoring a version restores what its next step starts from: masters, moments, and the moving average where the
+teacher has one. AdamW, clipping and copies work on each as one flat vector.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
+from claas_trainer.parameters import AdapterParameters, Layout
 from claas_trainer.step_errors import OptimizerStateError
 
 STEP_KEY = "step"
-_MASTER, _EXP_AVG, _EXP_AVG_SQ = "master", "exp_avg", "exp_avg_sq"
 
 
 @dataclass(frozen=True)
@@ -29,116 +30,159 @@ class AdamWConfig:
     epsilon: float = 1e-8
 
 
+class Part(StrEnum):
+    """The vectors of a state; their values stand in the names of stored tensors."""
+
+    MASTER = "master"
+    EXP_AVG = "exp_avg"
+    EXP_AVG_SQ = "exp_avg_sq"
+    AVERAGE = "average"
+    """The moving average of the masters: there only when the teacher is one."""
+
+
+_NEEDED = (Part.MASTER, Part.EXP_AVG, Part.EXP_AVG_SQ)
+
+
 @dataclass(frozen=True)
 class OptimizerState:
-    """Everything the next step starts from; each mapping has the adapter's published tensor names.
+    """Everything the next step starts from: float32 vectors on the CPU in one layout, and the updates made so far."""
 
-    `step` counts the updates made so far. All tensors are float32, on the CPU.
-    """
-
-    masters: Mapping[str, Tensor]
-    exp_avg: Mapping[str, Tensor]
-    exp_avg_sq: Mapping[str, Tensor]
+    layout: Layout
+    vectors: Mapping[Part, Tensor]
     step: int
 
     @classmethod
-    def fresh(cls, masters: Mapping[str, Tensor]) -> OptimizerState:
+    def fresh(cls, masters: Mapping[str, Tensor], layout: Layout | None = None, *, pin: bool = False) -> OptimizerState:
         """The state before the first step on these weights: no moments yet."""
-        weights = {name: _stored(tensor) for name, tensor in masters.items()}
-        zeros = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
-        return cls(weights, zeros, {name: tensor.clone() for name, tensor in zeros.items()}, 0)
+        layout = layout or _layout_of(masters)
+        vectors = {Part.MASTER: layout.gather(masters, pin=pin)}
+        for part in (Part.EXP_AVG, Part.EXP_AVG_SQ):
+            vectors[part] = torch.zeros(layout.elements, pin_memory=pin)
+        return cls(layout, vectors, 0)
+
+    def named(self, part: Part) -> dict[str, Tensor]:
+        """One vector by the adapter's published tensor names."""
+        return self.layout.views(self.vectors[part])
+
+    @property
+    def masters(self) -> dict[str, Tensor]:
+        """The adapter's weights by name."""
+        return self.named(Part.MASTER)
 
     def to_tensors(self) -> dict[str, Tensor]:
         """One flat mapping to be written by safetensors: `master/NAME`, `exp_avg/NAME`, ..., `step`."""
-        flat = {STEP_KEY: torch.tensor(self.step, dtype=torch.int64)}
-        for group, tensors in self._groups().items():
-            flat.update({f"{group}/{name}": tensor for name, tensor in tensors.items()})
-        return flat
+        stored = {STEP_KEY: torch.tensor(self.step, dtype=torch.int64)}
+        for part in self.vectors:
+            stored.update({f"{part.value}/{name}": tensor for name, tensor in self.named(part).items()})
+        return stored
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> OptimizerState:
-        """The inverse of `to_tensors`.
+    def from_tensors(
+        cls, tensors: Mapping[str, Tensor], layout: Layout | None = None, *, pin: bool = False
+    ) -> OptimizerState:
+        """The inverse of `to_tensors`, in the given layout.
 
         Raises:
             OptimizerStateError: a tensor is missing, of another kind, or has the wrong shape or dtype.
         """
-        groups: dict[str, dict[str, Tensor]] = {_MASTER: {}, _EXP_AVG: {}, _EXP_AVG_SQ: {}}
+        groups: dict[Part, dict[str, Tensor]] = {part: {} for part in _NEEDED}
         for key, tensor in tensors.items():
             if key == STEP_KEY:
                 continue
             group, _, name = key.partition("/")
-            if group not in groups or not name:
+            if group not in list(Part) or not name:
                 raise OptimizerStateError(f"optimiser state: {key!r} is no part of an AdamW state")
-            groups[group][name] = tensor
+            groups.setdefault(Part(group), {})[name] = tensor
         if STEP_KEY not in tensors:
             raise OptimizerStateError(f"optimiser state: {STEP_KEY!r} is missing; the file is not one of ours")
-        state = cls(groups[_MASTER], groups[_EXP_AVG], groups[_EXP_AVG_SQ], int(tensors[STEP_KEY].item()))
-        state.check({name: tensor.shape for name, tensor in state.masters.items()})
-        return state
+        layout = layout or _layout_of(groups[Part.MASTER])
+        for part, found in groups.items():
+            _check(part, found, layout)
+        vectors = {part: layout.gather(found, pin=pin) for part, found in groups.items()}
+        return cls(layout, vectors, int(tensors[STEP_KEY].item()))
 
-    def check(self, shapes: Mapping[str, torch.Size]) -> None:
-        """That this is a state of an adapter with these tensors.
+    def check(self, layout: Layout) -> None:
+        """That this is a state of an adapter of this layout.
 
         Raises:
             OptimizerStateError: it isn't; the message names the first tensor that differs.
         """
-        for group, tensors in self._groups().items():
-            differing = sorted(shapes.keys() ^ tensors.keys())
-            if differing:
-                side = "has no" if differing[0] in shapes else "has an unknown"
-                raise OptimizerStateError(
-                    f"optimiser state: {group} {side} {differing[0]!r}: it belongs to another adapter "
-                    "(other target modules or another base model)"
-                )
-            for name, tensor in tensors.items():
-                if tensor.shape != shapes[name] or tensor.dtype != torch.float32:
-                    raise OptimizerStateError(
-                        f"optimiser state: {group}/{name} is {tuple(tensor.shape)} {tensor.dtype}, "
-                        f"expected {tuple(shapes[name])} torch.float32: it belongs to another adapter"
-                    )
-
-    def _groups(self) -> dict[str, Mapping[str, Tensor]]:
-        return {_MASTER: self.masters, _EXP_AVG: self.exp_avg, _EXP_AVG_SQ: self.exp_avg_sq}
+        _check(Part.MASTER, self.masters, layout)
 
 
-def load_masters(parameters: Mapping[str, Parameter], state: OptimizerState) -> None:
-    """Writes the state's masters into the adapter's parameters.
+def _layout_of(tensors: Mapping[str, Tensor]) -> Layout:
+    return Layout({name: tensors[name].shape for name in sorted(tensors)})
 
-    Raises:
-        OptimizerStateError: the state belongs to another adapter; nothing is written then.
+
+def _check(part: Part, tensors: Mapping[str, Tensor], layout: Layout) -> None:
+    differing = sorted(layout.shapes.keys() ^ tensors.keys())
+    if differing:
+        side = "has no" if differing[0] in layout.shapes else "has an unknown"
+        raise OptimizerStateError(
+            f"optimiser state: {part.value} {side} {differing[0]!r}: it belongs to another adapter "
+            "(other target modules or another base model)"
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != layout.shapes[name] or tensor.dtype != torch.float32:
+            raise OptimizerStateError(
+                f"optimiser state: {part.value}/{name} is {tuple(tensor.shape)} {tensor.dtype}, "
+                f"expected {tuple(layout.shapes[name])} torch.float32: it belongs to another adapter"
+            )
+
+
+def clip_gradient(parameters: AdapterParameters, max_norm: float) -> Tensor:
+    """Scales the gradient down to the global norm, unless `max_norm` is 0; gives the norm before, on the device."""
+    norm = torch.linalg.vector_norm(parameters.grad)
+    if max_norm > 0:
+        parameters.grad.mul_((max_norm / norm).clamp(max=1.0))
+    return norm
+
+
+def adamw_update(
+    parameters: AdapterParameters, state: OptimizerState, config: AdamWConfig, average_rate: float | None = None
+) -> OptimizerState:
+    """One AdamW update of the parameters in place, from their gradient; gives the state after it.
+
+    `average_rate`: the moving average becomes (1 - rate) * average + rate * masters; a state that has none yet
+    starts it from the masters before the update. None keeps no average.
     """
-    state.check({name: parameter.shape for name, parameter in parameters.items()})
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(state.masters[name])
-
-
-def adamw_update(parameters: Mapping[str, Parameter], state: OptimizerState, config: AdamWConfig) -> OptimizerState:
-    """One AdamW update of the parameters in place, from their `.grad`; gives the state after it."""
-    names = sorted(parameters)
+    device = parameters.flat.device
+    masters = torch.nn.Parameter(parameters.flat, requires_grad=True)
+    masters.grad = parameters.grad
     optimizer = torch.optim.AdamW(
-        [parameters[name] for name in names],
+        [masters],
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
         weight_decay=config.weight_decay,
+        fused=device.type == "cuda",
     )
-    for name in names:
-        device = parameters[name].device
-        optimizer.state[parameters[name]] = {
-            "step": torch.tensor(float(state.step)),
-            "exp_avg": state.exp_avg[name].to(device, copy=True),
-            "exp_avg_sq": state.exp_avg_sq[name].to(device, copy=True),
-        }
+    average = _average(parameters, state) if average_rate is not None else None
+    moments = {
+        "exp_avg": state.vectors[Part.EXP_AVG].to(device, copy=True, non_blocking=True),
+        "exp_avg_sq": state.vectors[Part.EXP_AVG_SQ].to(device, copy=True, non_blocking=True),
+    }
+    counter = torch.tensor(float(state.step), device=device if device.type == "cuda" else None)
+    optimizer.state[masters] = {"step": counter, **moments}
     optimizer.step()
-    moments = {name: optimizer.state[parameters[name]] for name in names}
-    return OptimizerState(
-        masters={name: _stored(parameters[name]) for name in names},
-        exp_avg={name: _stored(moments[name]["exp_avg"]) for name in names},
-        exp_avg_sq={name: _stored(moments[name]["exp_avg_sq"]) for name in names},
-        step=state.step + 1,
-    )
+    after = {
+        Part.MASTER: parameters.flat,
+        Part.EXP_AVG: moments["exp_avg"],
+        Part.EXP_AVG_SQ: moments["exp_avg_sq"],
+    }
+    if average is not None and average_rate is not None:
+        after[Part.AVERAGE] = average.lerp_(parameters.flat, average_rate)
+    stored = {part: _stored(vector) for part, vector in after.items()}
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+    return OptimizerState(parameters.layout, stored, state.step + 1)
 
 
-def _stored(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+def _average(parameters: AdapterParameters, state: OptimizerState) -> Tensor:
+    found = state.vectors.get(Part.AVERAGE)
+    return (parameters.flat if found is None else found).to(parameters.flat.device, copy=True)
+
+
+def _stored(vector: Tensor) -> Tensor:
+    host = torch.empty(vector.shape, dtype=torch.float32, pin_memory=vector.is_cuda)
+    return host.copy_(vector, non_blocking=True)

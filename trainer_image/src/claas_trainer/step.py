@@ -13,10 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from claas_trainer.batch import PolicyModel, StepSample, TokenBatch, check_samples, micro_batches
-from claas_trainer.losses.sdpo import Support, TokenLosses, k3, sdpo_token_losses, support_logprobs
-from claas_trainer.optimizer import AdamWConfig, OptimizerState, adamw_update, load_masters
-from claas_trainer.step_errors import InvalidConfigError, NonFiniteError
+from claas_trainer.batch import StepSample, TokenBatch, check_samples, micro_batches
+from claas_trainer.losses.support import Support
+from claas_trainer.optimizer import AdamWConfig, OptimizerState, Part, adamw_update, clip_gradient
+from claas_trainer.parameters import AdapterParameters
+from claas_trainer.policy import Network, PolicyModel
+from claas_trainer.scoring import Objective, Scored, Sums, mean_kl, score
+from claas_trainer.step_errors import InvalidConfigError, NonFiniteError, PolicyMovedError
 from claas_trainer.teachers.base import Teacher
 from claas_trainer.teachers.frozen import FrozenTeacher
 
@@ -26,8 +29,8 @@ class StepConfig:
     """The settings of a step.
 
     `teacher_top_k` is K of the support (the student's top-K). `max_grad_norm` 0 clips nothing.
-    `kl_reg_weight` 0 spares the base model's forward. `seed` is recorded with the version and seeds torch,
-    for adapters with dropout.
+    `kl_reg_weight` 0 spares the base model's forward. A step that moves the policy by more than `max_kl` nats a token
+    fails; 0 sets no limit. `seed` is recorded with the version and seeds torch.
 
     Raises:
         InvalidConfigError: a value is outside its range.
@@ -44,7 +47,7 @@ class StepConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
-    micro_batch_size: int = 4
+    max_kl: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,7 +62,7 @@ class StepConfig:
             ("beta1", 0 <= self.beta1 < 1, "at least 0 and below 1"),
             ("beta2", 0 <= self.beta2 < 1, "at least 0 and below 1"),
             ("epsilon", self.epsilon > 0, "above 0"),
-            ("micro_batch_size", self.micro_batch_size >= 1, "at least 1"),
+            ("max_kl", self.max_kl >= 0, "at least 0"),
         )
         for field, inside, wanted in ranges:
             value = getattr(self, field)
@@ -68,12 +71,30 @@ class StepConfig:
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """How a step's work is cut into pieces. Changes what it costs, and its result by rounding alone.
+
+    `micro_batch_tokens`: of one forward, prompts and responses of the longer side together; a longer sample is a
+    micro-batch of its own. `tile_rows`: response tokens whose logits are there at once.
+    """
+
+    micro_batch_tokens: int = 8192
+    tile_rows: int = 1024
+
+    def halved(self) -> Schedule | None:
+        """Half of each; None when there is nothing left to halve."""
+        if self.micro_batch_tokens <= 1 and self.tile_rows <= 1:
+            return None
+        return Schedule(max(1, self.micro_batch_tokens // 2), max(1, self.tile_rows // 2))
+
+
+@dataclass(frozen=True)
 class StepMetrics:
     """How a step went; means are over all response tokens of the batch.
 
-    `kl_to_parent` is the k3 estimate of how far this step moved the policy from the one it started with (nats a
-    token), on one micro-batch, the one of middling length, because serving waits meanwhile. `kl_to_base` is None
-    unless the KL term was on.
+    `kl_to_parent`: KL(policy before || policy after), nats a token, over the whole vocabulary, on the sample of
+    middling length, because serving waits meanwhile. `kl_to_base` is None unless the KL term was on.
+    `micro_batches`: how many there were; more than planned when memory ran out.
     """
 
     loss: float
@@ -86,6 +107,7 @@ class StepMetrics:
     kl_to_base: float | None
     samples: int
     tokens: int
+    micro_batches: int
 
 
 @dataclass(frozen=True)
@@ -100,175 +122,172 @@ def sdpo_step(
     model: PolicyModel,
     samples: Sequence[StepSample],
     config: StepConfig,
-    state: OptimizerState | None = None,
+    state: OptimizerState,
     teacher: Teacher | None = None,
+    schedule: Schedule | None = None,
     on_micro_batch: Callable[[int, int], None] | None = None,
 ) -> StepResult:
-    """One SDPO step on the adapter attached to `model`, whose parameters are updated in place.
+    """One SDPO step from `state`, which stays as it is.
 
-    `state`: what the last step left; its masters are loaded into the model first. None starts from the
-    adapter as it is attached. `teacher`: the frozen base model by default. `on_micro_batch` is called with a
-    micro-batch's number, from 1, and their count before each of them.
+    `teacher`: the frozen base model by default. `on_micro_batch` is called with a micro-batch's number, from 1, and
+    their count before each of them. Where memory runs out, the step begins again with half of the schedule.
 
     Raises:
         InvalidBatchError: a sample can't be trained on; the message names its index and field.
         OptimizerStateError: the state belongs to another adapter.
-        NonFiniteError: a loss or gradient was NaN or infinite. The masters are not updated then.
+        NonFiniteError: a loss or gradient was NaN or infinite.
+        PolicyMovedError: the step moved the policy too far.
+        torch.OutOfMemoryError: not even the smallest piece fits.
     """
     check_samples(samples, model.vocabulary_size)
-    parameters = model.trainable()
-    if state is None:
-        state = OptimizerState.fresh(parameters)
-    load_masters(parameters, state)
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        return _step(
-            model, parameters, samples, config, state, teacher or FrozenTeacher(), on_micro_batch or _tell_nobody
-        )
+    state.check(model.layout)
+    step = _Step(model, samples, config, state, teacher or FrozenTeacher(), on_micro_batch or _tell_nobody)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return step.take(schedule or Schedule())
+    finally:
+        model.clear()
 
 
 def _tell_nobody(number: int, count: int) -> None:
     return
 
 
-@dataclass
-class _Sums:
-    """Running sums over tokens, kept on the device until the end so that no micro-batch waits for them."""
+@dataclass(frozen=True)
+class _Measured:
+    """The sample on which the distance moved is measured, and its features before the update."""
 
-    loss: Tensor
-    divergence: Tensor
-    ratio: Tensor
-    ratio_max: Tensor
-    clipped: Tensor
-    kl_to_base: Tensor
-
-    @classmethod
-    def zero(cls, device: torch.device) -> _Sums:
-        return cls(*(torch.zeros((), dtype=torch.float64, device=device) for _ in range(6)))
-
-    def add(self, losses: TokenLosses) -> None:
-        self.loss += losses.loss.detach().double().sum()
-        self.divergence += losses.divergence.detach().double().sum()
-        self.ratio += losses.ratio.double().sum()
-        self.ratio_max = torch.maximum(self.ratio_max, losses.ratio.double().max())
-        self.clipped += losses.clipped.double().sum()
-        if losses.kl_to_base is not None:
-            self.kl_to_base += losses.kl_to_base.detach().double().sum()
+    sample: StepSample
+    features: Tensor
 
 
-def _step(
-    model: PolicyModel,
-    parameters: dict[str, torch.nn.Parameter],
-    samples: Sequence[StepSample],
-    config: StepConfig,
-    state: OptimizerState,
-    teacher: Teacher,
-    on_micro_batch: Callable[[int, int], None],
-) -> StepResult:
-    for parameter in parameters.values():
-        parameter.grad = None
-    tokens = sum(len(sample.response_ids) for sample in samples)
-    sums = _Sums.zero(model.device)
-    groups = list(micro_batches(samples, config.micro_batch_size))
-    # The one on which the distance moved is measured, with the log-probabilities of its tokens before the update.
-    measured: tuple[TokenBatch, Tensor] | None = None
-    for number, group in enumerate(groups, start=1):
-        on_micro_batch(number, len(groups))
-        batch = TokenBatch.of([x.student_prompt_ids for x in group], [x.response_ids for x in group], model.device)
-        losses, sampled = _losses(model, batch, group, config, teacher)
-        # Scaled by the whole batch's token count: the sum over micro-batches is the batch's token mean.
-        torch.autograd.backward(losses.loss.sum() / tokens)
-        sums.add(losses)
-        if number == (len(groups) + 1) // 2:
-            measured = (batch, sampled)
-    loss = sums.loss.item() / tokens
-    if not math.isfinite(loss):
-        raise NonFiniteError(f"the loss is {loss}: the adapter was not updated; lower learning_rate or is_clip")
-    grad_norm = _clip(parameters, config.max_grad_norm)
-    after = adamw_update(parameters, state, _adamw(config))
-    for parameter in parameters.values():
-        parameter.grad = None
-    metrics = StepMetrics(
-        loss=loss,
-        divergence=sums.divergence.item() / tokens,
-        grad_norm=grad_norm,
-        ratio_mean=sums.ratio.item() / tokens,
-        ratio_max=sums.ratio_max.item(),
-        clipped_fraction=sums.clipped.item() / tokens,
-        kl_to_parent=0.0 if measured is None else _moved(model, *measured),
-        kl_to_base=sums.kl_to_base.item() / tokens if config.kl_reg_weight > 0 else None,
-        samples=len(samples),
-        tokens=tokens,
-    )
-    return StepResult(after, metrics)
+class _Step:
+    """One step's inputs, and its parts in the order in which `take` has them."""
+
+    def __init__(
+        self,
+        model: PolicyModel,
+        samples: Sequence[StepSample],
+        config: StepConfig,
+        state: OptimizerState,
+        teacher: Teacher,
+        on_micro_batch: Callable[[int, int], None],
+    ) -> None:
+        self._model = model
+        self._samples = samples
+        self._config = config
+        self._state = state
+        self._teacher = teacher
+        self._on_micro_batch = on_micro_batch
+        self._tokens = sum(len(sample.response_ids) for sample in samples)
+
+    def take(self, schedule: Schedule) -> StepResult:
+        model, config = self._model, self._config
+        parameters = model.place()
+        parameters.flat.copy_(self._state.vectors[Part.MASTER], non_blocking=True)
+        model.refresh(self._average(parameters))
+        sums, measured, schedule = self._accumulate(parameters, schedule)
+        # Of sums over tokens the batch's token mean, whatever the micro-batches were.
+        parameters.grad.div_(self._tokens)
+        loss = sums.loss.item() / self._tokens
+        if not math.isfinite(loss):
+            raise NonFiniteError(f"the loss is {loss}: the adapter was not updated; lower learning_rate or is_clip")
+        grad_norm = clip_gradient(parameters, config.max_grad_norm).item()
+        if not math.isfinite(grad_norm):
+            raise NonFiniteError(f"the gradient's norm is {grad_norm}: the adapter was not updated; check the samples")
+        after = adamw_update(parameters, self._state, _adamw(config), self._teacher.average_rate)
+        model.refresh()
+        moved = self._moved(measured, schedule)
+        metrics = StepMetrics(
+            loss=loss,
+            divergence=sums.divergence.item() / self._tokens,
+            grad_norm=grad_norm,
+            ratio_mean=sums.ratio.item() / self._tokens,
+            ratio_max=sums.ratio_max.item(),
+            clipped_fraction=sums.clipped.item() / self._tokens,
+            kl_to_parent=moved,
+            kl_to_base=sums.kl_to_base.item() / self._tokens if config.kl_reg_weight > 0 else None,
+            samples=len(self._samples),
+            tokens=self._tokens,
+            micro_batches=len(list(micro_batches(self._samples, schedule.micro_batch_tokens))),
+        )
+        return StepResult(after, metrics)
+
+    def _average(self, parameters: AdapterParameters) -> Tensor | None:
+        if self._teacher.average_rate is None:
+            return None
+        found = self._state.vectors.get(Part.AVERAGE)
+        return parameters.flat.clone() if found is None else found.to(parameters.flat.device)
+
+    def _accumulate(self, parameters: AdapterParameters, schedule: Schedule) -> tuple[Sums, _Measured, Schedule]:
+        while True:
+            try:
+                return *self._pass_over_all(schedule), schedule
+            except torch.OutOfMemoryError:
+                smaller = schedule.halved()
+                if smaller is None:
+                    raise
+            # Outside the handler: the frames that hold what did not fit are gone now.
+            schedule = smaller
+            parameters.grad.zero_()
+            torch.cuda.empty_cache()
+
+    def _pass_over_all(self, schedule: Schedule) -> tuple[Sums, _Measured]:
+        sums = Sums.zero(self._model.device)
+        groups = list(micro_batches(self._samples, schedule.micro_batch_tokens))
+        middle, first = (len(self._samples) - 1) // 2, 0
+        measured: _Measured | None = None
+        for number, group in enumerate(groups, start=1):
+            self._on_micro_batch(number, len(groups))
+            features = self._micro_batch(group, schedule, sums)
+            if first <= middle < first + len(group):
+                before = sum(len(sample.response_ids) for sample in group[: middle - first])
+                sample = group[middle - first]
+                measured = _Measured(sample, features[before : before + len(sample.response_ids)].clone())
+            first += len(group)
+        assert measured is not None, "there is a middle, because there are samples"
+        return sums, measured
+
+    def _micro_batch(self, group: Sequence[StepSample], schedule: Schedule, sums: Sums) -> Tensor:
+        """Adds a micro-batch's gradient and sums; gives the student's features, [N, F]."""
+        model, config = self._model, self._config
+        responses = [sample.response_ids for sample in group]
+        hinted = TokenBatch.of([sample.teacher_prompt_ids for sample in group], responses, model.device)
+        batch = TokenBatch.of([sample.student_prompt_ids for sample in group], responses, model.device)
+        # The teacher first: its forward leaves nothing behind while the student's is made.
+        taught = [model.features(hinted, network) for network in self._teacher.networks]
+        base = model.features(batch, Network.BASE) if config.kl_reg_weight > 0 else None
+        student = model.student(batch)
+        scored = Scored(student.features, taught, base, batch.targets, _old_logprobs(group, model.device))
+        objective = Objective(
+            config.alpha, config.is_clip, config.kl_reg_weight, config.support, config.teacher_top_k
+        )
+        student.backward(score(model, self._teacher, scored, objective, schedule.tile_rows, sums))
+        return student.features
+
+    def _moved(self, measured: _Measured, schedule: Schedule) -> float:
+        sample = measured.sample
+        batch = TokenBatch.of([sample.student_prompt_ids], [sample.response_ids], self._model.device)
+        now = self._model.features(batch, Network.STUDENT)
+        moved = mean_kl(self._model, measured.features, now, schedule.tile_rows)
+        if not math.isfinite(moved):
+            raise NonFiniteError("the updated policy is NaN or infinite; lower learning_rate")
+        if 0 < self._config.max_kl < moved:
+            raise PolicyMovedError(
+                f"the step moved the policy by {moved:.3g} nats a token and max_kl is {self._config.max_kl:g}: nothing"
+                " is published; lower learning_rate, or give feedback in more steps"
+            )
+        return moved
 
 
-def _losses(
-    model: PolicyModel, batch: TokenBatch, group: Sequence[StepSample], config: StepConfig, teacher: Teacher
-) -> tuple[TokenLosses, Tensor]:
-    """The losses of one micro-batch, and the sampled tokens' log-probabilities, detached; each [N]."""
-    hinted = TokenBatch.of(
-        [sample.teacher_prompt_ids for sample in group],
-        [sample.response_ids for sample in group],
-        model.device,
-    )
-    # The teacher first: its forward leaves no graph behind while the student's is made.
-    teacher_logits = teacher.logits(model, hinted)
-    base = None
-    if config.kl_reg_weight > 0:
-        with torch.no_grad(), model.adapter_off():
-            base = _token_logprobs(model.response_logits(batch), batch.targets)
-    student_logits = model.response_logits(batch)
-    sampled = _token_logprobs(student_logits, batch.targets)
-    student, taught = support_logprobs(student_logits, teacher_logits, config.support, config.teacher_top_k)
-    losses = sdpo_token_losses(
-        student,
-        taught,
-        sampled,
-        _old_logprobs(group, sampled.detach()),
-        alpha=config.alpha,
-        is_clip=config.is_clip,
-        base=base,
-        kl_reg_weight=config.kl_reg_weight,
-    )
-    return losses, sampled.detach()
-
-
-def _token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
-    """[N, V] and [N] -> [N]."""
-    return logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
-
-
-def _old_logprobs(group: Sequence[StepSample], own: Tensor) -> Tensor:
-    """The recorded log-probabilities, [N], and the policy's own where none were recorded."""
-    pieces = []
-    for sample, piece in zip(group, torch.split(own, [len(sample.response_ids) for sample in group]), strict=True):
-        pieces.append(piece if sample.old_logprobs is None else piece.new_tensor(sample.old_logprobs))
-    return torch.cat(pieces)
-
-
-def _clip(parameters: dict[str, torch.nn.Parameter], max_norm: float) -> float:
-    """Scales the gradients down to the global norm; gives the norm before.
-
-    Raises:
-        NonFiniteError: the norm is NaN or infinite.
-    """
-    ordered = [parameters[name] for name in sorted(parameters)]
-    norm = torch.nn.utils.get_total_norm([p.grad for p in ordered if p.grad is not None])
-    value = float(norm.item())
-    if not math.isfinite(value):
-        raise NonFiniteError(f"the gradient's norm is {value}: the adapter was not updated; check the samples")
-    if max_norm > 0:
-        torch.nn.utils.clip_grads_with_norm_(ordered, max_norm, norm)
-    return value
+def _old_logprobs(group: Sequence[StepSample], device: torch.device) -> Tensor:
+    """The recorded log-probabilities, [N], and NaN where none were recorded."""
+    values: list[float] = []
+    for sample in group:
+        values += sample.old_logprobs or [math.nan] * len(sample.response_ids)
+    return torch.tensor(values, dtype=torch.float32).to(device)
 
 
 def _adamw(config: StepConfig) -> AdamWConfig:
     return AdamWConfig(config.learning_rate, config.weight_decay, config.beta1, config.beta2, config.epsilon)
-
-
-def _moved(model: PolicyModel, batch: TokenBatch, before: Tensor) -> float:
-    """The k3 estimate of KL(policy before || policy now), its mean over the batch's tokens."""
-    with torch.no_grad():
-        now = _token_logprobs(model.response_logits(batch), batch.targets)
-    return k3(before, now).double().mean().item()

@@ -29,3 +29,15 @@ class AdapterError(StepError):
 
 class NonFiniteError(StepError):
     """A loss or a gradient is NaN or infinite."""
+
+
+class UnsupportedModelError(StepError):
+    """The forward of our own can't compute this model; the generic path may."""
+
+
+class WeightsError(StepError):
+    """The base model's files are missing, broken, or do not fit its configuration."""
+
+
+class PolicyMovedError(StepError):
+    """The step moved the policy further from its parent than the configuration allows."""

@@ -22,7 +22,7 @@ from claas_trainer.errors import EngineError, InputError, TrainerError
 from claas_trainer.gpu import gpu_of
 from claas_trainer.libraries import library_versions
 from claas_trainer.lora import LoraAdapter, read_adapter
-from claas_trainer.model import AdaptedModel, attached, load_base
+from claas_trainer.peft_model import AdaptedModel, attached, load_base
 from claas_trainer.model_source import find_model, limits_of, read_config, read_tokenizer
 from claas_trainer.optimizer import OptimizerState
 from claas_trainer.step import StepConfig, StepResult, sdpo_step

@@ -8,23 +8,13 @@ All arithmetic is in the dtype of the inputs: give float32 (or float64), never b
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 from torch import Tensor
 
 # exp() of more than this says nothing any more, and the clip cuts it anyway.
 _MAX_LOG_RATIO = 20.0
-
-
-class Support(StrEnum):
-    """Over which tokens the divergence is summed."""
-
-    TOP_K_TAIL = "top_k_tail"
-    TOP_K_RENORMALISED = "top_k_renormalised"
-    FULL = "full"
 
 
 @dataclass(frozen=True)
@@ -36,21 +26,6 @@ class TokenLosses:
     ratio: Tensor
     clipped: Tensor
     kl_to_base: Tensor | None
-
-
-def support_logprobs(student: Tensor, teacher: Tensor, support: Support, k: int) -> tuple[Tensor, Tensor]:
-    """The log-probabilities of student and teacher on the student's top-K, made to sum to one.
-
-    `student`, `teacher`: logits or log-probabilities over the vocabulary, [N, V]. Returns two [N, M].
-    The teacher is gathered at the student's tokens. With K >= V every kind is the full vocabulary.
-    """
-    student, teacher = student.log_softmax(-1), teacher.log_softmax(-1)
-    if support is Support.FULL or k >= student.shape[-1]:
-        return student, teacher
-    tokens = student.detach().topk(k, dim=-1).indices
-    if support is Support.TOP_K_RENORMALISED:
-        return student.gather(-1, tokens).log_softmax(-1), teacher.gather(-1, tokens).log_softmax(-1)
-    return _with_tail(student, tokens), _with_tail(teacher, tokens)
 
 
 def divergence(student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
@@ -94,7 +69,7 @@ def sdpo_token_losses(
 ) -> TokenLosses:
     """ratio * divergence (+ weight * KL to base), per response token.
 
-    `student`, `teacher`: [N, M] from `support_logprobs`; only `student` and `sampled` carry gradients.
+    `student`, `teacher`: [N, M] from `support`; only `student` and `sampled` carry gradients.
     `sampled`, `old`, `base`: [N], log-probability of the token that was sampled, under the student now, the
     policy that sampled it, and the base model (needed only for a weight above 0).
     The batch's loss is the sum over all tokens of all samples, divided by their number.
@@ -106,17 +81,6 @@ def sdpo_token_losses(
     if kl_to_base is not None:
         loss = loss + kl_reg_weight * kl_to_base
     return TokenLosses(loss, diverged, ratio, clipped, kl_to_base)
-
-
-def _with_tail(logprobs: Tensor, tokens: Tensor) -> Tensor:
-    """[N, V] and [N, K] -> [N, K + 1]: the chosen tokens and a bucket for all the mass outside.
-
-    The bucket is log(-expm1(logsumexp of the chosen)), taken as the logsumexp of the others: 1 - p has no
-    digits left in float32 where p is close to 1. It is clamped to what the dtype can hold as a probability.
-    """
-    others = logprobs.scatter(-1, tokens, -torch.inf).logsumexp(-1, keepdim=True)
-    least = math.log(torch.finfo(logprobs.dtype).tiny)
-    return torch.cat([logprobs.gather(-1, tokens), others.clamp(min=least)], dim=-1)
 
 
 def _kl(log_p: Tensor, d: Tensor) -> Tensor:

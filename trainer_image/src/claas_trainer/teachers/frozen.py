@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from claas_trainer.batch import PolicyModel, TokenBatch
+from claas_trainer.policy import Network
 from claas_trainer.teachers.base import Teacher
 
 
 class FrozenTeacher(Teacher):
     """The base model itself; it never moves, whatever the adapter learns."""
 
-    def logits(self, model: PolicyModel, batch: TokenBatch) -> Tensor:
-        with torch.no_grad(), model.adapter_off():
-            return model.response_logits(batch)
+    networks = (Network.BASE,)
+
+    def logits(self, scored: Sequence[Tensor]) -> Tensor:
+        return scored[0]

@@ -6,7 +6,7 @@ and removed after it, so that the next adapter finds the base model as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from claas_trainer.batch import TokenBatch
 from claas_trainer.lora import LoraAdapter, published_name, wrap
+from claas_trainer.parameters import AdapterParameters, Layout
+from claas_trainer.policy import Network, PolicyModel, StudentPass
 from claas_trainer.step_errors import AdapterError
 
 
@@ -41,8 +43,11 @@ class ResponseHead(nn.Module):
         return F.linear(chosen.float(), self.head.weight.float(), bias)
 
 
-class AdaptedModel:
-    """The `PolicyModel` of a transformers model; made by `attached`. `peft` generates, as any model does."""
+class AdaptedModel(PolicyModel):
+    """The `PolicyModel` of a transformers model; made by `attached`. `peft` generates, as any model does.
+
+    Its features are the logits themselves: what a model does to them after its head (scaling, a soft cap) is its own.
+    """
 
     def __init__(self, peft: PeftModel, head: ResponseHead) -> None:
         self.peft = peft
@@ -50,35 +55,85 @@ class AdaptedModel:
         self._parameters = {
             published_name(name): parameter for name, parameter in peft.named_parameters() if parameter.requires_grad
         }
+        self.layout = Layout({name: self._parameters[name].shape for name in sorted(self._parameters)})
+        self.vocabulary_size = head.head.weight.shape[0]
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
         return self._head.head.weight.device
 
-    @property
-    def vocabulary_size(self) -> int:
-        return self._head.head.weight.shape[0]
-
-    def to(self, device: torch.device) -> None:
-        """Moves base and adapter, in place."""
-        self.peft.to(device)
-
     def trainable(self) -> dict[str, nn.Parameter]:
+        """The adapter's parameters by their published names, float32."""
         return dict(self._parameters)
 
-    def response_logits(self, batch: TokenBatch) -> Tensor:
-        self._head.positions = batch.positions
+    def place(self) -> AdapterParameters:
+        self._placed = AdapterParameters(self.layout, self.device)
+        return self._placed
+
+    def refresh(self, average: Tensor | None = None) -> None:
+        self._average = self._average if average is None else average
+        self._load(self._placed.flat)
+
+    def clear(self) -> None:
+        self._average = None
+        if hasattr(self, "_placed"):
+            del self._placed
+
+    def features(self, batch: TokenBatch, network: Network) -> Tensor:
+        with torch.no_grad():
+            if network is Network.BASE:
+                with self.peft.disable_adapter():
+                    return self._logits(batch)
+            if network is Network.STUDENT:
+                return self._logits(batch)
+            assert self._average is not None, "refresh was given no average"
+            self._load(self._average)
+            try:
+                return self._logits(batch)
+            finally:
+                self._load(self._placed.flat)
+
+    def student(self, batch: TokenBatch) -> StudentPass:
+        return _PeftPass(self._logits(batch), self._parameters, self._placed.gradients)
+
+    def logits(self, features: Tensor) -> Tensor:
+        return features.clone()
+
+    def features_gradient(self, gradient: Tensor) -> Tensor:
+        return gradient
+
+    def _logits(self, batch: TokenBatch) -> Tensor:
+        """At the response positions, [N, V], float32."""
+        ids, self._head.positions = batch.padded()
         try:
             # No attention mask: padding stands on the right, where the causal mask hides it.
-            logits: Tensor = self.peft(input_ids=batch.ids, use_cache=False).logits
+            logits: Tensor = self.peft(input_ids=ids, use_cache=False).logits
         finally:
             self._head.positions = None
         return logits
 
-    @contextmanager
-    def adapter_off(self) -> Iterator[None]:
-        with self.peft.disable_adapter():
-            yield
+    def _load(self, flat: Tensor) -> None:
+        with torch.no_grad():
+            for name, values in self.layout.views(flat).items():
+                self._parameters[name].copy_(values)
+
+    _average: Tensor | None = None
+    _placed: AdapterParameters
+
+
+class _PeftPass(StudentPass):
+    def __init__(self, graph: Tensor, parameters: Mapping[str, nn.Parameter], into: Mapping[str, Tensor]) -> None:
+        self._graph = graph
+        self._parameters = parameters
+        self._into = into
+        self.features = graph.detach()
+
+    def backward(self, gradient: Tensor) -> None:
+        names = list(self._parameters)
+        graph = self.__dict__.pop("_graph")
+        found = torch.autograd.grad(graph, [self._parameters[name] for name in names], gradient)
+        for name, piece in zip(names, found, strict=True):
+            self._into[name].add_(piece)
 
 
 def load_base(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:

@@ -1,0 +1,133 @@
+"""The adapter's tensors by their published names, put together as the fused layers compute with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from claas_trainer.parameters import Layout
+from claas_trainer.step_errors import AdapterError, UnsupportedModelError
+from claas_trainer.transformer.layer import LayerLoras
+from claas_trainer.transformer.lora import Lora, LoraGradient, Part, block_b, stacked_a
+from claas_trainer.weights.shape import ModelShape
+
+_NAME = re.compile(
+    r"base_model\.model\.model\.layers\.(?P<layer>\d+)\.(?P<block>self_attn|mlp)\.(?P<module>\w+)"
+    r"\.lora_(?P<side>[AB])\.weight"
+)
+_FUSED = {
+    "qkv": ("self_attn", ("q_proj", "k_proj", "v_proj")),
+    "o": ("self_attn", ("o_proj",)),
+    "gate_up": ("mlp", ("gate_proj", "up_proj")),
+    "down": ("mlp", ("down_proj",)),
+}
+
+
+@dataclass(frozen=True)
+class _Fused:
+    """One fused layer that has adapters: its parts, and the width of its output."""
+
+    parts: tuple[Part, ...]
+    out_width: int
+
+
+class AdapterMap:
+    """Which tensor of the adapter belongs to which fused layer; `layout` keeps together what is multiplied together.
+
+    Raises:
+        AdapterError: a tensor does not fit the base model.
+        UnsupportedModelError: the adapter is on other modules than the decoder's linear layers.
+    """
+
+    def __init__(self, shape: ModelShape, tensors: Mapping[str, torch.Size], rank: int, alpha: float) -> None:
+        self._scaling = alpha / rank
+        self._layers: list[dict[str, _Fused]] = []
+        names: list[str] = []
+        for index in range(shape.layers):
+            fused = {name: _fused(shape, index, name, tensors) for name in _FUSED}
+            self._layers.append({name: found for name, found in fused.items() if found.parts})
+            for found in fused.values():
+                names += [part.a_name for part in found.parts] + [part.b_name for part in found.parts]
+        other = sorted(tensors.keys() - set(names))
+        if other:
+            if not _NAME.fullmatch(other[0]):
+                raise UnsupportedModelError(f"the adapter is on {other[0]}")
+            raise AdapterError(f"the adapter has an unknown tensor {other[0]}: it belongs to another base model")
+        for name in names:
+            _check(shape, name, tensors[name], rank)
+        self.layout = Layout({name: tensors[name] for name in names})
+
+    def loras(self, masters: Tensor, dtype: torch.dtype, gradient: Tensor | None = None) -> list[LayerLoras]:
+        """Each layer's adapters from a flat vector, in the dtype of the products; with a flat gradient to add to."""
+        named = self.layout.views(masters)
+        gradients = None if gradient is None else _Gradients(self.layout, gradient)
+        return [
+            LayerLoras(**{name: self._lora(fused, named, dtype, gradients) for name, fused in layer.items()})
+            for layer in self._layers
+        ]
+
+    def _lora(self, fused: _Fused, named: Mapping[str, Tensor], dtype: torch.dtype, gradients: _Gradients | None) -> Lora:
+        a = stacked_a([named[part.a_name] for part in fused.parts], self._scaling, dtype)
+        b = block_b([named[part.b_name] for part in fused.parts], fused.parts, fused.out_width, dtype)
+        return Lora(a, b, fused.parts, self._scaling, None if gradients is None else gradients.of(fused))
+
+
+class _Gradients:
+    """Views of the flat gradient; a layer's A's stand one after the other in it and are one matrix."""
+
+    def __init__(self, layout: Layout, flat: Tensor) -> None:
+        self._flat = flat
+        self._named = layout.views(flat)
+
+    def of(self, fused: _Fused) -> LoraGradient:
+        first = self._named[fused.parts[0].a_name]
+        rows = len(fused.parts) * first.shape[0]
+        a = self._flat[first.storage_offset() :][: rows * first.shape[1]].view(rows, first.shape[1])
+        return LoraGradient(a, tuple(self._named[part.b_name] for part in fused.parts))
+
+
+def _fused(shape: ModelShape, layer: int, name: str, tensors: Mapping[str, torch.Size]) -> _Fused:
+    block, modules = _FUSED[name]
+    parts = []
+    row = 0
+    for module in modules:
+        rows = _out_width(shape, module)
+        prefix = f"base_model.model.model.layers.{layer}.{block}.{module}"
+        a_name, b_name = f"{prefix}.lora_A.weight", f"{prefix}.lora_B.weight"
+        if (a_name in tensors) != (b_name in tensors):
+            raise AdapterError(f"the adapter lacks one of {a_name} and lora_B: restore its file")
+        if a_name in tensors:
+            parts.append(Part(a_name, b_name, row, rows))
+        row += rows
+    return _Fused(tuple(parts), row)
+
+
+def _check(shape: ModelShape, name: str, found: torch.Size, rank: int) -> None:
+    match = _NAME.fullmatch(name)
+    assert match is not None, "names are made of the pattern's parts"
+    module = match["module"]
+    wanted = (rank, _in_width(shape, module)) if match["side"] == "A" else (_out_width(shape, module), rank)
+    if tuple(found) != wanted:
+        raise AdapterError(
+            f"the adapter's {name} is {tuple(found)}, the base model needs {wanted}: it belongs to another base model"
+            " or has another rank"
+        )
+
+
+def _out_width(shape: ModelShape, module: str) -> int:
+    widths = {
+        "q_proj": shape.query_width,
+        "k_proj": shape.key_width,
+        "v_proj": shape.key_width,
+        "gate_proj": shape.intermediate,
+        "up_proj": shape.intermediate,
+    }
+    return widths.get(module, shape.hidden)
+
+
+def _in_width(shape: ModelShape, module: str) -> int:
+    return {"o_proj": shape.query_width, "down_proj": shape.intermediate}.get(module, shape.hidden)

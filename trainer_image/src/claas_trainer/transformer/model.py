@@ -1,0 +1,118 @@
+"""The model of our own: layers, head, and what is kept of them, over any source of base weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from claas_trainer.batch import TokenBatch
+from claas_trainer.parameters import AdapterParameters
+from claas_trainer.policy import Network, PolicyModel, StudentPass
+from claas_trainer.transformer import elementwise
+from claas_trainer.transformer.adapters import AdapterMap
+from claas_trainer.transformer.elementwise import fused
+from claas_trainer.transformer.layer import Layer, LayerBackward, LayerLoras, Sequences
+from claas_trainer.transformer.rope import cosines_and_sines
+from claas_trainer.weights.source import WeightSource
+
+
+class DecoderModel(PolicyModel):
+    """A `PolicyModel` over a `WeightSource`; `tensors` are the adapter's, by published name.
+
+    `checkpointed_layers`: so many of the first layers keep their input alone. The first, because their turn on the
+    way back comes when the others' memory is free again.
+
+    Raises:
+        AdapterError, UnsupportedModelError: the adapter does not fit.
+    """
+
+    def __init__(self, source: WeightSource, tensors: Mapping[str, torch.Size], rank: int, alpha: float) -> None:
+        self._source = source
+        self._map = AdapterMap(source.shape, tensors, rank, alpha)
+        self._loras: dict[Network, list[LayerLoras]] = {}
+        self.layout = self._map.layout
+        self.device = source.device
+        self.vocabulary_size = source.shape.vocabulary
+        self.checkpointed_layers = 0
+
+    def place(self) -> AdapterParameters:
+        self.parameters = AdapterParameters(self.layout, self.device)
+        return self.parameters
+
+    def clear(self) -> None:
+        self._loras = {}
+        del self.parameters
+
+    def refresh(self, average: Tensor | None = None) -> None:
+        dtype, parameters = self._source.dtype, self.parameters
+        self._loras[Network.STUDENT] = self._map.loras(parameters.flat, dtype, parameters.grad)
+        if average is not None:
+            self._loras[Network.AVERAGE] = self._map.loras(average, dtype)
+
+    def features(self, batch: TokenBatch, network: Network) -> Tensor:
+        with torch.no_grad():
+            x = self._source.embed(batch.ids)
+            sequences = self._sequences(batch)
+            for index in range(self._source.shape.layers):
+                x = self._layer(index, network, sequences, batch).forward(x)
+            return self._normed(x)
+
+    def student(self, batch: TokenBatch) -> StudentPass:
+        with torch.no_grad():
+            return _DecoderPass(self, batch)
+
+    def logits(self, features: Tensor) -> Tensor:
+        head = self._source.head
+        if features.dtype in (torch.float32, torch.float64):
+            return features @ head.t()
+        if features.is_cuda:
+            return torch.mm(features, head.t(), out_dtype=torch.float32)
+        return features.float() @ head.t().float()
+
+    def features_gradient(self, gradient: Tensor) -> Tensor:
+        head = self._source.head
+        return gradient.to(head.dtype) @ head
+
+    def forward_keeping(self, batch: TokenBatch) -> tuple[Tensor, list[LayerBackward]]:
+        """The student's last hidden states before the final norm, [N, hidden], and the way back of every layer."""
+        x = self._source.embed(batch.ids)
+        sequences = self._sequences(batch)
+        backwards = []
+        for index in range(self._source.shape.layers):
+            layer = self._layer(index, Network.STUDENT, sequences, batch)
+            x, back = layer.checkpoint(x) if index < self.checkpointed_layers else layer.forward_keeping(x)
+            backwards.append(back)
+        return x, backwards
+
+    def _layer(self, index: int, network: Network, sequences: Sequences, batch: TokenBatch) -> Layer:
+        loras = LayerLoras() if network is Network.BASE else self._loras[network][index]
+        rows = batch.rows if index == self._source.shape.layers - 1 else None
+        return Layer(self._source.shape, self._source.layer(index), loras, sequences, rows)
+
+    def _sequences(self, batch: TokenBatch) -> Sequences:
+        shape = self._source.shape
+        return Sequences(batch.lengths, *cosines_and_sines(shape.rope, shape.head_dim, batch.positions()))
+
+    def _normed(self, x: Tensor) -> Tensor:
+        return fused(elementwise.rms_norm, x.device)(x, self._source.final_norm, self._source.shape.norm_epsilon)
+
+    def before_norm(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient of the hidden states before the final norm."""
+        back = fused(elementwise.rms_norm_backward, x.device)
+        return back(x, self._source.final_norm, self._source.shape.norm_epsilon, gradient, torch.zeros_like(gradient))[0]
+
+
+class _DecoderPass(StudentPass):
+    def __init__(self, model: DecoderModel, batch: TokenBatch) -> None:
+        self._model = model
+        self._last, self._backwards = model.forward_keeping(batch)
+        self.features = model._normed(self._last)
+
+    def backward(self, gradient: Tensor) -> None:
+        with torch.no_grad():
+            gradient = self._model.before_norm(self._last, gradient)
+            del self._last
+            while self._backwards:
+                gradient = self._backwards.pop()(gradient)

@@ -1,0 +1,1 @@
+"""Where base weights come from, and the one layout that the step computes on. Needs torch alone."""
