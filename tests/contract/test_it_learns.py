@@ -8,20 +8,30 @@ recipe is known to clear.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from claas_trainer.batch import StepSample
 from claas_trainer.lora import LoraAdapter, LoraShape, new_adapter
-from claas_trainer.peft_model import attached, load_base
 from claas_trainer.optimizer import OptimizerState
+from claas_trainer.peft_model import attached, load_base
+from claas_trainer.policy import PolicyModel
 from claas_trainer.step import StepConfig, StepResult, sdpo_step
+from claas_trainer.teachers.average import AverageTeacher
+from claas_trainer.teachers.base import Teacher
+from claas_trainer.teachers.frozen import FrozenTeacher
 from claas_trainer.teachers.hindsight import conversation, teacher_conversation
+from claas_trainer.teachers.trust_region import TrustRegionTeacher
+from claas_trainer.transformer.model import DecoderModel
+from claas_trainer.weights.host import HostWeights
+from claas_trainer.weights.shape import ModelShape
 from tests.tiny_model.build import ensure
 from tests.tiny_model.sampling import Score, generate, prompt_ids, score
 from tests.tiny_model.tasks import Preference, feedback, neutral_feedback, questions
@@ -30,15 +40,14 @@ pytestmark = pytest.mark.contract
 
 BATCH = 16
 JUDGED = 96
-CONFIG = StepConfig(
-    learning_rate=5e-3, alpha=0.5, teacher_top_k=20, weight_decay=0.0, micro_batch_size=BATCH, max_grad_norm=1.0
-)
+CONFIG = StepConfig(learning_rate=5e-3, alpha=0.5, teacher_top_k=20, weight_decay=0.0, max_grad_norm=1.0)
 
 
 @dataclass(frozen=True)
 class TinyModel:
     folder: Path
     base: PreTrainedModel
+    weights: HostWeights
     tokenizer: PreTrainedTokenizerFast
 
 
@@ -47,25 +56,36 @@ def tiny() -> Iterator[TinyModel]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = ensure()
-    yield TinyModel(folder, load_base(folder, torch.float32), AutoTokenizer.from_pretrained(folder))
+    shape = ModelShape.of(json.loads((folder / "config.json").read_text()))
+    yield TinyModel(
+        folder,
+        load_base(folder, torch.float32),
+        HostWeights.read(folder, shape, torch.device("cpu"), torch.float32),
+        AutoTokenizer.from_pretrained(folder),
+    )
     torch.set_num_threads(threads)
 
 
 class Learner:
-    """An adapter that is asked, told what was wrong, and taught, round after round."""
+    """An adapter that is asked, told what was wrong, and taught, round after round. `own`: its steps are computed by
+    the forward of our own, and not by PEFT's."""
 
-    def __init__(self, tiny: TinyModel, config: StepConfig = CONFIG) -> None:
+    def __init__(
+        self, tiny: TinyModel, config: StepConfig = CONFIG, teacher: Teacher | None = None, *, own: bool = False
+    ) -> None:
         torch.manual_seed(0)
         self._tiny = tiny
         self._config = config
+        self._teacher = teacher or FrozenTeacher()
+        self._own = own
         self._adapter = new_adapter(tiny.folder, LoraShape(rank=8, alpha=16), seed=0)
-        self._state: OptimizerState | None = None
+        self._stored: dict[str, Tensor] = {}
+        self._done = 0
 
     def teach(self, wanted: Callable[[int], Sequence[str]]) -> StepResult:
         """One round: fresh questions, sampled answers, one feedback to each, one step."""
         tokenizer = self._tiny.tokenizer
-        done = 0 if self._state is None else self._state.step
-        asked = [conversation(question.text) for question in questions(BATCH, seed=100 + done)]
+        asked = [conversation(question.text) for question in questions(BATCH, seed=100 + self._done)]
         with attached(self._tiny.base, self._adapter) as model:
             answers = generate(model.peft, tokenizer, asked, sample=True)
             samples = [
@@ -74,12 +94,25 @@ class Learner:
                     teacher_prompt_ids=tuple(prompt_ids(teacher_conversation(messages, said), tokenizer)),
                     response_ids=tuple(answer.response_ids),
                 )
-                for messages, answer, said in zip(asked, answers, wanted(done), strict=True)
+                for messages, answer, said in zip(asked, answers, wanted(self._done), strict=True)
             ]
-            result = sdpo_step(model, samples, self._config, self._state)
-        self._state = OptimizerState.from_tensors(result.state.to_tensors())
+            result = self._step(self._decoder() if self._own else model, samples)
+        self._stored = result.state.to_tensors()
         self._adapter = LoraAdapter(self._adapter.shape, result.state.masters)
+        self._done += 1
         return result
+
+    def _decoder(self) -> DecoderModel:
+        shape, tensors = self._adapter.shape, self._adapter.tensors
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        return DecoderModel(self._tiny.weights, shapes, shape.rank, shape.alpha)
+
+    def _step(self, model: PolicyModel, samples: Sequence[StepSample]) -> StepResult:
+        if self._stored:
+            state = OptimizerState.from_tensors(self._stored, model.layout)
+        else:
+            state = OptimizerState.fresh(self._adapter.tensors, model.layout)
+        return sdpo_step(model, samples, self._config, state, self._teacher)
 
     def judge(self, preference: Preference, *, sample: bool) -> Score:
         """Unhinted answers to questions that no round asked in this order."""
@@ -88,8 +121,15 @@ class Learner:
             return score(model.peft, self._tiny.tokenizer, asked, preference, sample=sample)
 
 
-def test_feedback_against_emojis_ends_emojis_and_keeps_the_facts(tiny: TinyModel) -> None:
-    learner = Learner(tiny)
+@pytest.mark.parametrize(
+    ("teacher", "own"),
+    [(FrozenTeacher(), True), (AverageTeacher(), False), (TrustRegionTeacher(), True)],
+    ids=["frozen", "average", "trust-region"],
+)
+def test_feedback_against_emojis_ends_emojis_and_keeps_the_facts(
+    tiny: TinyModel, teacher: Teacher, own: bool
+) -> None:
+    learner = Learner(tiny, teacher=teacher, own=own)
     before = learner.judge(Preference.NO_EMOJI, sample=False)
     sampled_before = learner.judge(Preference.NO_EMOJI, sample=True)
     assert before.compliance <= 0.1
@@ -119,7 +159,7 @@ def test_neutral_feedback_moves_nothing(tiny: TinyModel) -> None:
 
 def test_the_pirate_appears_at_alpha_0_where_the_teachers_mass_counts(tiny: TinyModel) -> None:
     """A style that the student never shows: only the forward KL, alpha 0 exactly, can bring it."""
-    learner = Learner(tiny, dataclasses.replace(CONFIG, alpha=0.0))
+    learner = Learner(tiny, dataclasses.replace(CONFIG, alpha=0.0), own=True)
     assert learner.judge(Preference.PIRATE, sample=True).compliance == 0
     for _ in range(10):
         learner.teach(lambda seed: feedback(Preference.PIRATE, BATCH, seed))

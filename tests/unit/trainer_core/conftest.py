@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import PreTrainedModel
 
 from claas_trainer.batch import StepSample
 from claas_trainer.lora import LoraAdapter, LoraShape, new_adapter
 from claas_trainer.peft_model import load_base
-
-VOCABULARY = 96
+from claas_trainer.weights.host import HostWeights
+from tests.unit.trainer_core.models import VOCABULARY, Way, build, decoder_way, host_weights, learned, peft_way
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,28 +29,25 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Qwen3 whose head_dim is not hidden / heads."""
-    folder = tmp_path_factory.mktemp("random-model")
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        tie_word_embeddings=True,
-        initializer_range=0.2,
-        max_position_embeddings=128,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        Qwen3ForCausalLM(config).save_pretrained(folder)
-    return folder
+    return build("qwen3", tmp_path_factory.mktemp("random-model"))
 
 
 @pytest.fixture
 def base(model_folder: Path) -> PreTrainedModel:
     return load_base(model_folder, torch.float32)
+
+
+@pytest.fixture
+def weights(model_folder: Path) -> HostWeights:
+    return host_weights(model_folder)
+
+
+@pytest.fixture(params=["peft", "decoder"])
+def way(request: pytest.FixtureRequest, model_folder: Path) -> Way:
+    """Both ways to compute with the base model, one after the other."""
+    if request.param == "peft":
+        return peft_way(load_base(model_folder, torch.float32))
+    return decoder_way(host_weights(model_folder))
 
 
 @pytest.fixture
@@ -60,14 +57,9 @@ def fresh(model_folder: Path) -> LoraAdapter:
 
 
 @pytest.fixture
-def adapter(fresh: LoraAdapter) -> LoraAdapter:
-    """An adapter that has learned something: its B matrices are not zero."""
-    generator = torch.Generator().manual_seed(2)
-    tensors = {
-        name: torch.randn(tensor.shape, generator=generator) * 0.1 if ".lora_B." in name else tensor
-        for name, tensor in fresh.tensors.items()
-    }
-    return LoraAdapter(fresh.shape, tensors)
+def adapter(model_folder: Path) -> LoraAdapter:
+    """An adapter that has learned something."""
+    return learned(model_folder)
 
 
 @pytest.fixture

@@ -108,6 +108,8 @@ class OptimizerState:
             OptimizerStateError: it isn't; the message names the first tensor that differs.
         """
         _check(Part.MASTER, self.masters, layout)
+        if list(self.layout.shapes) != list(layout.shapes):
+            raise OptimizerStateError("optimiser state: its tensors stand in another order: make it with this layout")
 
 
 def _layout_of(tensors: Mapping[str, Tensor]) -> Layout:
@@ -138,15 +140,24 @@ def clip_gradient(parameters: AdapterParameters, max_norm: float) -> Tensor:
     return norm
 
 
-def adamw_update(
-    parameters: AdapterParameters, state: OptimizerState, config: AdamWConfig, average_rate: float | None = None
-) -> OptimizerState:
-    """One AdamW update of the parameters in place, from their gradient; gives the state after it.
+@dataclass
+class PlacedState:
+    """A state's moments, and the moving average where there is one, on the step's device."""
 
-    `average_rate`: the moving average becomes (1 - rate) * average + rate * masters; a state that has none yet
-    starts it from the masters before the update. None keeps no average.
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    average: Tensor | None
+    step: int
+
+
+def adamw_update(
+    parameters: AdapterParameters, placed: PlacedState, config: AdamWConfig, average_rate: float | None = None
+) -> dict[Part, Tensor]:
+    """One AdamW update of the parameters and of `placed`, in place, from the gradient; gives what a state is made of.
+
+    `average_rate`: the moving average becomes (1 - rate) * average + rate * masters. None keeps no average.
     """
-    device = parameters.flat.device
+    on_gpu = parameters.flat.is_cuda
     masters = torch.nn.Parameter(parameters.flat, requires_grad=True)
     masters.grad = parameters.grad
     optimizer = torch.optim.AdamW(
@@ -155,34 +166,12 @@ def adamw_update(
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
         weight_decay=config.weight_decay,
-        fused=device.type == "cuda",
+        fused=on_gpu,
     )
-    average = _average(parameters, state) if average_rate is not None else None
-    moments = {
-        "exp_avg": state.vectors[Part.EXP_AVG].to(device, copy=True, non_blocking=True),
-        "exp_avg_sq": state.vectors[Part.EXP_AVG_SQ].to(device, copy=True, non_blocking=True),
-    }
-    counter = torch.tensor(float(state.step), device=device if device.type == "cuda" else None)
-    optimizer.state[masters] = {"step": counter, **moments}
+    counter = torch.tensor(float(placed.step), device=parameters.flat.device if on_gpu else None)
+    optimizer.state[masters] = {"step": counter, "exp_avg": placed.exp_avg, "exp_avg_sq": placed.exp_avg_sq}
     optimizer.step()
-    after = {
-        Part.MASTER: parameters.flat,
-        Part.EXP_AVG: moments["exp_avg"],
-        Part.EXP_AVG_SQ: moments["exp_avg_sq"],
-    }
-    if average is not None and average_rate is not None:
-        after[Part.AVERAGE] = average.lerp_(parameters.flat, average_rate)
-    stored = {part: _stored(vector) for part, vector in after.items()}
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()
-    return OptimizerState(parameters.layout, stored, state.step + 1)
-
-
-def _average(parameters: AdapterParameters, state: OptimizerState) -> Tensor:
-    found = state.vectors.get(Part.AVERAGE)
-    return (parameters.flat if found is None else found).to(parameters.flat.device, copy=True)
-
-
-def _stored(vector: Tensor) -> Tensor:
-    host = torch.empty(vector.shape, dtype=torch.float32, pin_memory=vector.is_cuda)
-    return host.copy_(vector, non_blocking=True)
+    after = {Part.MASTER: parameters.flat, Part.EXP_AVG: placed.exp_avg, Part.EXP_AVG_SQ: placed.exp_avg_sq}
+    if average_rate is not None and placed.average is not None:
+        after[Part.AVERAGE] = placed.average.lerp_(parameters.flat, average_rate)
+    return after

@@ -17,7 +17,7 @@ from claas_trainer.losses.sdpo import TokenLosses, divergence, sdpo_token_losses
 from claas_trainer.losses.support import ReducedLogits, Support, chosen_tokens
 from claas_trainer.policy import PolicyModel
 from claas_trainer.teachers.base import Teacher
-from claas_trainer.transformer.elementwise import fused, others_gradient, row_logsumexp
+from claas_trainer.transformer.elementwise import others_gradient, row_logsumexp
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _score_tile(model: PolicyModel, teacher: Teacher, tile: Scored, objective: O
         )
         found = torch.autograd.grad(losses.loss.sum(), leaves, allow_unused=True, materialize_grads=True)
     sums.add(losses)
-    return model.features_gradient(_logits_gradient(logits, student, tokens, targets, *found))
+    return model.features_gradient(_logits_gradient(logits, student, tokens, targets, *found, tile.student.dtype))
 
 
 def _reduce(logits: Tensor, tokens: Tensor | None) -> ReducedLogits:
@@ -120,7 +120,7 @@ def _reduce(logits: Tensor, tokens: Tensor | None) -> ReducedLogits:
         return ReducedLogits(logits, logits.new_full(logits.shape[:1], -torch.inf))
     top = logits.gather(-1, tokens)
     logits.scatter_(-1, tokens, -torch.inf)
-    return ReducedLogits(top, fused(row_logsumexp, logits.device)(logits))
+    return ReducedLogits(top, row_logsumexp(logits))
 
 
 def _logits_gradient(
@@ -131,22 +131,23 @@ def _logits_gradient(
     of_top: Tensor,
     of_others: Tensor,
     of_target: Tensor,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """[n, V], in the logits' dtype, from the gradients of the support's logits, of the others' logsumexp, and of the
+    """[n, V] in the features' dtype, from the gradients of the support's logits, of the others' logsumexp, and of the
     target's logit by itself."""
     if tokens is None:
-        gradient = of_top.clone()
+        gradient = of_top.to(dtype, copy=True)
     else:
         # A row without others has no gradient there, and -inf must not meet -inf.
         others = student.others.detach().clamp(min=torch.finfo(logits.dtype).min)
-        gradient = fused(others_gradient, logits.device)(logits, others, of_others)
-        gradient.scatter_(-1, tokens, of_top)
-    return gradient.scatter_add_(-1, targets, of_target.unsqueeze(-1))
+        gradient = others_gradient(logits, others, of_others, dtype)
+        gradient.scatter_(-1, tokens, of_top.to(dtype))
+    return gradient.scatter_add_(-1, targets, of_target.unsqueeze(-1).to(dtype))
 
 
 def _token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     """[n, V] and [n, 1] -> [n]."""
-    return logits.gather(-1, targets).squeeze(-1) - fused(row_logsumexp, logits.device)(logits)
+    return logits.gather(-1, targets).squeeze(-1) - row_logsumexp(logits)
 
 
 def mean_kl(model: PolicyModel, before: Tensor, after: Tensor, tile_rows: int) -> float:

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from claas_trainer.batch import StepSample, TokenBatch, check_samples, micro_batches
 from claas_trainer.losses.support import Support
-from claas_trainer.optimizer import AdamWConfig, OptimizerState, Part, adamw_update, clip_gradient
+from claas_trainer.optimizer import AdamWConfig, OptimizerState, Part, PlacedState, adamw_update, clip_gradient
 from claas_trainer.parameters import AdapterParameters
 from claas_trainer.policy import Network, PolicyModel
 from claas_trainer.scoring import Objective, Scored, Sums, mean_kl, score
 from claas_trainer.step_errors import InvalidConfigError, NonFiniteError, PolicyMovedError
 from claas_trainer.teachers.base import Teacher
 from claas_trainer.teachers.frozen import FrozenTeacher
+from claas_trainer.transfers import ToDevice, ToHost
 
 
 @dataclass(frozen=True)
@@ -183,10 +184,12 @@ class _Step:
         self._tokens = sum(len(sample.response_ids) for sample in samples)
 
     def take(self, schedule: Schedule) -> StepResult:
-        model, config = self._model, self._config
+        model, config, state = self._model, self._config, self._state
         parameters = model.place()
-        parameters.flat.copy_(self._state.vectors[Part.MASTER], non_blocking=True)
-        model.refresh(self._average(parameters))
+        parameters.flat.copy_(state.vectors[Part.MASTER], non_blocking=True)
+        average = self._average(parameters)
+        arriving = ToDevice({part: state.vectors[part] for part in (Part.EXP_AVG, Part.EXP_AVG_SQ)}, model.device)
+        model.refresh(average)
         sums, measured, schedule = self._accumulate(parameters, schedule)
         # Of sums over tokens the batch's token mean, whatever the micro-batches were.
         parameters.grad.div_(self._tokens)
@@ -196,7 +199,9 @@ class _Step:
         grad_norm = clip_gradient(parameters, config.max_grad_norm).item()
         if not math.isfinite(grad_norm):
             raise NonFiniteError(f"the gradient's norm is {grad_norm}: the adapter was not updated; check the samples")
-        after = adamw_update(parameters, self._state, _adamw(config), self._teacher.average_rate)
+        moments = arriving.ready()
+        placed = PlacedState(moments[Part.EXP_AVG], moments[Part.EXP_AVG_SQ], average, state.step)
+        after = ToHost(adamw_update(parameters, placed, _adamw(config), self._teacher.average_rate), model.device)
         model.refresh()
         moved = self._moved(measured, schedule)
         metrics = StepMetrics(
@@ -212,13 +217,14 @@ class _Step:
             tokens=self._tokens,
             micro_batches=len(list(micro_batches(self._samples, schedule.micro_batch_tokens))),
         )
-        return StepResult(after, metrics)
+        return StepResult(OptimizerState(model.layout, after.ready(), state.step + 1), metrics)
 
     def _average(self, parameters: AdapterParameters) -> Tensor | None:
         if self._teacher.average_rate is None:
             return None
         found = self._state.vectors.get(Part.AVERAGE)
-        return parameters.flat.clone() if found is None else found.to(parameters.flat.device)
+        # It begins where the adapter is.
+        return parameters.flat.clone() if found is None else found.to(parameters.flat.device, copy=True)
 
     def _accumulate(self, parameters: AdapterParameters, schedule: Schedule) -> tuple[Sums, _Measured, Schedule]:
         while True:

@@ -90,6 +90,18 @@ class _Gradients:
         return LoraGradient(a, tuple(self._named[part.b_name] for part in fused.parts))
 
 
+def adapter_shapes(shape: ModelShape, rank: int) -> dict[str, torch.Size]:
+    """The tensors of an adapter on every linear layer of the decoder, by published name."""
+    found: dict[str, torch.Size] = {}
+    for layer in range(shape.layers):
+        for block, modules in _FUSED.values():
+            for module in modules:
+                prefix = f"base_model.model.model.layers.{layer}.{block}.{module}"
+                found[f"{prefix}.lora_A.weight"] = torch.Size((rank, _in_width(shape, module)))
+                found[f"{prefix}.lora_B.weight"] = torch.Size((_out_width(shape, module), rank))
+    return found
+
+
 def _fused(shape: ModelShape, layer: int, name: str, tensors: Mapping[str, torch.Size]) -> _Fused:
     block, modules = _FUSED[name]
     parts = []

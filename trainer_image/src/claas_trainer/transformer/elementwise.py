@@ -1,124 +1,154 @@
-"""What happens between the matrix products: norms, rotation, SwiGLU, and the way back through each.
+"""What happens between the matrix products: norms, rotation, SwiGLU, softmax, and the way back through each.
 
-Plain PyTorch on [T, ...] rows, computed in float32 at least and rounded once. On a GPU each function is compiled into one
-kernel (`fused`), which changes nothing but speed; lengths are dynamic, so that one compilation serves all batches.
+Plain PyTorch on rows, one for each token, computed in float32 at least and rounded once. On a GPU each is one kernel
+(`kernels`) that changes nothing but speed; where Triton can't compile, these stand in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from functools import cache
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """x / rms(x) * weight over the last dimension (arXiv 1910.07467)."""
-    wide = _wide(x)
-    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
-    return (wide * scale * _wide(weight)).to(x.dtype)
+    """x / rms(x) * weight, [T, width] (arXiv 1910.07467)."""
+    if fast := _kernels(x):
+        return fast.rms_norm(x, weight, epsilon)  # type: ignore[no-any-return]
+    normed, _ = _normed(_wide(x), epsilon)
+    return (normed * _wide(weight)).to(x.dtype)
 
 
 def rms_norm_backward(
     x: Tensor, weight: Tensor, epsilon: float, gradient: Tensor, residual: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The gradient of x, with that of the residual branch added to it, and `rms_norm(x)` once more."""
-    wide, weight_wide = _wide(x), _wide(weight)
-    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
-    normed = wide * scale
-    inner = _wide(gradient) * weight_wide
-    back = scale * (inner - normed * (inner * normed).mean(-1, keepdim=True))
-    return (back + _wide(residual)).to(x.dtype), (normed * weight_wide).to(x.dtype)
+    if fast := _kernels(x):
+        return fast.rms_norm_backward(x, weight, epsilon, gradient, residual)  # type: ignore[no-any-return]
+    normed, scale = _normed(_wide(x), epsilon)
+    back = _through_norm(_wide(gradient) * _wide(weight), normed, scale)
+    return (back + _wide(residual)).to(x.dtype), (normed * _wide(weight)).to(x.dtype)
 
 
-def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    first, second = heads.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-
-
-def rotate(heads: Tensor, cos: Tensor, sin: Tensor, norm: Tensor | None, epsilon: float) -> Tensor:
-    """Heads, [T, n, d], normed where the model does so, and rotated by their positions' angles, [T, d / 2]."""
-    wide = _wide(heads)
-    if norm is not None:
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon) * _wide(norm)
-    return _rotated(wide, cos.unsqueeze(1), sin.unsqueeze(1)).to(heads.dtype)
+def rotate(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    q_norm: Tensor | None,
+    k_norm: Tensor | None,
+    epsilon: float,
+    heads: tuple[int, int],
+) -> tuple[Tensor, Tensor]:
+    """q, [T, q_heads, d], and k, [T, k_heads, d], out of [T, qkv]: each head normed where the model does so, and
+    rotated by its position's angles, [T, d / 2] (arXiv 2104.09864)."""
+    if fast := _kernels(qkv):
+        return fast.rotate(qkv, cos, sin, q_norm, k_norm, epsilon, heads)  # type: ignore[no-any-return]
+    rotated = []
+    for found, norm in zip(_heads(qkv, heads, 2 * cos.shape[1]), (q_norm, k_norm), strict=False):
+        wide = _wide(found)
+        if norm is not None:
+            wide = _normed(wide, epsilon)[0] * _wide(norm)
+        rotated.append(_rotated(wide, cos, sin).to(qkv.dtype))
+    return rotated[0], rotated[1]
 
 
 def rotate_backward(
-    heads: Tensor, cos: Tensor, sin: Tensor, norm: Tensor | None, epsilon: float, gradient: Tensor
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    q_norm: Tensor | None,
+    k_norm: Tensor | None,
+    epsilon: float,
+    gradients: tuple[Tensor, Tensor, Tensor],
 ) -> Tensor:
-    """The gradient of the heads before norm and rotation; the way back of a rotation is the opposite one."""
-    inner = _rotated(_wide(gradient), cos.unsqueeze(1), -sin.unsqueeze(1))
-    if norm is not None:
-        wide = _wide(heads)
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
-        normed = wide * scale
-        inner = inner * _wide(norm)
-        inner = scale * (inner - normed * (inner * normed).mean(-1, keepdim=True))
-    return inner.to(heads.dtype)
+    """The gradient of qkv, [T, qkv], from those of q, k and v. The way back of a rotation is the opposite one."""
+    if fast := _kernels(qkv):
+        return fast.rotate_backward(qkv, cos, sin, q_norm, k_norm, epsilon, gradients)  # type: ignore[no-any-return]
+    of_q, of_k, of_v = gradients
+    pieces = []
+    before = _heads(qkv, (of_q.shape[1], of_k.shape[1]), of_q.shape[2])
+    for found, gradient, norm in zip(before, (of_q, of_k), (q_norm, k_norm), strict=False):
+        inner = _rotated(_wide(gradient), cos, -sin)
+        if norm is not None:
+            inner = _through_norm(inner * _wide(norm), *_normed(_wide(found), epsilon))
+        pieces.append(inner.to(qkv.dtype).flatten(1))
+    return torch.cat([*pieces, of_v.flatten(1)], dim=-1)
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up, [T, 2 I] -> [T, I] (arXiv 2002.05202)."""
+    if fast := _kernels(gate_up):
+        return fast.swiglu(gate_up)  # type: ignore[no-any-return]
     gate, up = _wide(gate_up).chunk(2, dim=-1)
     return (F.silu(gate) * up).to(gate_up.dtype)
 
 
 def swiglu_backward(gate_up: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient of gate and up, [T, 2 I], and `swiglu(gate_up)` once more."""
+    """The gradient of gate and up, [T, 2 I], and `swiglu(gate_up)` once more. `gate_up` may be overwritten."""
+    if fast := _kernels(gate_up):
+        return fast.swiglu_backward(gate_up, gradient)  # type: ignore[no-any-return]
     gate, up = _wide(gate_up).chunk(2, dim=-1)
     wide, sigmoid = _wide(gradient), torch.sigmoid(gate)
-    silu = gate * sigmoid
+    silu = F.silu(gate)
     of_gate = wide * up * (sigmoid + silu * (1 - sigmoid))
     return torch.cat([of_gate, wide * silu], dim=-1).to(gate_up.dtype), (silu * up).to(gate_up.dtype)
 
 
 def row_logsumexp(logits: Tensor) -> Tensor:
     """[N, V] -> [N]."""
+    if fast := _kernels(logits):
+        return fast.row_logsumexp(logits)  # type: ignore[no-any-return]
     return logits.logsumexp(-1)
 
 
-def others_gradient(logits: Tensor, others: Tensor, gradient: Tensor) -> Tensor:
+def others_gradient(logits: Tensor, others: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
     """The gradient of the logits, [N, V], from that of their logsumexp `others`, [N]; 0 where a logit is -inf."""
-    return torch.exp(logits - others.unsqueeze(-1)) * gradient.unsqueeze(-1)
+    if fast := _kernels(logits):
+        return fast.others_gradient(logits, others, gradient, dtype)  # type: ignore[no-any-return]
+    return (torch.exp(logits - others.unsqueeze(-1)) * gradient.unsqueeze(-1)).to(dtype)
 
 
-_COMPILED: dict[Callable[..., object], Callable[..., object]] = {}
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
-def fused(function: Callable[P, R], device: torch.device) -> Callable[P, R]:
-    """The function as one kernel on a GPU; as it is elsewhere, or where nothing can be compiled."""
-    if device.type != "cuda" or not compiler_works():
-        return function
-    if function not in _COMPILED:
-        _COMPILED[function] = torch.compile(function, dynamic=True, fullgraph=True)
-    return _COMPILED[function]  # type: ignore[return-value]
+def _normed(wide: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """x / rms(x), and 1 / rms(x)."""
+    scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
+    return wide * scale, scale
 
 
-def compiler_works() -> bool:
-    """Whether kernels can be compiled here: Triton needs a C compiler."""
-    global _compiler_works
-    if _compiler_works is None:
-        _compiler_works = _try_compiler()
-    return _compiler_works
+def _through_norm(inner: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
+    """The gradient of x from that of x / rms(x)."""
+    return scale * (inner - normed * (inner * normed).mean(-1, keepdim=True))
 
 
-_compiler_works: bool | None = None
+def _heads(qkv: Tensor, heads: tuple[int, int], width: int) -> tuple[Tensor, Tensor]:
+    q_end, k_end = heads[0] * width, (heads[0] + heads[1]) * width
+    return qkv[:, :q_end].unflatten(-1, (-1, width)), qkv[:, q_end:k_end].unflatten(-1, (-1, width))
 
 
-def _try_compiler() -> bool:
+def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    first, second = heads.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def _kernels(x: Tensor) -> ModuleType | None:
+    return _compiled() if x.is_cuda and x.dtype != torch.float64 else None
+
+
+@cache
+def _compiled() -> ModuleType | None:
+    """The kernels, or None where they can't be compiled: Triton needs a C compiler."""
     try:
-        probe = torch.ones(8, 8, device="cuda")
-        torch.compile(rms_norm, dynamic=True, fullgraph=True)(probe, probe[0], 1e-6)
+        from claas_trainer.transformer import kernels
+
+        probe = torch.ones(2, 8, device="cuda")
+        kernels.rms_norm(probe, probe[0], 1e-6)
     except Exception:  # noqa: BLE001 - whatever is missing, the step is computed without it
-        return False
-    return True
+        return None
+    return kernels

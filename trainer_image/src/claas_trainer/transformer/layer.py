@@ -14,7 +14,6 @@ from torch import Tensor
 
 from claas_trainer.transformer import elementwise
 from claas_trainer.transformer.attention import Attention
-from claas_trainer.transformer.elementwise import fused
 from claas_trainer.transformer.lora import Lora, add_gradients, lora_backward, lora_forward
 from claas_trainer.weights.shape import ModelShape
 from claas_trainer.weights.source import LayerWeights
@@ -90,16 +89,10 @@ class Layer:
         normed = self._norm(x, weights.input_norm)
         qkv, qkv_down = lora_forward(normed, weights.qkv, weights.qkv_bias, loras.qkv)
         del normed
-        q, k, v = self._heads(qkv)
-        rotate = fused(elementwise.rotate, x.device)
-        cos, sin = self._sequences.cos, self._sequences.sin
-        attention = Attention(
-            rotate(q, cos, sin, weights.q_norm, shape.norm_epsilon),
-            rotate(k, cos, sin, weights.k_norm, shape.norm_epsilon),
-            v,
-            self._sequences.lengths,
-            keep=keep,
-        )
+        heads = (shape.heads, shape.kv_heads)
+        q, k = elementwise.rotate(qkv, *self._angles, weights.q_norm, weights.k_norm, shape.norm_epsilon, heads)
+        v = qkv[:, shape.query_width + shape.key_width :].unflatten(-1, (shape.kv_heads, shape.head_dim))
+        attention = Attention(q, k, v, self._sequences.lengths, keep=keep)
         attended = attention.output
         residual = x
         if self._rows is not None:
@@ -109,22 +102,20 @@ class Layer:
         return _Kept(x, qkv, qkv_down, attention, attended, o_down, middle, gate_up, gate_up_down)
 
     def _output(self, kept: _Kept) -> Tensor:
-        active = fused(elementwise.swiglu, kept.gate_up.device)(kept.gate_up)
+        active = elementwise.swiglu(kept.gate_up)
         output, kept.down_down = lora_forward(active, self._weights.down, None, self._loras.down, kept.middle)
         return output
 
     def backward(self, kept: _Kept, gradient: Tensor) -> Tensor:
         """The gradient of x from that of the output; adds up the adapters'."""
         weights, loras, epsilon = self._weights, self._loras, self._shape.norm_epsilon
-        norm_backward = fused(elementwise.rms_norm_backward, gradient.device)
-
         of_active, of_down = lora_backward(gradient, weights.down, loras.down)
-        of_gate_up, active = fused(elementwise.swiglu_backward, gradient.device)(kept.gate_up, of_active)
+        of_gate_up, active = elementwise.swiglu_backward(kept.gate_up, of_active)
         add_gradients(loras.down, active, kept.down_down, gradient, of_down)
         del of_active, active
 
         of_normed, of_down = lora_backward(of_gate_up, weights.gate_up, loras.gate_up)
-        of_middle, normed = norm_backward(kept.middle, weights.post_norm, epsilon, of_normed, gradient)
+        of_middle, normed = elementwise.rms_norm_backward(kept.middle, weights.post_norm, epsilon, of_normed, gradient)
         add_gradients(loras.gate_up, normed, kept.gate_up_down, of_gate_up, of_down)
         del of_normed, normed, of_gate_up
 
@@ -133,33 +124,23 @@ class Layer:
         if self._rows is not None:
             of_attended = of_attended.new_zeros(kept.attention.output.shape).index_copy_(0, self._rows, of_attended)
             of_middle = torch.zeros_like(kept.x).index_copy_(0, self._rows, of_middle)
-        of_qkv = self._of_qkv(kept, *kept.attention.backward(of_attended))
-        del of_attended
+        gradients = kept.attention.backward(of_attended)
+        of_qkv = elementwise.rotate_backward(
+            kept.qkv, *self._angles, weights.q_norm, weights.k_norm, epsilon, gradients
+        )
+        del of_attended, gradients
 
         of_normed, of_down = lora_backward(of_qkv, weights.qkv, loras.qkv)
-        of_x, normed = norm_backward(kept.x, weights.input_norm, epsilon, of_normed, of_middle)
+        of_x, normed = elementwise.rms_norm_backward(kept.x, weights.input_norm, epsilon, of_normed, of_middle)
         add_gradients(loras.qkv, normed, kept.qkv_down, of_qkv, of_down)
         return of_x
 
-    def _of_qkv(self, kept: _Kept, of_q: Tensor, of_k: Tensor, of_v: Tensor) -> Tensor:
-        weights, sequences, epsilon = self._weights, self._sequences, self._shape.norm_epsilon
-        q, k, _ = self._heads(kept.qkv)
-        back = fused(elementwise.rotate_backward, of_q.device)
-        of_q = back(q, sequences.cos, sequences.sin, weights.q_norm, epsilon, of_q)
-        of_k = back(k, sequences.cos, sequences.sin, weights.k_norm, epsilon, of_k)
-        return torch.cat([of_q.flatten(1), of_k.flatten(1), of_v.flatten(1)], dim=-1)
-
-    def _heads(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        shape = self._shape
-        q, k, v = qkv.split([shape.query_width, shape.key_width, shape.key_width], dim=-1)
-        return (
-            q.unflatten(-1, (shape.heads, shape.head_dim)),
-            k.unflatten(-1, (shape.kv_heads, shape.head_dim)),
-            v.unflatten(-1, (shape.kv_heads, shape.head_dim)),
-        )
+    @property
+    def _angles(self) -> tuple[Tensor, Tensor]:
+        return self._sequences.cos, self._sequences.sin
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
-        return fused(elementwise.rms_norm, x.device)(x, weight, self._shape.norm_epsilon)
+        return elementwise.rms_norm(x, weight, self._shape.norm_epsilon)
 
 
 class LayerBackward:

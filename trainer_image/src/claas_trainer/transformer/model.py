@@ -12,7 +12,6 @@ from claas_trainer.parameters import AdapterParameters
 from claas_trainer.policy import Network, PolicyModel, StudentPass
 from claas_trainer.transformer import elementwise
 from claas_trainer.transformer.adapters import AdapterMap
-from claas_trainer.transformer.elementwise import fused
 from claas_trainer.transformer.layer import Layer, LayerBackward, LayerLoras, Sequences
 from claas_trainer.transformer.rope import cosines_and_sines
 from claas_trainer.weights.source import WeightSource
@@ -96,12 +95,12 @@ class DecoderModel(PolicyModel):
         return Sequences(batch.lengths, *cosines_and_sines(shape.rope, shape.head_dim, batch.positions()))
 
     def _normed(self, x: Tensor) -> Tensor:
-        return fused(elementwise.rms_norm, x.device)(x, self._source.final_norm, self._source.shape.norm_epsilon)
+        return elementwise.rms_norm(x, self._source.final_norm, self._source.shape.norm_epsilon)
 
     def before_norm(self, x: Tensor, gradient: Tensor) -> Tensor:
         """The gradient of the hidden states before the final norm."""
-        back = fused(elementwise.rms_norm_backward, x.device)
-        return back(x, self._source.final_norm, self._source.shape.norm_epsilon, gradient, torch.zeros_like(gradient))[0]
+        norm, epsilon = self._source.final_norm, self._source.shape.norm_epsilon
+        return elementwise.rms_norm_backward(x, norm, epsilon, gradient, torch.zeros_like(gradient))[0]
 
 
 class _DecoderPass(StudentPass):

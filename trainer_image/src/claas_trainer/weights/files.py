@@ -1,7 +1,7 @@
 """Reading safetensors checkpoints straight into memory that is there already, so that no weight is held twice.
 
-The format: eight bytes, the header's length N in little-endian; N bytes of JSON, {name: {dtype, shape, data_offsets}};
-then the tensors' bytes, row-major and without gaps.
+The format: eight bytes, the header's length N in little-endian; N bytes of JSON, {name: {dtype, shape,
+data_offsets}}; then the tensors' bytes, row-major and without gaps.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
         size = os.fstat(descriptor).st_size
         length = int.from_bytes(_pread(descriptor, file, 8, 0), "little")
         if length > _HEADER_LIMIT:
-            _refuse(file, f"a header of {length} bytes: this is no safetensors file, a Git LFS pointer maybe; {_AGAIN}")
+            _refuse(file, f"no safetensors file (a Git LFS pointer?), or a header of {length} bytes; {_AGAIN}")
         text = _pread(descriptor, file, length, 8)
     try:
         header = json.loads(text)

@@ -88,26 +88,27 @@ class ModelShape:
         if family != "qwen2" and config.get("attention_bias"):
             raise UnsupportedModelError("attention_bias is set")
         hidden, heads = _whole(config, "hidden_size"), _whole(config, "num_attention_heads")
+        layers = _whole(config, "num_hidden_layers")
         return cls(
             family=family,
             vocabulary=_whole(config, "vocab_size"),
             hidden=hidden,
             intermediate=_whole(config, "intermediate_size"),
-            layers=_whole(config, "num_hidden_layers"),
+            layers=layers,
             heads=heads,
             kv_heads=_whole(config, "num_key_value_heads", heads),
-            head_dim=_whole(config, "head_dim", hidden // heads),
+            head_dim=_whole(config, "head_dim", 128 if family == "qwen3" else hidden // heads),
             rope=_rope(config),
             norm_epsilon=_number(config, "rms_norm_eps", 1e-6),
             qk_norm=family == "qwen3",
             qkv_bias=family == "qwen2",
             tied=bool(config.get("tie_word_embeddings", False)),
-            sliding_window=_sliding_window(config, family),
+            sliding_window=_sliding_window(config, family, layers),
         )
 
 
 def _rope(config: Mapping[str, object]) -> Rope:
-    """transformers 5 writes `rope_parameters`; earlier files have `rope_theta` and, where stretched, `rope_scaling`."""
+    """transformers 5 writes `rope_parameters`; earlier files have `rope_theta` and, if stretched, `rope_scaling`."""
     found = config.get("rope_parameters") or config.get("rope_scaling") or {}
     if not isinstance(found, Mapping):
         raise UnsupportedModelError("rope_parameters is no mapping")
@@ -129,10 +130,17 @@ def _rope(config: Mapping[str, object]) -> Rope:
     return Rope(float(theta), kind, settings)
 
 
-def _sliding_window(config: Mapping[str, object], family: str) -> int | None:
-    window = config.get("sliding_window")
-    if family == "qwen3" or family == "qwen2":
+def _sliding_window(config: Mapping[str, object], family: str, layers: int) -> int | None:
+    # What transformers takes where the file says nothing.
+    window = config.get("sliding_window", None if family == "llama" else 4096)
+    if family in ("qwen3", "qwen2"):
         window = window if config.get("use_sliding_window") else None
+        if window is not None:
+            full = min(_whole(config, "max_window_layers", 28), layers)
+            kinds = config.get("layer_types") or ["full"] * full + ["sliding"] * (layers - full)
+            if not isinstance(kinds, list) or len(set(kinds)) != 1:
+                raise UnsupportedModelError("only some layers have a sliding window")
+            window = window if str(kinds[0]).startswith("sliding") else None
     return window if isinstance(window, int) else None
 
 

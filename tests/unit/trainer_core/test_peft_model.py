@@ -1,4 +1,4 @@
-"""The model with an adapter attached, switched off, and detached."""
+"""The generic path: a model with an adapter attached, switched off, and detached."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from transformers import PreTrainedModel
 from claas_trainer.batch import StepSample, TokenBatch
 from claas_trainer.lora import LoraAdapter, LoraShape
 from claas_trainer.peft_model import attached, load_base
+from claas_trainer.policy import Network
 from claas_trainer.step_errors import AdapterError
-from claas_trainer.teachers.frozen import FrozenTeacher
 from tests.builders.models import build_tiny_qwen3
-
-CPU = torch.device("cpu")
+from tests.unit.trainer_core.models import CPU
 
 
 @pytest.fixture
@@ -38,23 +37,34 @@ def test_the_response_logits_are_those_of_each_sample_alone(
     base: PreTrainedModel, adapter: LoraAdapter, samples: list[StepSample], batch: TokenBatch
 ) -> None:
     with torch.no_grad(), attached(base, adapter) as model:
-        got = model.response_logits(batch)
+        got = model.logits(model.features(batch, Network.STUDENT))
         torch.testing.assert_close(got, plain_logits(model.peft, samples), rtol=1e-4, atol=1e-5)
-    assert batch.targets.tolist() == [token for s in samples for token in s.response_ids]
 
 
-def test_the_frozen_teacher_is_the_base_model_and_not_the_adapter(
+def test_each_network_has_its_own_weights_and_leaves_the_student_s_as_they_were(
     base: PreTrainedModel, adapter: LoraAdapter, samples: list[StepSample], batch: TokenBatch
 ) -> None:
     with torch.no_grad():
         alone = plain_logits(base, samples)
+    with torch.no_grad(), attached(base, adapter) as model:
+        student = plain_logits(model.peft, samples)
+    halved = LoraAdapter(adapter.shape, {name: tensor / 2 for name, tensor in adapter.tensors.items()})
+    with torch.no_grad(), attached(base, halved) as model:
+        average = plain_logits(model.peft, samples)
     with attached(base, adapter) as model:
-        taught = FrozenTeacher().logits(model, batch)
-        student = model.response_logits(batch)
-    torch.testing.assert_close(taught, alone, rtol=1e-4, atol=1e-5)
-    assert not taught.requires_grad
-    assert student.requires_grad
-    assert (student - taught).abs().max() > 0.1
+        model.place().flat.copy_(model.layout.gather(adapter.tensors))
+        model.refresh(model.layout.gather(halved.tensors))
+        for network, expected in (
+            (Network.AVERAGE, average),
+            (Network.BASE, alone),
+            (Network.STUDENT, student),
+        ):
+            got = model.features(batch, network)
+            assert not got.requires_grad
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+        assert all(torch.equal(p, adapter.tensors[name]) for name, p in model.trainable().items())
+    assert (student - alone).abs().max() > 0.1
+    assert (student - average).abs().max() > 0.1
 
 
 def test_after_it_is_detached_the_base_model_is_as_it_was(
@@ -101,7 +111,7 @@ def test_over_a_bfloat16_base_masters_and_logits_are_float32(
     base = load_base(model_folder, torch.bfloat16)
     with attached(base, adapter) as model:
         assert {p.dtype for p in model.trainable().values()} == {torch.float32}
-        logits = model.response_logits(batch)
+        logits = model.logits(model.features(batch, Network.STUDENT))
     assert logits.dtype is torch.float32
     # Rounded to bfloat16 on the way, they would survive the round trip unchanged.
     assert not torch.equal(logits, logits.bfloat16().float())

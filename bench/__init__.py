@@ -1,0 +1,1 @@
+"""Measurements that anyone can repeat. They need torch alone, and download nothing."""

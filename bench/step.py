@@ -1,0 +1,234 @@
+"""How long a step takes, against the floor of the hardware and against a plain step, in one run.
+
+    python bench/step.py --shape qwen3-8b                      # on a CUDA GPU
+    python bench/step.py --shape small --work 4,64,16,64       # on the CPU
+    python bench/step.py --shape qwen3-8b --card-gib 0,22.5    # also as on a smaller card, vLLM's residue counted in
+    python bench/step.py --shape qwen3-8b --sweep              # from 1 to 64 samples, from 128 to 4096 tokens
+
+Weights and tokens are random; nothing is downloaded. Prints a table, and writes JSON to --json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+# In place of this folder, whose modules would hide others of their names.
+sys.path[:1] = [str(ROOT), str(ROOT / "trainer_image/src")]
+
+import torch  # noqa: E402
+
+from bench.device import describe, host_rate, matmul_rate, seconds, taken_bytes  # noqa: E402
+from bench.plain import PlainStep  # noqa: E402
+from bench.kernels import print_profile  # noqa: E402
+from bench.shapes import SHAPES  # noqa: E402
+from bench.work import Work, operations  # noqa: E402
+from claas_trainer.batch import StepSample  # noqa: E402
+from claas_trainer.optimizer import OptimizerState  # noqa: E402
+from claas_trainer.step import StepConfig, sdpo_step  # noqa: E402
+from claas_trainer.teachers.frozen import FrozenTeacher  # noqa: E402
+from claas_trainer.transfers import reserve_device, reserve_pinned  # noqa: E402
+from claas_trainer.transformer.adapters import adapter_shapes  # noqa: E402
+from claas_trainer.transformer.model import DecoderModel  # noqa: E402
+from claas_trainer.transformer.plan import Footprint, MemoryPlan, plan_memory  # noqa: E402
+from claas_trainer.transformer.warm_up import warm_up  # noqa: E402
+from claas_trainer.weights.host import HostWeights  # noqa: E402
+from claas_trainer.weights.shape import ModelShape  # noqa: E402
+
+GIB = 1024**3
+RESIDUE_BYTES = int(2.4 * GIB)
+"""What a sleeping vLLM was seen to keep on its GPU."""
+SERVING_FREE_BYTES = int(1.2 * GIB)
+"""What a serving vLLM leaves free on a small card, for the step to be prepared in."""
+SWEEP = [Work(b, 512, 128, 512) for b in (1, 4, 16, 64)] + [Work(4, 512, 128, r) for r in (128, 512, 1024, 2048, 4096)]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement. `first_seconds`: of the first step after prepare. `to_floor`: seconds over the floor's.
+    `peak_gb`: of tensors. `driver_gib`: as the driver counts it, contexts and vLLM's residue included."""
+
+    step: str
+    work: Work
+    cut: str
+    first_seconds: float
+    seconds: float
+    floor_seconds: float
+    to_floor: float
+    tokens_per_second: float
+    peak_gb: float
+    planned_gb: float
+    driver_gib: float
+
+    def line(self) -> str:
+        """As a line of the table."""
+        work = f"{self.work.samples},{self.work.prompt},{self.work.feedback},{self.work.response}"
+        return (
+            f"| {self.step} | {work} | {self.cut} | {self.first_seconds:.3f} | {self.seconds:.3f} "
+            f"| {self.floor_seconds:.3f} | {self.to_floor:.2f} | {self.tokens_per_second:,.0f} | {self.peak_gb:.1f} "
+            f"| {self.planned_gb:.1f} | {self.driver_gib:.1f} |"
+        )
+
+
+HEADING = (
+    "| step | B,P,F,R | cut | first s | s | floor s | to floor | tokens/s | peak GB | planned GB | driver GiB |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+class Bench:
+    """One shape on one device."""
+
+    def __init__(self, shape: ModelShape, device: torch.device, rank: int, repeats: int, profiled: bool = False) -> None:
+        self.shape, self.device, self.rank, self.repeats = shape, device, rank, repeats
+        self.profiled = profiled
+        self.on_gpu = device.type == "cuda"
+        self.dtype = torch.bfloat16 if self.on_gpu else torch.float32
+        self.tensors = adapter_shapes(shape, rank)
+        self.rate, self.host_rate = matmul_rate(device, self.dtype), host_rate(device)
+        generator = torch.Generator(device).manual_seed(0)
+
+        def fill(name: str, target: torch.Tensor) -> None:
+            drawn = torch.empty(target.shape, dtype=target.dtype, device=device)
+            target.copy_(drawn.normal_(1.0 if "norm" in name else 0.0, 0.02, generator=generator))
+
+        self.weights = HostWeights.filled(shape, device, self.dtype, fill)
+
+    def ours(self, work: Work, card_gib: float = 0.0) -> Row:
+        """Prepared as the engine does it, then step after step. On a card of `card_gib` in all; 0 means this one."""
+        samples = work.made(self.shape.vocabulary)
+        self.expect(samples)
+        model = DecoderModel(self.weights, self.tensors, self.rank, 2.0 * self.rank)
+        generator = torch.Generator().manual_seed(1)
+        masters = {name: torch.randn(size, generator=generator) * 0.01 for name, size in self.tensors.items()}
+        state = OptimizerState.fresh(masters, model.layout, pin=self.on_gpu)
+        self.forget()
+        plan = plan_memory(self.footprint(model), samples, self.available(card_gib))
+        free = SERVING_FREE_BYTES if card_gib else self.available(0)
+        if self.on_gpu:
+            longest = max(sample.tokens for sample in samples)
+            args = (self.shape, self.dtype, self.device, self.tensors, self.rank, StepConfig(), FrozenTeacher())
+            warm_up(*args, plan.schedule, longest, free)
+        self.forget()
+        model.checkpointed_layers = plan.checkpointed_layers
+        if self.on_gpu:
+            reserve_pinned(model.layout.elements, 3)
+        taken = seconds(self.device, lambda: self.acquire(plan))
+        times, driver = [], 0
+        for _ in range(self.repeats + 1):
+            take = lambda: sdpo_step(model, samples, StepConfig(), state, schedule=plan.schedule)  # noqa: E731
+            times.append(seconds(self.device, take))
+            driver = max(driver, taken_bytes(self.device))
+        if self.profiled:
+            print_profile(lambda: sdpo_step(model, samples, StepConfig(), state, schedule=plan.schedule))
+        self.weights.release()
+        name = f"ours, card of {card_gib} GiB" if card_gib else "ours"
+        cut = f"{plan.schedule.micro_batch_tokens} tokens, {plan.checkpointed_layers} checkpointed"
+        print(f"{name}: weights came in {taken:.3f} s; steps {[round(x, 3) for x in times]}", file=sys.stderr)
+        return self.row(name, work, cut, times, plan, driver)
+
+    def plain(self, work: Work, micro_batch: int, *, checkpointed: bool) -> Row:
+        """The plain step on the same weights."""
+        samples = work.made(self.shape.vocabulary)
+        self.expect(samples)
+        self.forget()
+        self.weights.acquire()
+        step = PlainStep(self.weights, self.rank, micro_batch, checkpointed=checkpointed)
+        times = [seconds(self.device, lambda: step.take(samples)) for _ in range(self.repeats + 1)]
+        driver = taken_bytes(self.device)
+        del step
+        self.weights.release()
+        cut = f"{micro_batch} samples, {'all' if checkpointed else 'none'} checkpointed"
+        return self.row("plain", work, cut, times, None, driver)
+
+    def row(self, name: str, work: Work, cut: str, times: list[float], plan: MemoryPlan | None, driver: int) -> Row:
+        elements = sum(size.numel() for size in self.tensors.values())
+        floor = operations(self.shape, work, elements).floor / self.rate
+        median = statistics.median(times[1:])
+        peak = torch.cuda.max_memory_allocated(self.device) if self.on_gpu else 0
+        planned = plan.peak_bytes if plan else 0
+        return Row(
+            name, work, cut, times[0], median, floor, median / floor, work.tokens / median, peak / 1e9, planned / 1e9,
+            (driver + (RESIDUE_BYTES if driver else 0)) / GIB,
+        )  # fmt: skip
+
+    def acquire(self, plan: MemoryPlan) -> None:
+        self.weights.acquire()
+        reserve_device(plan.peak_bytes - self.weights.resident_bytes, self.device)
+
+    def footprint(self, model: DecoderModel) -> Footprint:
+        elements = model.layout.elements
+        return Footprint(self.shape, self.dtype.itemsize, self.weights.resident_bytes, elements, self.rank)
+
+    def available(self, card_gib: float) -> int:
+        """Bytes for the step. Under a card's name: the card less vLLM's residue and this process's own context."""
+        if not self.on_gpu:
+            return 2**62
+        free, total = torch.cuda.mem_get_info(self.device)
+        context = total - free - torch.cuda.memory_reserved(self.device)
+        return int(card_gib * GIB) - RESIDUE_BYTES - context if card_gib else free
+
+    def expect(self, samples: list[StepSample]) -> None:
+        ids = [x.student_prompt_ids + x.teacher_prompt_ids + x.response_ids for x in samples]
+        self.weights.expect(torch.tensor([token for sample in ids for token in sample]))
+
+    def forget(self) -> None:
+        """Give back what the allocator keeps, and begin to count the peak anew."""
+        gc.collect()
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="small")
+    parser.add_argument("--work", action="append", metavar="B,P,F,R", help="may be given several times")
+    parser.add_argument("--card-gib", default="0", help="cards' memory in GiB, with commas; 0 is all that is free")
+    parser.add_argument("--rank", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--plain", type=int, default=4, help="samples in a micro-batch of the plain step; 0 for none")
+    parser.add_argument("--plain-checkpointed", action="store_true")
+    parser.add_argument("--sweep", action="store_true", help="many sizes, ours alone")
+    parser.add_argument("--profile", action="store_true", help="print where the time goes, of ours")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    bench = Bench(SHAPES[arguments.shape], device, arguments.rank, arguments.repeats, arguments.profile)
+    default = ["16,512,128,512"] if device.type == "cuda" else ["8,96,32,96"]
+    works = [Work(*map(int, text.split(","))) for text in arguments.work or default]
+    cards = [float(text) for text in arguments.card_gib.split(",")]
+    runs: list[Callable[[], Row]] = [
+        lambda work=work, card=card: bench.ours(work, card)  # type: ignore[misc]
+        for work in (SWEEP if arguments.sweep else works)
+        for card in cards
+    ]
+    if arguments.plain and not arguments.sweep:
+        runs += [
+            lambda work=work: bench.plain(work, arguments.plain, checkpointed=arguments.plain_checkpointed)  # type: ignore[misc]
+            for work in works
+        ]
+    print(f"{arguments.shape}, rank {arguments.rank}, on {describe(device)}, torch {torch.__version__}")
+    print(f"matmul {bench.rate / 1e12:.1f} TFLOP/s", end="")
+    print(f", host to GPU {bench.host_rate / 1e9:.1f} GB/s" if bench.host_rate else "")
+    print(HEADING)
+    rows = []
+    for run in runs:
+        rows.append(run())
+        print(rows[-1].line(), flush=True)
+    if arguments.json:
+        found = {"device": describe(device), "torch": torch.__version__, "shape": arguments.shape,
+                 "matmul_per_second": bench.rate, "host_bytes_per_second": bench.host_rate,
+                 "rows": [asdict(row) for row in rows]}  # fmt: skip
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
