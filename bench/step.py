@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import statistics
 import sys
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # In place of this folder, whose modules would hide others of their names.
 sys.path[:1] = [str(ROOT), str(ROOT / "trainer_image/src")]
+
+# As in the trainer: without it a tight plan would lose memory to fragments.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch  # noqa: E402
 
@@ -45,7 +49,7 @@ from claas_trainer.weights.shape import ModelShape  # noqa: E402
 GIB = 1024**3
 RESIDUE_BYTES = int(2.4 * GIB)
 """What a sleeping vLLM was seen to keep on its GPU."""
-SERVING_FREE_BYTES = int(1.2 * GIB)
+SERVING_FREE_BYTES = int(1.6 * GIB)
 """What a serving vLLM leaves free on a small card, for the step to be prepared in."""
 SWEEP = [Work(b, 512, 128, 512) for b in (1, 4, 16, 64)] + [Work(4, 512, 128, r) for r in (128, 512, 1024, 2048, 4096)]
 

@@ -23,13 +23,15 @@ PASSED_ON = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX")
 
 @dataclass(frozen=True)
 class Build:
-    """One `buildah build`: its Containerfile and context, an optional target stage, the names to give it."""
+    """One `buildah build`: its Containerfile and context, an optional target stage, build arguments (`NAME=value`), the
+    names to give it."""
 
     containerfile: Path
     context: Path
     base_image: str
     tags: tuple[str, ...]
     target: str | None = None
+    arguments: tuple[str, ...] = ()
 
 
 def storage_root() -> Path:
@@ -101,6 +103,7 @@ def network_arguments(environment: Mapping[str, str]) -> list[str]:
 def build(request: Build) -> None:
     """Build an image, reusing layers. Raises `BuildError` with the end of the build's output."""
     target = ["--target", request.target] if request.target else []
+    arguments = [part for argument in request.arguments for part in ("--build-arg", argument)]
     tags = [argument for tag in request.tags for argument in ("--tag", tag)]
     try:
         buildah(
@@ -112,6 +115,7 @@ def build(request: Build) -> None:
             "--build-arg",
             f"BASE_IMAGE={request.base_image}",
             *network_arguments(os.environ),
+            *arguments,
             *target,
             *tags,
             "--file",

@@ -22,13 +22,14 @@ STAGED_TIME = 1_700_000_000
 class ImageSpec:
     """An image: its repository name, its Containerfile, and the files and folders that it is built from.
 
-    `target` builds one stage only; `is_loaded` says whether pods run it.
+    `target` builds one stage only; `arguments` are build arguments, `NAME=value`; `is_loaded` says whether pods run it.
     """
 
     repository: str
     containerfile: str
     sources: tuple[str, ...]
     target: str | None = None
+    arguments: tuple[str, ...] = ()
     is_loaded: bool = True
 
     @property
@@ -42,17 +43,21 @@ OPERATOR = ImageSpec(
     "operator/Containerfile",
     ("requirements/operator.txt", "crds/src", "vllm_client/src", "operator/src", "vllm_companion/src"),
 )
+# Steps on the test cluster run on CPUs: no compiler, and so no Debian mirror, is needed.
+_TRAINER_ARGUMENTS = ("SYSTEM_PACKAGES=",)
 TRAINER_DEPENDENCIES = ImageSpec(
     "claas-trainer-dependencies",
     "trainer_image/Containerfile",
     ("requirements/trainer.txt",),
     target="dependencies",
+    arguments=_TRAINER_ARGUMENTS,
     is_loaded=False,
 )
 TRAINER = ImageSpec(
     "claas-trainer",
     "trainer_image/Containerfile",
     ("requirements/trainer.txt", "crds/src", "vllm_client/src", "trainer_image/src"),
+    arguments=_TRAINER_ARGUMENTS,
 )
 VLLM = ImageSpec("claas-vllm", "tests/cluster/vllm.Containerfile", ("requirements/vllm.txt",))
 
@@ -68,7 +73,7 @@ def source_files(root: Path, sources: Sequence[str]) -> Iterator[Path]:
 
 def input_hash(spec: ImageSpec, base_image: str, root: Path = REPOSITORY_ROOT) -> str:
     """A hash of all that decides what the image holds."""
-    digest = hashlib.sha256(f"{base_image}\0{spec.target}\0".encode())
+    digest = hashlib.sha256("\0".join([base_image, str(spec.target), *spec.arguments, ""]).encode())
     for path in (root / spec.containerfile, *source_files(root, spec.sources)):
         content = path.read_bytes()
         digest.update(f"{path.relative_to(root)}\0{len(content)}\0".encode())

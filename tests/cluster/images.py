@@ -58,6 +58,7 @@ def build_image(spec: ImageSpec, base_image: str, existing: set[str]) -> BuiltIm
                 base_image=base_image,
                 tags=(name,),
                 target=spec.target,
+                arguments=spec.arguments,
             )
         )
     buildah.buildah("tag", name, spec.development_name)

@@ -193,6 +193,7 @@ _TRAINER_FAILURES = (
         "The step kept serving paused for longer than `maxPauseSeconds`; it was ended and serving woken.",
     ),
     (_F.NOT_FINITE, "Loss or gradient is NaN or infinite; nothing was published."),
+    (_F.POLICY_MOVED, "The step moved the policy further than `max_kl` allows; nothing was published."),
     (_F.STORAGE_FULL, "The volume has no space left."),
     (_F.STORAGE_READ_ONLY, "The volume can't be written."),
     (_F.STORAGE_FAILED, "The volume failed in another way."),

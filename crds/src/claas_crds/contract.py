@@ -83,6 +83,8 @@ class FailureReason(StrEnum):
     """The step took longer than maxPauseSeconds and was ended."""
     NOT_FINITE = "NotFinite"
     """Loss or gradient is NaN or infinite."""
+    POLICY_MOVED = "PolicyMoved"
+    """The step moved the policy further than `max_kl` allows."""
     STORAGE_FULL = "StorageFull"
     """The volume has no space left."""
     STORAGE_READ_ONLY = "StorageReadOnly"
@@ -110,6 +112,7 @@ PERMANENT_REASONS = frozenset(
         FailureReason.GPU_MISMATCH,
         FailureReason.CONTROL_REFUSED,
         FailureReason.NOT_FINITE,
+        FailureReason.POLICY_MOVED,
         FailureReason.STORAGE_READ_ONLY,
         FailureReason.VERSION_REJECTED,
     }

@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from pydantic import ConfigDict, Field, JsonValue
 
 from claas_crds.base import PayloadModel
 
 LORA_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$"
 """A CLaaS identifier such as `user123/coder-v1`: segments joined by slashes; `@` is kept for versions."""
+
+
+class TeacherKind(StrEnum):
+    """Who shows the adapter how to answer, given the feedback."""
+
+    FROZEN = "frozen"
+    """The base model."""
+    EMA = "ema"
+    """The base model with a moving average of the adapter."""
+    TRUST_REGION = "trust_region"
+    """Between the base model and the adapter itself."""
+
+
+class SupportKind(StrEnum):
+    """Over which tokens student and teacher are compared."""
+
+    TOP_K_TAIL = "top_k_tail"
+    """The student's most likely ones, and one bucket for all the others."""
+    TOP_K_RENORMALISED = "top_k_renormalised"
+    """The student's most likely ones alone."""
+    FULL = "full"
+    """The whole vocabulary."""
 
 
 class TrainingConfig(PayloadModel):
@@ -25,7 +49,21 @@ class TrainingConfig(PayloadModel):
     kl_reg_weight: float = Field(default=0.0, ge=0, le=1)
     """Weight of the KL penalty that holds the adapter near the base model; 0 saves the base forward."""
     teacher_top_k: int = Field(default=100, ge=10, le=100)
-    """How many of the student's most likely tokens are compared with the teacher; the rest is one bucket."""
+    """How many of the student's most likely tokens are compared with the teacher; `support` says what becomes of the
+    rest."""
+    support: SupportKind = SupportKind.TOP_K_TAIL
+    """Over which tokens student and teacher are compared: `top_k_tail`, the student's top K and one bucket for the
+    rest; `top_k_renormalised`, the top K alone, each side made to sum to one; `full`, the whole vocabulary, which
+    costs most time and memory."""
+    teacher: TeacherKind = TeacherKind.FROZEN
+    """Who teaches, shown the feedback: `frozen`, the base model; `ema`, the base model with a moving average of the
+    adapter, which learns and lags behind; `trust_region`, between the base model and the adapter itself."""
+    teacher_update_rate: float = Field(default=0.05, gt=0, le=1)
+    """How far the teacher goes along with the adapter. For `ema`, how far the average follows each step; for
+    `trust_region`, the adapter's weight in the teacher's logits. Without effect for `frozen`."""
+    max_kl: float = Field(default=1.0, ge=0)
+    """A step that moves the policy further than this from its parent (KL divergence, nats a token) fails, and
+    nothing is published; 0 sets no limit."""
     weight_decay: float = Field(default=0.01, ge=0, le=1)
     """Decoupled weight decay of AdamW."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
@@ -47,6 +85,14 @@ class TrainingOverrides(PayloadModel):
     """Weight of the KL penalty that holds the adapter near the base model."""
     teacher_top_k: int | None = Field(default=None, ge=10, le=100)
     """How many of the student's most likely tokens are compared with the teacher."""
+    support: SupportKind | None = None
+    """Over which tokens student and teacher are compared: `top_k_tail`, `top_k_renormalised` or `full`."""
+    teacher: TeacherKind | None = None
+    """Who teaches: `frozen`, the base model; `ema`, a moving average of the adapter; `trust_region`, between both."""
+    teacher_update_rate: float | None = Field(default=None, gt=0, le=1)
+    """How far the teacher goes along with the adapter; without effect for `frozen`."""
+    max_kl: float | None = Field(default=None, ge=0)
+    """A step that moves the policy further than this (nats a token) fails; 0 sets no limit."""
     weight_decay: float | None = Field(default=None, ge=0, le=1)
     """Decoupled weight decay of AdamW."""
     seed: int | None = Field(default=None, ge=0, le=2**31 - 1)

@@ -161,7 +161,7 @@ async def test_a_pod_without_the_volume_fails_the_check(server: SleepingServer, 
 
 async def test_another_gpu_than_vllm_s_fails_the_check(server: SleepingServer, events: Events, paths: Paths) -> None:
     server.gpu_uuids = ["GPU-a"]
-    gpu = GpuNeed("GPU-b", 1)
+    gpu = GpuNeed("GPU-b", 1, 1)
     assert await failure_of_check(target(server.url), events, paths, gpu) is FailureReason.GPU_MISMATCH
 
 
@@ -172,6 +172,6 @@ async def test_only_the_replica_that_holds_the_step_s_gpu_is_paused(
     with sleeping_server() as other:
         other.gpu_uuids = ["GPU-b"]
         async with handover(target(server.url, other.url), events, paths) as sleep:
-            await sleep.check(GpuNeed("GPU-b", 0))
+            await sleep.check(GpuNeed("GPU-b", 0, 0))
             async with sleep.paused():
                 assert (server.asleep, other.asleep) == (False, True)

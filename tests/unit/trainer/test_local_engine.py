@@ -12,8 +12,8 @@ from claas_crds.contract import FailureReason, ModelLocation
 from claas_crds.lora_adapter import EngineName, LoraSpec
 from claas_crds.training import DistillBatchItem, DistillBatchRequestPayload
 from claas_trainer.engines.base import StepPlan
+from claas_trainer.engines.failures import engine_errors
 from claas_trainer.engines.local import LocalEngine
-from claas_trainer.engines.local_step import engine_errors
 from claas_trainer.engines.registry import ENGINES, make_engine
 from claas_trainer.errors import TrainerError
 from claas_trainer.paths import Paths

@@ -139,7 +139,7 @@ def test_mistake_05_logits_and_loss_are_float32_over_a_bfloat16_model(
             return gradient.to(self.head.dtype) @ self.head
 
     generator = torch.Generator().manual_seed(0)
-    head = torch.randn(40, 64, generator=generator).bfloat16()
+    head = (0.1 * torch.randn(40, 64, generator=generator)).bfloat16()
     student = torch.randn(32, 64, generator=generator).bfloat16()
     # As small a gap as features in bfloat16 can have.
     teacher = (student.float() * (1 + 0.01 * torch.randn(32, 64, generator=generator))).bfloat16()

@@ -205,11 +205,11 @@ def test_each_teacher_costs_its_own_forwards_and_no_others(
 
 @pytest.mark.parametrize("rate", [0.0, -0.1, 1.1])
 def test_a_rate_of_the_average_outside_its_range_is_refused(rate: float) -> None:
-    with pytest.raises(InvalidConfigError, match="teacher_ema_rate"):
+    with pytest.raises(InvalidConfigError, match="teacher_update_rate"):
         AverageTeacher(rate)
 
 
 @pytest.mark.parametrize("rho", [-0.1, 1.1])
 def test_a_trust_region_outside_its_range_is_refused(rho: float) -> None:
-    with pytest.raises(InvalidConfigError, match="teacher_trust_rho"):
+    with pytest.raises(InvalidConfigError, match="teacher_update_rate"):
         TrustRegionTeacher(rho)

@@ -10,6 +10,7 @@ from pathlib import Path
 from claas_trainer.paths import Paths
 
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+_ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
 _WAITING = frozenset({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"})
 # How often a thread looks before it gives its core away. By default it spins for milliseconds, on a core that the
 # thread it waits for may need: on a busy node a step took 15 s where it takes 0.4 s with this.
@@ -39,6 +40,9 @@ def worker_environment(inherited: Mapping[str, str], paths: Paths, *, offline: b
     threads = cpu_limit_threads(_CPU_LIMIT)
     if threads is not None and "OMP_NUM_THREADS" not in inherited:
         ours["OMP_NUM_THREADS"] = str(threads)
+    if _ALLOCATOR not in inherited:
+        # In pieces of fixed sizes, memory would be lost between them, which a step that is cut to fit can't spare.
+        ours[_ALLOCATOR] = "expandable_segments:True"
     if not inherited.keys() & _WAITING:
         ours["GOMP_SPINCOUNT"] = _SPIN_COUNT
     return {**inherited, **ours}

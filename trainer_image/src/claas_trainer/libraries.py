@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 
-_LIBRARIES = ("torch", "transformers", "peft", "safetensors")
+_LIBRARIES = ("torch", "triton", "transformers", "peft", "safetensors")
 
 
 def library_versions() -> dict[str, str]:

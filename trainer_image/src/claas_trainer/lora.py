@@ -1,6 +1,7 @@
 """LoRA adapters as plain tensors, and as PEFT's folder on disk.
 
-Tensor names are PEFT's published ones (`base_model.model....lora_A.weight`), which vLLM loads too.
+Tensor names are PEFT's published ones (`base_model.model....lora_A.weight`), which vLLM loads too. To read and write
+them needs neither PEFT nor transformers, which are imported by what makes or attaches an adapter.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from claas_trainer.step_errors import AdapterError
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -69,6 +73,8 @@ def wrap(base: PreTrainedModel, shape: LoraShape) -> PeftModel:
     Raises:
         AdapterError: the base has no module of these names.
     """
+    from peft import LoraConfig, get_peft_model
+
     config = LoraConfig(
         r=shape.rank,
         lora_alpha=shape.alpha,
@@ -92,6 +98,8 @@ def new_adapter(model_folder: Path, shape: LoraShape, seed: int) -> LoraAdapter:
     Raises:
         AdapterError: the folder has no usable configuration, or no module has these names.
     """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     try:
         config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
         with torch.device("meta"):

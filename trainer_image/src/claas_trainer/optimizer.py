@@ -52,7 +52,9 @@ class OptimizerState:
     step: int
 
     @classmethod
-    def fresh(cls, masters: Mapping[str, Tensor], layout: Layout | None = None, *, pin: bool = False) -> OptimizerState:
+    def fresh(
+        cls, masters: Mapping[str, Tensor], layout: Layout | None = None, *, pin: bool = False
+    ) -> OptimizerState:
         """The state before the first step on these weights: no moments yet."""
         layout = layout or _layout_of(masters)
         vectors = {Part.MASTER: layout.gather(masters, pin=pin)}
@@ -134,7 +136,7 @@ def _check(part: Part, tensors: Mapping[str, Tensor], layout: Layout) -> None:
 
 def clip_gradient(parameters: AdapterParameters, max_norm: float) -> Tensor:
     """Scales the gradient down to the global norm, unless `max_norm` is 0; gives the norm before, on the device."""
-    norm = torch.linalg.vector_norm(parameters.grad)
+    norm: Tensor = torch.linalg.vector_norm(parameters.grad)
     if max_norm > 0:
         parameters.grad.mul_((max_norm / norm).clamp(max=1.0))
     return norm

@@ -14,16 +14,15 @@ class Layout:
 
     def __init__(self, shapes: Mapping[str, torch.Size]) -> None:
         self.shapes = {name: torch.Size(shape) for name, shape in shapes.items()}
-        self.elements = sum(math.prod(shape) for shape in self.shapes.values())
+        self.starts: dict[str, int] = {}
+        self.elements = 0
+        for name, shape in self.shapes.items():
+            self.starts[name] = self.elements
+            self.elements += math.prod(shape)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """A vector, seen by name."""
-        found, start = {}, 0
-        for name, shape in self.shapes.items():
-            end = start + math.prod(shape)
-            found[name] = flat[start:end].view(shape)
-            start = end
-        return found
+        return {name: flat.narrow(0, self.starts[name], shape.numel()).view(shape) for name, shape in self.shapes.items()}
 
     def gather(self, tensors: Mapping[str, Tensor], *, pin: bool = False) -> Tensor:
         """Tensors by name as one float32 vector on the CPU."""

@@ -175,6 +175,7 @@ async def _publish(
         lora=document.lora,
         training=document.training,
         seed=document.training.seed,
+        step=trained.step,
         libraries=dict(trained.libraries),
         metrics=significant(trained.metrics),
         samples=counts,

@@ -25,6 +25,10 @@ from claas_trainer.teachers.frozen import FrozenTeacher
 from claas_trainer.transfers import ToDevice, ToHost
 
 
+_MEASURED_TOKENS = 128
+"""Response tokens on which the distance moved is measured: enough for a mean, and quick."""
+
+
 @dataclass(frozen=True)
 class StepConfig:
     """The settings of a step.
@@ -93,8 +97,8 @@ class Schedule:
 class StepMetrics:
     """How a step went; means are over all response tokens of the batch.
 
-    `kl_to_parent`: KL(policy before || policy after), nats a token, over the whole vocabulary, on the sample of
-    middling length, because serving waits meanwhile. `kl_to_base` is None unless the KL term was on.
+    `kl_to_parent`: KL(policy before || policy after), nats a token, over the whole vocabulary, on the first tokens of
+    the sample of middling length, because serving waits meanwhile. `kl_to_base` is None unless the KL term was on.
     `micro_batches`: how many there were; more than planned when memory ran out.
     """
 
@@ -113,10 +117,12 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class StepResult:
-    """The optimiser state after the step, the updated float32 masters in it, and the metrics."""
+    """The optimiser state after the step, the updated float32 masters in it, the metrics, and the step's schedule: a
+    smaller one than was given when memory ran out."""
 
     state: OptimizerState
     metrics: StepMetrics
+    schedule: Schedule
 
 
 def sdpo_step(
@@ -198,7 +204,9 @@ class _Step:
             raise NonFiniteError(f"the loss is {loss}: the adapter was not updated; lower learning_rate or is_clip")
         grad_norm = clip_gradient(parameters, config.max_grad_norm).item()
         if not math.isfinite(grad_norm):
-            raise NonFiniteError(f"the gradient's norm is {grad_norm}: the adapter was not updated; check the samples")
+            raise NonFiniteError(
+                f"the gradient's norm is {grad_norm}: the adapter was not updated; check the samples"
+            )
         moments = arriving.ready()
         placed = PlacedState(moments[Part.EXP_AVG], moments[Part.EXP_AVG_SQ], average, state.step)
         after = ToHost(adamw_update(parameters, placed, _adamw(config), self._teacher.average_rate), model.device)
@@ -217,7 +225,7 @@ class _Step:
             tokens=self._tokens,
             micro_batches=len(list(micro_batches(self._samples, schedule.micro_batch_tokens))),
         )
-        return StepResult(OptimizerState(model.layout, after.ready(), state.step + 1), metrics)
+        return StepResult(OptimizerState(model.layout, after.ready(), state.step + 1), metrics, schedule)
 
     def _average(self, parameters: AdapterParameters) -> Tensor | None:
         if self._teacher.average_rate is None:
@@ -249,7 +257,7 @@ class _Step:
             features = self._micro_batch(group, schedule, sums)
             if first <= middle < first + len(group):
                 before = sum(len(sample.response_ids) for sample in group[: middle - first])
-                sample = group[middle - first]
+                sample = _shortened(group[middle - first])
                 measured = _Measured(sample, features[before : before + len(sample.response_ids)].clone())
             first += len(group)
         assert measured is not None, "there is a middle, because there are samples"
@@ -281,10 +289,15 @@ class _Step:
             raise NonFiniteError("the updated policy is NaN or infinite; lower learning_rate")
         if 0 < self._config.max_kl < moved:
             raise PolicyMovedError(
-                f"the step moved the policy by {moved:.3g} nats a token and max_kl is {self._config.max_kl:g}: nothing"
-                " is published; lower learning_rate, or give feedback in more steps"
+                f"the step moved the policy by {moved:.3g} nats a token and max_kl is {self._config.max_kl:g}:"
+                " nothing is published; lower learning_rate, or give feedback in more steps"
             )
         return moved
+
+
+def _shortened(sample: StepSample) -> StepSample:
+    """As much of a sample as the distance moved is measured on."""
+    return StepSample(sample.student_prompt_ids, sample.teacher_prompt_ids, sample.response_ids[:_MEASURED_TOKENS])
 
 
 def _old_logprobs(group: Sequence[StepSample], device: torch.device) -> Tensor:

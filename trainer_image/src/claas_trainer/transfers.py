@@ -17,6 +17,9 @@ class ToDevice(Generic[K]):
     def __init__(self, tensors: Mapping[K, Tensor], device: torch.device) -> None:
         self._device = device
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if self._stream is not None:
+            # After what was queued before: copies at one time share the bus.
+            self._stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(self._stream):
             self._copies = {
                 key: tensor.to(device, copy=True, non_blocking=True) for key, tensor in tensors.items()

@@ -12,6 +12,7 @@ from claas_crds.lora_adapter import LoraSpec
 from claas_crds.training import DistillBatchRequestPayload, DistillResponse
 from claas_trainer.paths import Paths
 from claas_trainer.store.content import FileContent
+from claas_trainer.store.record import StepRecord
 from claas_trainer.store.versions import StoredVersion
 
 
@@ -30,10 +31,12 @@ class StepPlan:
 
 @dataclass(frozen=True)
 class GpuNeed:
-    """The GPU that a step needs and how many bytes of it must be free."""
+    """The GPU that a step needs and how many bytes of it should be free. With `least_bytes` it can be taken too, in
+    smaller pieces."""
 
     uuid: str
     free_bytes: int
+    least_bytes: int
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,12 @@ class PreparedStep:
 
 @dataclass(frozen=True)
 class TrainedVersion:
-    """What a step left: the files of the new version, by name, and how it went."""
+    """What a step left: the files of the new version, by name, how it went, and what it was computed from."""
 
     files: Mapping[str, FileContent]
     metrics: Mapping[str, float]
     libraries: Mapping[str, str]
+    step: StepRecord | None = None
 
 
 class TrainingEngine(ABC):

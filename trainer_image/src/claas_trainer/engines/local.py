@@ -38,7 +38,8 @@ class LocalEngine(TrainingEngine):
             read_ahead(folder)
         try:
             with first_import_of("claas_trainer.engines.local_step"):
-                from claas_trainer.engines.local_step import engine_errors, prepare
+                from claas_trainer.engines.failures import engine_errors
+                from claas_trainer.engines.local_step import prepare
         except ImportError as error:
             raise EngineError(
                 FailureReason.ENGINE_UNAVAILABLE,
@@ -49,18 +50,18 @@ class LocalEngine(TrainingEngine):
         return self._prepared.describe()
 
     async def acquire(self) -> None:
-        from claas_trainer.engines.local_step import engine_errors
+        from claas_trainer.engines.failures import engine_errors
 
         with engine_errors():
-            await asyncio.to_thread(self._step.weights.acquire)
+            await asyncio.to_thread(self._step.acquire)
 
     async def distill(self, payload: DistillBatchRequestPayload) -> DistillResponse:
-        from claas_trainer.engines.local_step import engine_errors
+        from claas_trainer.engines.failures import engine_errors
 
         step = self._step
         started = time.monotonic()
         with engine_errors():
-            metrics = await asyncio.to_thread(step.take, payload.training)
+            metrics = await asyncio.to_thread(step.take)
         return DistillResponse(
             lora_id=f"{payload.lora_id}@{step.plan.version}",
             metadata={**metrics, "step_seconds": time.monotonic() - started},
@@ -68,7 +69,7 @@ class LocalEngine(TrainingEngine):
 
     async def release(self) -> None:
         if self._prepared is not None:
-            await asyncio.to_thread(self._prepared.weights.release)
+            await asyncio.to_thread(self._prepared.release)
 
     async def trained(self) -> TrainedVersion:
         return self._step.trained()

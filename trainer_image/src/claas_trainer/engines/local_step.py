@@ -2,45 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from traceback import clear_frames
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import PreTrainedModel
 
 from claas_crds.contract import FailureReason
-from claas_crds.training import DistillBatchRequestPayload, TrainingConfig
-from claas_trainer.batch import StepSample
-from claas_trainer.engines.base import GpuNeed, PreparedStep, StepPlan, TrainedVersion
-from claas_trainer.engines.device import DeviceWeights, device_uuid, step_device
-from claas_trainer.errors import EngineError, InputError, TrainerError
-from claas_trainer.gpu import gpu_of
+from claas_crds.distill_job import SampleCounts
+from claas_crds.training import DistillBatchRequestPayload
+from claas_trainer.batch import digest
+from claas_trainer.engines.base import PreparedStep, StepPlan, TrainedVersion
+from claas_trainer.engines.base_model import base_fingerprint, check_base, check_decoder, read_shape
+from claas_trainer.engines.decoder_placement import DecoderPlacement
+from claas_trainer.engines.device import device_name, step_device
+from claas_trainer.engines.placement import Fit, Placement, StepInput
+from claas_trainer.engines.settings import step_config, teacher_of
+from claas_trainer.errors import EngineError
+from claas_trainer.heavy_imports import first_import_of
 from claas_trainer.libraries import library_versions
+from claas_trainer.logs import log
 from claas_trainer.lora import LoraAdapter, read_adapter
-from claas_trainer.peft_model import AdaptedModel, attached, load_base
 from claas_trainer.model_source import find_model, limits_of, read_config, read_tokenizer
-from claas_trainer.optimizer import OptimizerState
-from claas_trainer.step import StepConfig, StepResult, sdpo_step
-from claas_trainer.step_errors import (
-    AdapterError,
-    InvalidBatchError,
-    InvalidConfigError,
-    NonFiniteError,
-    OptimizerStateError,
-    StepError,
-)
+from claas_trainer.optimizer import OptimizerState, Part
+from claas_trainer.parameters import Layout
+from claas_trainer.step import StepResult, sdpo_step
+from claas_trainer.step_errors import AdapterError, OptimizerStateError, UnsupportedModelError
 from claas_trainer.store.content import Bytes, FileContent, Tensors
 from claas_trainer.store.errors import storage_errors
-from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, OPTIMIZER_FILE
+from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, OPTIMIZER_FILE, StepRecord
 from claas_trainer.store.versions import StoredVersion
-from claas_trainer.tokens import TokenisedBatch, tokenise
+from claas_trainer.tokens import tokenise
+from claas_trainer.transfers import reserve_pinned
+from claas_trainer.weights.shape import ModelShape
 
-_MASTER_AND_MOMENTS_BYTES = 12
+_MASTER_BYTES = 4
 
 
 class LocalStep:
@@ -49,48 +47,81 @@ class LocalStep:
     def __init__(
         self,
         plan: StepPlan,
-        batch: TokenisedBatch,
+        counts: SampleCounts,
+        inputs: StepInput,
         adapter_config: bytes,
-        model: AdaptedModel,
-        dtype: torch.dtype,
+        base_fingerprint: str,
+        placement: Placement,
         state: OptimizerState,
-        device: torch.device,
     ) -> None:
         self.plan = plan
-        self.batch = batch
-        self.adapter_config = adapter_config
-        self.model = model
-        self.dtype = dtype
-        self.state = state
-        self.device = device
-        self.weights = DeviceWeights(model.peft, device)
+        self._counts = counts
+        self._inputs = inputs
+        self._adapter_config = adapter_config
+        self._base_fingerprint = base_fingerprint
+        self._placement = placement
+        self._state = state
+        self._fit: Fit | None = None
         self._result: StepResult | None = None
 
     def describe(self) -> PreparedStep:
-        elements = sum(parameter.numel() for parameter in self.model.trainable().values())
-        gpu = None
-        if self.device.type == "cuda":
-            uuid = device_uuid(self.device)
-            # A slice of a GPU is not listed under its own UUID: nothing can be said about it then.
-            gpu = GpuNeed(uuid, self.weights.needed_bytes) if gpu_of(uuid) else None
-        return PreparedStep(self.batch.counts, elements * (_MASTER_AND_MOMENTS_BYTES + self.dtype.itemsize), gpu)
+        """What the attempt has to know of it."""
+        each = _vectors(self._inputs) * _MASTER_BYTES + self._placement.published_dtype.itemsize
+        return PreparedStep(self._counts, self._state.layout.elements * each, self._placement.gpu)
 
-    def take(self, training: TrainingConfig) -> dict[str, float]:
+    def acquire(self) -> None:
+        """Take the device. Raises torch.OutOfMemoryError."""
+        self._fit = self._placement.acquire()
+
+    def take(self) -> dict[str, float]:
         """Take the step; gives its metrics."""
+        if self._fit is None:
+            raise _out_of_turn("a step before it has its device")
         self._result = sdpo_step(
-            self.model,
-            self.batch.samples,
-            step_config(training),
-            self.state,
+            self._placement.model,
+            self._inputs.samples,
+            self._inputs.config,
+            self._state,
+            self._inputs.teacher,
+            self._fit.schedule,
             on_micro_batch=lambda number, count: self.plan.tell_progress(f"micro-batch {number} of {count}"),
         )
-        return _metrics(self._result)
+        self._metrics = _metrics(self._result, self._fit, self._placement.device)
+        return self._metrics
+
+    def release(self) -> None:
+        """Give the device back."""
+        self._placement.release()
 
     def trained(self) -> TrainedVersion:
         """What `take` left."""
-        if self._result is None:
-            raise EngineError(FailureReason.INTERNAL, "engine local: asked for a version before the step was taken")
-        return TrainedVersion(_files(self, self._result), _metrics(self._result), library_versions())
+        if self._result is None or self._fit is None:
+            raise _out_of_turn("a version before the step was taken")
+        record = self._record(self._result, self._fit)
+        return TrainedVersion(self._files(self._result), self._metrics, library_versions(), record)
+
+    def _files(self, result: StepResult) -> dict[str, FileContent]:
+        dtype = self._placement.published_dtype
+        weights = {name: tensor.to(dtype) for name, tensor in result.state.masters.items()}
+        return {
+            ADAPTER_CONFIG_FILE: Bytes(self._adapter_config),
+            ADAPTER_WEIGHTS_FILE: Tensors(weights, {"format": "pt"}),
+            OPTIMIZER_FILE: Tensors(result.state.to_tensors(), {"format": "pt"}),
+        }
+
+    def _record(self, result: StepResult, fit: Fit) -> StepRecord:
+        return StepRecord(
+            parent_digest=self.plan.parent.record.digest,
+            base_fingerprint=self._base_fingerprint,
+            samples_digest=digest(self._inputs.samples),
+            forward=self._placement.forward,
+            device=device_name(self._placement.device),
+            compute_dtype=str(self._placement.dtype).removeprefix("torch."),
+            micro_batch_tokens=result.schedule.micro_batch_tokens,
+            tile_rows=result.schedule.tile_rows,
+            checkpointed_layers=fit.checkpointed_layers,
+            serving_residue_bytes=fit.residue_bytes,
+        )
 
 
 def prepare(payload: DistillBatchRequestPayload, plan: StepPlan, resources: ExitStack) -> LocalStep:
@@ -100,33 +131,49 @@ def prepare(payload: DistillBatchRequestPayload, plan: StepPlan, resources: Exit
     """
     # Samples first: what is wrong with them should be said within a second, before gigabytes are read.
     folder = find_model(plan.model, plan.paths)
-    batch = tokenise(payload.samples, read_tokenizer(folder), limits_of(read_config(folder)))
+    with first_import_of("transformers"):
+        tokenizer = read_tokenizer(folder)
+    config = read_config(folder)
+    batch = tokenise(payload.samples, tokenizer, limits_of(config))
+    inputs = StepInput(batch.samples, step_config(payload.training), teacher_of(payload.training))
     adapter, adapter_config = _read_parent(plan.parent)
-    state = _read_state(plan.parent, adapter)
-    base = _load_base(folder)
-    dtype = base.dtype
-    model = resources.enter_context(attached(base, adapter))
-    state = state or OptimizerState.fresh(model.trainable())
-    prepared = LocalStep(plan, batch, adapter_config, model, dtype, state, step_device())
-    _warm_up(prepared)
-    return prepared
+    device = step_device()
+    placement, fingerprint = _place(folder, config.dtype, plan.parent, adapter, inputs, device, resources)
+    on_gpu = device.type == "cuda"
+    state = _read_state(plan.parent, placement.model.layout, inputs, pin=on_gpu)
+    state = state or OptimizerState.fresh(adapter.tensors, placement.model.layout, pin=on_gpu)
+    if on_gpu:
+        reserve_pinned(state.layout.elements, _vectors(inputs))
+    placement.warm_up(state)
+    return LocalStep(plan, batch.counts, inputs, adapter_config, fingerprint, placement, state)
 
 
-def _warm_up(prepared: LocalStep) -> None:
-    """Take a step on two tokens, so that what is made or imported on first use is there before the pause.
-
-    What it changes is undone: every step loads its masters first.
-    """
-    sample = prepared.batch.samples[0]
-    short = StepSample(sample.student_prompt_ids[:1], sample.teacher_prompt_ids[:1], sample.response_ids[:1])
-    sdpo_step(prepared.model, [short], StepConfig(), prepared.state)
-
-
-def _load_base(folder: Path) -> PreTrainedModel:
+def _place(
+    folder: Path,
+    stored_dtype: torch.dtype | None,
+    parent: StoredVersion,
+    adapter: LoraAdapter,
+    inputs: StepInput,
+    device: torch.device,
+    resources: ExitStack,
+) -> tuple[Placement, str]:
+    """The trainer's own forward where it can compute the model, else the generic one; and the base's fingerprint."""
+    residue = parent.record.step.serving_residue_bytes if parent.record.step else None
+    shape: ModelShape | None = None
     try:
-        return load_base(folder)
-    except AdapterError as error:
-        raise InputError(f"model: {error}", FailureReason.MODEL_NOT_FOUND) from error
+        shape = read_shape(folder)
+        check_decoder(shape, adapter, inputs.longest)
+    except UnsupportedModelError as error:
+        log("generic-forward", why=str(error))
+        fingerprint = base_fingerprint(folder, shape)
+        check_base(parent, fingerprint)
+        with first_import_of("claas_trainer.engines.peft_placement"):
+            from claas_trainer.engines.peft_placement import PeftPlacement
+
+        return PeftPlacement(folder, adapter, inputs, device, residue, resources), fingerprint
+    fingerprint = base_fingerprint(folder, shape)
+    check_base(parent, fingerprint)
+    return DecoderPlacement(folder, shape, adapter, inputs, device, residue, stored_dtype, resources), fingerprint
 
 
 def _read_parent(parent: StoredVersion) -> tuple[LoraAdapter, bytes]:
@@ -138,77 +185,33 @@ def _read_parent(parent: StoredVersion) -> tuple[LoraAdapter, bytes]:
         raise EngineError(FailureReason.PARENT_CORRUPT, str(error)) from error
 
 
-def _read_state(parent: StoredVersion, adapter: LoraAdapter) -> OptimizerState | None:
+def _read_state(parent: StoredVersion, layout: Layout, inputs: StepInput, *, pin: bool) -> OptimizerState | None:
     """The parent's optimiser state; None for a version that has none, such as the initial one."""
     path = parent.file(OPTIMIZER_FILE)
     if path is None:
         return None
     try:
-        state = OptimizerState.from_tensors(load_file(path))
-        state.check({name: tensor.shape for name, tensor in adapter.tensors.items()})
+        stored = load_file(path)
+        if inputs.teacher.average_rate is None:
+            unused = f"{Part.AVERAGE.value}/"
+            stored = {name: tensor for name, tensor in stored.items() if not name.startswith(unused)}
+        return OptimizerState.from_tensors(stored, layout, pin=pin)
     except (OSError, SafetensorError, OptimizerStateError) as error:
         raise EngineError(FailureReason.PARENT_CORRUPT, f"{path}: {error}") from error
-    return state
 
 
-def step_config(training: TrainingConfig) -> StepConfig:
-    """The step's settings from the job's."""
-    return StepConfig(
-        learning_rate=training.learning_rate,
-        alpha=training.alpha,
-        is_clip=training.is_clip,
-        max_grad_norm=training.max_grad_norm,
-        kl_reg_weight=training.kl_reg_weight,
-        teacher_top_k=training.teacher_top_k,
-        weight_decay=training.weight_decay,
-        seed=training.seed,
-    )
+def _vectors(inputs: StepInput) -> int:
+    """How many vectors a state has: masters, two moments, and an average where the teacher is one."""
+    return 3 if inputs.teacher.average_rate is None else 4
 
 
-def _metrics(result: StepResult) -> dict[str, float]:
-    return {name: float(value) for name, value in asdict(result.metrics).items() if value is not None}
+def _metrics(result: StepResult, fit: Fit, device: torch.device) -> dict[str, float]:
+    metrics = {name: float(value) for name, value in asdict(result.metrics).items() if value is not None}
+    metrics["checkpointed_layers"] = float(fit.checkpointed_layers)
+    if device.type == "cuda":
+        metrics["peak_memory_bytes"] = float(torch.cuda.max_memory_allocated(device))
+    return metrics
 
 
-def _files(step: LocalStep, result: StepResult) -> dict[str, FileContent]:
-    weights = {name: tensor.to(step.dtype) for name, tensor in result.state.masters.items()}
-    return {
-        ADAPTER_CONFIG_FILE: Bytes(step.adapter_config),
-        ADAPTER_WEIGHTS_FILE: Tensors(weights, {"format": "pt"}),
-        OPTIMIZER_FILE: Tensors(result.state.to_tensors(), {"format": "pt"}),
-    }
-
-
-@contextmanager
-def engine_errors() -> Iterator[None]:
-    """Turn what the step and its libraries raise into errors with a reason."""
-    try:
-        yield
-    except TrainerError:
-        raise
-    except Exception as error:
-        # What the frames of a failed step hold would stay on the device, and vLLM could not wake beside it.
-        clear_frames(error.__traceback__)
-        known = _known(error)
-        if known is None:
-            raise
-        raise known from error
-
-
-def _known(error: Exception) -> TrainerError | None:
-    match error:
-        case torch.OutOfMemoryError() | MemoryError():
-            return EngineError(
-                FailureReason.OUT_OF_MEMORY,
-                "the step does not fit into memory; give fewer or shorter samples, or more memory",
-            )
-        case InvalidBatchError():
-            return EngineError(FailureReason.INVALID_SAMPLE, str(error))
-        case InvalidConfigError():
-            return InputError(f"training: {error}")
-        case NonFiniteError():
-            return EngineError(FailureReason.NOT_FINITE, str(error))
-        case AdapterError():
-            return InputError(f"lora: {error}")
-        case StepError():
-            return EngineError(FailureReason.INTERNAL, str(error))
-    return None
+def _out_of_turn(what: str) -> EngineError:
+    return EngineError(FailureReason.INTERNAL, f"engine local: asked for {what}")

@@ -28,6 +28,8 @@ _MODES = {
 }
 _MEMORY_TIMEOUT_SECONDS = 15.0
 _MEMORY_POLL_SECONDS = 0.1
+_MEMORY_SETTLED_SECONDS = 2.0
+"""After this much waiting it is taken that serving keeps more than it was planned to."""
 _DRAIN_SHARE = 0.9
 _RESUME_TIMEOUT_SECONDS = 60.0
 
@@ -133,17 +135,19 @@ class SleepHandover(Handover):
         """A 200 from /sleep proves nothing: look at the GPU."""
         if self._gpu is None or not self._to_pause:
             return
-        deadline = time.monotonic() + _MEMORY_TIMEOUT_SECONDS
+        started = time.monotonic()
         while True:
             gpu = await asyncio.to_thread(gpu_of, self._gpu.uuid)
+            waited = time.monotonic() - started
+            wanted = self._gpu.least_bytes if waited > _MEMORY_SETTLED_SECONDS else self._gpu.free_bytes
             # A GPU that the management library does not list (a slice) can't be asked; the step will find out.
-            if gpu is None or gpu.free_bytes >= self._gpu.free_bytes:
+            if gpu is None or gpu.free_bytes >= wanted:
                 return
-            if time.monotonic() > deadline:
+            if waited > _MEMORY_TIMEOUT_SECONDS:
                 raise ServingError(
                     FailureReason.GPU_MEMORY_NOT_FREED,
                     f"{gpu.uuid}: {gpu.free_bytes >> 20} MiB are free while vLLM sleeps and the step needs"
-                    f" {self._gpu.free_bytes >> 20} MiB; start vLLM with --enable-sleep-mode, and let nothing else"
+                    f" {self._gpu.least_bytes >> 20} MiB; start vLLM with --enable-sleep-mode, and let nothing else"
                     " use this GPU",
                 )
             await asyncio.sleep(_MEMORY_POLL_SECONDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
@@ -15,6 +16,43 @@ RECORD_FILE = "version.json"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
+
+
+class ForwardKind(StrEnum):
+    """By which forward a step was computed."""
+
+    DECODER = "decoder"
+    """The trainer's own, for decoders of the Llama family."""
+    PEFT = "peft"
+    """The one of transformers and PEFT, for all other models."""
+
+
+class StepRecord(BaseModel):
+    """What a step was computed from, and how. With it, the settings, the parent and the samples a step can be taken
+    again: on a CPU like this one to the same bytes, elsewhere to the same figures but for rounding."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, protected_namespaces=())
+
+    parent_digest: str
+    """The parent version's `digest`."""
+    base_fingerprint: str
+    """Tells base models apart: `tensors:` and a digest of the weights' names, shapes and samples, or `headers:` and
+    one of the configuration and the files' headers."""
+    samples_digest: str
+    """sha256 over the samples' token ids and log-probabilities, in whatever order they came."""
+    forward: ForwardKind
+    device: str
+    """The GPU's name, or the CPU's instruction set and the number of threads."""
+    compute_dtype: str
+    """Of the base weights, and of what is multiplied with them."""
+    micro_batch_tokens: int
+    """How many tokens a forward had at most, unless a single sample had more."""
+    tile_rows: int
+    """For how many tokens logits were there at once."""
+    checkpointed_layers: int = 0
+    """How many layers were computed twice, to save memory."""
+    serving_residue_bytes: int | None = None
+    """GPU memory that was taken by others while serving slept; the next step plans with it. None on a CPU."""
 
 
 class VersionRecord(BaseModel):
@@ -36,6 +74,8 @@ class VersionRecord(BaseModel):
     training: TrainingConfig | None = None
     seed: int | None = None
     """Seed of the step, or of the initial weights for version 0."""
+    step: StepRecord | None = None
+    """None for version 0, and for versions of trainers that did not record it."""
     libraries: dict[str, str] = {}
     metrics: dict[str, float] = {}
     samples: SampleCounts = SampleCounts()

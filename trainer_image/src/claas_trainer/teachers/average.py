@@ -22,7 +22,7 @@ class AverageTeacher(Teacher):
 
     def __init__(self, rate: float = 0.05) -> None:
         if not 0 < rate <= 1:
-            raise InvalidConfigError(f"teacher_ema_rate is {rate}: it must be above 0 and at most 1")
+            raise InvalidConfigError(f"teacher_update_rate is {rate}: it must be above 0 and at most 1")
         self.average_rate = rate
 
     def logits(self, scored: Sequence[Tensor]) -> Tensor:

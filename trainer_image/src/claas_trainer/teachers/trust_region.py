@@ -23,7 +23,7 @@ class TrustRegionTeacher(Teacher):
 
     def __init__(self, rho: float = 0.5) -> None:
         if not 0 <= rho <= 1:
-            raise InvalidConfigError(f"teacher_trust_rho is {rho}: it must be between 0 and 1")
+            raise InvalidConfigError(f"teacher_update_rate is {rho}: it must be between 0 and 1")
         self._rho = rho
 
     def logits(self, scored: Sequence[Tensor]) -> Tensor:

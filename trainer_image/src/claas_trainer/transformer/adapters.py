@@ -12,7 +12,7 @@ from torch import Tensor
 from claas_trainer.parameters import Layout
 from claas_trainer.step_errors import AdapterError, UnsupportedModelError
 from claas_trainer.transformer.layer import LayerLoras
-from claas_trainer.transformer.lora import Lora, LoraGradient, Part, block_b, stacked_a
+from claas_trainer.transformer.lora import Lora, LoraGradient, Part
 from claas_trainer.weights.shape import ModelShape
 
 _NAME = re.compile(
@@ -62,32 +62,51 @@ class AdapterMap:
         self.layout = Layout({name: tensors[name] for name in names})
 
     def loras(self, masters: Tensor, dtype: torch.dtype, gradient: Tensor | None = None) -> list[LayerLoras]:
-        """Each layer's adapters from a flat vector, in the dtype of the products; with a flat gradient to add to."""
-        named = self.layout.views(masters)
-        gradients = None if gradient is None else _Gradients(self.layout, gradient)
+        """Each layer's adapters from a flat vector, in the dtype of the products; with a flat gradient to add to.
+
+        A layer's A's stand one after the other in the vector, and so are one matrix as they are.
+        """
+        values = _Vector(self.layout, masters.to(dtype))
+        gradients = None if gradient is None else _Vector(self.layout, gradient)
         return [
-            LayerLoras(**{name: self._lora(fused, named, dtype, gradients) for name, fused in layer.items()})
+            LayerLoras(**{name: self._lora(fused, values, gradients) for name, fused in layer.items()})
             for layer in self._layers
         ]
 
-    def _lora(self, fused: _Fused, named: Mapping[str, Tensor], dtype: torch.dtype, gradients: _Gradients | None) -> Lora:
-        a = stacked_a([named[part.a_name] for part in fused.parts], self._scaling, dtype)
-        b = block_b([named[part.b_name] for part in fused.parts], fused.parts, fused.out_width, dtype)
-        return Lora(a, b, fused.parts, self._scaling, None if gradients is None else gradients.of(fused))
+    def _lora(self, fused: _Fused, values: _Vector, gradients: _Vector | None) -> Lora:
+        into = None if gradients is None else LoraGradient(gradients.stacked_a(fused), tuple(gradients.all_b(fused)))
+        return Lora(values.stacked_a(fused), values.block_b(fused), fused.parts, self._scaling, into)
 
 
-class _Gradients:
-    """Views of the flat gradient; a layer's A's stand one after the other in it and are one matrix."""
+class _Vector:
+    """A flat vector, seen as the matrices of fused layers."""
 
     def __init__(self, layout: Layout, flat: Tensor) -> None:
         self._flat = flat
+        self._starts = layout.starts
         self._named = layout.views(flat)
 
-    def of(self, fused: _Fused) -> LoraGradient:
-        first = self._named[fused.parts[0].a_name]
-        rows = len(fused.parts) * first.shape[0]
-        a = self._flat[first.storage_offset() :][: rows * first.shape[1]].view(rows, first.shape[1])
-        return LoraGradient(a, tuple(self._named[part.b_name] for part in fused.parts))
+    def stacked_a(self, fused: _Fused) -> Tensor:
+        """The parts' A's one above the other, [k, in]."""
+        name = fused.parts[0].a_name
+        rank, width = self._named[name].shape
+        rows = len(fused.parts) * rank
+        return self._flat.narrow(0, self._starts[name], rows * width).view(rows, width)
+
+    def all_b(self, fused: _Fused) -> list[Tensor]:
+        """The parts' B's, [rows, r] each."""
+        return [self._named[part.b_name] for part in fused.parts]
+
+    def block_b(self, fused: _Fused) -> Tensor:
+        """The parts' B's as blocks of one matrix, [out, k]."""
+        found = self.all_b(fused)
+        if found[0].shape[0] == fused.out_width:
+            return found[0]
+        rank = found[0].shape[1]
+        stacked = found[0].new_zeros((fused.out_width, rank * len(found)))
+        for index, (b, part) in enumerate(zip(found, fused.parts, strict=True)):
+            stacked[part.first_row : part.first_row + part.rows, index * rank : (index + 1) * rank] = b
+        return stacked
 
 
 def adapter_shapes(shape: ModelShape, rank: int) -> dict[str, torch.Size]:

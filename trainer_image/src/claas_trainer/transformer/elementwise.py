@@ -87,12 +87,12 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 def swiglu_backward(gate_up: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient of gate and up, [T, 2 I], and `swiglu(gate_up)` once more. `gate_up` may be overwritten."""
+    """The gradient of gate and up, [T, 2 I], and `swiglu` once more. `gate_up` may be overwritten."""
     if fast := _kernels(gate_up):
         return fast.swiglu_backward(gate_up, gradient)  # type: ignore[no-any-return]
     gate, up = _wide(gate_up).chunk(2, dim=-1)
     wide, sigmoid = _wide(gradient), torch.sigmoid(gate)
-    silu = F.silu(gate)
+    silu = gate * sigmoid
     of_gate = wide * up * (sigmoid + silu * (1 - sigmoid))
     return torch.cat([of_gate, wide * silu], dim=-1).to(gate_up.dtype), (silu * up).to(gate_up.dtype)
 

@@ -71,8 +71,8 @@ class Layer:
         self._rows = rows
 
     def forward(self, x: Tensor) -> Tensor:
-        """[T, hidden] -> [T or rows, hidden]; nothing is kept."""
-        return self._output(self.until_gate_up(x, keep=False))
+        """[T, hidden] -> [T or rows, hidden]; nothing is kept, and x is overwritten."""
+        return self._output(self.until_gate_up(x, keep=False, overwrite=True), overwrite=True)
 
     def forward_keeping(self, x: Tensor) -> tuple[Tensor, LayerBackward]:
         """The same, and the way back."""
@@ -81,9 +81,9 @@ class Layer:
 
     def checkpoint(self, x: Tensor) -> tuple[Tensor, LayerBackward]:
         """The same, keeping the input alone; the rest is computed again on the way back."""
-        return self.forward(x), LayerBackward(self, x, None)
+        return self._output(self.until_gate_up(x, keep=False), overwrite=True), LayerBackward(self, x, None)
 
-    def until_gate_up(self, x: Tensor, *, keep: bool) -> _Kept:
+    def until_gate_up(self, x: Tensor, *, keep: bool, overwrite: bool = False) -> _Kept:
         """The forward but for SwiGLU and the down projection; with `keep`, attention can be gone back through."""
         shape, weights, loras = self._shape, self._weights, self._loras
         normed = self._norm(x, weights.input_norm)
@@ -96,14 +96,16 @@ class Layer:
         attended = attention.output
         residual = x
         if self._rows is not None:
-            attended, residual = attended[self._rows], x[self._rows]
-        middle, o_down = lora_forward(attended, weights.o, None, loras.o, residual)
-        gate_up, gate_up_down = lora_forward(self._norm(middle, weights.post_norm), weights.gate_up, None, loras.gate_up)
+            attended, residual, overwrite = attended[self._rows], x[self._rows], True
+        middle, o_down = lora_forward(attended, weights.o, None, loras.o, residual, overwrite=overwrite)
+        normed = self._norm(middle, weights.post_norm)
+        gate_up, gate_up_down = lora_forward(normed, weights.gate_up, None, loras.gate_up)
         return _Kept(x, qkv, qkv_down, attention, attended, o_down, middle, gate_up, gate_up_down)
 
-    def _output(self, kept: _Kept) -> Tensor:
+    def _output(self, kept: _Kept, *, overwrite: bool = False) -> Tensor:
         active = elementwise.swiglu(kept.gate_up)
-        output, kept.down_down = lora_forward(active, self._weights.down, None, self._loras.down, kept.middle)
+        weight, lora = self._weights.down, self._loras.down
+        output, kept.down_down = lora_forward(active, weight, None, lora, kept.middle, overwrite=overwrite)
         return output
 
     def backward(self, kept: _Kept, gradient: Tensor) -> Tensor:

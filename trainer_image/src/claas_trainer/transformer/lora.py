@@ -2,12 +2,11 @@
 
 The layer may be several of the model's in one matrix (q, k, v; gate, up). Their adapters are stacked accordingly: A's
 one above the other, B's as blocks of one matrix, so that each product is one for the whole layer. With the scaling s
-= alpha / r folded into A: y = x W^T + (x A^T) B^T.
+= alpha / r: y = x W^T + s (x A^T) B^T.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,8 +35,8 @@ class LoraGradient:
 class Lora:
     """The adapters of one fused layer, in the dtype of the products.
 
-    `a`: [k, in] with k = parts * r, scaled by s. `b`: [out, k], zero outside the parts' blocks. `gradient` is None
-    where no gradient is wanted.
+    `a`: [k, in] with k = parts * r. `b`: [out, k], zero outside the parts' blocks. `gradient` is None where no gradient
+    is wanted.
     """
 
     a: Tensor
@@ -48,26 +47,31 @@ class Lora:
 
 
 def lora_forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, lora: Lora | None, residual: Tensor | None = None
+    x: Tensor, weight: Tensor, bias: Tensor | None, lora: Lora | None, start: Tensor | None = None, *, overwrite: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """(residual +) x W^T (+ bias) + LoRA, [T, in] -> [T, out]; and x A^T, [T, k], for the way back.
+    """(start +) x W^T (+ bias) + LoRA, [T, in] -> [T, out]; and x A^T, [T, k], for the way back.
 
-    The small product comes first and the large one is added onto it, which costs no pass of its own.
+    The small product comes first and the large one is added onto it, which costs no pass of its own. `overwrite`:
+    `start` is not needed any more and may become the result.
     """
-    start = residual if residual is not None else bias
+    first = start if start is not None else bias
     if lora is None:
-        return (x @ weight.t() if start is None else torch.addmm(start, x, weight.t())), None
+        if first is None:
+            return x @ weight.t(), None
+        return (first.addmm_ if overwrite else first.addmm)(x, weight.t()), None
     down = x @ lora.a.t()
-    up = down @ lora.b.t() if start is None else torch.addmm(start, down, lora.b.t())
-    return up.addmm_(x, weight.t()), down
+    if first is None:
+        return _scaled_product(down, lora.b.t(), lora.scaling).addmm_(x, weight.t()), down
+    added = (first.addmm_ if overwrite else first.addmm)(down, lora.b.t(), alpha=lora.scaling)
+    return added.addmm_(x, weight.t()), down
 
 
 def lora_backward(gradient: Tensor, weight: Tensor, lora: Lora | None) -> tuple[Tensor, Tensor | None]:
-    """The gradient of x from that of y, and that of x A^T."""
+    """The gradient of x from that of y; and that of x A^T, but for the scaling."""
     if lora is None:
         return gradient @ weight, None
     of_down = gradient @ lora.b
-    return (of_down @ lora.a).addmm_(gradient, weight), of_down
+    return _scaled_product(of_down, lora.a, lora.scaling).addmm_(gradient, weight), of_down
 
 
 def add_gradients(lora: Lora | None, x: Tensor, down: Tensor | None, gradient: Tensor, of_down: Tensor | None) -> None:
@@ -79,8 +83,14 @@ def add_gradients(lora: Lora | None, x: Tensor, down: Tensor | None, gradient: T
     rank = down.shape[1] // len(lora.parts)
     for index, (part, into) in enumerate(zip(lora.parts, lora.gradient.b, strict=True)):
         rows = gradient[:, part.first_row : part.first_row + part.rows]
-        _add_product(into, rows, down[:, index * rank : (index + 1) * rank], 1.0)
+        _add_product(into, rows, down[:, index * rank : (index + 1) * rank], lora.scaling)
     _add_product(lora.gradient.a, of_down, x, lora.scaling)
+
+
+def _scaled_product(left: Tensor, right: Tensor, factor: float) -> Tensor:
+    out = left.new_empty((left.shape[0], right.shape[1]))
+    # beta 0: what is in it is not read.
+    return out.addmm_(left, right, beta=0, alpha=factor)
 
 
 def _add_product(into: Tensor, left: Tensor, right: Tensor, factor: float) -> None:
@@ -91,17 +101,3 @@ def _add_product(into: Tensor, left: Tensor, right: Tensor, factor: float) -> No
         torch.addmm(into, left.t(), right, alpha=factor, out_dtype=into.dtype, out=into)
     else:
         into.addmm_(left.t().to(into.dtype), right.to(into.dtype), alpha=factor)
-
-
-def stacked_a(masters: Sequence[Tensor], scaling: float, dtype: torch.dtype) -> Tensor:
-    """The A's of a layer's parts, [k, in], scaled."""
-    return (torch.cat(list(masters)) * scaling).to(dtype)
-
-
-def block_b(masters: Sequence[Tensor], parts: Sequence[Part], out_width: int, dtype: torch.dtype) -> Tensor:
-    """The B's of a layer's parts as blocks of one matrix, [out, k]."""
-    rank = masters[0].shape[1]
-    stacked = masters[0].new_zeros((out_width, rank * len(parts)), dtype=dtype)
-    for index, (master, part) in enumerate(zip(masters, parts, strict=True)):
-        stacked[part.first_row : part.first_row + part.rows, index * rank : (index + 1) * rank] = master
-    return stacked

@@ -1,4 +1,4 @@
-"""A step on one random layer before the pause, so that nothing is compiled or loaded for the first time inside it."""
+"""A step on two random layers before the pause, so that nothing is compiled or loaded for the first time inside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from claas_trainer.transformer.plan import Footprint
 from claas_trainer.weights.random import RandomWeights
 from claas_trainer.weights.shape import ModelShape
 
+# A layer that all of a sequence passes, and the last one, which response tokens alone pass whole.
+_LAYERS = 2
 _SMALL_VOCABULARY = 2048
+_FEW_TOKENS = 16
 
 
 def warm_up(
@@ -31,29 +34,48 @@ def warm_up(
     sample_tokens: int,
     free_bytes: int,
 ) -> int:
-    """Take a step on one layer of this shape with the step's own sizes, or as much of them as `free_bytes` allow;
-    gives the tokens of its micro-batch. Matrix products of other sizes may need other kernels, so sizes matter."""
-    first = {name: size for name, size in tensors.items() if ".layers.0." in name}
-    elements = sum(size.numel() for size in first.values())
-    for vocabulary in (shape.vocabulary, _SMALL_VOCABULARY):
-        one = dataclasses.replace(shape, layers=1, vocabulary=min(vocabulary, shape.vocabulary))
-        resident = (one.layer_elements + (1 if one.tied else 2) * one.head_elements) * dtype.itemsize
-        footprint = Footprint(one, dtype.itemsize, resident, elements, rank, len(teacher.networks))
-        tokens, rows = schedule.micro_batch_tokens, schedule.tile_rows
-        while tokens > sample_tokens and footprint.peak_bytes(tokens, 1, rows) > free_bytes:
-            tokens, rows = max(tokens // 2, sample_tokens), max(rows // 2, 1)
-        if footprint.peak_bytes(tokens, 1, rows) <= free_bytes:
-            break
-    else:
-        tokens = rows = 8
-    length = min(sample_tokens, tokens)
-    half = max(1, length // 2)
-    sample = StepSample((0,) * max(1, length - half), (0,) * max(1, length - half), (0,) * half)
-    source = RandomWeights(one, device, dtype, seed=0)
-    model = DecoderModel(source, first, rank, float(rank))
-    state = OptimizerState.fresh({name: torch.full(size, 1e-3) for name, size in first.items()}, model.layout)
-    samples = [sample] * max(1, tokens // length)
-    for checkpointed in (0, 1):
-        model.checkpointed_layers = checkpointed
-        sdpo_step(model, samples, config, state, teacher, Schedule(tokens, rows))
-    return tokens
+    """Take a step on layers of this shape with the step's own sizes, or as much of them as `free_bytes` allow; gives
+    the tokens of its micro-batch. Matrix products of other sizes may need other kernels, so sizes matter.
+
+    `tensors`: the adapter's, by name. `sample_tokens`: length of the longest sample.
+    """
+    names = tuple(f".layers.{index}." for index in range(_LAYERS))
+    adapter = {name: size for name, size in tensors.items() if any(part in name for part in names)}
+    small, size = _fitting(shape, dtype, adapter, rank, teacher, schedule, sample_tokens, free_bytes)
+    model = DecoderModel(RandomWeights(small, device, dtype, alike=True), adapter, rank, float(rank))
+    state = OptimizerState.fresh({name: torch.full(size, 1e-3) for name, size in adapter.items()}, model.layout)
+    length = min(sample_tokens, size.micro_batch_tokens)
+    prompt = (0,) * max(1, length // 2)
+    sample = StepSample(prompt, prompt, (0,) * max(1, length - len(prompt)))
+    samples = [sample] * max(1, size.micro_batch_tokens // length)
+    for model.checkpointed_layers in (0, _LAYERS):
+        sdpo_step(model, samples, config, state, teacher, size)
+    return size.micro_batch_tokens
+
+
+def _fitting(
+    shape: ModelShape,
+    dtype: torch.dtype,
+    adapter: Mapping[str, torch.Size],
+    rank: int,
+    teacher: Teacher,
+    schedule: Schedule,
+    sample_tokens: int,
+    free_bytes: int,
+) -> tuple[ModelShape, Schedule]:
+    """The largest that fits: the vocabulary shrinks first, then the micro-batch, down to one sample, then to a few
+    tokens."""
+    elements = sum(size.numel() for size in adapter.values())
+    tokens, rows = schedule.micro_batch_tokens, schedule.tile_rows
+    while True:
+        for vocabulary in (shape.vocabulary, min(shape.vocabulary, _SMALL_VOCABULARY)):
+            small = dataclasses.replace(shape, layers=_LAYERS, vocabulary=vocabulary)
+            matrices = small.layer_elements + (1 if small.tied else 2) * small.head_elements
+            resident = matrices * dtype.itemsize
+            footprint = Footprint(
+                small, dtype.itemsize, resident, elements, rank, len(teacher.networks), teacher.average_rate is not None
+            )
+            if footprint.peak_bytes(tokens, 1, rows) <= free_bytes or tokens <= _FEW_TOKENS:
+                return small, Schedule(tokens, rows)
+        at_least = sample_tokens if tokens > sample_tokens else _FEW_TOKENS
+        tokens, rows = max(tokens // 2, at_least), max(rows // 2, 1)

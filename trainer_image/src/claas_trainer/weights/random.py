@@ -17,17 +17,25 @@ class RandomWeights(WeightSource):
     norms around 1. It is on the device from its making on, and the same for the same seed, device and dtype."""
 
     def __init__(
-        self, shape: ModelShape, device: torch.device, dtype: torch.dtype | None = None, seed: int = 0
+        self,
+        shape: ModelShape,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+        seed: int = 0,
+        *,
+        alike: bool = False,
     ) -> None:
-        """`dtype`: by default bfloat16 on CUDA, float32 on the CPU. Raises torch.OutOfMemoryError."""
+        """`dtype`: by default bfloat16 on CUDA, float32 on the CPU. `alike`: all layers are one and the same, which
+        takes the memory of one. Raises torch.OutOfMemoryError."""
         self.shape, self.device = shape, device
         self.dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         self._generator = torch.Generator(device).manual_seed(seed)
         shapes = layer_shapes(shape)
-        self._layers = [
+        layers = [
             LayerWeights(**{name: self._tensor(width, norm="norm" in name) for name, width in shapes.items()})
-            for _ in range(shape.layers)
+            for _ in range(1 if alike else shape.layers)
         ]
+        self._layers = layers * shape.layers if alike else layers
         self._final_norm = self._tensor((shape.hidden,), norm=True)
         self._head = self._tensor((shape.vocabulary, shape.hidden))
         self._embedding = self._head if shape.tied else self._tensor((shape.vocabulary, shape.hidden))

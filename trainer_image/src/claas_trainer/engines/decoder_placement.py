@@ -1,0 +1,138 @@
+"""The trainer's own forward: weights in page-locked memory, and a step that is cut to fit the GPU."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from claas_trainer.engines.base import GpuNeed
+from claas_trainer.engines.device import give_back
+from claas_trainer.engines.gpu_memory import Budget, GpuMemory, gpu_need
+from claas_trainer.engines.placement import Fit, Placement, StepInput
+from claas_trainer.logs import log
+from claas_trainer.lora import LoraAdapter
+from claas_trainer.optimizer import OptimizerState
+from claas_trainer.step import Schedule, sdpo_step
+from claas_trainer.store.record import ForwardKind
+from claas_trainer.transfers import reserve_device
+from claas_trainer.transformer.model import DecoderModel
+from claas_trainer.transformer.plan import Footprint, MemoryPlan, plan_memory
+from claas_trainer.transformer.warm_up import warm_up
+from claas_trainer.weights.host import HostWeights
+from claas_trainer.weights.shape import ModelShape
+
+CPU_SCHEDULE = Schedule(micro_batch_tokens=2048, tile_rows=512)
+_LEFT_TO_SERVING = 256 * 1024**2
+"""Bytes of free memory that a warm-up leaves alone, for vLLM serves meanwhile."""
+
+
+class DecoderPlacement(Placement):
+    """`HostWeights` and `DecoderModel`."""
+
+    forward = ForwardKind.DECODER
+
+    def __init__(
+        self,
+        folder: Path,
+        shape: ModelShape,
+        adapter: LoraAdapter,
+        inputs: StepInput,
+        device: torch.device,
+        residue_bytes: int | None,
+        published_dtype: torch.dtype | None,
+        resources: ExitStack,
+    ) -> None:
+        """Raises WeightsError, AdapterError, EngineError; UnsupportedModelError before anything is read."""
+        self._inputs = inputs
+        self._adapter = adapter
+        self._weights = HostWeights.read(folder, shape, device)
+        resources.callback(self._weights.close)
+        self._weights.expect(inputs.token_ids())
+        self._tensors = {name: tensor.shape for name, tensor in adapter.tensors.items()}
+        self.model = self._decoder = DecoderModel(
+            self._weights, self._tensors, adapter.shape.rank, adapter.shape.alpha
+        )
+        self.device, self.dtype = device, self._weights.dtype
+        self.published_dtype = published_dtype or self.dtype
+        self._footprint = footprint_of(self._weights, self._decoder, adapter.shape.rank, inputs)
+        self._plan: MemoryPlan | None = None
+        if device.type == "cuda":
+            budget = Budget(GpuMemory.of(device).total, residue_bytes)
+            self._plan = planned(self._footprint, inputs, budget)
+
+    @property
+    def gpu(self) -> GpuNeed | None:
+        if self._plan is None:
+            return None
+        least = plan_memory(self._footprint, self._inputs.samples, 0)
+        return gpu_need(self.device, self._plan.peak_bytes, least.peak_bytes)
+
+    def warm_up(self, state: OptimizerState) -> None:
+        # A tiny step may move the policy as far as it likes.
+        config = dataclasses.replace(self._inputs.config, max_kl=0.0)
+        if self._plan is None:
+            # The weights are where they are computed with; the state stays as it is.
+            sdpo_step(self._decoder, self._inputs.first_pair, config, state, self._inputs.teacher, CPU_SCHEDULE)
+            return
+        free = GpuMemory.of(self.device).available - _LEFT_TO_SERVING
+        try:
+            tokens = warm_up(
+                self._weights.shape,
+                self.dtype,
+                self.device,
+                self._tensors,
+                self._adapter.shape.rank,
+                config,
+                self._inputs.teacher,
+                self._plan.schedule,
+                self._inputs.longest,
+                free,
+            )
+            log("warmed-up", tokens=tokens)
+        except torch.OutOfMemoryError:
+            # vLLM took it meanwhile. The first step is slower then, and no less right.
+            log("not-warmed-up", free_bytes=free)
+        give_back(self.device)
+
+    def acquire(self) -> Fit:
+        if self._plan is None:
+            self._weights.acquire()
+            return Fit(CPU_SCHEDULE)
+        found = GpuMemory.of(self.device)
+        torch.cuda.reset_peak_memory_stats(self.device)
+        plan = plan_memory(self._footprint, self._inputs.samples, found.available)
+        log("fitted", available_bytes=found.available, peak_bytes=plan.peak_bytes, residue_bytes=found.residue)
+        self._decoder.checkpointed_layers = plan.checkpointed_layers
+        self._weights.acquire()
+        reserve_device(plan.peak_bytes - self._weights.resident_bytes, self.device)
+        return Fit(plan.schedule, plan.checkpointed_layers, found.residue)
+
+    def release(self) -> None:
+        self._weights.release()
+        give_back(self.device)
+
+
+def footprint_of(weights: HostWeights, model: DecoderModel, rank: int, inputs: StepInput) -> Footprint:
+    """What the planner has to know. The base's own forward for the KL term counts as one network more."""
+    return Footprint(
+        weights.shape,
+        weights.dtype.itemsize,
+        weights.resident_bytes,
+        model.layout.elements,
+        rank,
+        networks=len(inputs.teacher.networks) + (inputs.config.kl_reg_weight > 0),
+        averaged=inputs.teacher.average_rate is not None,
+    )
+
+
+def planned(footprint: Footprint, inputs: StepInput, budget: Budget) -> MemoryPlan:
+    """The quickest plan within the budget. Raises EngineError (OUT_OF_MEMORY) when there is none."""
+    plan = plan_memory(footprint, inputs.samples, budget.bytes)
+    budget.check(
+        plan.peak_bytes,
+        f"shorten the longest sample ({inputs.longest} tokens), lower spec.lora.rank, or use a larger GPU",
+    )
+    return plan
