@@ -37,6 +37,20 @@ def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     return 2.0 * size**3 / statistics.median(found)
 
 
+def sustained_rate(device: torch.device, dtype: torch.dtype, duration: float) -> float:
+    """Operations a second of the same product in the last half of `duration` seconds without a rest: what is left of
+    `matmul_rate` when the device's power limit lowers its clocks, as it does in the middle of a step."""
+    size = 8192
+    left = torch.randn(size, size, device=device, dtype=torch.float32).to(dtype)
+    right = torch.randn(size, size, device=device, dtype=torch.float32).to(dtype)
+    started, found = time.perf_counter(), []
+    while (elapsed := time.perf_counter() - started) < duration:
+        took = seconds(device, lambda: [left @ right for _ in range(100)]) / 100
+        if elapsed > duration / 2:
+            found.append(took)
+    return 2.0 * size**3 / statistics.median(found)
+
+
 def host_rate(device: torch.device) -> float | None:
     """Bytes a second from pinned host memory; None on the CPU."""
     if device.type != "cuda":

@@ -29,7 +29,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch  # noqa: E402
 
-from bench.device import describe, host_rate, matmul_rate, seconds, taken_bytes  # noqa: E402
+from bench.device import describe, host_rate, matmul_rate, seconds, sustained_rate, taken_bytes  # noqa: E402
 from bench.plain import PlainStep  # noqa: E402
 from bench.kernels import print_profile  # noqa: E402
 from bench.shapes import SHAPES  # noqa: E402
@@ -49,6 +49,7 @@ from claas_trainer.weights.shape import ModelShape  # noqa: E402
 GIB = 1024**3
 RESIDUE_BYTES = int(2.4 * GIB)
 """What a sleeping vLLM was seen to keep on its GPU."""
+SUSTAINED_SECONDS = 2.0
 SERVING_FREE_BYTES = int(1.6 * GIB)
 """What a serving vLLM leaves free on a small card, for the step to be prepared in."""
 SWEEP = [Work(b, 512, 128, 512) for b in (1, 4, 16, 64)] + [Work(4, 512, 128, r) for r in (128, 512, 1024, 2048, 4096)]
@@ -97,6 +98,7 @@ class Bench:
         self.dtype = torch.bfloat16 if self.on_gpu else torch.float32
         self.tensors = adapter_shapes(shape, rank)
         self.rate, self.host_rate = matmul_rate(device, self.dtype), host_rate(device)
+        self.sustained = sustained_rate(device, self.dtype, SUSTAINED_SECONDS) if self.on_gpu else self.rate
         generator = torch.Generator(device).manual_seed(0)
 
         def fill(name: str, target: torch.Tensor) -> None:
@@ -117,11 +119,14 @@ class Bench:
         plan = plan_memory(self.footprint(model), samples, self.available(card_gib))
         free = SERVING_FREE_BYTES if card_gib else self.available(0)
         if self.on_gpu:
-            longest = max(sample.tokens for sample in samples)
             args = (self.shape, self.dtype, self.device, self.tensors, self.rank, StepConfig(), FrozenTeacher())
-            warm_up(*args, plan.schedule, longest, free)
+            warm_up(*args, plan.schedule, samples, free)
         self.forget()
         model.checkpointed_layers = plan.checkpointed_layers
+        if card_gib:
+            # As small as that card: what is freed and not needed again has to be given back.
+            total = torch.cuda.mem_get_info(self.device)[1]
+            torch.cuda.set_per_process_memory_fraction(self.available(card_gib) / total, self.device)
         if self.on_gpu:
             reserve_pinned(model.layout.elements, 3)
         taken = seconds(self.device, lambda: self.acquire(plan))
@@ -133,6 +138,8 @@ class Bench:
         if self.profiled:
             print_profile(lambda: sdpo_step(model, samples, StepConfig(), state, schedule=plan.schedule))
         self.weights.release()
+        if card_gib:
+            torch.cuda.set_per_process_memory_fraction(1.0, self.device)
         name = f"ours, card of {card_gib} GiB" if card_gib else "ours"
         cut = f"{plan.schedule.micro_batch_tokens} tokens, {plan.checkpointed_layers} checkpointed"
         print(f"{name}: weights came in {taken:.3f} s; steps {[round(x, 3) for x in times]}", file=sys.stderr)
@@ -195,6 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--work", action="append", metavar="B,P,F,R", help="may be given several times")
+    parser.add_argument("--ragged", action="store_true", help="samples of many lengths, on the average the given ones")
     parser.add_argument("--card-gib", default="0", help="cards' memory in GiB, with commas; 0 is all that is free")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
@@ -207,7 +215,7 @@ def main() -> None:
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     bench = Bench(SHAPES[arguments.shape], device, arguments.rank, arguments.repeats, arguments.profile)
     default = ["16,512,128,512"] if device.type == "cuda" else ["8,96,32,96"]
-    works = [Work(*map(int, text.split(","))) for text in arguments.work or default]
+    works = [Work(*map(int, text.split(",")), ragged=arguments.ragged) for text in arguments.work or default]
     cards = [float(text) for text in arguments.card_gib.split(",")]
     runs: list[Callable[[], Row]] = [
         lambda work=work, card=card: bench.ours(work, card)  # type: ignore[misc]
@@ -222,6 +230,7 @@ def main() -> None:
     print(f"{arguments.shape}, rank {arguments.rank}, on {describe(device)}, torch {torch.__version__}")
     print(f"matmul {bench.rate / 1e12:.1f} TFLOP/s", end="")
     print(f", host to GPU {bench.host_rate / 1e9:.1f} GB/s" if bench.host_rate else "")
+    print(f"the same without a pause of {SUSTAINED_SECONDS:.0f} s: {bench.sustained / 1e12:.1f} TFLOP/s" if bench.on_gpu else "")
     print(HEADING)
     rows = []
     for run in runs:
@@ -229,7 +238,7 @@ def main() -> None:
         print(rows[-1].line(), flush=True)
     if arguments.json:
         found = {"device": describe(device), "torch": torch.__version__, "shape": arguments.shape,
-                 "matmul_per_second": bench.rate, "host_bytes_per_second": bench.host_rate,
+                 "matmul_per_second": bench.rate, "sustained_matmul_per_second": bench.sustained, "host_bytes_per_second": bench.host_rate,
                  "rows": [asdict(row) for row in rows]}  # fmt: skip
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 

@@ -17,6 +17,8 @@ class Work:
     prompt: int
     feedback: int
     response: int
+    ragged: bool = False
+    """Whether lengths vary, from a half to one and a half times these."""
 
     @property
     def tokens(self) -> int:
@@ -30,10 +32,12 @@ class Work:
         def ids(count: int) -> tuple[int, ...]:
             return tuple(draw.choices(range(vocabulary), k=count))
 
-        return [
-            StepSample(ids(self.prompt), ids(self.prompt + self.feedback), ids(self.response))
-            for _ in range(self.samples)
-        ]
+        made = []
+        for index in range(self.samples):
+            share = 0.5 + index / max(1, self.samples - 1) if self.ragged else 1.0
+            prompt, feedback, response = (round(x * share) for x in (self.prompt, self.feedback, self.response))
+            made.append(StepSample(ids(prompt), ids(prompt + feedback), ids(response)))
+        return made
 
 
 @dataclass(frozen=True)

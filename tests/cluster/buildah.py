@@ -23,8 +23,10 @@ PASSED_ON = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX")
 
 @dataclass(frozen=True)
 class Build:
-    """One `buildah build`: its Containerfile and context, an optional target stage, build arguments (`NAME=value`), the
-    names to give it."""
+    """One `buildah build`: its Containerfile and context, an optional target stage, the names to give it.
+
+    `arguments` are build arguments, `NAME=value`.
+    """
 
     containerfile: Path
     context: Path

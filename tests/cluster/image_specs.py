@@ -22,7 +22,8 @@ STAGED_TIME = 1_700_000_000
 class ImageSpec:
     """An image: its repository name, its Containerfile, and the files and folders that it is built from.
 
-    `target` builds one stage only; `arguments` are build arguments, `NAME=value`; `is_loaded` says whether pods run it.
+    `target` builds one stage only, `arguments` are build arguments, `NAME=value`; `is_loaded` says whether pods run
+    it.
     """
 
     repository: str

@@ -109,6 +109,10 @@ WRONG_ADAPTERS: list[tuple[str, JsonValue, str]] = [
     ("spec.training.weight_decay", 2, "spec.training.weight_decay in body should be less than or equal to 1"),
     ("spec.training.seed", -1, "spec.training.seed in body should be greater than or equal to 0"),
     ("spec.training.seed", 2**31, "spec.training.seed in body should be less than or equal to 2147483647"),
+    ("spec.training.teacher", "base", 'spec.training.teacher: Unsupported value: "base"'),
+    ("spec.training.teacher_update_rate", 0, "spec.training.teacher_update_rate in body should be greater than 0"),
+    ("spec.training.support", "top_k", 'spec.training.support: Unsupported value: "top_k"'),
+    ("spec.training.max_kl", -1, "spec.training.max_kl in body should be greater than or equal to 0"),
     ("spec.training.learningRate", 1, 'unknown field "spec.training.learningRate"'),
     ("spec.servng", {}, 'unknown field "spec.servng"'),
 ]
@@ -142,6 +146,12 @@ WRONG_JOBS: list[tuple[str, JsonValue, str]] = [
     ("spec.training.alpha", 2, "spec.training.alpha in body should be less than or equal to 1"),
     ("spec.training.is_clip", 0, "spec.training.is_clip in body should be greater than or equal to 1"),
     ("spec.training.teacher_top_k", 5, "spec.training.teacher_top_k in body should be greater than or equal to 10"),
+    ("spec.training.teacher", "base", 'spec.training.teacher: Unsupported value: "base"'),
+    (
+        "spec.training.teacher_update_rate",
+        2,
+        "spec.training.teacher_update_rate in body should be less than or equal",
+    ),
     ("spec.training.temperature", 1, 'unknown field "spec.training.temperature"'),
     ("spec.backoffLimit", -1, "spec.backoffLimit in body should be greater than or equal to 0"),
     ("spec.backoffLimit", 21, "spec.backoffLimit in body should be less than or equal to 20"),
@@ -231,6 +241,8 @@ ADAPTER_DEFAULTS: list[tuple[str, JsonValue]] = [
     ("spec.training.learning_rate", 3e-5),
     ("spec.training.alpha", 0.5),
     ("spec.training.teacher_top_k", 100),
+    ("spec.training.teacher", "frozen"),
+    ("spec.training.max_kl", 1.0),
 ]
 
 

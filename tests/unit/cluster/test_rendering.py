@@ -1,5 +1,6 @@
 """Configuration and manifests of the test cluster, as data."""
 
+import dataclasses
 import json
 import tomllib
 from pathlib import Path
@@ -146,7 +147,22 @@ def test_an_images_hash_follows_its_content_its_containerfile_and_its_base(
     (root / "code" / "module.py").write_text("one = 2\n")
     changed = image_specs.input_hash(spec, "base:1", root)
     (root / "Containerfile").write_text("FROM other\n")
-    assert len({before, changed, image_specs.input_hash(spec, "base:1", root)}) == 3
+    last = image_specs.input_hash(spec, "base:1", root)
+    with_argument = image_specs.input_hash(dataclasses.replace(spec, arguments=("A=",)), "base:1", root)
+    assert len({before, changed, last, with_argument}) == 4
+
+
+def test_a_build_gets_its_arguments_and_the_trainer_s_no_compiler(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CLAAS_CACHE", str(tmp_path))
+    ran: list[tuple[object, ...]] = []
+    monkeypatch.setattr(buildah, "buildah", lambda *arguments, **_: ran.append(arguments) or "")
+    for spec in (image_specs.TRAINER_DEPENDENCIES, image_specs.TRAINER):
+        buildah.build(buildah.Build(Path("Containerfile"), tmp_path, "base:1", ("x",), arguments=spec.arguments))
+    for arguments in ran:
+        assert arguments[arguments.index("SYSTEM_PACKAGES=") - 1] == "--build-arg"
+    assert len(ran) == 2
 
 
 def test_a_build_context_holds_sources_only_and_everyone_can_read_them(

@@ -27,7 +27,7 @@ from claas_crds.contract import (
 )
 from claas_crds.distill_job import JobPhase, SampleCounts, Timings
 from claas_crds.lora_adapter import EngineName, LoraSpec, PauseMode, Probe
-from claas_crds.training import TrainingConfig
+from claas_crds.training import SupportKind, TeacherKind, TrainingConfig
 
 # What JSON can carry: no lone surrogates.
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -59,6 +59,10 @@ TRAINING = st.builds(
     kl_reg_weight=st.floats(0, 1),
     teacher_top_k=st.integers(10, 100),
     weight_decay=st.floats(0, 1),
+    support=st.sampled_from(SupportKind),
+    teacher=st.sampled_from(TeacherKind),
+    teacher_update_rate=st.floats(1e-6, 1),
+    max_kl=st.floats(0, 10),
     seed=st.integers(0, 2**31 - 1),
 )
 INPUTS = st.builds(

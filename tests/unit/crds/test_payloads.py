@@ -12,6 +12,8 @@ from claas_crds.training import (
     DistillBatchItem,
     DistillBatchRequestPayload,
     DistillResponse,
+    SupportKind,
+    TeacherKind,
     TrainingConfig,
     TrainingOverrides,
 )
@@ -49,6 +51,16 @@ def test_training_has_the_known_defaults() -> None:
     }
 
 
+def test_the_teacher_is_the_base_model_and_a_step_that_goes_astray_is_not_published_unless_said_otherwise() -> None:
+    known = {"teacher", "teacher_update_rate", "support", "max_kl"}
+    assert TrainingConfig().model_dump(mode="json", include=known) == {
+        "teacher": "frozen",
+        "teacher_update_rate": 0.05,
+        "support": "top_k_tail",
+        "max_kl": 1.0,
+    }
+
+
 OUT_OF_RANGE = [
     ("learning_rate", 0.0),
     ("alpha", -0.1),
@@ -60,12 +72,17 @@ OUT_OF_RANGE = [
     ("teacher_top_k", 9),
     ("teacher_top_k", 101),
     ("weight_decay", -0.1),
+    ("teacher", "base"),
+    ("teacher_update_rate", 0),
+    ("teacher_update_rate", 1.1),
+    ("support", "top_k"),
+    ("max_kl", -0.1),
     ("seed", -1),
 ]
 
 
 @pytest.mark.parametrize(("field", "value"), OUT_OF_RANGE)
-def test_a_setting_out_of_range_is_refused_by_name_in_adapter_and_job(field: str, value: float) -> None:
+def test_a_setting_out_of_range_is_refused_by_name_in_adapter_and_job(field: str, value: float | str) -> None:
     for model in (TrainingConfig, TrainingOverrides):
         with pytest.raises(ValidationError, match=field):
             model.model_validate({field: value})
@@ -83,10 +100,11 @@ def test_overrides_know_every_setting() -> None:
 @given(alpha=st.none() | st.floats(0, 1), seed=st.none() | st.integers(0, 1000))
 def test_a_job_overrides_what_it_names_and_nothing_else(alpha: float | None, seed: int | None) -> None:
     defaults = TrainingConfig(alpha=0.25, seed=7, learning_rate=1e-3)
-    merged = TrainingOverrides(alpha=alpha, seed=seed).over(defaults)
+    merged = TrainingOverrides(alpha=alpha, seed=seed, teacher=TeacherKind.EMA).over(defaults)
     assert merged.alpha == (0.25 if alpha is None else alpha)
     assert merged.seed == (7 if seed is None else seed)
     assert merged.learning_rate == 1e-3
+    assert (merged.teacher, merged.support) == (TeacherKind.EMA, SupportKind.TOP_K_TAIL)
 
 
 def test_a_sample_written_by_hand_needs_three_fields() -> None:

@@ -76,18 +76,19 @@ def test_loss_and_gradient_are_the_dense_reference_s_in_float64(
     k=st.integers(2, VOCABULARY),
     kl_weight=st.sampled_from((0.0, WEIGHT)),
 )
-def test_in_float32_loss_and_gradient_keep_five_digits(
+def test_in_float32_the_loss_keeps_five_digits_and_the_gradient_four(
     seed: int, alpha: float, support: Support, k: int, kl_weight: float
 ) -> None:
     rows = drawn(seed, dtype=torch.float32)
     wanted = expected(rows, setting(alpha, support, k, CLIP, kl_weight))
     losses, gradient = gradient_of(rows, alpha, support, k, kl_weight)
-    # Below 1e-3 a gradient is a difference of what agrees, and digits are gone with it.
+    # Below 1e-3 the loss is a difference of what agrees, and digits are gone with it; so it is with the gradients of
+    # divergence and KL where they pull in opposite directions.
     told = wanted.loss.ge(1e-3).logical_and(wanted.divergence.ge(1e-3))
     bound = torch.where(told, 1e-5 * wanted.loss, 1e-8 + 1e-5 * wanted.loss)
     assert ((losses.loss.detach().double() - wanted.loss).abs() <= bound).all()
     if told.any():
-        assert off(gradient[told], wanted.gradient[told]) <= 1e-5
+        assert off(gradient[told], wanted.gradient[told]) <= 1e-4
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)

@@ -8,65 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from claas_trainer.batch import TokenBatch
 from claas_trainer.losses.support import Support
-from claas_trainer.parameters import AdapterParameters
-from claas_trainer.policy import Network, PolicyModel, StudentPass
 from claas_trainer.scoring import Objective, Scored, Sums, mean_kl, score
 from claas_trainer.teachers.base import Teacher
 from claas_trainer.teachers.frozen import FrozenTeacher
 from claas_trainer.teachers.trust_region import TrustRegionTeacher
 from tests.unit.losses.dense_reference import kl, softmax
 from tests.unit.losses.drawing import VOCABULARY, Drawn, drawn, expected, logits, setting
+from tests.unit.losses.heads import CPU, HeadedModel, LogitsModel
 
-CPU = torch.device("cpu")
 ROWS = 7
 CLIP = 1.5
-
-
-class LogitsModel(PolicyModel):
-    """Its features are logits; it has no forward. `widest`: the most rows whose logits were there at once."""
-
-    def __init__(self) -> None:
-        self.vocabulary_size = VOCABULARY
-        self.device = CPU
-        self.widest = 0
-
-    def logits(self, features: Tensor) -> Tensor:
-        self.widest = max(self.widest, len(features))
-        return features.clone()
-
-    def features_gradient(self, gradient: Tensor) -> Tensor:
-        return gradient
-
-    def place(self) -> AdapterParameters:
-        raise NotImplementedError
-
-    def clear(self) -> None:
-        raise NotImplementedError
-
-    def refresh(self, average: Tensor | None = None) -> None:
-        raise NotImplementedError
-
-    def features(self, batch: TokenBatch, network: Network) -> Tensor:
-        raise NotImplementedError
-
-    def student(self, batch: TokenBatch) -> StudentPass:
-        raise NotImplementedError
-
-
-class HeadedModel(LogitsModel):
-    """Features that a head makes logits of."""
-
-    def __init__(self, head: Tensor) -> None:
-        super().__init__()
-        self.head = head
-
-    def logits(self, features: Tensor) -> Tensor:
-        return features @ self.head.t()
-
-    def features_gradient(self, gradient: Tensor) -> Tensor:
-        return gradient @ self.head
 
 
 def scored(rows: Drawn, *, kl_weight: float, teacher: list[Tensor] | None = None) -> Scored:

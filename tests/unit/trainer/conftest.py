@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from claas_crds.contract import (
 )
 from claas_crds.lora_adapter import LoraSpec
 from claas_trainer.paths import Paths
+from claas_trainer.reporting import Reporter
 
 
 @pytest.fixture
@@ -38,6 +41,14 @@ def paths(tmp_path: Path) -> Paths:
         termination_message=tmp_path / "termination-log",
         progress_port=port,
     )
+
+
+@pytest.fixture
+def reporter() -> Iterator[Reporter]:
+    """Tells nobody."""
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    yield Reporter(descriptor)
+    os.close(descriptor)
 
 
 def document(url: str | None = None, *, max_pause_seconds: int = 30, uid: str = "job-uid") -> TrainerInput:

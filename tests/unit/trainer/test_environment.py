@@ -46,6 +46,15 @@ def test_idle_threads_give_their_core_away_unless_the_pod_says_how_they_wait(
     assert worker_environment(inherited, Paths(), offline=True).get("GOMP_SPINCOUNT") == spins
 
 
+@pytest.mark.parametrize(
+    ("inherited", "said"), [({}, "expandable_segments:True"), ({"PYTORCH_CUDA_ALLOC_CONF": "x"}, "x")]
+)
+def test_gpu_memory_is_not_lost_to_fragments_unless_the_pod_says_how_it_is_taken(
+    inherited: dict[str, str], said: str
+) -> None:
+    assert worker_environment(inherited, Paths(), offline=True)["PYTORCH_CUDA_ALLOC_CONF"] == said
+
+
 def test_paths_are_the_contract_s_unless_the_environment_moves_them() -> None:
     assert Paths.from_environment({}) == Paths()
     moved = Paths.from_environment({"CLAAS_STORAGE_DIRECTORY": "/here", "CLAAS_PROGRESS_PORT": "1"})

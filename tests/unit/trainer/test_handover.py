@@ -13,6 +13,8 @@ from claas_crds.contract import FailureReason, ServingTarget, VllmPod
 from claas_crds.lora_adapter import PauseMode
 from claas_trainer.engines.base import GpuNeed
 from claas_trainer.errors import ServingError
+from claas_trainer.gpu import Gpu
+from claas_trainer.handover import sleep as sleep_handover
 from claas_trainer.handover.sleep import SleepHandover
 from claas_trainer.paths import Paths
 from claas_trainer.pods import connect
@@ -175,3 +177,39 @@ async def test_only_the_replica_that_holds_the_step_s_gpu_is_paused(
             await sleep.check(GpuNeed("GPU-b", 0, 0))
             async with sleep.paused():
                 assert (server.asleep, other.asleep) == (False, True)
+
+
+def gpu_with(free_mib: int, monkeypatch: pytest.MonkeyPatch) -> GpuNeed:
+    """A GPU that has so much free while serving sleeps, and a step that wants 100 MiB of it, 50 at the least."""
+    monkeypatch.setattr(sleep_handover, "gpu_of", lambda uuid: Gpu(uuid, 200 << 20, free_mib << 20))
+    monkeypatch.setattr(sleep_handover, "_MEMORY_SETTLED_SECONDS", 0.2)
+    monkeypatch.setattr(sleep_handover, "_MEMORY_TIMEOUT_SECONDS", 0.4)
+    return GpuNeed("GPU-a", free_bytes=100 << 20, least_bytes=50 << 20)
+
+
+@pytest.mark.parametrize(("free_mib", "at_once"), [(100, True), (60, False)])
+async def test_a_serving_that_keeps_more_than_planned_leaves_room_for_a_smaller_step(
+    free_mib: int,
+    at_once: bool,
+    server: SleepingServer,
+    events: Events,
+    paths: Paths,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with handover(target(server.url), events, paths) as sleep:
+        await sleep.check(gpu_with(free_mib, monkeypatch))
+        async with sleep.paused() as times:
+            assert times.sleep is not None
+            assert (times.sleep < 0.2) == at_once
+
+
+async def test_a_gpu_without_room_for_the_smallest_step_fails_and_serving_wakes(
+    server: SleepingServer, events: Events, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with handover(target(server.url), events, paths) as sleep:
+        await sleep.check(gpu_with(40, monkeypatch))
+        with pytest.raises(ServingError, match="the step needs 50 MiB") as caught:
+            async with sleep.paused():
+                raise AssertionError("the step must not run")
+    assert caught.value.reason is FailureReason.GPU_MEMORY_NOT_FREED
+    assert not server.asleep

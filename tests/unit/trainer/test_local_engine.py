@@ -1,9 +1,11 @@
-"""The local engine at its edges: what it refuses, and what a failed step lets go of."""
+"""The local engine at its edges: what it refuses, what its errors mean, and what a failed step lets go of."""
 
 from __future__ import annotations
 
 import weakref
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -11,14 +13,31 @@ import torch
 from claas_crds.contract import FailureReason, ModelLocation
 from claas_crds.lora_adapter import EngineName, LoraSpec
 from claas_crds.training import DistillBatchItem, DistillBatchRequestPayload
+from claas_trainer.engines import local_step
 from claas_trainer.engines.base import StepPlan
+from claas_trainer.engines.decoder_placement import DecoderPlacement
 from claas_trainer.engines.failures import engine_errors
 from claas_trainer.engines.local import LocalEngine
+from claas_trainer.engines.placement import Fit
 from claas_trainer.engines.registry import ENGINES, make_engine
 from claas_trainer.errors import TrainerError
 from claas_trainer.paths import Paths
+from claas_trainer.reporting import Reporter
+from claas_trainer.run import run
+from claas_trainer.step import Schedule
+from claas_trainer.step_errors import (
+    AdapterError,
+    InvalidBatchError,
+    InvalidConfigError,
+    NonFiniteError,
+    PolicyMovedError,
+    UnsupportedModelError,
+    WeightsError,
+)
 from claas_trainer.store.record import VersionRecord
 from claas_trainer.store.versions import StoredVersion
+from tests.builders.models import build_tiny_qwen3
+from tests.unit.trainer.attempts import attempt, job, record, step_record, store
 
 ITEM = DistillBatchItem(user_prompt="Why?", response="Because.", feedback="kinder")
 
@@ -55,9 +74,78 @@ def test_a_step_that_does_not_fit_lets_its_tensors_go_before_serving_wakes() -> 
     assert kept[0]() is None
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError(), FailureReason.OUT_OF_MEMORY),
+        (InvalidBatchError(), FailureReason.INVALID_SAMPLE),
+        (InvalidConfigError(), FailureReason.INVALID_INPUT),
+        (NonFiniteError(), FailureReason.NOT_FINITE),
+        (PolicyMovedError(), FailureReason.POLICY_MOVED),
+        (WeightsError(), FailureReason.MODEL_NOT_FOUND),
+        (AdapterError(), FailureReason.INVALID_INPUT),
+        (UnsupportedModelError(), FailureReason.INTERNAL),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_step_raises_has_a_reason(error: Exception, reason: FailureReason) -> None:
+    with pytest.raises(TrainerError) as caught, engine_errors():
+        raise error
+    assert caught.value.reason is reason
+
+
 def test_an_error_that_nobody_knows_passes_as_it_is() -> None:
     with pytest.raises(KeyError), engine_errors():
         raise KeyError("x")
+
+
+class OnGpu(DecoderPlacement):
+    """The CPU, which says what a GPU beside a sleeping server would."""
+
+    planned_with: ClassVar[list[int | None]] = []
+
+    def __init__(self, *arguments: Any) -> None:
+        *_, residue_bytes, _, _ = arguments
+        self.planned_with.append(residue_bytes)
+        super().__init__(*arguments)
+
+    def acquire(self) -> Fit:
+        return Fit(Schedule(5, 2), checkpointed_layers=1, residue_bytes=3 << 30)
+
+
+async def test_what_serving_was_seen_to_keep_is_recorded_and_the_next_step_is_planned_with_it(
+    tmp_path: Path, paths: Paths, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_step, "DecoderPlacement", OnGpu)
+    OnGpu.planned_with.clear()
+    model = build_tiny_qwen3(tmp_path / "tiny")
+    await attempt(job(model, paths), paths, reporter)
+    await run(job(model, paths, uid="job-2", parent=1), paths, reporter)
+    assert OnGpu.planned_with == [None, 3 << 30]
+    step = step_record(paths, 2)
+    assert (step.micro_batch_tokens, step.tile_rows, step.checkpointed_layers) == (5, 2, 1)
+    assert step.serving_residue_bytes == 3 << 30
+    assert record(paths, 2).metrics["micro_batches"] == 2
+
+
+async def test_a_device_that_has_too_little_memory_after_all_fails_and_is_given_back(
+    tmp_path: Path, paths: Paths, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[bool] = []
+
+    class TooSmall(DecoderPlacement):
+        def acquire(self) -> Fit:
+            raise torch.OutOfMemoryError
+
+        def release(self) -> None:
+            given_back.append(True)
+
+    monkeypatch.setattr(local_step, "DecoderPlacement", TooSmall)
+    with pytest.raises(TrainerError) as caught:
+        await attempt(job(build_tiny_qwen3(tmp_path / "tiny"), paths), paths, reporter)
+    assert caught.value.reason is FailureReason.OUT_OF_MEMORY
+    assert given_back == [True]
+    assert store(paths).numbers() == [0]
 
 
 @pytest.mark.parametrize("name", EngineName)

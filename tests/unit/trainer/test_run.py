@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from claas_crds.contract import FailureReason, ModelLocation, TrainerInput, TrainerResult
+from claas_crds.contract import FailureReason, ModelLocation, TrainerInput
 from claas_crds.distill_job import JobPhase
 from claas_crds.lora_adapter import EngineName, LoraSpec
-from claas_crds.training import TrainingConfig
 from claas_trainer.engines.registry import chosen_engine
 from claas_trainer.errors import TrainerError
 from claas_trainer.initialise import initial_seed, initialise
 from claas_trainer.paths import Paths
 from claas_trainer.reporting import PhaseReached, Published, Reporter, decode
 from claas_trainer.run import run
-from claas_trainer.store.versions import VersionStore
 from tests.builders.models import build_tiny_qwen3
+from tests.unit.trainer.attempts import attempt, job, record, store
 from tests.unit.trainer.conftest import document
-
-SAMPLES = [
-    {"user_prompt": "Why?", "response": "Because.", "feedback": "kinder"},
-    {"user_prompt": "When?", "response": "Now, I think.", "feedback": "shorter"},
-]
 
 
 @pytest.fixture(scope="module")
@@ -35,35 +28,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_qwen3(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture
-def reporter() -> Iterator[Reporter]:
-    descriptor = os.open(os.devnull, os.O_WRONLY)
-    yield Reporter(descriptor)
-    os.close(descriptor)
-
-
-def job(
-    model: Path, paths: Paths, *, uid: str = "job-1", parent: int = 0, learning_rate: float = 1e-3
-) -> TrainerInput:
-    samples = paths.scratch / "samples.json"
-    samples.write_text(json.dumps(SAMPLES))
-    return document(uid=uid).model_copy(
-        update={
-            "model": ModelLocation(path=str(model)),
-            "parent": parent,
-            "samples_file": str(samples),
-            "training": TrainingConfig(learning_rate=learning_rate, teacher_top_k=10),
-        }
-    )
-
-
-async def attempt(task: TrainerInput, paths: Paths, reporter: Reporter) -> TrainerResult:
-    initialise(task, paths, reporter)
-    return await run(task, paths, reporter)
-
-
 def hashes(paths: Paths, number: int) -> Mapping[str, str]:
-    return VersionStore(paths.adapter_folder("team/coder")).read(number).record.files
+    return record(paths, number).files
 
 
 async def test_the_same_input_and_seed_give_the_same_bytes(model: Path, paths: Paths, reporter: Reporter) -> None:
@@ -86,7 +52,7 @@ async def test_a_job_that_was_published_takes_no_second_step_even_with_samples_t
     result = await run(task, paths, reporter)
     assert result.already_published
     assert result.samples.total == 2
-    assert VersionStore(paths.adapter_folder("team/coder")).numbers() == [0, 1]
+    assert store(paths).numbers() == [0, 1]
 
 
 async def test_an_attempt_tells_how_far_the_step_is(model: Path, paths: Paths) -> None:

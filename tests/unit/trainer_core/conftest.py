@@ -42,12 +42,19 @@ def weights(model_folder: Path) -> HostWeights:
     return host_weights(model_folder)
 
 
+@pytest.fixture(scope="session")
+def ways(model_folder: Path) -> dict[str, Way]:
+    """Read once: the one leaves its base model as it was, the other writes nothing."""
+    return {
+        "peft": peft_way(load_base(model_folder, torch.float32)),
+        "decoder": decoder_way(host_weights(model_folder)),
+    }
+
+
 @pytest.fixture(params=["peft", "decoder"])
-def way(request: pytest.FixtureRequest, model_folder: Path) -> Way:
+def way(request: pytest.FixtureRequest, ways: dict[str, Way]) -> Way:
     """Both ways to compute with the base model, one after the other."""
-    if request.param == "peft":
-        return peft_way(load_base(model_folder, torch.float32))
-    return decoder_way(host_weights(model_folder))
+    return ways[request.param]
 
 
 @pytest.fixture

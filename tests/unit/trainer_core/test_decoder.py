@@ -100,7 +100,7 @@ def test_a_checkpointed_layer_keeps_its_input_alone(folders: dict[str, Path], sa
 
 
 def placed(model: DecoderModel, adapter: LoraAdapter) -> DecoderModel:
-    model.place().flat.copy_(model.layout.gather(adapter.tensors))
+    model.place(model.layout.gather(adapter.tensors))
     model.refresh()
     return model
 
@@ -152,7 +152,7 @@ def test_each_network_has_its_own_adapter(folders: dict[str, Path], samples: lis
     halved = LoraAdapter(adapter.shape, {name: tensor / 2 for name, tensor in adapter.tensors.items()})
     none = LoraAdapter(adapter.shape, {name: torch.zeros_like(tensor) for name, tensor in adapter.tensors.items()})
     model, batch = decoder(weights, adapter), batch_of(samples)
-    model.place().flat.copy_(model.layout.gather(adapter.tensors))
+    model.place(model.layout.gather(adapter.tensors))
     model.refresh(model.layout.gather(halved.tensors))
     for network, meant in ((Network.STUDENT, adapter), (Network.AVERAGE, halved), (Network.BASE, none)):
         alone = placed(decoder(weights, meant), meant).features(batch, Network.STUDENT)
@@ -271,9 +271,8 @@ def test_the_gradient_is_added_up_over_micro_batches_and_starts_from_zero_in_eac
     assert torch.equal(gradient(again, CONFIG), gradient(first, CONFIG))
 
 
-def gradient_by_differences(model: DecoderModel, batch: TokenBatch, weights: Tensor, name: str) -> Tensor:
-    """Of sum(features * weights) with respect to some entries of one tensor of the adapter."""
-    tensor = model.layout.views(model.parameters.flat)[name].view(-1)
+def gradient_by_differences(model: DecoderModel, batch: TokenBatch, weights: Tensor, tensor: Tensor) -> Tensor:
+    """Of sum(features * weights) with respect to some of the adapter's parameters."""
     found = []
     for index in range(4):
         values = []
@@ -292,11 +291,13 @@ def test_the_way_back_is_that_of_finite_differences(
     module: str, side: str, folders: dict[str, Path], samples: list[StepSample]
 ) -> None:
     adapter = learned(folders["llama"])
-    model, batch = placed(decoder(host_weights(folders["llama"]), adapter), adapter), batch_of(samples)
+    model, batch = decoder(host_weights(folders["llama"]), adapter), batch_of(samples)
+    parameters = model.place(model.layout.gather(adapter.tensors))
+    model.refresh()
     forward = model.student(batch)
     weights = torch.randn(forward.features.shape, generator=torch.Generator().manual_seed(1))
     forward.backward(weights)
     name = f"base_model.model.model.layers.0.{module}.lora_{side}.weight"
-    found = model.parameters.gradients[name].view(-1)[:4].double()
-    wanted = gradient_by_differences(model, batch, weights, name)
+    found = parameters.gradients[name].view(-1)[:4].double()
+    wanted = gradient_by_differences(model, batch, weights, model.layout.views(parameters.flat)[name].view(-1))
     torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-2)

@@ -13,10 +13,8 @@ from claas_trainer.transformer.lora import (
     LoraGradient,
     Part,
     add_gradients,
-    block_b,
     lora_backward,
     lora_forward,
-    stacked_a,
 )
 
 EPSILON = 1e-5
@@ -122,33 +120,60 @@ def test_attention_over_packed_sequences_is_that_of_each_alone(lengths: tuple[in
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("down_kept", [False, True])
 @pytest.mark.parametrize("start", ["nothing", "bias", "residual"])
-def test_a_fused_linear_layer_with_adapters_on_some_of_its_parts(start: str, down_kept: bool) -> None:
+def test_a_fused_linear_layer_with_adapters_on_some_of_its_parts(
+    start: str, down_kept: bool, overwrite: bool
+) -> None:
     """Three parts of 4, 2 and 3 rows, the second without an adapter."""
-    rank, scaling, rows = 2, 1.7, (4, 2, 3)
+    rank, scaling = 2, 1.7
     x, weight, gradient = leaf(5, 6), drawn(9, 6, seed=1), drawn(5, 9, seed=2)
-    bias, residual = drawn(9, seed=3), drawn(5, 9, seed=4)
+    bias = drawn(9, seed=3) if start == "bias" else None
+    residual = drawn(5, 9, seed=4) if start == "residual" else None
     a = [leaf(rank, 6, seed=5), leaf(rank, 6, seed=6)]
-    b = [leaf(rows[0], rank, seed=7), leaf(rows[2], rank, seed=8)]
-    low = [scaling * (x @ one.t()) @ other.t() for one, other in zip(a, b, strict=True)]
-    y = x @ weight.t() + torch.cat([low[0], torch.zeros(5, rows[1], dtype=torch.float64), low[1]], dim=-1)
-    y = y + (bias if start == "bias" else 0) + (residual if start == "residual" else 0)
+    b = [leaf(4, rank, seed=7), leaf(3, rank, seed=8)]
+    first, third = (scaling * (x @ one.t()) @ other.t() for one, other in zip(a, b, strict=True))
+    y = x @ weight.t() + torch.cat([first, torch.zeros(5, 2, dtype=torch.float64), third], dim=-1)
+    for added in (bias, residual):
+        y = y if added is None else y + added
     wanted = torch.autograd.grad(y, [x, *a, *b], gradient)
-    parts = (Part("a0", "b0", 0, 4), Part("a2", "b2", 6, 3))
+
     with torch.no_grad():
-        into = LoraGradient(
-            torch.zeros(2 * rank, 6, dtype=torch.float64), tuple(torch.zeros_like(each) for each in b)
-        )
-        lora = Lora(stacked_a(a, scaling, torch.float64), block_b(b, parts, 9, torch.float64), parts, scaling, into)
-        found, down = lora_forward(
-            x, weight, bias if start == "bias" else None, lora, residual if start == "residual" else None
-        )
+        blocks = torch.zeros(9, 2 * rank).double()
+        blocks[:4, :rank], blocks[6:, rank:] = b
+        into = LoraGradient(torch.zeros(2 * rank, 6).double(), tuple(torch.zeros_like(each) for each in b))
+        parts = (Part("a0", "b0", 0, 4), Part("a2", "b2", 6, 3))
+        lora = Lora(torch.cat(a), blocks, parts, scaling, into)
+        given = None if residual is None else residual.clone()
+        overwrite = overwrite and given is not None
+        found, down = lora_forward(x, weight, bias, lora, given, overwrite=overwrite)
         torch.testing.assert_close(found, y)
+        if residual is not None and given is not None and not overwrite:
+            assert torch.equal(given, residual)
         of_x, of_down = lora_backward(gradient, weight, lora)
         torch.testing.assert_close(of_x, wanted[0])
+        # Twice, as two micro-batches are added up.
         for _ in range(2):
             add_gradients(lora, x, down if down_kept else None, gradient, of_down)
     torch.testing.assert_close(into.a, 2 * torch.cat(wanted[1:3]))
     for each, expected in zip(into.b, wanted[3:], strict=True):
         torch.testing.assert_close(each, 2 * expected)
+
+
+@pytest.mark.parametrize("start", ["nothing", "bias", "residual"])
+def test_a_linear_layer_without_adapters_is_a_plain_one(start: str) -> None:
+    x, weight, gradient = leaf(5, 6), drawn(9, 6, seed=1), drawn(5, 9, seed=2)
+    bias = drawn(9, seed=3) if start == "bias" else None
+    residual = drawn(5, 9, seed=4) if start == "residual" else None
+    y = x @ weight.t()
+    for added in (bias, residual):
+        y = y if added is None else y + added
+    (wanted,) = torch.autograd.grad(y, x, gradient)
+    with torch.no_grad():
+        found, down = lora_forward(x, weight, bias, None, residual)
+        of_x, of_down = lora_backward(gradient, weight, None)
+    torch.testing.assert_close(found, y)
+    torch.testing.assert_close(of_x, wanted)
+    assert down is None
+    assert of_down is None

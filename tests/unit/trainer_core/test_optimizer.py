@@ -24,9 +24,7 @@ def weights(seed: int = 0) -> dict[str, Tensor]:
 
 def placed(state: OptimizerState) -> AdapterParameters:
     """As a step has them: the state's masters, and no gradient yet."""
-    parameters = AdapterParameters(state.layout, torch.device("cpu"))
-    parameters.flat.copy_(state.vectors[Part.MASTER])
-    return parameters
+    return AdapterParameters(state.layout, state.vectors[Part.MASTER], torch.device("cpu"))
 
 
 def updated(state: OptimizerState, seed: int, average_rate: float | None = None) -> OptimizerState:
@@ -130,16 +128,25 @@ def test_a_broken_state_is_refused_by_the_name_of_the_tensor(
         OptimizerState.from_tensors(tensors)
 
 
+def test_a_state_in_another_layout_is_the_same_state() -> None:
+    state = updated(OptimizerState.fresh(weights(), LAYOUT), 1, 0.2)
+    assert state.arranged(LAYOUT) is state
+    other = state.arranged(Layout(dict(reversed(LAYOUT.shapes.items()))))
+    assert not torch.equal(other.vectors[Part.MASTER], state.vectors[Part.MASTER])
+    assert other.step == state.step
+    for part in Part:
+        assert all(torch.equal(tensor, state.named(part)[name]) for name, tensor in other.named(part).items())
+
+
 @pytest.mark.parametrize(
-    ("layout", "said"),
+    ("shapes", "said"),
     [
-        (Layout({"a": torch.Size((3, 2)), "z": torch.Size((3, 2))}), "belongs to another adapter"),
-        (Layout({"b": torch.Size((3, 2)), "a": torch.Size((2, 2))}), "master/a is"),
-        (Layout({"a": torch.Size((3, 2)), "b": torch.Size((3, 2))}), "another order"),
+        ({"a": (3, 2), "z": (3, 2)}, "belongs to another adapter"),
+        ({"b": (3, 2), "a": (2, 2)}, "master/a is"),
+        ({"b": (3, 2)}, "unknown 'a'"),
     ],
 )
-def test_another_layouts_state_is_refused(layout: Layout, said: str) -> None:
-    state = OptimizerState.fresh(weights(), LAYOUT)
-    state.check(LAYOUT)
+def test_another_adapters_state_is_refused(shapes: dict[str, tuple[int, ...]], said: str) -> None:
+    layout = Layout({name: torch.Size(shape) for name, shape in shapes.items()})
     with pytest.raises(OptimizerStateError, match=said):
-        state.check(layout)
+        OptimizerState.fresh(weights(), LAYOUT).arranged(layout)

@@ -52,7 +52,7 @@ def test_each_network_has_its_own_weights_and_leaves_the_student_s_as_they_were(
     with torch.no_grad(), attached(base, halved) as model:
         average = plain_logits(model.peft, samples)
     with attached(base, adapter) as model:
-        model.place().flat.copy_(model.layout.gather(adapter.tensors))
+        model.place(model.layout.gather(adapter.tensors))
         model.refresh(model.layout.gather(halved.tensors))
         for network, expected in (
             (Network.AVERAGE, average),

@@ -20,7 +20,7 @@ from claas_trainer.policy import Network, PolicyModel
 from claas_trainer.scoring import Objective, Scored, Sums, score
 from claas_trainer.step import Schedule, StepConfig, sdpo_step
 from claas_trainer.teachers.frozen import FrozenTeacher
-from tests.unit.losses.test_scoring import HeadedModel, LogitsModel
+from tests.unit.losses.heads import HeadedModel, LogitsModel
 from tests.unit.trainer_core.models import (
     CPU,
     Way,
@@ -124,7 +124,7 @@ def test_mistake_05_logits_and_loss_are_float32_over_a_bfloat16_model(
     weights = host_weights(model_folder, torch.bfloat16)
     with attached(load_base(model_folder, torch.bfloat16), adapter) as generic:
         for model in (generic, decoder(weights, adapter)):
-            model.place().flat.copy_(model.layout.gather(adapter.tensors))
+            model.place(model.layout.gather(adapter.tensors))
             model.refresh()
             features = model.features(TokenBatch.of([(1, 2, 3)], [(4, 5)], CPU), Network.STUDENT)
             logits = model.logits(features)

@@ -37,9 +37,8 @@ class Watched(PolicyModel):
         self.most_passes = 0
         self.cleared = False
 
-    def place(self) -> AdapterParameters:
-        self.parameters = self._model.place()
-        return self.parameters
+    def place(self, masters: Tensor) -> AdapterParameters:
+        return self._model.place(masters)
 
     def clear(self) -> None:
         self.cleared = True

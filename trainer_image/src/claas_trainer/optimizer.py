@@ -103,15 +103,17 @@ class OptimizerState:
         vectors = {part: layout.gather(found, pin=pin) for part, found in groups.items()}
         return cls(layout, vectors, int(tensors[STEP_KEY].item()))
 
-    def check(self, layout: Layout) -> None:
-        """That this is a state of an adapter of this layout.
+    def arranged(self, layout: Layout) -> OptimizerState:
+        """The same state in this layout.
 
         Raises:
-            OptimizerStateError: it isn't; the message names the first tensor that differs.
+            OptimizerStateError: it is the state of another adapter; the message names the first tensor that differs.
         """
-        _check(Part.MASTER, self.masters, layout)
-        if list(self.layout.shapes) != list(layout.shapes):
-            raise OptimizerStateError("optimiser state: its tensors stand in another order: make it with this layout")
+        if list(self.layout.shapes.items()) == list(layout.shapes.items()):
+            return self
+        for part in self.vectors:
+            _check(part, self.named(part), layout)
+        return OptimizerState(layout, {part: layout.gather(self.named(part)) for part in self.vectors}, self.step)
 
 
 def _layout_of(tensors: Mapping[str, Tensor]) -> Layout:

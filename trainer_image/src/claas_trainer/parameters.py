@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from claas_trainer.transfers import ToDevice
 
 
 class Layout:
@@ -33,17 +36,18 @@ class Layout:
 
 
 class AdapterParameters:
-    """Float32 masters and their gradient, zeros at first, on the step's device: `flat` and `grad`, [P] each."""
+    """Float32 masters and their gradient, [P] each, on the step's device: `flat` begins as the given vector, which may
+    still be on its way there, and `grad` as zeros."""
 
-    def __init__(self, layout: Layout, device: torch.device) -> None:
+    def __init__(self, layout: Layout, masters: Tensor, device: torch.device) -> None:
         self.layout = layout
-        self.flat = torch.zeros(layout.elements, dtype=torch.float32, device=device)
-        self.grad = torch.zeros_like(self.flat)
+        self.grad = torch.zeros(layout.elements, dtype=torch.float32, device=device)
+        self._arriving = ToDevice({"masters": masters}, device)
 
-    @property
-    def named(self) -> dict[str, Tensor]:
-        """The masters by name."""
-        return self.layout.views(self.flat)
+    @cached_property
+    def flat(self) -> Tensor:
+        """The masters; the current stream's work waits for them from here on."""
+        return self._arriving.ready()["masters"]
 
     @property
     def gradients(self) -> dict[str, Tensor]:

@@ -66,8 +66,8 @@ class AdaptedModel(PolicyModel):
         """The adapter's parameters by their published names, float32."""
         return dict(self._parameters)
 
-    def place(self) -> AdapterParameters:
-        self._placed = AdapterParameters(self.layout, self.device)
+    def place(self, masters: Tensor) -> AdapterParameters:
+        self._placed = AdapterParameters(self.layout, masters, self.device)
         return self._placed
 
     def refresh(self, average: Tensor | None = None) -> None:

@@ -49,8 +49,8 @@ class PolicyModel(ABC):
     vocabulary_size: int
 
     @abstractmethod
-    def place(self) -> AdapterParameters:
-        """Make the adapter's parameters and their gradient, zeros, on the device."""
+    def place(self, masters: Tensor) -> AdapterParameters:
+        """Have the adapter's parameters, a flat vector on the CPU, on the device."""
 
     @abstractmethod
     def clear(self) -> None:
@@ -59,7 +59,7 @@ class PolicyModel(ABC):
     @abstractmethod
     def refresh(self, average: Tensor | None = None) -> None:
         """Take up the parameters as they are now, and the moving average (flat, as the parameters are) where there
-        is one."""
+        is one; at once, or when they are needed."""
 
     @abstractmethod
     def features(self, batch: TokenBatch, network: Network) -> Tensor:

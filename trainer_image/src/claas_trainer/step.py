@@ -147,8 +147,7 @@ def sdpo_step(
         torch.OutOfMemoryError: not even the smallest piece fits.
     """
     check_samples(samples, model.vocabulary_size)
-    state.check(model.layout)
-    step = _Step(model, samples, config, state, teacher or FrozenTeacher(), on_micro_batch or _tell_nobody)
+    step = _Step(model, samples, config, state.arranged(model.layout), teacher or FrozenTeacher(), on_micro_batch or _tell_nobody)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
@@ -191,8 +190,7 @@ class _Step:
 
     def take(self, schedule: Schedule) -> StepResult:
         model, config, state = self._model, self._config, self._state
-        parameters = model.place()
-        parameters.flat.copy_(state.vectors[Part.MASTER], non_blocking=True)
+        parameters = model.place(state.vectors[Part.MASTER])
         average = self._average(parameters)
         arriving = ToDevice({part: state.vectors[part] for part in (Part.EXP_AVG, Part.EXP_AVG_SQ)}, model.device)
         model.refresh(average)

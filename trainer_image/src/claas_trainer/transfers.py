@@ -16,22 +16,20 @@ class ToDevice(Generic[K]):
 
     def __init__(self, tensors: Mapping[K, Tensor], device: torch.device) -> None:
         self._device = device
+        # Taken from the current stream's memory, which all of the step shares.
+        self._copies = {key: torch.empty_like(tensor, device=device) for key, tensor in tensors.items()}
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         if self._stream is not None:
-            # After what was queued before: copies at one time share the bus.
+            # After what was queued before, which may still use that memory.
             self._stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(self._stream):
-            self._copies = {
-                key: tensor.to(device, copy=True, non_blocking=True) for key, tensor in tensors.items()
-            }
+            for key, tensor in tensors.items():
+                self._copies[key].copy_(tensor, non_blocking=True)
 
     def ready(self) -> dict[K, Tensor]:
         """The copies; the current stream's work waits for them from here on."""
         if self._stream is not None:
-            current = torch.cuda.current_stream(self._device)
-            current.wait_stream(self._stream)
-            for copy in self._copies.values():
-                copy.record_stream(current)
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
         return self._copies
 
 

@@ -15,20 +15,47 @@ _BACKENDS = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
+# Each new shape costs cuDNN a plan, so that widths are rounded up to multiples of this.
+_WIDTH = 128
+
+
+class Packing:
+    """How sequences lie one after the other, [T], and how attention takes them apart again.
+
+    Sequences of one length are computed together as they are. Others: on a GPU all at once, padded on the right, where
+    the causal mask hides it; on the CPU length by length.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        self.lengths = tuple(lengths)
+        self.places: Tensor | None = None
+        self.width = -(-max(lengths) // _WIDTH) * _WIDTH
+        if device.type == "cuda" and len(set(lengths)) > 1:
+            places = [torch.arange(length) + row * self.width for row, length in enumerate(lengths)]
+            self.places = torch.cat(places).to(device)
+
+    def runs(self) -> Iterator[tuple[int, int, int]]:
+        """Stretches of sequences of one length: first row, last row + 1, how many sequences."""
+        start = index = 0
+        while index < len(self.lengths):
+            count = 1
+            while index + count < len(self.lengths) and self.lengths[index + count] == self.lengths[index]:
+                count += 1
+            end = start + count * self.lengths[index]
+            yield start, end, count
+            start, index = end, index + count
 
 
 class Attention:
     """One attention, forward at once: `output` is [T, heads * d]. With `keep` it can be gone back through, once.
 
-    `q`: [T, heads, d], `k` and `v`: [T, kv_heads, d]. Each sequence sees itself alone. Sequences of one length are
-    computed together, so packing needs no padding.
+    `q`: [T, heads, d], `k` and `v`: [T, kv_heads, d]. Each sequence sees itself alone.
     """
 
-    def __init__(self, q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], *, keep: bool) -> None:
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, packing: Packing, *, keep: bool) -> None:
         self._inputs = [x.detach().requires_grad_(keep) for x in (q, k, v)]
         with torch.set_grad_enabled(keep), sdpa_kernel(_BACKENDS, set_priority=True):
-            pieces = [_attend(*(x[start:end] for x in self._inputs), count) for start, end, count in _runs(lengths)]
-            output = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+            output = _padded(self._inputs, packing) if packing.places is not None else _by_length(self._inputs, packing)
         self.output = output.detach()
         self._graph = output if keep else None
 
@@ -41,6 +68,18 @@ class Attention:
         return found[0], found[1], found[2]
 
 
+def _by_length(inputs: Sequence[Tensor], packing: Packing) -> Tensor:
+    pieces = [_attend(*(x[start:end] for x in inputs), count) for start, end, count in packing.runs()]
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+
+def _padded(inputs: Sequence[Tensor], packing: Packing) -> Tensor:
+    places, count = packing.places, len(packing.lengths)
+    assert places is not None, "only unequal lengths are padded"
+    wide = [x.new_zeros((count * packing.width, *x.shape[1:])).index_copy(0, places, x) for x in inputs]
+    return _attend(wide[0], wide[1], wide[2], count).index_select(0, places)
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor, count: int) -> Tensor:
     """Sequences of one length, one after the other: [count * L, heads, d] -> [count * L, heads * d]."""
     shared = q.shape[1] != k.shape[1]
@@ -51,15 +90,3 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, count: int) -> Tensor:
     q, k, v = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=shared)
     return out.transpose(1, 2).flatten(2).flatten(0, 1)
-
-
-def _runs(lengths: Sequence[int]) -> Iterator[tuple[int, int, int]]:
-    """Stretches of sequences of one length: first row, last row + 1, how many sequences."""
-    start = index = 0
-    while index < len(lengths):
-        count = 1
-        while index + count < len(lengths) and lengths[index + count] == lengths[index]:
-            count += 1
-        end = start + count * lengths[index]
-        yield start, end, count
-        start, index = end, index + count

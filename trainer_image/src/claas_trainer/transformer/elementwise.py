@@ -92,7 +92,7 @@ def swiglu_backward(gate_up: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
         return fast.swiglu_backward(gate_up, gradient)  # type: ignore[no-any-return]
     gate, up = _wide(gate_up).chunk(2, dim=-1)
     wide, sigmoid = _wide(gradient), torch.sigmoid(gate)
-    silu = gate * sigmoid
+    silu = F.silu(gate)
     of_gate = wide * up * (sigmoid + silu * (1 - sigmoid))
     return torch.cat([of_gate, wide * silu], dim=-1).to(gate_up.dtype), (silu * up).to(gate_up.dtype)
 

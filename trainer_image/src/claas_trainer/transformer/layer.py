@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from claas_trainer.transformer import elementwise
-from claas_trainer.transformer.attention import Attention
+from claas_trainer.transformer.attention import Attention, Packing
 from claas_trainer.transformer.lora import Lora, add_gradients, lora_backward, lora_forward
 from claas_trainer.weights.shape import ModelShape
 from claas_trainer.weights.source import LayerWeights
@@ -31,9 +31,9 @@ class LayerLoras:
 
 @dataclass(frozen=True)
 class Sequences:
-    """What all layers know of a batch: lengths, and cos and sin of the positions, [T, head_dim / 2]."""
+    """What all layers know of a batch: how it is packed, and cos and sin of the positions, [T, head_dim / 2]."""
 
-    lengths: tuple[int, ...]
+    packing: Packing
     cos: Tensor
     sin: Tensor
 
@@ -92,7 +92,7 @@ class Layer:
         heads = (shape.heads, shape.kv_heads)
         q, k = elementwise.rotate(qkv, *self._angles, weights.q_norm, weights.k_norm, shape.norm_epsilon, heads)
         v = qkv[:, shape.query_width + shape.key_width :].unflatten(-1, (shape.kv_heads, shape.head_dim))
-        attention = Attention(q, k, v, self._sequences.lengths, keep=keep)
+        attention = Attention(q, k, v, self._sequences.packing, keep=keep)
         attended = attention.output
         residual = x
         if self._rows is not None:

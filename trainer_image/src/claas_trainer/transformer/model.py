@@ -12,6 +12,7 @@ from claas_trainer.parameters import AdapterParameters
 from claas_trainer.policy import Network, PolicyModel, StudentPass
 from claas_trainer.transformer import elementwise
 from claas_trainer.transformer.adapters import AdapterMap
+from claas_trainer.transformer.attention import Packing
 from claas_trainer.transformer.layer import Layer, LayerBackward, LayerLoras, Sequences
 from claas_trainer.transformer.rope import cosines_and_sines
 from claas_trainer.weights.source import WeightSource
@@ -30,25 +31,25 @@ class DecoderModel(PolicyModel):
     def __init__(self, source: WeightSource, tensors: Mapping[str, torch.Size], rank: int, alpha: float) -> None:
         self._source = source
         self._map = AdapterMap(source.shape, tensors, rank, alpha)
+        self._parameters: AdapterParameters | None = None
+        self._average: Tensor | None = None
         self._loras: dict[Network, list[LayerLoras]] = {}
         self.layout = self._map.layout
         self.device = source.device
         self.vocabulary_size = source.shape.vocabulary
         self.checkpointed_layers = 0
 
-    def place(self) -> AdapterParameters:
-        self.parameters = AdapterParameters(self.layout, self.device)
-        return self.parameters
+    def place(self, masters: Tensor) -> AdapterParameters:
+        self._parameters = AdapterParameters(self.layout, masters, self.device)
+        return self._parameters
 
     def clear(self) -> None:
         self._loras = {}
-        del self.parameters
+        self._average = self._parameters = None
 
     def refresh(self, average: Tensor | None = None) -> None:
-        dtype, parameters = self._source.dtype, self.parameters
-        self._loras[Network.STUDENT] = self._map.loras(parameters.flat, dtype, parameters.grad)
-        if average is not None:
-            self._loras[Network.AVERAGE] = self._map.loras(average, dtype)
+        self._loras = {}
+        self._average = average
 
     def features(self, batch: TokenBatch, network: Network) -> Tensor:
         with torch.no_grad():
@@ -86,13 +87,26 @@ class DecoderModel(PolicyModel):
         return x, backwards
 
     def _layer(self, index: int, network: Network, sequences: Sequences, batch: TokenBatch) -> Layer:
-        loras = LayerLoras() if network is Network.BASE else self._loras[network][index]
+        loras = LayerLoras() if network is Network.BASE else self._adapters(network)[index]
         rows = batch.rows if index == self._source.shape.layers - 1 else None
         return Layer(self._source.shape, self._source.layer(index), loras, sequences, rows)
 
+    def _adapters(self, network: Network) -> list[LayerLoras]:
+        """Made on first use: the base model's forward does not wait for the adapter."""
+        if network not in self._loras:
+            parameters, dtype = self._parameters, self._source.dtype
+            assert parameters is not None, "place() comes first"
+            if network is Network.STUDENT:
+                self._loras[network] = self._map.loras(parameters.flat, dtype, parameters.grad)
+            else:
+                assert self._average is not None, "refresh() was given no average"
+                self._loras[network] = self._map.loras(self._average, dtype)
+        return self._loras[network]
+
     def _sequences(self, batch: TokenBatch) -> Sequences:
         shape = self._source.shape
-        return Sequences(batch.lengths, *cosines_and_sines(shape.rope, shape.head_dim, batch.positions()))
+        angles = cosines_and_sines(shape.rope, shape.head_dim, batch.positions())
+        return Sequences(Packing(batch.lengths, self.device), *angles)
 
     def _normed(self, x: Tensor) -> Tensor:
         return elementwise.rms_norm(x, self._source.final_norm, self._source.shape.norm_epsilon)

@@ -6,6 +6,7 @@ A pure function of the model's shape, the samples' lengths and a number of bytes
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ _LAUNCH_TOKENS = 256
 class Footprint:
     """What the planner knows of model and step. `resident_bytes`: the base weights on the device.
     `adapter_elements`: of the adapter. `networks`: how many forwards the
-    teacher makes of a prompt. `averaged`: whether one of them has a moving average's weights."""
+    teacher makes of a prompt. `averaged`: whether one of them has a moving average's weights.
+    `padded`: whether attention works on padded copies, because lengths differ."""
 
     shape: ModelShape
     item_bytes: int
@@ -35,13 +37,15 @@ class Footprint:
     rank: int
     networks: int = 1
     averaged: bool = False
+    padded: bool = False
 
     @property
     def kept_bytes(self) -> int:
         """What a layer keeps of a token for the way back."""
         shape = self.shape
         wide = 2 * shape.hidden + shape.qkv_width + 2 * shape.query_width + shape.key_width + 2 * shape.intermediate
-        return self.item_bytes * (wide + 7 * self.rank) + 4 * shape.heads
+        copies = shape.qkv_width + shape.query_width if self.padded else 0
+        return self.item_bytes * (wide + copies + 7 * self.rank) + 4 * shape.heads
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -89,6 +93,8 @@ class MemoryPlan:
 
 def plan_memory(footprint: Footprint, samples: Sequence[StepSample], available_bytes: int) -> MemoryPlan:
     """The quickest plan that fits into `available_bytes`; where none does, the smallest there is."""
+    lengths = {len(x.student_prompt_ids) + len(x.response_ids) for x in samples}
+    footprint = dataclasses.replace(footprint, padded=footprint.padded or len(lengths) > 1)
     plans = list(_plans(footprint, samples, available_bytes))
     fitting = [(seconds, plan) for seconds, plan in plans if plan.peak_bytes <= available_bytes]
     if fitting:

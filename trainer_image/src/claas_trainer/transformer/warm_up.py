@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -31,26 +31,33 @@ def warm_up(
     config: StepConfig,
     teacher: Teacher,
     schedule: Schedule,
-    sample_tokens: int,
+    samples: Sequence[StepSample],
     free_bytes: int,
 ) -> int:
-    """Take a step on layers of this shape with the step's own sizes, or as much of them as `free_bytes` allow; gives
-    the tokens of its micro-batch. Matrix products of other sizes may need other kernels, so sizes matter.
+    """Take a step on layers of this shape with the step's own lengths, or as much of them as `free_bytes` allow; gives
+    the tokens of its micro-batch. Products and attention of other sizes may need other kernels, so sizes matter.
 
-    `tensors`: the adapter's, by name. `sample_tokens`: length of the longest sample.
+    `tensors`: the adapter's, by name.
     """
     names = tuple(f".layers.{index}." for index in range(_LAYERS))
     adapter = {name: size for name, size in tensors.items() if any(part in name for part in names)}
-    small, size = _fitting(shape, dtype, adapter, rank, teacher, schedule, sample_tokens, free_bytes)
+    longest = max(sample.tokens for sample in samples)
+    small, size = _fitting(shape, dtype, adapter, rank, teacher, schedule, longest, free_bytes)
     model = DecoderModel(RandomWeights(small, device, dtype, alike=True), adapter, rank, float(rank))
     state = OptimizerState.fresh({name: torch.full(size, 1e-3) for name, size in adapter.items()}, model.layout)
-    length = min(sample_tokens, size.micro_batch_tokens)
-    prompt = (0,) * max(1, length // 2)
-    sample = StepSample(prompt, prompt, (0,) * max(1, length - len(prompt)))
-    samples = [sample] * max(1, size.micro_batch_tokens // length)
+    samples = [_like(sample, size.micro_batch_tokens) for sample in samples]
     for model.checkpointed_layers in (0, _LAYERS):
         sdpo_step(model, samples, config, state, teacher, size)
     return size.micro_batch_tokens
+
+
+def _like(sample: StepSample, most: int) -> StepSample:
+    """A sample of the same lengths, or of a few tokens where there is no room; what the tokens are doesn't matter."""
+    if sample.tokens > most:
+        return StepSample((0,), (0,), (0,))
+    return StepSample(
+        (0,) * len(sample.student_prompt_ids), (0,) * len(sample.teacher_prompt_ids), (0,) * len(sample.response_ids)
+    )
 
 
 def _fitting(
