@@ -11,7 +11,10 @@ from torch.profiler import ProfilerActivity, profile
 _KINDS = (
     ("attention", ("flash", "fmha", "cudnn", "attention", "sdpa")),
     ("matrix products", ("gemm", "nvjet", "cutlass", "xmma", "splitk", "gemv")),
-    ("passes (norms, rotation, SwiGLU, softmax)", ("_rms_norm", "_rotate", "_swiglu", "_row_logsumexp", "_others_grad")),
+    (
+        "passes (norms, rotation, SwiGLU, softmax)",
+        ("_rms_norm", "_rotate", "_swiglu", "_row_logsumexp", "_others_grad"),
+    ),
     ("top-K", ("topk", "radix", "bitonic", "sort", "gatherTopK")),
     ("copies", ("memcpy", "memset", "copy", "cat")),
     ("optimiser and norms of the gradient", ("adam", "norm", "multi_tensor")),

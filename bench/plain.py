@@ -18,7 +18,6 @@ from claas_trainer.batch import StepSample, TokenBatch
 from claas_trainer.losses.sdpo import sdpo_token_losses
 from claas_trainer.losses.support import Support, support_logprobs
 from claas_trainer.transformer.rope import cosines_and_sines
-from claas_trainer.weights.shape import ModelShape
 from claas_trainer.weights.source import LayerWeights, WeightSource
 
 _CHUNK = 1024
@@ -65,12 +64,10 @@ class PlainStep:
             hidden = self._hidden(batch, adapted=True)
             losses = [
                 checkpoint(self._loss, *pieces, use_reentrant=False)
-                for pieces in zip(
-                    hidden.split(_CHUNK), taught.split(_CHUNK), batch.targets.split(_CHUNK), strict=True
-                )
+                for pieces in zip(*(torch.split(x, _CHUNK) for x in (hidden, taught, batch.targets)), strict=True)
             ]
             loss = torch.stack(losses).sum() / tokens
-            loss.backward()
+            torch.autograd.backward(loss)
             total += loss.detach()
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self._optimizer.step()
@@ -107,9 +104,9 @@ class PlainStep:
     ) -> Tensor:
         shape = self._shape
         normed = self._norm(x, weights.input_norm)
-        matrices = weights.qkv.split([shape.query_width, shape.key_width, shape.key_width])
+        matrices = torch.split(weights.qkv, [shape.query_width, shape.key_width, shape.key_width])
         q, k, v = (
-            _linear(normed, matrix, adapters.get(name)).unflatten(-1, (-1, shape.head_dim)).transpose(1, 2)
+            torch.unflatten(_linear(normed, matrix, adapters.get(name)), -1, (-1, shape.head_dim)).transpose(1, 2)
             for name, matrix in zip("qkv", matrices, strict=True)
         )
         if weights.q_norm is not None and weights.k_norm is not None:

@@ -18,6 +18,7 @@ import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,8 +31,8 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import torch  # noqa: E402
 
 from bench.device import describe, host_rate, matmul_rate, seconds, sustained_rate, taken_bytes  # noqa: E402
-from bench.plain import PlainStep  # noqa: E402
 from bench.kernels import print_profile  # noqa: E402
+from bench.plain import PlainStep  # noqa: E402
 from bench.shapes import SHAPES  # noqa: E402
 from bench.work import Work, operations  # noqa: E402
 from claas_trainer.batch import StepSample  # noqa: E402
@@ -42,7 +43,7 @@ from claas_trainer.transfers import reserve_device, reserve_pinned  # noqa: E402
 from claas_trainer.transformer.adapters import adapter_shapes  # noqa: E402
 from claas_trainer.transformer.model import DecoderModel  # noqa: E402
 from claas_trainer.transformer.plan import Footprint, MemoryPlan, plan_memory  # noqa: E402
-from claas_trainer.transformer.warm_up import warm_up  # noqa: E402
+from claas_trainer.transformer.warm_up import WarmUp  # noqa: E402
 from claas_trainer.weights.host import HostWeights  # noqa: E402
 from claas_trainer.weights.shape import ModelShape  # noqa: E402
 
@@ -52,7 +53,9 @@ RESIDUE_BYTES = int(2.4 * GIB)
 SUSTAINED_SECONDS = 2.0
 SERVING_FREE_BYTES = int(1.6 * GIB)
 """What a serving vLLM leaves free on a small card, for the step to be prepared in."""
-SWEEP = [Work(b, 512, 128, 512) for b in (1, 4, 16, 64)] + [Work(4, 512, 128, r) for r in (128, 512, 1024, 2048, 4096)]
+SWEEP = [Work(b, 512, 128, 512) for b in (1, 4, 16, 64)] + [
+    Work(4, 512, 128, r) for r in (128, 512, 1024, 2048, 4096)
+]
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,9 @@ HEADING = (
 class Bench:
     """One shape on one device."""
 
-    def __init__(self, shape: ModelShape, device: torch.device, rank: int, repeats: int, profiled: bool = False) -> None:
+    def __init__(
+        self, shape: ModelShape, device: torch.device, rank: int, repeats: int, profiled: bool = False
+    ) -> None:
         self.shape, self.device, self.rank, self.repeats = shape, device, rank, repeats
         self.profiled = profiled
         self.on_gpu = device.type == "cuda"
@@ -120,7 +125,7 @@ class Bench:
         free = SERVING_FREE_BYTES if card_gib else self.available(0)
         if self.on_gpu:
             args = (self.shape, self.dtype, self.device, self.tensors, self.rank, StepConfig(), FrozenTeacher())
-            warm_up(*args, plan.schedule, samples, free)
+            WarmUp(*args, plan.schedule, samples).run(free)
         self.forget()
         model.checkpointed_layers = plan.checkpointed_layers
         if card_gib:
@@ -129,14 +134,17 @@ class Bench:
             torch.cuda.set_per_process_memory_fraction(self.available(card_gib) / total, self.device)
         if self.on_gpu:
             reserve_pinned(model.layout.elements, 3)
+            # Serving keeps the clocks up until the pause begins; after a rest they need a tenth of a second.
+            sustained_rate(self.device, self.dtype, 0.5)
+            self.forget()
         taken = seconds(self.device, lambda: self.acquire(plan))
+        take = partial(sdpo_step, model, samples, StepConfig(), state, schedule=plan.schedule)
         times, driver = [], 0
         for _ in range(self.repeats + 1):
-            take = lambda: sdpo_step(model, samples, StepConfig(), state, schedule=plan.schedule)  # noqa: E731
             times.append(seconds(self.device, take))
             driver = max(driver, taken_bytes(self.device))
         if self.profiled:
-            print_profile(lambda: sdpo_step(model, samples, StepConfig(), state, schedule=plan.schedule))
+            print_profile(take)
         self.weights.release()
         if card_gib:
             torch.cuda.set_per_process_memory_fraction(1.0, self.device)
@@ -152,7 +160,7 @@ class Bench:
         self.forget()
         self.weights.acquire()
         step = PlainStep(self.weights, self.rank, micro_batch, checkpointed=checkpointed)
-        times = [seconds(self.device, lambda: step.take(samples)) for _ in range(self.repeats + 1)]
+        times = [seconds(self.device, partial(step.take, samples)) for _ in range(self.repeats + 1)]
         driver = taken_bytes(self.device)
         del step
         self.weights.release()
@@ -198,11 +206,19 @@ class Bench:
             torch.cuda.reset_peak_memory_stats(self.device)
 
 
+def work_of(text: str, *, ragged: bool) -> Work:
+    """B,P,F,R as on the command line."""
+    samples, prompt, feedback, response = map(int, text.split(","))
+    return Work(samples, prompt, feedback, response, ragged)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--work", action="append", metavar="B,P,F,R", help="may be given several times")
-    parser.add_argument("--ragged", action="store_true", help="samples of many lengths, on the average the given ones")
+    parser.add_argument(
+        "--ragged", action="store_true", help="samples of many lengths, on the average the given ones"
+    )
     parser.add_argument("--card-gib", default="0", help="cards' memory in GiB, with commas; 0 is all that is free")
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
@@ -215,22 +231,23 @@ def main() -> None:
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     bench = Bench(SHAPES[arguments.shape], device, arguments.rank, arguments.repeats, arguments.profile)
     default = ["16,512,128,512"] if device.type == "cuda" else ["8,96,32,96"]
-    works = [Work(*map(int, text.split(",")), ragged=arguments.ragged) for text in arguments.work or default]
+    works = [work_of(text, ragged=arguments.ragged) for text in arguments.work or default]
     cards = [float(text) for text in arguments.card_gib.split(",")]
     runs: list[Callable[[], Row]] = [
-        lambda work=work, card=card: bench.ours(work, card)  # type: ignore[misc]
-        for work in (SWEEP if arguments.sweep else works)
-        for card in cards
+        partial(bench.ours, work, card) for work in (SWEEP if arguments.sweep else works) for card in cards
     ]
     if arguments.plain and not arguments.sweep:
         runs += [
-            lambda work=work: bench.plain(work, arguments.plain, checkpointed=arguments.plain_checkpointed)  # type: ignore[misc]
-            for work in works
+            partial(bench.plain, work, arguments.plain, checkpointed=arguments.plain_checkpointed) for work in works
         ]
     print(f"{arguments.shape}, rank {arguments.rank}, on {describe(device)}, torch {torch.__version__}")
     print(f"matmul {bench.rate / 1e12:.1f} TFLOP/s", end="")
     print(f", host to GPU {bench.host_rate / 1e9:.1f} GB/s" if bench.host_rate else "")
-    print(f"the same without a pause of {SUSTAINED_SECONDS:.0f} s: {bench.sustained / 1e12:.1f} TFLOP/s" if bench.on_gpu else "")
+    print(
+        f"the same without a pause of {SUSTAINED_SECONDS:.0f} s: {bench.sustained / 1e12:.1f} TFLOP/s"
+        if bench.on_gpu
+        else ""
+    )
     print(HEADING)
     rows = []
     for run in runs:
@@ -238,7 +255,8 @@ def main() -> None:
         print(rows[-1].line(), flush=True)
     if arguments.json:
         found = {"device": describe(device), "torch": torch.__version__, "shape": arguments.shape,
-                 "matmul_per_second": bench.rate, "sustained_matmul_per_second": bench.sustained, "host_bytes_per_second": bench.host_rate,
+                 "matmul_per_second": bench.rate, "sustained_matmul_per_second": bench.sustained,
+                 "host_bytes_per_second": bench.host_rate,
                  "rows": [asdict(row) for row in rows]}  # fmt: skip
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 

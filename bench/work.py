@@ -11,7 +11,7 @@ from claas_trainer.weights.shape import ModelShape
 
 @dataclass(frozen=True)
 class Work:
-    """`samples` answers of `response` tokens, after prompts of `prompt` tokens and `feedback` more for the teacher."""
+    """`samples` answers of `response` tokens, after prompts of `prompt` tokens, `feedback` more for the teacher."""
 
     samples: int
     prompt: int

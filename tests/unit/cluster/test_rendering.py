@@ -157,7 +157,7 @@ def test_a_build_gets_its_arguments_and_the_trainer_s_no_compiler(
 ) -> None:
     monkeypatch.setenv("CLAAS_CACHE", str(tmp_path))
     ran: list[tuple[object, ...]] = []
-    monkeypatch.setattr(buildah, "buildah", lambda *arguments, **_: ran.append(arguments) or "")
+    monkeypatch.setattr(buildah, "buildah", lambda *arguments, **_: ran.append(arguments))
     for spec in (image_specs.TRAINER_DEPENDENCIES, image_specs.TRAINER):
         buildah.build(buildah.Build(Path("Containerfile"), tmp_path, "base:1", ("x",), arguments=spec.arguments))
     for arguments in ran:

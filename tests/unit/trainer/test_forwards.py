@@ -44,7 +44,8 @@ def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def optimiser(paths: Paths, number: int) -> dict[str, torch.Tensor]:
-    return load_file(store(paths).read(number).folder / "optimizer.safetensors")
+    stored: dict[str, torch.Tensor] = load_file(store(paths).read(number).folder / "optimizer.safetensors")
+    return stored
 
 
 async def test_a_qwen3_is_computed_by_the_trainer_s_own_forward_and_the_version_says_how(

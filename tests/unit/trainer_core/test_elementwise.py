@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from claas_trainer.transformer import elementwise
-from claas_trainer.transformer.attention import Attention
+from claas_trainer.transformer.attention import Attention, Packing
 from claas_trainer.transformer.lora import (
     Lora,
     LoraGradient,
@@ -100,8 +100,13 @@ def test_the_others_gradient_is_a_softmax_with_nothing_where_a_logit_is_minus_in
     torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("lengths", [(7,), (3, 3), (2, 5, 5, 1)], ids=str)
-def test_attention_over_packed_sequences_is_that_of_each_alone(lengths: tuple[int, ...]) -> None:
+def test_attention_over_packed_sequences_is_that_of_each_alone(lengths: tuple[int, ...], padded: bool) -> None:
+    """`padded`: as a GPU computes sequences of unlike lengths."""
+    packing = Packing(lengths, torch.device("cpu"))
+    if padded:
+        packing.places = torch.cat([torch.arange(length) + row * packing.width for row, length in enumerate(lengths)])
     total = sum(lengths)
     q, k, v = leaf(total, 4, 6), leaf(total, 2, 6, seed=1), leaf(total, 2, 6, seed=2)
     gradient = drawn(total, 24, seed=3)
@@ -114,7 +119,7 @@ def test_attention_over_packed_sequences_is_that_of_each_alone(lengths: tuple[in
         pieces.append(torch.einsum("hqk,khd->qhd", weights, vs).flatten(1))
     output = torch.cat(pieces)
     wanted = torch.autograd.grad(output, (q, k, v), gradient)
-    ours = Attention(q, k, v, lengths, keep=True)
+    ours = Attention(q, k, v, packing, keep=True)
     torch.testing.assert_close(ours.output, output)
     for found, expected in zip(ours.backward(gradient), wanted, strict=True):
         torch.testing.assert_close(found, expected)

@@ -25,7 +25,9 @@ class Layout:
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """A vector, seen by name."""
-        return {name: flat.narrow(0, self.starts[name], shape.numel()).view(shape) for name, shape in self.shapes.items()}
+        return {
+            name: flat.narrow(0, self.starts[name], shape.numel()).view(shape) for name, shape in self.shapes.items()
+        }
 
     def gather(self, tensors: Mapping[str, Tensor], *, pin: bool = False) -> Tensor:
         """Tensors by name as one float32 vector on the CPU."""
@@ -36,8 +38,8 @@ class Layout:
 
 
 class AdapterParameters:
-    """Float32 masters and their gradient, [P] each, on the step's device: `flat` begins as the given vector, which may
-    still be on its way there, and `grad` as zeros."""
+    """Float32 masters and their gradient, [P] each, on the step's device: `flat` begins as the given vector, which
+    may still be on its way there, and `grad` as zeros."""
 
     def __init__(self, layout: Layout, masters: Tensor, device: torch.device) -> None:
         self.layout = layout

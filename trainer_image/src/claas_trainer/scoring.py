@@ -109,9 +109,13 @@ def _score_tile(model: PolicyModel, teacher: Teacher, tile: Scored, objective: O
             base=base,
             kl_reg_weight=objective.kl_reg_weight,
         )
-        found = torch.autograd.grad(losses.loss.sum(), leaves, allow_unused=True, materialize_grads=True)
+        of_top, of_others, of_target = torch.autograd.grad(
+            losses.loss.sum(), leaves, allow_unused=True, materialize_grads=True
+        )
     sums.add(losses)
-    return model.features_gradient(_logits_gradient(logits, student, tokens, targets, *found, tile.student.dtype))
+    return model.features_gradient(
+        _logits_gradient(logits, student, tokens, targets, of_top, of_others, of_target, tile.student.dtype)
+    )
 
 
 def _reduce(logits: Tensor, tokens: Tensor | None) -> ReducedLogits:

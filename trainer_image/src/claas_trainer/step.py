@@ -24,7 +24,6 @@ from claas_trainer.teachers.base import Teacher
 from claas_trainer.teachers.frozen import FrozenTeacher
 from claas_trainer.transfers import ToDevice, ToHost
 
-
 _MEASURED_TOKENS = 128
 """Response tokens on which the distance moved is measured: enough for a mean, and quick."""
 
@@ -147,7 +146,14 @@ def sdpo_step(
         torch.OutOfMemoryError: not even the smallest piece fits.
     """
     check_samples(samples, model.vocabulary_size)
-    step = _Step(model, samples, config, state.arranged(model.layout), teacher or FrozenTeacher(), on_micro_batch or _tell_nobody)
+    step = _Step(
+        model,
+        samples,
+        config,
+        state.arranged(model.layout),
+        teacher or FrozenTeacher(),
+        on_micro_batch or _tell_nobody,
+    )
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)

@@ -18,7 +18,7 @@ class ToDevice(Generic[K]):
         self._device = device
         # Taken from the current stream's memory, which all of the step shares.
         self._copies = {key: torch.empty_like(tensor, device=device) for key, tensor in tensors.items()}
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = _side_stream(device)
         if self._stream is not None:
             # After what was queued before, which may still use that memory.
             self._stream.wait_stream(torch.cuda.current_stream(device))
@@ -38,7 +38,7 @@ class ToHost(Generic[K]):
 
     def __init__(self, tensors: Mapping[K, Tensor], device: torch.device) -> None:
         self._sources = tensors
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = _side_stream(device)
         if self._stream is not None:
             self._stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(self._stream):
@@ -67,3 +67,7 @@ def reserve_device(size: int, device: torch.device) -> None:
     take as long as half a step."""
     if device.type == "cuda":
         torch.empty(size, dtype=torch.uint8, device=device)
+
+
+def _side_stream(device: torch.device) -> torch.cuda.Stream | None:
+    return torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]

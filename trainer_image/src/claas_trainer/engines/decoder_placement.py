@@ -20,7 +20,7 @@ from claas_trainer.store.record import ForwardKind
 from claas_trainer.transfers import reserve_device
 from claas_trainer.transformer.model import DecoderModel
 from claas_trainer.transformer.plan import Footprint, MemoryPlan, plan_memory
-from claas_trainer.transformer.warm_up import warm_up
+from claas_trainer.transformer.warm_up import WarmUp
 from claas_trainer.weights.host import HostWeights
 from claas_trainer.weights.shape import ModelShape
 
@@ -77,21 +77,20 @@ class DecoderPlacement(Placement):
             # The weights are where they are computed with; the state stays as it is.
             sdpo_step(self._decoder, self._inputs.first_pair, config, state, self._inputs.teacher, CPU_SCHEDULE)
             return
+        ready = WarmUp(
+            self._weights.shape,
+            self.dtype,
+            self.device,
+            self._tensors,
+            self._adapter.shape.rank,
+            config,
+            self._inputs.teacher,
+            self._plan.schedule,
+            self._inputs.samples,
+        )
         free = GpuMemory.of(self.device).available - _LEFT_TO_SERVING
         try:
-            tokens = warm_up(
-                self._weights.shape,
-                self.dtype,
-                self.device,
-                self._tensors,
-                self._adapter.shape.rank,
-                config,
-                self._inputs.teacher,
-                self._plan.schedule,
-                self._inputs.longest,
-                free,
-            )
-            log("warmed-up", tokens=tokens)
+            ready.run(free)
         except torch.OutOfMemoryError:
             # vLLM took it meanwhile. The first step is slower then, and no less right.
             log("not-warmed-up", free_bytes=free)
@@ -102,12 +101,13 @@ class DecoderPlacement(Placement):
             self._weights.acquire()
             return Fit(CPU_SCHEDULE)
         found = GpuMemory.of(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
         plan = plan_memory(self._footprint, self._inputs.samples, found.available)
         log("fitted", available_bytes=found.available, peak_bytes=plan.peak_bytes, residue_bytes=found.residue)
         self._decoder.checkpointed_layers = plan.checkpointed_layers
         self._weights.acquire()
         reserve_device(plan.peak_bytes - self._weights.resident_bytes, self.device)
+        # What was reserved is no peak of the step's.
+        torch.cuda.reset_peak_memory_stats(self.device)
         return Fit(plan.schedule, plan.checkpointed_layers, found.residue)
 
     def release(self) -> None:

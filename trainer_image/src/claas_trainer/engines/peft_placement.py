@@ -72,8 +72,8 @@ class PeftPlacement(Placement):
         if self.device.type == "cpu":
             return Fit(SCHEDULE)
         found = GpuMemory.of(self.device)
-        torch.cuda.reset_peak_memory_stats(self.device)
         self._weights.acquire()
+        torch.cuda.reset_peak_memory_stats(self.device)
         return Fit(SCHEDULE, residue_bytes=found.residue)
 
     def release(self) -> None:

@@ -22,8 +22,8 @@ _WIDTH = 128
 class Packing:
     """How sequences lie one after the other, [T], and how attention takes them apart again.
 
-    Sequences of one length are computed together as they are. Others: on a GPU all at once, padded on the right, where
-    the causal mask hides it; on the CPU length by length.
+    Sequences of one length are computed together as they are. Others: on a GPU all at once, padded on the right,
+    where the causal mask hides it; on the CPU length by length.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
@@ -55,7 +55,9 @@ class Attention:
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, packing: Packing, *, keep: bool) -> None:
         self._inputs = [x.detach().requires_grad_(keep) for x in (q, k, v)]
         with torch.set_grad_enabled(keep), sdpa_kernel(_BACKENDS, set_priority=True):
-            output = _padded(self._inputs, packing) if packing.places is not None else _by_length(self._inputs, packing)
+            output = (
+                _padded(self._inputs, packing) if packing.places is not None else _by_length(self._inputs, packing)
+            )
         self.output = output.detach()
         self._graph = output if keep else None
 
@@ -69,7 +71,8 @@ class Attention:
 
 
 def _by_length(inputs: Sequence[Tensor], packing: Packing) -> Tensor:
-    pieces = [_attend(*(x[start:end] for x in inputs), count) for start, end, count in packing.runs()]
+    q, k, v = inputs
+    pieces = [_attend(q[start:end], k[start:end], v[start:end], count) for start, end, count in packing.runs()]
     return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
@@ -87,6 +90,6 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, count: int) -> Tensor:
         # On a CPU the fast kernel wants a key for each query head.
         repeats = q.shape[1] // k.shape[1]
         k, v, shared = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1), False
-    q, k, v = (x.unflatten(0, (count, -1)).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (torch.unflatten(x, 0, (count, -1)).transpose(1, 2) for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=shared)
     return out.transpose(1, 2).flatten(2).flatten(0, 1)

@@ -128,7 +128,7 @@ def _through_norm(inner: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
 
 def _heads(qkv: Tensor, heads: tuple[int, int], width: int) -> tuple[Tensor, Tensor]:
     q_end, k_end = heads[0] * width, (heads[0] + heads[1]) * width
-    return qkv[:, :q_end].unflatten(-1, (-1, width)), qkv[:, q_end:k_end].unflatten(-1, (-1, width))
+    return torch.unflatten(qkv[:, :q_end], -1, (-1, width)), torch.unflatten(qkv[:, q_end:k_end], -1, (-1, width))
 
 
 def _rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

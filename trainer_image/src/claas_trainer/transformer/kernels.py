@@ -200,7 +200,13 @@ def rms_norm_backward(
 
 
 def rotate(
-    qkv: Tensor, cos: Tensor, sin: Tensor, q_norm: Tensor | None, k_norm: Tensor | None, epsilon: float, heads: tuple[int, int]
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    q_norm: Tensor | None,
+    k_norm: Tensor | None,
+    epsilon: float,
+    heads: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
     q_heads, k_heads = heads
     half, both = cos.shape[1], q_heads + k_heads

@@ -1,8 +1,8 @@
 """One decoder layer: forward, and the way back by hand.
 
-Written out because it decides what a step costs: what is kept for the way back (everything that no cheap pass can make
-again), what is made again there (norms, SwiGLU), and that sums with the residual cost no pass of their own. A layer
-that is checkpointed keeps its input alone and is computed again up to `gate_up`; its output isn't needed twice.
+Written out because it decides what a step costs: what is kept for the way back (everything that no cheap pass can
+make again), what is made again there (norms, SwiGLU), and that sums with the residual cost no pass of their own. A
+layer that is checkpointed keeps its input alone and is computed again up to `gate_up`; its output isn't needed twice.
 """
 
 from __future__ import annotations
@@ -62,7 +62,12 @@ class Layer:
     """
 
     def __init__(
-        self, shape: ModelShape, weights: LayerWeights, loras: LayerLoras, sequences: Sequences, rows: Tensor | None = None
+        self,
+        shape: ModelShape,
+        weights: LayerWeights,
+        loras: LayerLoras,
+        sequences: Sequences,
+        rows: Tensor | None = None,
     ) -> None:
         self._shape = shape
         self._weights = weights
@@ -91,7 +96,7 @@ class Layer:
         del normed
         heads = (shape.heads, shape.kv_heads)
         q, k = elementwise.rotate(qkv, *self._angles, weights.q_norm, weights.k_norm, shape.norm_epsilon, heads)
-        v = qkv[:, shape.query_width + shape.key_width :].unflatten(-1, (shape.kv_heads, shape.head_dim))
+        v = torch.unflatten(qkv[:, shape.query_width + shape.key_width :], -1, (shape.kv_heads, shape.head_dim))
         attention = Attention(q, k, v, self._sequences.packing, keep=keep)
         attended = attention.output
         residual = x
@@ -117,7 +122,9 @@ class Layer:
         del of_active, active
 
         of_normed, of_down = lora_backward(of_gate_up, weights.gate_up, loras.gate_up)
-        of_middle, normed = elementwise.rms_norm_backward(kept.middle, weights.post_norm, epsilon, of_normed, gradient)
+        of_middle, normed = elementwise.rms_norm_backward(
+            kept.middle, weights.post_norm, epsilon, of_normed, gradient
+        )
         add_gradients(loras.gate_up, normed, kept.gate_up_down, of_gate_up, of_down)
         del of_normed, normed, of_gate_up
 

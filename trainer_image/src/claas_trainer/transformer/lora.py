@@ -35,8 +35,8 @@ class LoraGradient:
 class Lora:
     """The adapters of one fused layer, in the dtype of the products.
 
-    `a`: [k, in] with k = parts * r. `b`: [out, k], zero outside the parts' blocks. `gradient` is None where no gradient
-    is wanted.
+    `a`: [k, in] with k = parts * r. `b`: [out, k], zero outside the parts' blocks. `gradient` is None where no
+    gradient is wanted.
     """
 
     a: Tensor
@@ -47,7 +47,13 @@ class Lora:
 
 
 def lora_forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, lora: Lora | None, start: Tensor | None = None, *, overwrite: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    lora: Lora | None,
+    start: Tensor | None = None,
+    *,
+    overwrite: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """(start +) x W^T (+ bias) + LoRA, [T, in] -> [T, out]; and x A^T, [T, k], for the way back.
 
@@ -74,7 +80,9 @@ def lora_backward(gradient: Tensor, weight: Tensor, lora: Lora | None) -> tuple[
     return _scaled_product(of_down, lora.a, lora.scaling).addmm_(gradient, weight), of_down
 
 
-def add_gradients(lora: Lora | None, x: Tensor, down: Tensor | None, gradient: Tensor, of_down: Tensor | None) -> None:
+def add_gradients(
+    lora: Lora | None, x: Tensor, down: Tensor | None, gradient: Tensor, of_down: Tensor | None
+) -> None:
     """Adds up the adapters' gradients; `gradient` is that of y. `down` is made of x where it was not kept."""
     if lora is None or lora.gradient is None or of_down is None:
         return

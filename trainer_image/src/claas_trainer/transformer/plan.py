@@ -75,7 +75,9 @@ class Footprint:
     def peak_bytes(self, tokens: int, checkpointed_layers: int, tile_rows: int) -> int:
         """The most that a micro-batch of so many tokens, checkpointed and scored so, holds at once."""
         layers = self.shape.layers
-        kept = tokens * ((layers - checkpointed_layers) * self.kept_bytes + checkpointed_layers * self.checkpoint_bytes)
+        kept = tokens * (
+            (layers - checkpointed_layers) * self.kept_bytes + checkpointed_layers * self.checkpoint_bytes
+        )
         again = tokens * self.kept_bytes if checkpointed_layers == layers else 0
         beside = max(self.tile_bytes(tile_rows), tokens * self.working_bytes + again)
         features = tokens * self.item_bytes * self.shape.hidden * (2 + self.networks)
