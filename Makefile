@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PYTHONPATH := $(CURDIR):$(CURDIR)/crds/src:$(CURDIR)/vllm_client/src:$(CURDIR)/operator/src:$(CURDIR)/trainer_image/src:$(CURDIR)/vllm_companion/src
 PYTHON = $$(tools/environment)
-CODE = crds/src vllm_client/src operator/src trainer_image/src vllm_companion/src tools tests
+CODE = crds/src vllm_client/src operator/src trainer_image/src vllm_companion/src tools tests bench
 
 .PHONY: help
 help: ## List the targets

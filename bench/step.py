@@ -181,6 +181,9 @@ class Bench:
     def acquire(self, plan: MemoryPlan) -> None:
         self.weights.acquire()
         reserve_device(plan.peak_bytes - self.weights.resident_bytes, self.device)
+        if self.on_gpu:
+            # What was reserved is no peak of the step's.
+            torch.cuda.reset_peak_memory_stats(self.device)
 
     def footprint(self, model: DecoderModel) -> Footprint:
         elements = model.layout.elements

@@ -20,6 +20,7 @@ from claas_trainer.policy import Network, PolicyModel
 from claas_trainer.scoring import Objective, Scored, Sums, score
 from claas_trainer.step import Schedule, StepConfig, sdpo_step
 from claas_trainer.teachers.frozen import FrozenTeacher
+from tests.unit.losses.drawing import Drawn, expected, setting
 from tests.unit.losses.heads import HeadedModel, LogitsModel
 from tests.unit.trainer_core.models import (
     CPU,
@@ -143,14 +144,15 @@ def test_mistake_05_logits_and_loss_are_float32_over_a_bfloat16_model(
     student = torch.randn(32, 64, generator=generator).bfloat16()
     # As small a gap as features in bfloat16 can have.
     teacher = (student.float() * (1 + 0.01 * torch.randn(32, 64, generator=generator))).bfloat16()
-    targets, objective = torch.zeros(32, dtype=torch.long), Objective(0.5, 5, 0, Support.TOP_K_TAIL, 10)
+    targets, unrecorded = torch.zeros(32, dtype=torch.long), torch.full((32,), torch.nan)
+    objective = Objective(0.5, 5, 0, Support.TOP_K_TAIL, 10)
+    rows = Scored(student, [teacher], None, targets, unrecorded)
+    found = score(Half(head), FrozenTeacher(), rows, objective, 8, Sums.zero(CPU))
 
-    def found(model: PolicyModel, dtype: torch.dtype) -> Tensor:
-        rows = Scored(student.to(dtype), [teacher.to(dtype)], None, targets, torch.full((32,), torch.nan))
-        return score(model, FrozenTeacher(), rows, objective, 8, Sums.zero(CPU)).double().flatten()
-
-    exact = found(HeadedModel(head.double()), torch.float64)
-    assert torch.cosine_similarity(found(Half(head), torch.bfloat16), exact, dim=0) >= 0.999
+    s, t = (features.double() @ head.double().t() for features in (student, teacher))
+    exact = expected(Drawn(s, t, s, targets, unrecorded), setting(0.5, Support.TOP_K_TAIL, 10, 5.0, 0.0)).gradient
+    wanted = (exact @ head.double()).flatten()
+    assert torch.cosine_similarity(found.double().flatten(), wanted, dim=0) >= 0.999
 
 
 def test_mistake_06_a_micro_batch_s_graph_is_gone_before_the_next_and_the_mean_is_over_all_tokens(

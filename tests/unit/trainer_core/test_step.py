@@ -79,7 +79,7 @@ def test_loss_and_gradient_are_those_of_plain_autograd(
 
 @pytest.mark.parametrize(
     "schedule",
-    [Schedule(1, 1), Schedule(40, 3), Schedule(60, 7), Schedule(60, 10_000), Schedule(10_000, 5)],
+    [Schedule(1, 1), Schedule(40, 3), Schedule(60, 10_000), Schedule(10_000, 5)],
     ids=lambda schedule: f"{schedule.micro_batch_tokens}-{schedule.tile_rows}",
 )
 def test_micro_batches_and_tiles_change_nothing_but_rounding(
@@ -307,8 +307,7 @@ def test_an_update_to_a_policy_that_is_no_number_fails(
         step(way, adapter, samples, dataclasses.replace(CONFIG, learning_rate=1e30))
 
 
-@pytest.mark.parametrize("at", [0, 1])
-@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize(("times", "at"), [(1, 0), (1, 1), (3, 1)])
 def test_where_memory_runs_out_the_step_begins_again_in_smaller_pieces_and_counts_nothing_twice(
     way: Way, adapter: LoraAdapter, samples: list[StepSample], times: int, at: int
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from claas_trainer.engines.gpu_memory import Budget, GpuMemory, gpu_need
 from claas_trainer.engines.placement import Fit, Placement, StepInput
 from claas_trainer.logs import log
 from claas_trainer.lora import LoraAdapter
+from claas_trainer.losses.support import Support
 from claas_trainer.optimizer import OptimizerState
 from claas_trainer.step import Schedule, sdpo_step
 from claas_trainer.store.record import ForwardKind
@@ -45,7 +45,7 @@ class DecoderPlacement(Placement):
         published_dtype: torch.dtype | None,
         resources: ExitStack,
     ) -> None:
-        """Raises WeightsError, AdapterError, EngineError; UnsupportedModelError before anything is read."""
+        """For what `base_model.check_decoder` let through. Raises WeightsError, EngineError."""
         self._inputs = inputs
         self._adapter = adapter
         self._weights = HostWeights.read(folder, shape, device)
@@ -71,11 +71,10 @@ class DecoderPlacement(Placement):
         return gpu_need(self.device, self._plan.peak_bytes, least.peak_bytes)
 
     def warm_up(self, state: OptimizerState) -> None:
-        # A tiny step may move the policy as far as it likes.
-        config = dataclasses.replace(self._inputs.config, max_kl=0.0)
+        inputs, config = self._inputs, self._inputs.warm_up_config
         if self._plan is None:
             # The weights are where they are computed with; the state stays as it is.
-            sdpo_step(self._decoder, self._inputs.first_pair, config, state, self._inputs.teacher, CPU_SCHEDULE)
+            sdpo_step(self._decoder, inputs.first_pair, config, state, inputs.teacher, CPU_SCHEDULE)
             return
         ready = WarmUp(
             self._weights.shape,
@@ -84,9 +83,9 @@ class DecoderPlacement(Placement):
             self._tensors,
             self._adapter.shape.rank,
             config,
-            self._inputs.teacher,
+            inputs.teacher,
             self._plan.schedule,
-            self._inputs.samples,
+            inputs.samples,
         )
         free = GpuMemory.of(self.device).available - _LEFT_TO_SERVING
         try:
@@ -101,7 +100,9 @@ class DecoderPlacement(Placement):
             self._weights.acquire()
             return Fit(CPU_SCHEDULE)
         found = GpuMemory.of(self.device)
-        plan = plan_memory(self._footprint, self._inputs.samples, found.available)
+        plan = self._plan
+        if plan.peak_bytes > found.available:
+            plan = plan_memory(self._footprint, self._inputs.samples, found.available)
         log("fitted", available_bytes=found.available, peak_bytes=plan.peak_bytes, residue_bytes=found.residue)
         self._decoder.checkpointed_layers = plan.checkpointed_layers
         self._weights.acquire()
@@ -125,6 +126,7 @@ def footprint_of(weights: HostWeights, model: DecoderModel, rank: int, inputs: S
         rank,
         networks=len(inputs.teacher.networks) + (inputs.config.kl_reg_weight > 0),
         averaged=inputs.teacher.average_rate is not None,
+        full=inputs.config.support is Support.FULL,
     )
 
 

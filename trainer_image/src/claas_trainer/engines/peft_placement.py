@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -65,8 +64,8 @@ class PeftPlacement(Placement):
 
     def warm_up(self, state: OptimizerState) -> None:
         # On the CPU, where the weights are. What it changes is undone: every step loads its masters first.
-        config = dataclasses.replace(self._inputs.config, max_kl=0.0)
-        sdpo_step(self.model, self._inputs.first_pair, config, state, self._inputs.teacher, SCHEDULE)
+        inputs = self._inputs
+        sdpo_step(self.model, inputs.first_pair, inputs.warm_up_config, state, inputs.teacher, SCHEDULE)
 
     def acquire(self) -> Fit:
         if self.device.type == "cpu":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -33,6 +34,11 @@ class StepInput:
         """All of them, [N]."""
         each = (x.student_prompt_ids + x.teacher_prompt_ids + x.response_ids for x in self.samples)
         return torch.tensor([token for ids in each for token in ids], dtype=torch.int64)
+
+    @property
+    def warm_up_config(self) -> StepConfig:
+        """The settings for a step that is thrown away, which should not fail by going too far."""
+        return dataclasses.replace(self.config, learning_rate=StepConfig().learning_rate, max_kl=0.0)
 
     @property
     def first_pair(self) -> list[StepSample]:

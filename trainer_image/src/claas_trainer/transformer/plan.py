@@ -19,6 +19,8 @@ _MASTER_BYTES = 4
 _LOGIT_BYTES = 4
 _MARGIN = 1.03
 _TILES = (2048, 1024, 512, 256, 128, 64)
+_FULL_GRAPH = 12
+"""Tensors as wide as the vocabulary that the graph of a loss over all of it holds."""
 _LAUNCH_TOKENS = 256
 """A micro-batch costs about as much time as so many tokens more, whatever its size."""
 
@@ -38,6 +40,7 @@ class Footprint:
     networks: int = 1
     averaged: bool = False
     padded: bool = False
+    full: bool = False
 
     @property
     def kept_bytes(self) -> int:
@@ -70,7 +73,8 @@ class Footprint:
 
     def tile_bytes(self, rows: int) -> int:
         """The logits of a tile: the student's, the teacher's networks', and their gradient in both dtypes."""
-        return rows * self.shape.vocabulary * ((2 + self.networks) * _LOGIT_BYTES + self.item_bytes)
+        wide = 2 + self.networks + (_FULL_GRAPH if self.full else 0)
+        return rows * self.shape.vocabulary * (wide * _LOGIT_BYTES + self.item_bytes)
 
     def peak_bytes(self, tokens: int, checkpointed_layers: int, tile_rows: int) -> int:
         """The most that a micro-batch of so many tokens, checkpointed and scored so, holds at once."""

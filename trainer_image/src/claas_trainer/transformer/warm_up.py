@@ -97,10 +97,10 @@ class WarmUp:
 
     def _attention(self, lengths: Sequence[int], *, keep: bool) -> None:
         shape, rows = self.shape, sum(lengths)
-        heads = (shape.heads, shape.kv_heads, shape.kv_heads)
-        q, k, v = (
-            torch.zeros((rows, count, shape.head_dim), dtype=self.dtype, device=self.device) for count in heads
-        )
+        # Strided as a layer has them: plans are made for strides too.
+        rotated = self._zeros(rows, shape.heads + shape.kv_heads, shape.head_dim)
+        qkv = self._zeros(rows, shape.heads + 2 * shape.kv_heads, shape.head_dim)
+        q, k, v = rotated[:, : shape.heads], rotated[:, shape.heads :], qkv[:, shape.heads + shape.kv_heads :]
         attention = Attention(q, k, v, Packing(lengths, self.device), keep=keep)
         if keep:
             attention.backward(torch.zeros_like(attention.output))
@@ -113,13 +113,16 @@ class WarmUp:
         (loras,) = adapters.loras(flat, self.dtype, flat.clone())
         sizes = layer_shapes(self.shape)
         for name in ("qkv", "o", "gate_up", "down"):
-            weight = torch.zeros(sizes[name], dtype=self.dtype, device=self.device)
-            x = torch.zeros((rows, weight.shape[1]), dtype=self.dtype, device=self.device)
+            weight = self._zeros(*sizes[name])
+            x = self._zeros(rows, weight.shape[1])
             lora = getattr(loras, name)
             y, down = lora_forward(x, weight, None, lora)
             _, of_down = lora_backward(y, weight, lora)
             add_gradients(lora, x, down, y, of_down)
             lora_forward(x, weight, None, None)
+
+    def _zeros(self, *size: int) -> torch.Tensor:
+        return torch.zeros(size, dtype=self.dtype, device=self.device)
 
 
 def _like(sample: StepSample, most: int) -> StepSample:

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from claas_trainer.step_errors import UnsupportedModelError
 
 _DEFAULT_THETA = 10_000.0
-_ROPE_KINDS = frozenset({"default", "linear", "llama3", "yarn"})
+_ROPE_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor",),
+}
+"""The ways in which a rope may be stretched, and what each can't do without."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,7 @@ def _rope(config: Mapping[str, object]) -> Rope:
     if not isinstance(found, Mapping):
         raise UnsupportedModelError("rope_parameters is no mapping")
     kind = str(found.get("rope_type") or found.get("type") or "default")
-    if kind not in _ROPE_KINDS:
+    if kind not in _ROPE_SETTINGS:
         raise UnsupportedModelError(f"rope_type is {kind}")
     if _number(config, "partial_rotary_factor", 1.0) != 1.0 or found.get("partial_rotary_factor", 1.0) != 1.0:
         raise UnsupportedModelError("partial_rotary_factor is set")
@@ -125,6 +131,9 @@ def _rope(config: Mapping[str, object]) -> Rope:
         for name, value in found.items()
         if isinstance(value, int | float) and name not in ("rope_theta", "partial_rotary_factor")
     }
+    lacking = [name for name in _ROPE_SETTINGS[kind] if name not in settings]
+    if lacking:
+        raise UnsupportedModelError(f"rope_type is {kind} and {lacking[0]} is missing")
     if "original_max_position_embeddings" not in settings:
         settings["original_max_position_embeddings"] = _number(config, "max_position_embeddings", 0)
     return Rope(float(theta), kind, settings)
