@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from claas_trainer.batch import StepSample, TokenBatch
+from claas_trainer.batch import StepSample, TokenBatch, micro_batches
 from claas_trainer.lora import LoraAdapter
 from claas_trainer.losses.support import Support
 from claas_trainer.optimizer import OptimizerState
@@ -328,9 +328,7 @@ def test_where_memory_runs_out_the_step_begins_again_in_smaller_pieces_and_count
         schedule = half
     assert result.schedule == schedule
     assert result.metrics.micro_batches == told[-1][1]
-    assert (
-        result.metrics.micro_batches == step(way, adapter, samples, CONFIG, schedule=schedule).metrics.micro_batches
-    )
+    assert result.metrics.micro_batches == len(list(micro_batches(samples, schedule.micro_batch_tokens)))
     assert result.metrics.loss == pytest.approx(usual.metrics.loss, rel=1e-5)
     assert result.metrics.divergence == pytest.approx(usual.metrics.divergence, rel=1e-5)
     assert result.metrics.ratio_mean == pytest.approx(usual.metrics.ratio_mean, rel=1e-5)
