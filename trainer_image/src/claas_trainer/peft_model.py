@@ -152,6 +152,9 @@ def load_base(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel
     if missing:
         # The library would go on with random weights in their place.
         raise AdapterError(f"{folder}: {len(missing)} weights are missing there, such as {missing[0]}")
+    for tensor in (*model.parameters(), *model.buffers()):
+        # The library maps files: their bytes would be read at first use, which is in the pause.
+        tensor.data = tensor.data.clone()
     return model.eval().requires_grad_(False)
 
 
