@@ -19,6 +19,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from claas_crds.contract import (
     AdapterIdentity,
@@ -252,6 +255,32 @@ def test_a_recorded_rollout_becomes_a_served_version_and_no_client_notices(pod: 
     assert timings.serving_gap >= timings.step
     assert served_version(pod) == f"{NAME}@1"
     pod.store.verify(pod.store.read(1))
+
+
+def test_vllm_answers_with_the_version_as_transformers_does(pod: Pod) -> None:
+    """The server computes in float32 here. In bfloat16 both round after each layer; 0.05 nats would be allowed then."""
+    body = {"model": NAME, "prompt": "Hello there", "max_tokens": 12, "temperature": 0, "logprobs": 1}
+    url = f"{pod.site.server.url}/v1/completions"
+    asked = {**body, "return_token_ids": True}
+    answer = httpx.post(url, json=asked, headers=KEY, timeout=120, trust_env=False).json()["choices"][0]
+    prompt = torch.tensor([answer["prompt_token_ids"]])
+    served = torch.tensor(answer["logprobs"]["token_logprobs"])
+
+    base = AutoModelForCausalLM.from_pretrained(pod.site.root / "model", dtype=torch.float32)
+    adapted = PeftModel.from_pretrained(base, pod.store.read(1).folder)
+    greedy = adapted.generate(prompt, max_new_tokens=12, do_sample=False)[0, prompt.shape[1] :]
+    assert greedy.tolist() == answer["token_ids"]
+    whole = torch.cat([prompt, greedy.unsqueeze(0)], dim=1)
+
+    def logprobs(model: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad():
+            logits = model(whole).logits[0, prompt.shape[1] - 1 : -1]
+        found: torch.Tensor = logits.log_softmax(-1).gather(-1, greedy.unsqueeze(-1)).squeeze(-1)
+        return found
+
+    torch.testing.assert_close(served, logprobs(adapted), rtol=0, atol=1e-3)
+    with adapted.disable_adapter():
+        assert (served - logprobs(adapted)).abs().max() > 1e-2
 
 
 def test_a_second_attempt_of_the_same_job_takes_no_second_step(pod: Pod) -> None:
