@@ -258,7 +258,7 @@ def test_a_recorded_rollout_becomes_a_served_version_and_no_client_notices(pod: 
 
 
 def test_vllm_answers_with_the_version_as_transformers_does(pod: Pod) -> None:
-    """The server computes in float32 here. In bfloat16 both round after each layer; 0.05 nats would be allowed then."""
+    """The server computes in float32 here. In bfloat16 both round after each layer; 0.05 nats would do then."""
     body = {"model": NAME, "prompt": "Hello there", "max_tokens": 12, "temperature": 0, "logprobs": 1}
     url = f"{pod.site.server.url}/v1/completions"
     asked = {**body, "return_token_ids": True}
