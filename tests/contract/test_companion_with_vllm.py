@@ -39,7 +39,7 @@ CLIENTS = 8
 PROBE = ProbeSpec("The colour of the sky is", max_tokens=4)
 LONG_ANSWER_TOKENS = 300
 # For what has to happen within an answer: a swap, a pause.
-LONGER_ANSWER_TOKENS = 1000
+LONGER_ANSWER_TOKENS = 1900
 HEADERS = {"Authorization": f"Bearer {API_KEY}"}
 
 

@@ -43,13 +43,14 @@ from claas_trainer.store.versions import VersionStore
 from claas_trainer.task import Task
 from claas_trainer.worker import attempt
 from tests.contract.site import API_KEY, TOKEN, Site
-from tests.contract.vllm_server import BASE_MODEL
+from tests.contract.vllm_server import BASE_MODEL, REPOSITORY
 
 pytestmark = pytest.mark.contract
 
 NAME = "coder"
 KEY = {"Authorization": f"Bearer {API_KEY}"}
 RUN_TIMEOUT_SECONDS = 240.0
+FAULTS = REPOSITORY / "tests" / "e2e" / "faults"
 SECRET_TEXT = "zanzibar quagmire"
 
 
@@ -60,10 +61,13 @@ class Pod:
     root: Path
     site: Site
 
-    def start(self, task: Task, document: TrainerInput) -> subprocess.Popen[str]:
-        """Start the trainer as a process; its output is kept in `log`."""
+    def start(self, task: Task, document: TrainerInput, hold_at: str = "") -> subprocess.Popen[str]:
+        """Start the trainer as a process; its output is kept in `log`. At `hold_at` it stands still, once: see
+        `tests/e2e/faults`."""
         environment = dict(os.environ) | {
-            "PYTHONPATH": os.pathsep.join(sys.path),
+            "PYTHONPATH": os.pathsep.join([str(FAULTS), *sys.path]),
+            "FAULT_POINT": hold_at,
+            "FAULT_FOLDER": str(self.root),
             "CLAAS_STORAGE_DIRECTORY": str(self.paths.storage),
             "CLAAS_MODEL_DIRECTORY": str(self.paths.model),
             "CLAAS_SCRATCH_DIRECTORY": str(self.paths.scratch),
@@ -342,12 +346,14 @@ def test_a_server_that_somebody_else_has_paused_is_left_alone(pod: Pod) -> None:
 
 def test_a_worker_that_is_killed_in_the_pause_leaves_the_server_awake_and_the_retry_steps_once(pod: Pod) -> None:
     document = pod.document(uid="uid-3", parent=2, samples=hand_written())
-    process = pod.start(Task.RUN, document)
+    process = pod.start(Task.RUN, document, hold_at="asleep")
     with control(pod) as http:
         deadline = time.monotonic() + RUN_TIMEOUT_SECONDS
-        while not http.get("/is_sleeping").json()["is_sleeping"]:
+        while not (pod.root / "asleep").exists():
             assert time.monotonic() < deadline
             assert process.poll() is None
+            time.sleep(0.02)
+        assert http.get("/is_sleeping").json() == {"is_sleeping": True}
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         for child in children:
             os.kill(int(child), 9)
