@@ -397,3 +397,12 @@ async def test_a_restarted_server_serves_its_aliases_before_it_accepts_a_request
     log = site.server.log.read_text(errors="replace")
     assert "gone is not served" in log
     assert PROBE.prompt not in log
+
+
+async def test_the_worker_says_why_its_weights_cannot_be_shared_and_asks_for_the_token(
+    site: Site, client: VllmClient
+) -> None:
+    assert (await client.export_weights())["refusal"] == "they are not on a GPU but on cpu"
+    async with VllmClient(site.server.url, api_key=API_KEY) as stranger:
+        with pytest.raises(Refused):
+            await stranger.export_weights()

@@ -57,6 +57,7 @@ class VllmServer:
         }  # fmt: skip
         if self.companion:
             arguments += ["--middleware", "claas_vllm.Companion"]
+            arguments += ["--worker-extension-cls", "claas_vllm.WeightExport"]
             environment["PYTHONPATH"] = str(REPOSITORY / "vllm_companion" / "src")
             environment["CLAAS_TOKEN_FILE"] = str(self.companion.token_file)
             environment["CLAAS_ALIAS_DIR"] = str(self.companion.alias_dir)

@@ -6,6 +6,7 @@ from types import TracebackType
 from urllib.parse import quote
 
 import httpx
+from pydantic import JsonValue
 
 from claas_vllm_client.errors import AdapterRejected, AliasRejected, ProbedNothing, ProbeFailed, UnexpectedAnswer
 from claas_vllm_client.transport import (
@@ -27,6 +28,7 @@ from claas_vllm_client.wire import (
     ModelList,
     PauseMode,
     ProbeAnswer,
+    RpcResults,
     ServedModel,
     ServerLoad,
     parse_metrics,
@@ -193,6 +195,17 @@ class VllmClient:
         check_control(answer)
         return True
 
+    async def export_weights(self, *, timeout_seconds: float = 60.0) -> Mapping[str, JsonValue]:
+        """What the worker extension `claas_vllm.WeightExport` answers: where the weights lie, or why they can't be
+        shared. Raises `RequestFailed` where vLLM runs without it, `UnexpectedAnswer` for several workers."""
+        body: Json = {"method": "claas_export_weights"}
+        route = "/collective_rpc"
+        answer = await self._control("POST", route, json=body, timeout_seconds=timeout_seconds)
+        results = read(answer, RpcResults).results
+        if len(results) != 1:
+            raise UnexpectedAnswer(self._transport.url(route), f"{len(results)} workers answered; one is needed")
+        return results[0]
+
     async def load(self) -> ServerLoad:
         """Running and waiting requests and the sleep state, from `/metrics`."""
         answer = await self._transport.send("GET", "/metrics")
@@ -242,9 +255,10 @@ class VllmClient:
         route: str,
         *,
         params: Mapping[str, str] | None = None,
+        json: Json | None = None,
         timeout_seconds: float | None = None,
     ) -> httpx.Response:
-        answer = await self._transport.send(method, route, params=params, timeout_seconds=timeout_seconds)
+        answer = await self._transport.send(method, route, params=params, json=json, timeout_seconds=timeout_seconds)
         check_control(answer)
         return answer
 

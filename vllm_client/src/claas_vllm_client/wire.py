@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 class PauseMode(StrEnum):
@@ -46,6 +46,12 @@ class ServedModel(Message):
 
 class ModelList(Message):
     data: tuple[ServedModel, ...]
+
+
+class RpcResults(Message):
+    """What each worker answered to `/collective_rpc`."""
+
+    results: tuple[dict[str, JsonValue], ...]
 
 
 class Alias(Message):
