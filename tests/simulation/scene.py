@@ -242,7 +242,8 @@ class Scene:
 
     def apply_adapter(self, name: str = "tone", deployment: str = DEPLOYMENT, **serving: JsonValue) -> AdapterObject:
         """A LoraAdapter on the scene's claim; `serving` are further fields of spec.serving."""
-        served: Manifest = {"deploymentRef": {"name": deployment}, "port": self.simulation.port, **serving}
+        target: Manifest = {"deploymentRef": {"name": deployment}, "port": self.simulation.port}
+        served: Manifest = {**target, "handover": "Sleep", **serving}
         if "controlTokenSecretRef" not in serving:
             served["controlTokenSecretRef"] = {"name": CONTROL_SECRET}
         model: Manifest = {"name": "base", "source": {"persistentVolumeClaim": {"claimName": "models"}}}
