@@ -140,7 +140,7 @@ def asks_for_gpu(resources: Iterable[str]) -> bool:
 
 
 def _has_own_gpu(adapter: AdapterObject, server: PodSpec) -> bool:
-    """Whether trainers get a GPU that is not the server's: by a device, or by a claim that the server does not name."""
+    """Whether trainers get a GPU that is not the server's: by a device, or by a claim that it does not name."""
     trainer = adapter.spec.trainer
     shared = {claim.resource_claim_name for claim in server.resource_claims}
     return asks_for_gpu((*trainer.resources.limits, *trainer.resources.requests)) or any(
