@@ -109,7 +109,7 @@ class Trainer:
         return _succeeded(version, found=found, swapped=swapped)
 
     async def _step(self, job: JobIdentity) -> End | None:
-        """The pause, where the hand-over has one, what happens in it, and the wake; an End when the script ends there."""
+        """The pause (hand-over Sleep), what happens in it, and the wake; an End when the script ends there."""
         sleeps = self._serving().handover is HandoverKind.SLEEP
         for pod in self._serving().pods if sleeps else ():
             async with self._client(pod.url) as client:
