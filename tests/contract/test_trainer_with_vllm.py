@@ -336,7 +336,8 @@ def test_a_worker_that_is_killed_in_the_pause_leaves_the_server_awake_and_the_re
 
 
 def test_a_step_beside_the_server_pauses_nothing_and_tells_what_it_cost(pod: Pod) -> None:
-    document = pod.document(uid="uid-beside", parent=3, samples=hand_written())
+    parent = pod.store.numbers()[-1]
+    document = pod.document(uid="uid-beside", parent=parent, samples=hand_written())
     assert document.serving is not None
     serving = document.serving.model_copy(update={"handover": HandoverKind.SHARE, "max_slowdown_percent": 90})
     failures: list[str] = []
@@ -345,7 +346,7 @@ def test_a_step_beside_the_server_pauses_nothing_and_tells_what_it_cost(pod: Pod
 
     def client() -> None:
         while not stop.is_set():
-            answer = pod.ask(NAME, 16)
+            answer = pod.ask(BASE_MODEL, 16)
             if answer.status_code != 200:
                 failures.append(answer.text)
 
@@ -368,7 +369,7 @@ def test_a_step_beside_the_server_pauses_nothing_and_tells_what_it_cost(pod: Pod
     assert (result.timings.sleep, result.timings.wake) == (None, None)
     assert result.version is not None
     assert 0 <= result.version.metrics["serving_slowdown_percent"] <= 100
-    assert served_version(pod) == f"{NAME}@4"
+    assert served_version(pod) == f"{NAME}@{parent + 1}"
 
 
 def test_no_text_of_a_sample_was_logged_by_anything_above(pod: Pod) -> None:

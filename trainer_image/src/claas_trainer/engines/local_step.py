@@ -115,6 +115,8 @@ class LocalStep:
         }
 
     def _record(self, result: StepResult, fit: Fit) -> StepRecord:
+        # Beside serving, what others hold is no residue of a sleep: it would mislead a later step that is one.
+        residue = fit.residue_bytes if self.plan.weights is WeightAccess.COPY else None
         return StepRecord(
             parent_digest=self.plan.parent.record.digest,
             base_fingerprint=self._base_fingerprint,
@@ -125,7 +127,7 @@ class LocalStep:
             micro_batch_tokens=result.schedule.micro_batch_tokens,
             tile_rows=result.schedule.tile_rows,
             checkpointed_layers=fit.checkpointed_layers,
-            serving_residue_bytes=fit.residue_bytes,
+            serving_residue_bytes=residue,
         )
 
 
