@@ -7,12 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claas_trainer.handover.meter import Reading, between
-from claas_trainer.handover.pacing import LONGEST_REST_SECONDS, Served, rest_seconds, slowdown_percent
+from claas_trainer.handover.pacing import (
+    LONGEST_REST_SECONDS,
+    TELLING_SECONDS,
+    Served,
+    rest_seconds,
+    slowdown_percent,
+)
 
 BEFORE = Served(10.0, 1000)
 
 befores = st.builds(Served, st.floats(0.5, 60), st.integers(1, 10**6))
-durings = st.builds(Served, st.floats(0.01, 60), st.integers(0, 10**6))
+durings = st.builds(Served, st.floats(TELLING_SECONDS, 60), st.integers(0, 10**6))
 limits = st.integers(1, 90)
 
 
@@ -63,6 +69,12 @@ def test_where_nothing_was_served_there_is_nothing_to_rest_for(during: Served, l
 )
 def test_the_slowdown_is_what_serving_lost_of_its_rate(tokens: int, percent: float) -> None:
     assert slowdown_percent(BEFORE, Served(1.0, tokens)) == pytest.approx(percent)
+
+
+def test_a_moment_says_nothing() -> None:
+    during = Served(TELLING_SECONDS / 2, 0)
+    assert slowdown_percent(BEFORE, during) is None
+    assert rest_seconds(BEFORE, during, 1) == 0
 
 
 def test_readings_that_do_not_follow_each_other_say_nothing() -> None:

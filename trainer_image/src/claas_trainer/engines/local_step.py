@@ -91,6 +91,10 @@ class LocalStep:
         return self._metrics
 
     def _before_micro_batch(self, number: int, count: int) -> None:
+        device = self._placement.device
+        if self.plan.weights is WeightAccess.SHARED and device.type == "cuda":
+            # What is queued would go on through a rest.
+            torch.cuda.synchronize(device)
         self.plan.rest()
         self.plan.tell_progress(f"micro-batch {number} of {count}")
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 LONGEST_REST_SECONDS = 10.0
 """Of one rest: what was measured may be wrong by now, and is measured again after it."""
 
+TELLING_SECONDS = 0.5
+"""A shorter stretch says nothing: counters move by whole batches of tokens."""
+
 
 @dataclass(frozen=True)
 class Served:
@@ -22,9 +25,9 @@ class Served:
 
 
 def slowdown_percent(before: Served | None, during: Served) -> float | None:
-    """How much of its tokens a second serving lost, at least 0; None where nothing was served before, or for no time
-    during."""
-    if before is None or before.rate <= 0 or during.seconds <= 0:
+    """How much of its tokens a second serving lost, at least 0; None where nothing was served before, or too little
+    time has passed."""
+    if before is None or before.rate <= 0 or during.seconds < TELLING_SECONDS:
         return None
     return max(0.0, 100.0 * (1.0 - during.rate / before.rate))
 
@@ -33,7 +36,7 @@ def rest_seconds(before: Served | None, during: Served, most_slowdown_percent: f
     """How long to rest now, for serving to have kept its share since the step began when the rest is over.
 
     `during` has the step's work and its earlier rests. While the step rests, serving is taken to be as fast as
-    before. 0 where nothing was served before: there is nothing to slow down.
+    before. 0 where nothing can be told, or nothing was served before: there is nothing to slow down.
     """
     slowdown = slowdown_percent(before, during)
     if before is None or slowdown is None or slowdown <= most_slowdown_percent:

@@ -13,15 +13,13 @@ from claas_trainer.errors import ServingError
 from claas_trainer.handover.base import Handover, PauseTimes
 from claas_trainer.handover.checks import check_answers, holding
 from claas_trainer.handover.meter import Meter, Reading, between
-from claas_trainer.handover.pacing import Served, rest_seconds, slowdown_percent
+from claas_trainer.handover.pacing import TELLING_SECONDS, Served, rest_seconds, slowdown_percent
 from claas_trainer.liveness import gone
 from claas_trainer.logs import log
 from claas_trainer.pods import ServingPod
 from claas_trainer.reporting import Reporter, SharingBegan, SharingEnded
 
 _LEAST_REST_SECONDS = 0.01
-_TELLING_SECONDS = 1.0
-"""A rest so long says how fast serving is by itself."""
 
 
 class ShareHandover(Handover):
@@ -89,7 +87,7 @@ class ShareHandover(Handover):
         log("resting", seconds=round(seconds, 3))
         time.sleep(seconds)
         alone = between(latest, self._meter.latest)
-        if alone and self._before and alone.seconds >= _TELLING_SECONDS and alone.rate < self._before.rate:
+        if alone and self._before and alone.seconds >= TELLING_SECONDS and alone.rate < self._before.rate:
             # There is less to answer by now; to wait for more would be in vain.
             self._before = alone
 
