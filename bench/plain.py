@@ -18,7 +18,7 @@ from claas_trainer.batch import StepSample, TokenBatch
 from claas_trainer.losses.sdpo import sdpo_token_losses
 from claas_trainer.losses.support import Support, support_logprobs
 from claas_trainer.transformer.rope import cosines_and_sines
-from claas_trainer.weights.source import LayerWeights, WeightSource
+from claas_trainer.weights.source import LayerView, WeightSource
 
 _CHUNK = 1024
 
@@ -98,7 +98,7 @@ class PlainStep:
     def _layer(
         self,
         x: Tensor,
-        weights: LayerWeights,
+        weights: LayerView,
         adapters: dict[str, tuple[Tensor, Tensor]],
         angles: tuple[Tensor, Tensor],
     ) -> Tensor:

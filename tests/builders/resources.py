@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
@@ -16,6 +17,13 @@ MODEL_CLAIM = "model"
 MODEL_PATH = "tiny"
 BASE_NAME = "tiny"
 DEPLOYMENT = "vllm"
+HANDOVER_VARIABLE = "HANDOVER"
+"""Names the hand-over of adapters in the demo and in end-to-end tests."""
+
+
+def chosen_handover() -> str:
+    """The hand-over that the environment names; Sleep where it names none."""
+    return os.environ.get(HANDOVER_VARIABLE) or "Sleep"
 
 
 def lora_adapter(
@@ -29,8 +37,9 @@ def lora_adapter(
     claim: str = ADAPTER_CLAIM,
     deployment: str = DEPLOYMENT,
     control_secret: str | None = CONTROL_SECRET,
+    handover: str | None = None,
 ) -> Manifest:
-    """A LoraAdapter on the tiny model, served by a vLLM with the companion."""
+    """A LoraAdapter on the tiny model, served by a vLLM with the companion; `handover` None: the environment's."""
     token = {"controlTokenSecretRef": {"name": control_secret}} if control_secret else {}
     return {
         "apiVersion": API_VERSION,
@@ -42,7 +51,12 @@ def lora_adapter(
                 "source": {"persistentVolumeClaim": {"claimName": MODEL_CLAIM, "path": MODEL_PATH}},
             },
             "lora": {"rank": 8, "alpha": 16, **(lora or {})},
-            "serving": {"deploymentRef": {"name": deployment}, **token, **(serving or {})},
+            "serving": {
+                "deploymentRef": {"name": deployment},
+                "handover": handover or chosen_handover(),
+                **token,
+                **(serving or {}),
+            },
             "storage": {"claimName": claim},
             "training": dict(training or {}),
             # Without a request a trainer gets next to no CPU beside anything else that runs.

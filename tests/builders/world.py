@@ -20,6 +20,7 @@ from claas_crds.lora_adapter import (
     AdapterVersion,
     BaseModelSpec,
     ClaimVolume,
+    HandoverKind,
     LoraAdapterSpec,
     LoraAdapterStatus,
     ModelSource,
@@ -30,6 +31,7 @@ from claas_crds.pod import TrainerPod
 from claas_crds.training import DistillBatchItem
 from claas_operator.core import AdapterObject, JobObject, ObjectMeta
 from claas_operator.grant import Grant, ServedRecord, ServingLease, lease_name
+from claas_operator.handover_choice import HandoverChoice
 from claas_operator.naming import attempt_name, init_name
 from claas_operator.world import (
     AdapterWorld,
@@ -50,6 +52,7 @@ FOLDER = f"{NAMESPACE}/tone"
 MOUNTED = f"/mnt/adapters/{FOLDER}"
 AWAKE = ServerState(reachable=True)
 ASLEEP = ServerState(reachable=True, asleep=True)
+SLEEP = HandoverChoice(HandoverKind.SLEEP, "the test says so")
 UNREACHABLE = ServerState(reachable=False, error="no answer")
 REFUSED = ServerState(reachable=True, refused=True, error="the control token is wrong")
 
@@ -212,6 +215,7 @@ def grant(
     asleep_since: datetime | None = None,
     stopped_because: str | None = None,
     max_pause_seconds: int = 120,
+    handover: HandoverKind = HandoverKind.SLEEP,
 ) -> Grant:
     """A grant to a job."""
     return Grant(
@@ -221,6 +225,7 @@ def grant(
         adapter_uid="uid-of-tone",
         attempt=attempt,
         pods=[target(name) for name in pods],
+        handover=handover,
         max_pause_seconds=max_pause_seconds,
         granted_at=ago(20),
         asleep_since=asleep_since,
@@ -282,6 +287,7 @@ def job_world(
     alive: bool | None = None,
     pods: tuple[ServingPod, ...] = (vllm_pod(),),
     pods_recorded: tuple[RecordedPod, ...] = (),
+    handover: HandoverChoice = SLEEP,
 ) -> JobWorld:
     """A DistillJob's world; `held` is the lease, by default there is none."""
     current = now_at or attempt()
@@ -297,6 +303,7 @@ def job_world(
         attempts_alive=current.alive if alive is None else alive,
         pods=pods,
         recorded=pods_recorded,
+        handover=handover,
     )
 
 
@@ -312,6 +319,7 @@ def adapter_world(
     products: tuple[PublishedVersion, ...] = (),
     running_job: str | None = None,
     companion_current: bool = True,
+    handover: HandoverChoice = SLEEP,
 ) -> AdapterWorld:
     """A LoraAdapter's world."""
     current = of or adapter()
@@ -329,6 +337,7 @@ def adapter_world(
         products=products,
         running_job=running_job,
         companion_current=companion_current,
+        handover=handover,
     )
 
 

@@ -34,7 +34,7 @@ from claas_crds.contract import (
     TrainerResult,
     VllmPod,
 )
-from claas_crds.lora_adapter import LoraSpec, Probe
+from claas_crds.lora_adapter import HandoverKind, LoraSpec, Probe
 from claas_crds.training import TrainingConfig
 from claas_trainer.paths import Paths
 from claas_trainer.reporting import Reporter
@@ -368,6 +368,44 @@ def test_a_worker_that_is_killed_in_the_pause_leaves_the_server_awake_and_the_re
     assert code == ExitCode.SUCCEEDED, result
     assert pod.store.numbers() == [0, 1, 2, 3]
     assert not list(pod.store.versions.glob(".staging-*"))
+
+
+def test_a_step_beside_the_server_pauses_nothing_and_tells_what_it_cost(pod: Pod) -> None:
+    parent = pod.store.numbers()[-1]
+    document = pod.document(uid="uid-beside", parent=parent, samples=hand_written())
+    assert document.serving is not None
+    serving = document.serving.model_copy(update={"handover": HandoverKind.SHARE, "max_slowdown_percent": 90})
+    failures: list[str] = []
+    paused: list[bool] = []
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            answer = pod.ask(BASE_MODEL, 16)
+            if answer.status_code != 200:
+                failures.append(answer.text)
+
+    traffic = threading.Thread(target=client)
+    traffic.start()
+    try:
+        process = pod.start(Task.RUN, document.model_copy(update={"serving": serving}))
+        with control(pod) as http:
+            while process.poll() is None:
+                paused.append(http.get("/is_sleeping").json()["is_sleeping"])
+                time.sleep(0.1)
+        code, result = pod.finish(process)
+    finally:
+        stop.set()
+        traffic.join()
+    assert code == ExitCode.SUCCEEDED, result
+    assert failures == []
+    assert True not in paused
+    assert result.timings.serving_gap == 0
+    assert (result.timings.sleep, result.timings.wake) == (None, None)
+    assert result.version is not None
+    # Absent where the step was over too soon to tell.
+    assert 0 <= result.version.metrics.get("serving_slowdown_percent", 0) <= 100
+    assert served_version(pod) == f"{NAME}@{parent + 1}"
 
 
 def test_no_text_of_a_sample_was_logged_by_anything_above(pod: Pod) -> None:

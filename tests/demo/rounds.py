@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from claas_operator.core import JobObject
@@ -56,6 +56,12 @@ def take_round(stack: Stack, namespace: str, adapter: str, url: str, number: int
         raise RuntimeError(f"DistillJob {namespace}/{name} failed: {job.status.conditions}")
     version = job.status.produced_version
     return Round(version, judge(url, adapter, version), job, felt.longest_gap_seconds(began, ended))
+
+
+def never_paused(rounds: Sequence[Round]) -> bool:
+    """Whether no step has paused vLLM, by what its trainer tells."""
+    timings = [each.job.status.timings for each in rounds if each.job is not None]
+    return all(each.sleep is None and each.serving_gap == 0 for each in timings)
 
 
 def _watch(stack: Stack, namespace: str, name: str, say: Say) -> JobObject:

@@ -50,7 +50,7 @@ def scene(stack: Stack) -> Iterator[Scene]:
                 "metadata": {"name": FAULTS_CONFIG_MAP, "namespace": NAMESPACE},
                 "data": {"sitecustomize.py": faults},
             },
-            lora_adapter(ADAPTER, NAMESPACE, training=TRAINING),
+            lora_adapter(ADAPTER, NAMESPACE, training=TRAINING, handover="Sleep"),
         ]
     )
     resources.wait_served(stack, NAMESPACE, ADAPTER, 0, timeout_seconds=300)

@@ -254,12 +254,19 @@ def test_an_example_is_accepted(server: ApiServer, example: Path) -> None:
     accepts(server, example.read_text())
 
 
-def test_the_three_examples_that_the_pages_name_are_there() -> None:
-    assert {path.name for path in EXAMPLES} >= {
-        "quickstart.yaml",
-        "gpu-resource-claim.yaml",
-        "gpu-runtime-class.yaml",
-    }
+def test_the_examples_that_the_pages_name_are_there() -> None:
+    named = {name for page in PAGES for name in re.findall(r"examples/([a-z-]+\.yaml)", page.read_text())}
+    assert named == {path.name for path in EXAMPLES}
+
+
+@pytest.mark.parametrize("name", ["share-resource-claim.yaml", "share-runtime-class.yaml"])
+def test_no_pod_that_shares_weights_asks_for_the_hosts_namespaces_or_a_privilege(name: str) -> None:
+    text = (REPOSITORY_ROOT / "docs" / "examples" / name).read_text()
+    manifests = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+    for asked in ("hostPID", "hostIPC", "hostNetwork", "hostPath", "privileged", "--enable-sleep-mode"):
+        assert asked not in manifests
+    assert "--worker-extension-cls=claas_vllm.WeightExport" in manifests
+    assert "handover: Share" in manifests
 
 
 @pytest.mark.parametrize("block", BLOCKS)

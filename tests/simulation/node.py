@@ -36,7 +36,7 @@ class Run:
     pod: str
     document: TrainerInput
     served_by: frozenset[str]
-    """Names of the vLLM pods it may pause."""
+    """Names of the vLLM pods it deals with."""
     began: float
     ended: float | None = None
     exit_code: int | None = None

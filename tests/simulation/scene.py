@@ -187,10 +187,13 @@ class Scene:
         companion: bool = True,
         persists: bool = False,
         mounted: bool = True,
+        container: Manifest | None = None,
     ) -> list[VllmPod]:
-        """A Deployment and its pods, each a server that listens; the pods."""
+        """A Deployment and its pods, each a server that listens; the pods. `container` are further fields of the
+        container in the Deployment's template."""
         labels: Manifest = {"app": deployment}
-        template: Manifest = {"metadata": {"labels": labels}, "spec": _vllm_pod_spec(mounted)}
+        spec = _vllm_pod_spec(mounted, container)
+        template: Manifest = {"metadata": {"labels": labels}, "spec": spec}
         self.create(
             DEPLOYMENTS,
             {
@@ -242,7 +245,8 @@ class Scene:
 
     def apply_adapter(self, name: str = "tone", deployment: str = DEPLOYMENT, **serving: JsonValue) -> AdapterObject:
         """A LoraAdapter on the scene's claim; `serving` are further fields of spec.serving."""
-        served: Manifest = {"deploymentRef": {"name": deployment}, "port": self.simulation.port, **serving}
+        target: Manifest = {"deploymentRef": {"name": deployment}, "port": self.simulation.port}
+        served: Manifest = {**target, "handover": "Sleep", **serving}
         if "controlTokenSecretRef" not in serving:
             served["controlTokenSecretRef"] = {"name": CONTROL_SECRET}
         model: Manifest = {"name": "base", "source": {"persistentVolumeClaim": {"claimName": "models"}}}
@@ -394,10 +398,10 @@ def _wait_for(read: Callable[[], O], check: Callable[[O], bool], timeout_seconds
         time.sleep(0.1)
 
 
-def _vllm_pod_spec(mounted: bool) -> Manifest:
+def _vllm_pod_spec(mounted: bool, container: Manifest | None = None) -> Manifest:
     mounts: list[JsonValue] = [{"name": "adapters", "mountPath": MOUNT_PATH}] if mounted else []
     volume: Manifest = {"name": "adapters", "persistentVolumeClaim": {"claimName": CLAIM}}
     return {
-        "containers": [{"name": "vllm", "image": "none", "volumeMounts": mounts}],
+        "containers": [{"name": "vllm", "image": "none", "volumeMounts": mounts, **(container or {})}],
         "volumes": [volume] if mounted else [],
     }

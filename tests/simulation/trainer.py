@@ -17,6 +17,7 @@ from claas_crds.contract import (
     exit_code_for,
 )
 from claas_crds.distill_job import SampleCounts, Timings
+from claas_crds.lora_adapter import HandoverKind
 from claas_vllm_client import PauseMode, VllmClient, ensure_awake, pause_serving, put_in_service
 from tests.simulation.volume import Volume
 
@@ -28,6 +29,7 @@ class Moment(StrEnum):
 
     PREPARING = "Preparing"
     ASLEEP = "Asleep"
+    """In the step: serving sleeps, if it is to."""
     PUBLISHED = "Published"
 
 
@@ -107,8 +109,9 @@ class Trainer:
         return _succeeded(version, found=found, swapped=swapped)
 
     async def _step(self, job: JobIdentity) -> End | None:
-        """The pause, what happens in it, and the wake; an End when the script ends there."""
-        for pod in self._serving().pods:
+        """The pause (hand-over Sleep), what happens in it, and the wake; an End when the script ends there."""
+        sleeps = self._serving().handover is HandoverKind.SLEEP
+        for pod in self._serving().pods if sleeps else ():
             async with self._client(pod.url) as client:
                 if await client.is_sleeping():
                     return _failed(FailureReason.ALREADY_ASLEEP, f"pod {pod.name} is asleep already", None)
@@ -117,7 +120,8 @@ class Trainer:
         ended = await self._at(Moment.ASLEEP)
         if ended is not None and (ended.exit_code is None or ended.exit_code == KILLED):
             return ended
-        await self._wake()
+        if sleeps:
+            await self._wake()
         return ended
 
     async def _at(self, moment: Moment) -> End | None:

@@ -189,6 +189,14 @@ _TRAINER_FAILURES = (
     (_F.PAUSE_FAILED, "vLLM refused to pause."),
     (_F.RESUME_FAILED, "vLLM could not be woken by the trainer; the operator goes on trying."),
     (
+        _F.SERVING_LOST,
+        "A vLLM pod ended while a step was taken beside it (hand-over Share); the step was ended and is tried again.",
+    ),
+    (
+        _F.WEIGHTS_NOT_SHAREABLE,
+        "The weights that vLLM serves can't be trained on as they are (quantised, sharded); use another hand-over.",
+    ),
+    (
         _F.MAX_PAUSE_EXCEEDED,
         "The step kept serving paused for longer than `maxPauseSeconds`; it was ended and serving woken.",
     ),
@@ -258,6 +266,7 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
                 (_J.ADAPTER_NOT_FOUND, "The adapter does not exist yet; the job waits for it for a bounded time."),
                 (_J.SAMPLES_NOT_FOUND, "What holds the samples does not exist yet; the job waits a bounded time."),
                 (_J.ADAPTER_NOT_READY, "The adapter can't be trained yet; the job waits for it."),
+                (_J.NO_HANDOVER, "Serving can't make room for a step; the message says which flag to add to vLLM."),
                 (_J.SUSPENDED, "`spec.suspend` is true."),
             ),
             _unknown("Never set."),
@@ -276,6 +285,7 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
                 "There is no version of this job.",
                 (_J.ADAPTER_NOT_FOUND, "The adapter of `spec.adapterRef` does not exist."),
                 (_J.ADAPTER_NOT_READY, "The next attempt waits for the adapter."),
+                (_J.NO_HANDOVER, "The next attempt waits: serving can't make room for a step."),
                 (_J.RUNNING, "The trainer is at work."),
                 (_J.RETRYING, "The last attempt failed and another one follows; the message says why."),
                 *_ENDINGS,

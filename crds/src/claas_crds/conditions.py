@@ -145,6 +145,8 @@ class JobReason(StrEnum):
     """The adapter does not exist."""
     ADAPTER_NOT_READY = "AdapterNotReady"
     """The adapter is not ready."""
+    NO_HANDOVER = "NoHandover"
+    """Neither can serving make room for the step, nor has the trainer a GPU of its own."""
     SAMPLES_NOT_FOUND = "SamplesNotFound"
     """What holds the samples does not exist."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"

@@ -13,7 +13,7 @@ from enum import IntEnum, StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 from claas_crds.distill_job import JobPhase, SampleCounts, Timings
-from claas_crds.lora_adapter import EngineName, LoraSpec, PauseMode, Probe
+from claas_crds.lora_adapter import EngineName, HandoverKind, LoraSpec, PauseMode, Probe
 from claas_crds.training import TrainingConfig
 
 INPUT_DIRECTORY = "/var/run/claas/input"
@@ -79,6 +79,10 @@ class FailureReason(StrEnum):
     """vLLM refused to pause."""
     RESUME_FAILED = "ResumeFailed"
     """vLLM could not be woken; the operator goes on trying."""
+    SERVING_LOST = "ServingLost"
+    """vLLM ended while the step used its weights."""
+    WEIGHTS_NOT_SHAREABLE = "WeightsNotShareable"
+    """The weights that vLLM serves can't be trained on as they are."""
     MAX_PAUSE_EXCEEDED = "MaxPauseExceeded"
     """The step took longer than maxPauseSeconds and was ended."""
     NOT_FINITE = "NotFinite"
@@ -111,6 +115,7 @@ PERMANENT_REASONS = frozenset(
         FailureReason.ENGINE_UNAVAILABLE,
         FailureReason.GPU_MISMATCH,
         FailureReason.CONTROL_REFUSED,
+        FailureReason.WEIGHTS_NOT_SHAREABLE,
         FailureReason.NOT_FINITE,
         FailureReason.POLICY_MOVED,
         FailureReason.STORAGE_READ_ONLY,
@@ -175,8 +180,12 @@ class ServingTarget(ContractModel):
 
     served_name: str
     pods: list[VllmPod]
-    """Every ready pod; each is paused for the step and swapped after it. Empty: nothing is served, the step is
-    taken all the same."""
+    """Every ready pod; the hand-over says what becomes of each for the step, and each is swapped after it. Empty:
+    nothing is served, the step is taken all the same."""
+    handover: HandoverKind = HandoverKind.SLEEP
+    """The one that the operator chose; never Auto."""
+    max_slowdown_percent: int = Field(default=40, ge=1, le=90)
+    """Of its tokens a second that serving may lose during the step; Share only."""
     pause: PauseMode = PauseMode.KEEP
     drain_timeout_seconds: int = 30
     max_pause_seconds: int = 120

@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 
 from claas_crds.base import ResourceModel
 from claas_crds.conditions import Condition
-from claas_crds.lora_adapter import RELATIVE_PATH
+from claas_crds.lora_adapter import RELATIVE_PATH, HandoverKind
 from claas_crds.training import DistillBatchItem, TrainingOverrides
 
 KIND = "DistillJob"
@@ -107,11 +107,11 @@ class JobPhase(StrEnum):
     PREPARING = "Preparing"
     """The trainer checks samples and loads the model; serving goes on."""
     PAUSING = "Pausing"
-    """Serving is being paused."""
+    """Serving is being paused; with the hand-overs Share and None nothing is, and the phase is over at once."""
     TRAINING = "Training"
-    """The step is being taken; serving is paused."""
+    """The step is being taken; serving is paused (hand-over Sleep), or goes on beside it."""
     RESUMING = "Resuming"
-    """Serving is being woken."""
+    """Serving is being woken, where it was paused."""
     PUBLISHING = "Publishing"
     """The new version is being written to the volume; serving goes on."""
     SWAPPING = "Swapping"
@@ -142,7 +142,7 @@ class Timings(ResourceModel):
     swap: float | None = None
     """Load, probe and flip."""
     serving_gap: float | None = None
-    """The pause as clients see it: from the pause call to serving awake."""
+    """The pause as clients see it: from the pause call to serving awake. 0 when the step was taken beside serving."""
 
 
 class SampleCounts(ResourceModel):
@@ -188,8 +188,10 @@ class DistillJobStatus(ResourceModel):
     """`timings.servingGap`, for people."""
     samples: SampleCounts = SampleCounts()
     """What the step was taken on."""
+    handover: HandoverKind | None = None
+    """What became of serving during the step: the hand-over of the current or last attempt."""
     metrics: dict[str, float] = {}
-    """loss, grad_norm and what else the engine measured."""
+    """loss, grad_norm and what else the engine measured; `serving_slowdown_percent` with the hand-over Share."""
     loss: str | None = None
     """`metrics.loss`, for people."""
     parent_version: int | None = None

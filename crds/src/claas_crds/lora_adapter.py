@@ -40,6 +40,20 @@ class PauseMode(StrEnum):
     """They end with an error."""
 
 
+class HandoverKind(StrEnum):
+    """What becomes of serving while a step is taken (docs/handover.md)."""
+
+    AUTO = "Auto"
+    """The operator chooses, by the flags of the Deployment; `status.handover` says what and why."""
+    SLEEP = "Sleep"
+    """vLLM freezes its requests and gives its GPU memory away for the step."""
+    SHARE = "Share"
+    """vLLM goes on, and the step is taken beside it: on a GPU with the very weights that vLLM serves, on a CPU with
+    the model's files mapped."""
+    NONE = "None"
+    """vLLM goes on, and the trainer has a GPU of its own, or a CPU, with a copy of the weights."""
+
+
 class ClaimVolume(ResourceModel):
     """A folder on a PersistentVolumeClaim of the same namespace."""
 
@@ -135,8 +149,12 @@ class Serving(ResourceModel):
     """The token of the companion's lock. Without it the server's control routes must be open."""
     api_key_secret_ref: SecretKeyRef | None = None
     """vLLM's own `--api-key`, when it has one."""
+    handover: HandoverKind = HandoverKind.AUTO
+    """What becomes of serving while a step is taken."""
+    max_slowdown: int = Field(default=40, ge=1, le=90)
+    """Percent of its tokens a second that serving may lose while a step is taken beside it; `Share` only."""
     pause: PauseMode = PauseMode.KEEP
-    """What becomes of running requests when serving pauses for a step."""
+    """What becomes of running requests when serving pauses for a step; `Sleep` only."""
     drain_timeout_seconds: int = Field(default=30, ge=1, le=3600)
     """How long `pause: Wait` waits for running requests before the job fails."""
     max_pause_seconds: int = Field(default=120, ge=1, le=3600)
@@ -279,6 +297,10 @@ class LoraAdapterStatus(ResourceModel):
     """The vLLM pods."""
     ready_replicas: str | None = None
     """How many pods serve the version, of how many, for people."""
+    handover: HandoverKind | None = None
+    """What becomes of serving at the next step, never Auto; absent while nothing would do, and jobs wait."""
+    handover_message: str | None = None
+    """Why it is this one, or what to change."""
     current_job: str | None = None
     """The DistillJob that is taking a step on this adapter."""
 

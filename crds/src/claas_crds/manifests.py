@@ -62,6 +62,7 @@ RESOURCES = (
             PrintColumn("Latest", ".status.latestVersion", "integer", 1),
             PrintColumn("Replicas", ".status.readyReplicas", priority=1),
             PrintColumn("Deployment", ".spec.serving.deploymentRef.name", priority=1),
+            PrintColumn("Handover", ".status.handover", priority=1),
             PrintColumn("Job", ".status.currentJob", priority=1),
             PrintColumn("Message", _condition("Ready", "message"), priority=1),
         ),

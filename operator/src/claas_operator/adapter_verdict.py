@@ -117,7 +117,7 @@ def _serving(world: AdapterWorld, latest: AdapterVersion, replicas: list[Replica
                 f"Pod {troubled.pod}: {troubled.message}",
             )
     if ReplicaState.ASLEEP in states:
-        if world.lease is not None and world.lease.grant is not None:
+        if world.lease is not None and world.lease.grant is not None and world.lease.grant.may_pause:
             by = world.lease.grant.job_name
             return Verdict(True, AdapterReason.TRAINING, f"DistillJob {by} has paused serving for its step")
         return Verdict(False, AdapterReason.ASLEEP, "vLLM is asleep or paused, and not by a DistillJob: wake it")

@@ -183,6 +183,8 @@ class Applier:
             serving=ServingTarget(
                 served_name=adapter.served_name,
                 pods=grant.pods,
+                handover=grant.handover,
+                max_slowdown_percent=spec.max_slowdown,
                 pause=spec.pause,
                 drain_timeout_seconds=spec.drain_timeout_seconds,
                 max_pause_seconds=spec.max_pause_seconds,

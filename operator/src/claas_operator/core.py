@@ -131,11 +131,43 @@ class ContainerMount(ResourceModel):
     sub_path: str = ""
 
 
+class ContainerVariable(ResourceModel):
+    """core/v1 EnvVar."""
+
+    name: str
+    value: str = ""
+
+
+class ClaimRequest(ResourceModel):
+    """core/v1 ResourceClaim: the claim of its pod that a container uses."""
+
+    name: str
+
+
+class ContainerResources(ResourceModel):
+    """core/v1 ResourceRequirements."""
+
+    limits: dict[str, str | int] = {}
+    requests: dict[str, str | int] = {}
+    claims: list[ClaimRequest] = []
+
+
 class Container(ResourceModel):
     """core/v1 Container, as far as it is read here."""
 
     name: str
+    command: list[str] = []
+    args: list[str] = []
+    env: list[ContainerVariable] = []
+    resources: ContainerResources = ContainerResources()
     volume_mounts: list[ContainerMount] = []
+
+
+class PodResourceClaim(ResourceModel):
+    """core/v1 PodResourceClaim: a claim by its name, or one that is made for each pod."""
+
+    name: str
+    resource_claim_name: str | None = None
 
 
 class PodSpec(ResourceModel):
@@ -143,6 +175,12 @@ class PodSpec(ResourceModel):
 
     volumes: list[PodVolume] = []
     containers: list[Container] = []
+    resource_claims: list[PodResourceClaim] = []
+    runtime_class_name: str | None = None
+
+    def container(self, name: str | None) -> Container | None:
+        """The container of that name, the first one when no name is given; None when there is none."""
+        return next((each for each in self.containers if name is None or each.name == name), None)
 
 
 class PodStatus(ResourceModel):
@@ -215,11 +253,18 @@ class LabelSelector(ResourceModel):
         return ",".join([*labels, *(requirement.text for requirement in self.match_expressions)])
 
 
+class PodTemplate(ResourceModel):
+    """core/v1 PodTemplateSpec, as far as it is read here."""
+
+    spec: PodSpec = PodSpec()
+
+
 class DeploymentSpec(ResourceModel):
     """apps/v1 DeploymentSpec, as far as it is read here."""
 
     replicas: int = 1
     selector: LabelSelector = LabelSelector()
+    template: PodTemplate = PodTemplate()
 
 
 class Deployment(ResourceModel):

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
 
 from claas_crds import GROUP
 from claas_crds.contract import VllmPod
+from claas_crds.lora_adapter import HandoverKind
 from claas_crds.pod import SecretKeyRef
 from claas_operator.core import Lease, Manifest
 
@@ -39,7 +40,10 @@ class Grant(GrantModel):
     attempt: int
     """The attempt it is for; another attempt needs another grant."""
     pods: list[VllmPod]
-    """The pods that this attempt may pause; only these are ever woken by the operator."""
+    """The pods that this attempt deals with: it puts its version into service there, and with the hand-over Sleep it
+    may pause them."""
+    handover: HandoverKind = HandoverKind.SLEEP
+    """What becomes of serving during the attempt; never Auto."""
     control_token: SecretKeyRef | None = None
     api_key: SecretKeyRef | None = None
     max_pause_seconds: int
@@ -48,6 +52,11 @@ class Grant(GrantModel):
     """When the operator first saw one of the pods asleep."""
     stopped_because: str | None = None
     """Why the operator ended the attempt (a reason), if it did."""
+
+    @property
+    def may_pause(self) -> tuple[VllmPod, ...]:
+        """The pods that the attempt may pause; only these are ever woken by the operator."""
+        return tuple(self.pods) if self.handover is HandoverKind.SLEEP else ()
 
 
 class ServedRecord(GrantModel):

@@ -13,17 +13,15 @@ def storage_path(pod: Pod, adapter: AdapterObject) -> str | None:
         for volume in pod.spec.volumes
         if volume.persistent_volume_claim is not None and volume.persistent_volume_claim.claim_name == claim
     }
-    wanted = adapter.spec.serving.container
-    containers = [container for container in pod.spec.containers if wanted is None or container.name == wanted][:1]
+    container = pod.spec.container(adapter.spec.serving.container)
     folder = adapter.storage_path
-    for container in containers:
-        for mount in container.volume_mounts:
-            if mount.name not in volumes:
-                continue
-            root = mount.mount_path.rstrip("/")
-            if not mount.sub_path:
-                return f"{root}/{folder}"
-            below = mount.sub_path.strip("/")
-            if folder == below or folder.startswith(f"{below}/"):
-                return f"{root}{folder.removeprefix(below)}"
+    for mount in container.volume_mounts if container is not None else ():
+        if mount.name not in volumes:
+            continue
+        root = mount.mount_path.rstrip("/")
+        if not mount.sub_path:
+            return f"{root}/{folder}"
+        below = mount.sub_path.strip("/")
+        if folder == below or folder.startswith(f"{below}/"):
+            return f"{root}{folder.removeprefix(below)}"
     return None

@@ -12,6 +12,7 @@ from claas_operator.attempts import describe_attempt
 from claas_operator.companion import CompanionSource
 from claas_operator.core import AdapterObject, JobObject
 from claas_operator.grant import ServingLease
+from claas_operator.handover_choice import HandoverChoice, choose_handover
 from claas_operator.observe_serving import orphans, recorded_pods, serving_pods
 from claas_operator.queueing import finished, in_queue, queue_key
 from claas_operator.reading import Reader
@@ -56,6 +57,7 @@ class Observer:
             companion_current=self._companion.is_current(
                 await self._read.config_map(namespace, naming.COMPANION_CONFIG_MAP)
             ),
+            handover=choose_handover(adapter, deployment),
         )
 
     async def job_world(self, job: JobObject) -> JobWorld:
@@ -97,6 +99,7 @@ class Observer:
                 else ()
             ),
             recorded=await recorded_pods(self._read, lease) if lease is not None and between_attempts else (),
+            handover=choose_handover(adapter, deployment) if adapter else HandoverChoice(None, "there is no adapter"),
         )
 
     async def lease_world(self, lease: ServingLease) -> LeaseWorld:

@@ -73,13 +73,15 @@ async def _serving_pod(
 
 
 async def recorded_pods(read: Reader, lease: ServingLease) -> tuple[RecordedPod, ...]:
-    """The pods that a lease's grant names."""
+    """The pods that the holder of a lease may pause."""
     grant = lease.grant
-    if grant is None:
+    if grant is None or not grant.may_pause:
         return ()
     credentials = await read.credentials(lease.namespace, grant.control_token, grant.api_key)
     return tuple(
-        await asyncio.gather(*(_recorded_pod(read, lease.namespace, target, credentials) for target in grant.pods))
+        await asyncio.gather(
+            *(_recorded_pod(read, lease.namespace, target, credentials) for target in grant.may_pause)
+        )
     )
 
 

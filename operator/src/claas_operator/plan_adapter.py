@@ -67,6 +67,8 @@ def plan_adapter(world: AdapterWorld) -> AdapterPlan:
             "latest_version": latest.number if latest else None,
             "versions": versions,
             "replicas": replicas,
+            "handover": world.handover.kind,
+            "handover_message": world.handover.message,
             "ready_replicas": _ready_replicas(world, replicas),
             "current_job": world.running_job,
         }

@@ -10,7 +10,7 @@ from claas_crds.distill_job import JobPhase
 from claas_operator.actions import DeleteJob
 from claas_operator.conditions import ConditionDraft
 from claas_operator.job_draft import JobDraft, JobPlan
-from claas_operator.plan_step import FOLLOW_SECONDS, WAIT_SECONDS, grant_lease, serving_error, take_step
+from claas_operator.plan_step import FOLLOW_SECONDS, WAIT_SECONDS, grant_lease, obstacle, take_step
 from claas_operator.queueing import finished
 from claas_operator.world import AttemptState, JobWorld
 
@@ -105,9 +105,9 @@ def _deadline_over(world: JobWorld) -> bool:
 
 def _queue(draft: JobDraft) -> JobPlan:
     world = draft.world
-    waiting_for = serving_error(world)
-    if waiting_for is not None:
-        draft.conditions.set(JobCondition.ADMITTED, False, JobReason.ADAPTER_NOT_READY, waiting_for)
+    waits_for = obstacle(world)
+    if waits_for is not None:
+        draft.conditions.set(JobCondition.ADMITTED, False, waits_for.reason, waits_for.message)
         return draft.plan(JobPhase.PENDING, WAIT_SECONDS)
     lease = world.lease
     holder = lease.grant.job_name if lease is not None and lease.grant is not None else None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 
 from claas_crds.conditions import JobCondition, JobReason, condition_of, is_true
 from claas_crds.contract import PERMANENT_REASONS, FailureReason
 from claas_crds.distill_job import JobPhase
+from claas_crds.lora_adapter import HandoverKind
 from claas_operator import naming
 from claas_operator.actions import CreateAttempt, DeleteInput, WriteLease
 from claas_operator.grant import Grant, new_lease
@@ -20,23 +22,38 @@ FOLLOW_SECONDS = 1.0
 WAIT_SECONDS = 5.0
 
 
-def serving_error(world: JobWorld) -> str | None:
-    """Why a step would find nothing to serve its version; None when serving is there, or wanted by nobody."""
+@dataclass(frozen=True)
+class Obstacle:
+    """Why no step can be taken at the moment."""
+
+    reason: JobReason
+    message: str
+
+
+def obstacle(world: JobWorld) -> Obstacle | None:
+    """What a step would find nothing to serve its version by, or no room for itself; None when it can be taken."""
     adapter = world.adapter
     assert adapter is not None
     if adapter.status.latest_version is None:
         ready = condition_of(adapter.status.conditions, "Ready")
-        return f"LoraAdapter {adapter.metadata.name} has no version yet: {ready.message if ready else 'new'}"
+        said = ready.message if ready else "new"
+        return _not_ready(f"LoraAdapter {adapter.metadata.name} has no version yet: {said}")
     stalled = condition_of(adapter.status.conditions, "Stalled")
     if stalled is not None and is_true([stalled], "Stalled"):
-        return f"LoraAdapter {adapter.metadata.name} is stalled: {stalled.message}"
+        return _not_ready(f"LoraAdapter {adapter.metadata.name} is stalled: {stalled.message}")
+    if world.handover.kind is None:
+        return Obstacle(JobReason.NO_HANDOVER, world.handover.message)
     sleeper = next((pod.name for pod in world.pods if pod.server is not None and pod.server.asleep), None)
-    if sleeper is not None:
-        # A grant would name it, and the operator wakes what a grant names: this sleep is somebody else's.
-        return f"vLLM in pod {sleeper} is asleep or paused, and not by a DistillJob: wake it"
+    if sleeper is not None and world.handover.kind is HandoverKind.SLEEP:
+        # A grant would name it, and the operator wakes what may have been paused: this sleep is somebody else's.
+        return _not_ready(f"vLLM in pod {sleeper} is asleep or paused, and not by a DistillJob: wake it")
     if world.pods and not any(pod.ready for pod in world.pods):
-        return f"no pod of Deployment {adapter.spec.serving.deployment_ref.name} is ready"
+        return _not_ready(f"no pod of Deployment {adapter.spec.serving.deployment_ref.name} is ready")
     return None
+
+
+def _not_ready(message: str) -> Obstacle:
+    return Obstacle(JobReason.ADAPTER_NOT_READY, message)
 
 
 def _next_attempt(world: JobWorld) -> int:
@@ -44,9 +61,10 @@ def _next_attempt(world: JobWorld) -> int:
 
 
 def grant_lease(world: JobWorld) -> WriteLease:
-    """Give the lease to the job's next attempt, for the pods that are ready now."""
+    """Give the lease to the job's next attempt, for the pods that are ready now. Only without an obstacle."""
     adapter = world.adapter
     assert adapter is not None
+    assert world.handover.kind is not None
     serving = adapter.spec.serving
     grant = Grant(
         job_name=world.job.metadata.name,
@@ -55,6 +73,7 @@ def grant_lease(world: JobWorld) -> WriteLease:
         adapter_uid=adapter.metadata.uid,
         attempt=_next_attempt(world),
         pods=[pod.as_target() for pod in world.pods if pod.ready and pod.url],
+        handover=world.handover.kind,
         control_token=serving.control_token_secret_ref,
         api_key=serving.api_key_secret_ref,
         max_pause_seconds=serving.max_pause_seconds,
@@ -103,14 +122,15 @@ def _start(draft: JobDraft) -> JobPlan:
             CreateAttempt(naming.attempt_name(world.job.metadata, attempt), attempt, world.lease.grant, parent)
         )
         draft.changes["parent_version"] = parent
+        draft.changes["handover"] = world.lease.grant.handover
         return draft.plan(JobPhase.PREPARING, FOLLOW_SECONDS)
     if status.retry_time is not None and world.now < status.retry_time:
         return draft.plan(JobPhase.QUEUED, max(0.2, (status.retry_time - world.now).total_seconds()))
     if not all(pod.settled for pod in world.recorded):
         return draft.plan(JobPhase.QUEUED, FOLLOW_SECONDS)
-    waiting_for = serving_error(world)
-    if waiting_for is not None:
-        draft.conditions.set(JobCondition.TRAINED, False, JobReason.ADAPTER_NOT_READY, waiting_for)
+    waits_for = obstacle(world)
+    if waits_for is not None:
+        draft.conditions.set(JobCondition.TRAINED, False, waits_for.reason, waits_for.message)
         return draft.plan(JobPhase.PENDING, WAIT_SECONDS)
     draft.actions.append(grant_lease(world))
     return draft.plan(JobPhase.QUEUED, 0.0)

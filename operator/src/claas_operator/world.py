@@ -9,6 +9,7 @@ from enum import StrEnum
 from claas_crds.contract import Progress, PublishedVersion, TrainerResult, VllmPod
 from claas_operator.core import AdapterObject, JobObject
 from claas_operator.grant import ServedRecord, ServingLease
+from claas_operator.handover_choice import HandoverChoice
 
 
 @dataclass(frozen=True)
@@ -101,13 +102,15 @@ class AdapterWorld:
     """The DistillJob that holds the lease for this adapter and has not published yet."""
     companion_current: bool
     """Whether the companion's ConfigMap is what this release has."""
+    handover: HandoverChoice
+    """What becomes of serving at the next step."""
     name_taken_by: str | None = None
     """An older LoraAdapter with the same served name on the same Deployment."""
 
 
 @dataclass(frozen=True)
 class RecordedPod:
-    """A pod that a grant names, as it is now."""
+    """A pod that the holder of a grant may pause, as it is now."""
 
     target: VllmPod
     exists: bool
@@ -149,7 +152,9 @@ class JobWorld:
     pods: tuple[ServingPod, ...]
     """The Deployment's pods; their servers are asked only when the lease may be granted in this pass."""
     recorded: tuple[RecordedPod, ...]
-    """The pods that this job's grant names; asked only between two attempts."""
+    """The pods that this job may have paused; asked only between two attempts."""
+    handover: HandoverChoice
+    """What becomes of serving at the next attempt."""
 
     @property
     def age_seconds(self) -> float:

@@ -8,8 +8,9 @@ import pytest
 
 from claas_crds.conditions import ConditionStatus, condition_of
 from claas_crds.contract import TrainerResult
-from claas_crds.lora_adapter import HISTORY_LIMIT, ReplicaState
+from claas_crds.lora_adapter import HISTORY_LIMIT, HandoverKind, ReplicaState
 from claas_operator.actions import ApplyCompanion, CreateInit, DeleteAttempt, PutInService, WriteLease
+from claas_operator.handover_choice import HandoverChoice
 from claas_operator.plan_adapter import INIT_RETRY_SECONDS, AdapterPlan, plan_adapter
 from claas_operator.world import AdapterWorld, AttemptState, ServerState
 from tests.builders.world import (
@@ -65,6 +66,14 @@ NOT_READY: list[tuple[str, AdapterWorld, str, bool]] = [
         "Asleep",
         False,
     ),
+    (
+        "a pod sleeps and the step beside it has not paused it",
+        adapter_world(
+            pods=(vllm_pod(server=serves(0, asleep=True)),), held=lease(grant(handover=HandoverKind.SHARE))
+        ),
+        "Asleep",
+        False,
+    ),
     ("a version is not loaded yet", adapter_world(pods=(vllm_pod(server=serves(None)),)), "Loading", False),
     (
         "a version could not be loaded",
@@ -84,6 +93,16 @@ def test_an_adapter_is_not_ready_when(world: AdapterWorld, reason: str, stalled:
     assert said(plan, "Stalled")[0] is (ConditionStatus.TRUE if stalled else ConditionStatus.FALSE)
     assert said(plan, "Reconciling")[0] is (ConditionStatus.FALSE if stalled else ConditionStatus.TRUE)
     assert plan.requeue_seconds is not None, "it heals when it can"
+
+
+@pytest.mark.parametrize(
+    "choice", [HandoverChoice(HandoverKind.SHARE, "flags"), HandoverChoice(None, "add a flag")], ids=["share", "none"]
+)
+def test_an_adapter_tells_its_hand_over_and_why_it_is_that(choice: HandoverChoice) -> None:
+    plan = plan_adapter(adapter_world(pods=(vllm_pod(server=serves(0)),), handover=choice))
+    assert (plan.status.handover, plan.status.handover_message) == (choice.kind, choice.message)
+    # An adapter without one is served all the same.
+    assert said(plan, "Ready") == (ConditionStatus.TRUE, "Serving")
 
 
 READY: list[tuple[str, AdapterWorld, str]] = [

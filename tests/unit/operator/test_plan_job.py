@@ -9,7 +9,9 @@ import pytest
 from claas_crds.conditions import ConditionStatus, condition_of
 from claas_crds.contract import FailureReason, Progress, TrainerResult
 from claas_crds.distill_job import DistillJobStatus, JobPhase
+from claas_crds.lora_adapter import HandoverKind
 from claas_operator.actions import CreateAttempt, DeleteAttempt, DeleteInput, DeleteJob, WriteLease
+from claas_operator.handover_choice import HandoverChoice
 from claas_operator.job_draft import JobPlan
 from claas_operator.plan_job import plan_job
 from claas_operator.world import Attempt, AttemptState, JobWorld
@@ -32,6 +34,7 @@ from tests.builders.world import (
 MINE = lease(grant())
 OTHERS = lease(grant("other"))
 FREE = lease()
+NO_HANDOVER = HandoverChoice(None, "start vLLM with --enable-sleep-mode")
 STARTED = DistillJobStatus(start_time=ago(20), attempts=1, trainer_job="step-1")
 RUNNING = attempt(AttemptState.RUNNING)
 
@@ -78,6 +81,7 @@ WAITS: list[tuple[str, JobWorld, JobPhase, str]] = [
         JobPhase.PENDING,
         "AdapterNotReady",
     ),
+    ("for a way to make room for the step", job_world(handover=NO_HANDOVER), JobPhase.PENDING, "NoHandover"),
     ("for the holder of the lease", job_world(held=OTHERS), JobPhase.QUEUED, "Queued"),
     ("for jobs that came earlier", job_world(held=FREE, jobs_ahead=3), JobPhase.QUEUED, "Queued"),
 ]
@@ -121,6 +125,38 @@ def test_the_holder_starts_its_attempt_from_the_newest_version() -> None:
     assert plan.status.start_time == NOW
     assert plan.status.timings.queued == 60.0
     assert said(plan, "Admitted") == (ConditionStatus.TRUE, "Admitted")
+
+
+@pytest.mark.parametrize("kind", [HandoverKind.SLEEP, HandoverKind.SHARE, HandoverKind.NONE])
+def test_the_grant_says_what_becomes_of_serving_and_so_does_the_jobs_status(kind: HandoverKind) -> None:
+    (action,) = plan_job(job_world(handover=HandoverChoice(kind, "why"))).actions
+    assert isinstance(action, WriteLease)
+    assert action.lease.grant is not None
+    assert action.lease.grant.handover is kind
+    assert [pod.name for pod in action.lease.grant.pods] == ["vllm-0"]
+    # What was granted counts, even if another choice would be made by now.
+    started = plan_job(job_world(held=lease(action.lease.grant), handover=NO_HANDOVER))
+    assert started.status.handover is kind
+
+
+@pytest.mark.parametrize("kind", [HandoverKind.SHARE, HandoverKind.NONE])
+def test_a_step_that_pauses_nothing_does_not_mind_a_pod_that_somebody_put_to_sleep(kind: HandoverKind) -> None:
+    plan = plan_job(job_world(pods=(vllm_pod(server=ASLEEP),), handover=HandoverChoice(kind, "why")))
+    assert kinds(plan) == ["WriteLease"]
+
+
+def test_the_next_attempt_waits_too_while_nothing_could_make_room_for_it() -> None:
+    status = STARTED.model_copy(update={"failed_attempts": 1, "retry_time": ago(1)})
+    plan = plan_job(job_world(job(status=status), held=MINE, now_at=attempt(number=2), handover=NO_HANDOVER))
+    assert plan.actions == ()
+    assert said(plan, "Trained") == (ConditionStatus.FALSE, "NoHandover")
+
+
+def test_a_server_that_was_lost_is_an_attempt_and_the_step_is_tried_again() -> None:
+    plan = plan_job(job_world(job(status=STARTED), held=MINE, now_at=failed(FailureReason.SERVING_LOST)))
+    assert (plan.status.attempts, plan.status.failed_attempts) == (1, 1)
+    assert said(plan, "Trained") == (ConditionStatus.FALSE, "Retrying")
+    assert plan.status.retry_time is not None
 
 
 def test_no_attempt_starts_while_a_trainer_of_an_earlier_one_may_run() -> None:

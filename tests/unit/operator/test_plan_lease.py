@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from claas_crds.lora_adapter import HandoverKind
 from claas_operator.actions import Action, DeleteLease, KillTrainer, TakeOutOfService, WakePods, WriteLease
 from claas_operator.grant import ServedRecord
 from claas_operator.plan_lease import MAX_PAUSE_MARGIN_SECONDS, plan_lease
@@ -120,3 +121,20 @@ def test_what_lost_its_adapter_is_remembered_while_a_pod_of_it_can_not_be_asked(
 def test_nothing_is_taken_out_of_service_while_a_step_holds_the_lease() -> None:
     orphan = Orphan("other", RECORD, (vllm_pod(server=serves(3)),))
     assert plan_lease(lease_world(alive=("t",), orphans=(orphan,))).actions == ()
+
+
+@pytest.mark.parametrize("handover", [HandoverKind.SHARE, HandoverKind.NONE])
+def test_the_holder_that_pauses_nothing_names_no_pod_that_could_be_woken(handover: HandoverKind) -> None:
+    assert grant(handover=handover).may_pause == ()
+    assert grant().may_pause == (target("vllm-0"),)
+
+
+@pytest.mark.parametrize("handover", [HandoverKind.SHARE, HandoverKind.NONE])
+def test_a_lease_under_which_nothing_was_paused_waits_for_its_trainer_and_for_nothing_else(
+    handover: HandoverKind,
+) -> None:
+    held = grant(handover=handover)
+    assert plan_lease(lease_world(held, active=False, alive=("t",), pods=())).actions == ()
+    (action,) = plan_lease(lease_world(held, active=False, pods=())).actions
+    assert isinstance(action, WriteLease)
+    assert action.lease.grant is None

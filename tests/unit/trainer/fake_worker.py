@@ -11,7 +11,16 @@ from datetime import UTC, datetime
 
 from claas_crds.contract import PublishedVersion, TrainerResult
 from claas_crds.distill_job import JobPhase
-from claas_trainer.reporting import Awake, Finished, PauseAnnounced, PauseConfirmed, Published, Reporter
+from claas_trainer.reporting import (
+    Awake,
+    Finished,
+    PauseAnnounced,
+    PauseConfirmed,
+    Published,
+    Reporter,
+    SharingBegan,
+    SharingEnded,
+)
 
 VERSION = PublishedVersion(number=3, path="a/versions/3", digest="d", created=datetime(2026, 1, 1, tzinfo=UTC))
 
@@ -36,6 +45,11 @@ def main() -> None:
             case "wake":
                 _post(f"{url}/wake_up")
                 reporter.send(Awake(url=url))
+            case "share":
+                reporter.phase(JobPhase.TRAINING, "micro-batch 3 of 8")
+                reporter.send(SharingBegan(pod="vllm-0", url=url))
+            case "unshare":
+                reporter.send(SharingEnded(url=url))
             case "publish":
                 reporter.send(Published(version=VERSION))
             case "finish":

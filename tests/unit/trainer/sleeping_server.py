@@ -1,6 +1,6 @@
 """A small HTTP server with vLLM's sleep routes, for tests of whoever must wake it. It does sleep and wake.
 
-It takes no adapter: every load is refused.
+It takes no adapter: every load is refused. It can also die, with or without its process, and count tokens.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
@@ -31,6 +31,10 @@ class SleepingServer:
         self.hangs = hangs
         self.refuses_sleep = False
         self.gpu_uuids: list[str] | None = None
+        self.engine_dead = False
+        self.tokens: Callable[[], int] | None = None
+        """What its counter of generated tokens says; None: it has no metrics."""
+        self.running = 1
         self.lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
@@ -52,6 +56,14 @@ class SleepingServer:
         with self.lock:
             self.calls.append(f"{method} {path}")
             match path:
+                case "/health":
+                    return (503, {}) if self.engine_dead else (200, {})
+                case "/metrics" if self.tokens is not None:
+                    return 200, (
+                        f"vllm:num_requests_running {self.running}\n"
+                        "vllm:num_requests_waiting 0\n"
+                        f'vllm:generation_tokens_total{{engine="0"}} {self.tokens()}\n'
+                    )
                 case "/claas/status" if self.gpu_uuids is not None:
                     return 200, {
                         "companion_version": "1",
@@ -113,7 +125,7 @@ def _handler(server: SleepingServer) -> type[BaseHTTPRequestHandler]:
             if status == 0:
                 time.sleep(3)
                 status = 200
-            text = json.dumps(body).encode()
+            text = body.encode() if isinstance(body, str) else json.dumps(body).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(text)))

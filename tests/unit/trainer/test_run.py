@@ -6,21 +6,28 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from claas_crds.contract import FailureReason, ModelLocation, TrainerInput
 from claas_crds.distill_job import JobPhase
-from claas_crds.lora_adapter import EngineName, LoraSpec
+from claas_crds.lora_adapter import EngineName, HandoverKind, LoraSpec
+from claas_trainer.engines import local_step
 from claas_trainer.engines.registry import chosen_engine
+from claas_trainer.engines.weight_access import open_weights
 from claas_trainer.errors import TrainerError
 from claas_trainer.initialise import initial_seed, initialise
 from claas_trainer.paths import Paths
-from claas_trainer.reporting import PhaseReached, Published, Reporter, decode
+from claas_trainer.reporting import Event, PauseAnnounced, PhaseReached, Published, Reporter, decode
 from claas_trainer.run import run
+from claas_trainer.weights.host import HostWeights
+from claas_trainer.weights.mapped import MappedWeights
+from claas_trainer.weights.source import WeightSource
 from tests.builders.models import build_tiny_qwen3
 from tests.unit.trainer.attempts import attempt, job, record, store
 from tests.unit.trainer.conftest import document
+from tests.unit.trainer.sleeping_server import sleeping_server
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +60,46 @@ async def test_a_job_that_was_published_takes_no_second_step_even_with_samples_t
     assert result.already_published
     assert result.samples.total == 2
     assert store(paths).numbers() == [0, 1]
+
+
+async def test_a_step_beside_serving_gives_the_bytes_of_one_that_serving_sleeps_for(
+    model: Path, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[WeightSource] = []
+
+    def open_and_tell(*arguments: Any) -> WeightSource:
+        opened.append(open_weights(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr(local_step, "open_weights", open_and_tell)
+    told: dict[HandoverKind, list[Event]] = {}
+    made: dict[HandoverKind, Mapping[str, str]] = {}
+    gaps: dict[HandoverKind, float | None] = {}
+    for kind in (HandoverKind.SLEEP, HandoverKind.SHARE, HandoverKind.NONE):
+        own = replace(paths, storage=paths.storage / kind.value)
+        with sleeping_server() as server:
+            serving = document(server.url).serving
+            assert serving is not None
+            task = job(model, own).model_copy(update={"serving": serving.model_copy(update={"handover": kind})})
+            reading, writing = os.pipe()
+            with pytest.raises(TrainerError) as caught:
+                await attempt(task, own, Reporter(writing))
+            os.close(writing)
+            # That server takes no adapter; all before the swap has happened.
+            assert caught.value.reason is FailureReason.VERSION_REJECTED
+            assert ("POST /sleep" in server.calls) == (kind is HandoverKind.SLEEP)
+        with os.fdopen(reading, "rb") as lines:
+            told[kind] = [decode(line) for line in lines]
+        made[kind], gaps[kind] = hashes(own, 1), record(own, 1).timings.serving_gap
+    assert [type(source) for source in opened] == [HostWeights, MappedWeights, HostWeights]
+    assert made[HandoverKind.SLEEP] == made[HandoverKind.SHARE] == made[HandoverKind.NONE]
+    assert gaps[HandoverKind.SHARE] == gaps[HandoverKind.NONE] == 0 < (gaps[HandoverKind.SLEEP] or 0)
+    phases = {
+        kind: [event.phase for event in events if isinstance(event, PhaseReached)] for kind, events in told.items()
+    }
+    assert phases[HandoverKind.SLEEP] == phases[HandoverKind.SHARE] == phases[HandoverKind.NONE]
+    paused = {kind for kind, events in told.items() if any(isinstance(event, PauseAnnounced) for event in events)}
+    assert paused == {HandoverKind.SLEEP}
 
 
 async def test_an_attempt_tells_how_far_the_step_is(model: Path, paths: Paths) -> None:

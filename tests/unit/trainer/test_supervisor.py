@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -101,6 +102,54 @@ def test_a_worker_that_published_and_then_died_has_succeeded_without_a_swap(path
     assert code is ExitCode.SUCCEEDED
     assert result.version is not None
     assert (result.version.number, result.swapped_pods) == (3, [])
+
+
+@pytest.mark.parametrize("how", ["hang", "stop"])
+@pytest.mark.parametrize("death", ["process", "engine"])
+def test_a_step_beside_a_server_that_is_lost_is_ended_within_two_seconds_and_may_be_tried_again(
+    how: str, death: str, paths: Paths
+) -> None:
+    with sleeping_server() as server:
+        lost_at: list[float] = []
+
+        def die() -> None:
+            time.sleep(1.2)
+            lost_at.append(time.monotonic())
+            if death == "engine":
+                server.engine_dead = True
+            else:
+                server.stop()
+
+        killer = threading.Thread(target=die)
+        killer.start()
+        code, result = run_supervisor(f"share,{how}", server, paths)
+        ended = time.monotonic()
+        killer.join()
+        assert ended - lost_at[0] < 2.0
+    assert code is ExitCode.RETRYABLE
+    assert result.reason is FailureReason.SERVING_LOST
+    assert "vllm-0" in result.message
+
+
+def test_a_worker_that_falls_with_the_server_beside_it_says_that_the_server_was_lost(paths: Paths) -> None:
+    with sleeping_server() as server:
+        server.engine_dead = True
+        code, result = run_supervisor("share,die", server, paths)
+    assert (code, result.reason) == (ExitCode.RETRYABLE, FailureReason.SERVING_LOST)
+
+
+@pytest.mark.parametrize("script", ["share,unshare,linger,finish", "linger,finish"])
+def test_a_server_whose_memory_is_not_used_may_go(script: str, paths: Paths) -> None:
+    with sleeping_server() as server:
+        server.engine_dead = True
+        code, _ = run_supervisor(script, server, paths)
+    assert code is ExitCode.SUCCEEDED
+
+
+def test_a_server_that_is_held_up_is_not_lost(paths: Paths) -> None:
+    with sleeping_server() as server, server.lock:
+        code, _ = run_supervisor("share,linger,linger,unshare,finish", server, paths)
+    assert code is ExitCode.SUCCEEDED
 
 
 def test_an_input_that_cannot_be_read_fails_at_once_and_names_the_field(paths: Paths) -> None:

@@ -47,6 +47,21 @@ class Awake(ContractModel):
     url: str
 
 
+class SharingBegan(ContractModel):
+    """The worker is about to compute with memory of this server: if that goes, so must the worker."""
+
+    kind: Literal["sharing-began"] = "sharing-began"
+    pod: str
+    url: str
+
+
+class SharingEnded(ContractModel):
+    """The worker computes with no memory of this server any more."""
+
+    kind: Literal["sharing-ended"] = "sharing-ended"
+    url: str
+
+
 class Published(ContractModel):
     """The version is on the volume, whole."""
 
@@ -62,7 +77,8 @@ class Finished(ContractModel):
 
 
 Event = Annotated[
-    PhaseReached | PauseAnnounced | PauseConfirmed | Awake | Published | Finished, Field(discriminator="kind")
+    PhaseReached | PauseAnnounced | PauseConfirmed | Awake | SharingBegan | SharingEnded | Published | Finished,
+    Field(discriminator="kind"),
 ]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)
 

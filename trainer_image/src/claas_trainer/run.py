@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,9 +18,8 @@ from claas_trainer.engines.base import PreparedStep, StepPlan, TrainingEngine
 from claas_trainer.engines.registry import chosen_engine, make_engine
 from claas_trainer.errors import InputError
 from claas_trainer.figures import seconds, seconds_since, significant
-from claas_trainer.handover.base import Handover
-from claas_trainer.handover.none import NoHandover
-from claas_trainer.handover.sleep import SleepHandover
+from claas_trainer.handover.base import Handover, PauseTimes
+from claas_trainer.handover.choice import make_handover
 from claas_trainer.logs import log
 from claas_trainer.paths import Paths
 from claas_trainer.pods import ServingPod, connect
@@ -87,21 +86,27 @@ async def _take_step(
     started = time.monotonic()
     reporter.phase(JobPhase.PREPARING, "checking samples")
     payload = _payload(document, read_samples(attempt.samples_file))
+    parent = _read_parent(store, attempt)
     # The number is chosen before the step: whoever publishes meanwhile makes publishing fail.
-    plan = StepPlan(
-        document.model,
-        document.lora,
-        _read_parent(store, attempt),
-        store.next_number(),
-        paths,
-        lambda detail: reporter.phase(JobPhase.TRAINING, detail),
-    )
+    number = store.next_number()
     engine = make_engine(chosen_engine(document))
-    handover = _handover(document, engine, pods, reporter)
-    # Servers first: what is wrong with them is said before gigabytes are read.
-    await handover.check(None)
+    handover = make_handover(document.serving, engine, pods, reporter)
     async with AsyncExitStack() as stack:
+        stack.push_async_callback(handover.close)
         stack.push_async_callback(engine.close)
+        # Servers first: what is wrong with them is said before gigabytes are read.
+        await handover.check(None)
+        plan = StepPlan(
+            document.model,
+            document.lora,
+            parent,
+            number,
+            paths,
+            lambda detail: reporter.phase(JobPhase.TRAINING, detail),
+            handover.weights,
+            handover.export,
+            handover.rest,
+        )
         reporter.phase(JobPhase.PREPARING, f"loading the model for {len(payload.samples)} samples")
         prepared = await engine.prepare(payload, plan)
         store.prepare(owner=attempt.job.uid, attempt=attempt.job.attempt, needed_bytes=prepared.version_bytes)
@@ -110,10 +115,10 @@ async def _take_step(
         log("prepared", seconds=timings.prepare, samples=len(payload.samples), version=plan.version)
 
         reporter.phase(JobPhase.PAUSING)
-        timings = await _step(engine, handover, payload, prepared, timings, reporter)
+        timings, pause = await _step(engine, handover, payload, prepared, timings, reporter)
 
         reporter.phase(JobPhase.PUBLISHING, f"version {plan.version}")
-        return await _publish(attempt, store, plan, engine, prepared.counts, timings)
+        return await _publish(attempt, store, plan, engine, prepared.counts, timings, _serving_metrics(pause))
 
 
 async def _step(
@@ -123,8 +128,8 @@ async def _step(
     prepared: PreparedStep,
     timings: Timings,
     reporter: Reporter,
-) -> Timings:
-    """The step itself, inside the pause."""
+) -> tuple[Timings, PauseTimes]:
+    """The step itself, inside the pause, and what serving noticed of it."""
     async with handover.paused() as pause:
         try:
             reporter.phase(JobPhase.TRAINING, "weights to the device")
@@ -139,15 +144,19 @@ async def _step(
             await engine.release()
         reporter.phase(JobPhase.RESUMING)
     log("stepped", lora_id=response.lora_id, seconds=step_seconds, serving_gap=pause.serving_gap)
-    return timings.model_copy(
-        update={
-            "sleep": pause.sleep,
-            "load": seconds(stepping - loading),
-            "step": step_seconds,
-            "wake": pause.wake,
-            "serving_gap": pause.serving_gap,
-        }
-    )
+    taken = {
+        "sleep": pause.sleep,
+        "load": seconds(stepping - loading),
+        "step": step_seconds,
+        "wake": pause.wake,
+        "serving_gap": pause.serving_gap,
+    }
+    return timings.model_copy(update=taken), pause
+
+
+def _serving_metrics(pause: PauseTimes) -> dict[str, float]:
+    """What is told of serving among the step's metrics."""
+    return {} if pause.slowdown_percent is None else {"serving_slowdown_percent": pause.slowdown_percent}
 
 
 async def _publish(
@@ -157,6 +166,7 @@ async def _publish(
     engine: TrainingEngine,
     counts: SampleCounts,
     timings: Timings,
+    serving_metrics: Mapping[str, float],
 ) -> tuple[StoredVersion, Timings]:
     started = time.monotonic()
     document = attempt.document
@@ -177,7 +187,7 @@ async def _publish(
         seed=document.training.seed,
         step=trained.step,
         libraries=dict(trained.libraries),
-        metrics=significant(trained.metrics),
+        metrics=significant({**trained.metrics, **serving_metrics}),
         samples=counts,
         timings=timings,
     )
@@ -209,14 +219,6 @@ def _read_parent(store: VersionStore, attempt: Attempt) -> StoredVersion:
     parent = store.read(attempt.parent)
     store.verify(parent)
     return parent
-
-
-def _handover(
-    document: TrainerInput, engine: TrainingEngine, pods: Sequence[ServingPod], reporter: Reporter
-) -> Handover:
-    if document.serving is None or not pods or not engine.pauses_serving:
-        return NoHandover()
-    return SleepHandover(pods, document.serving, reporter)
 
 
 def _summary(published: PublishedVersion, swapped: Sequence[str], pods: Sequence[ServingPod]) -> str:

@@ -1,7 +1,8 @@
 """Process 1 of the trainer pod. It starts the worker, tells its progress, keeps maxPause, and writes the result.
 
 It never imports torch, so it answers and acts while the worker is deep in C code. Whatever ends the worker, the
-servers that the worker had announced to pause are woken here; the operator is the next line after this one.
+servers that the worker had announced to pause are woken here; the operator is the next line after this one. While the
+worker computes with memory of a server, this process watches that server, and ends the worker when it is gone.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from claas_crds.contract import ExitCode, FailureReason, TrainerInput, TrainerRe
 from claas_trainer.documents import read_input
 from claas_trainer.environment import worker_environment
 from claas_trainer.errors import TrainerError
+from claas_trainer.liveness import WATCH_SECONDS, gone
 from claas_trainer.logs import log, log_exception
 from claas_trainer.paths import Paths
 from claas_trainer.progress_server import serve_progress
@@ -76,6 +78,8 @@ class _Supervisor:
         self._watch = Watch(time.monotonic)
         self._news = asyncio.Event()
         self._told_to_end = False
+        self._lost: list[str] = []
+        """Pods that were gone while their memory was computed with."""
 
     async def run(self) -> TrainerResult:
         loop = asyncio.get_running_loop()
@@ -91,8 +95,13 @@ class _Supervisor:
             log("progress-not-served", port=self._paths.progress_port, error=type(error).__name__)
             server = None
         events = asyncio.create_task(self._read_events(reading))
+        watching = asyncio.create_task(self._watch_shared())
         overdue = await self._wait(process)
         await _kill(process)
+        watching.cancel()
+        if self._watch.result is None and not self._lost:
+            # A worker whose memory went may end by itself before that is noticed.
+            self._lost = await self._missing()
         # The pipe ends with the worker; something that it started may hold it open.
         await asyncio.wait({events}, timeout=_LAST_EVENTS_TIMEOUT_SECONDS)
         events.cancel()
@@ -139,8 +148,22 @@ class _Supervisor:
         finally:
             transport.close()
 
+    async def _watch_shared(self) -> None:
+        """Look after the servers whose memory the worker computes with, until one of them is gone."""
+        while not self._lost:
+            await asyncio.sleep(WATCH_SECONDS)
+            self._lost = await self._missing()
+        log("serving-lost", pods=", ".join(self._lost))
+        self._news.set()
+
+    async def _missing(self) -> list[str]:
+        """Pods that are gone and whose memory is computed with."""
+        missing = await gone(tuple(self._watch.shared))
+        # What was given back while it was asked for may go.
+        return [self._watch.shared[url] for url in missing if url in self._watch.shared]
+
     async def _wait(self, process: asyncio.subprocess.Process) -> bool:
-        """Until the worker ends, is to be ended, or has paused for too long; True for the last."""
+        """Until the worker ends, is to be ended, has lost a server, or has paused for too long; True for the last."""
         ended = asyncio.create_task(process.wait())
         try:
             while True:
@@ -150,7 +173,7 @@ class _Supervisor:
                     await asyncio.wait({ended, news}, timeout=self._pause_left(), return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     news.cancel()
-                if ended.done() or self._told_to_end or self._watch.result is not None:
+                if ended.done() or self._told_to_end or self._lost or self._watch.result is not None:
                     return False
                 left = self._pause_left()
                 if left is not None and left <= 0:
@@ -189,6 +212,12 @@ class _Supervisor:
             message = (
                 f"serving was paused for {self._max_pause_seconds} s (maxPauseSeconds) and the step was not done; it"
                 " was ended and serving woken; give smaller batches or a larger maxPauseSeconds"
+            )
+        elif self._lost:
+            reason = FailureReason.SERVING_LOST
+            message = (
+                f"pod {', '.join(self._lost)}: vLLM ended while a step was taken beside it; the step was ended, and"
+                " nothing was published"
             )
         elif self._told_to_end:
             reason = FailureReason.INTERRUPTED

@@ -16,6 +16,8 @@ from claas_trainer.reporting import (
     PauseConfirmed,
     PhaseReached,
     Published,
+    SharingBegan,
+    SharingEnded,
 )
 
 
@@ -32,6 +34,8 @@ class Watch:
     """Those of them that said so."""
     paused_at: float | None = None
     """When the first of them was announced, by `clock`."""
+    shared: dict[str, str] = field(default_factory=dict)
+    """Servers whose memory is computed with: names of their pods, by address."""
     published: PublishedVersion | None = None
     result: TrainerResult | None = None
 
@@ -51,6 +55,10 @@ class Watch:
                 self.confirmed.discard(event.url)
                 if not self.announced:
                     self.paused_at = None
+            case SharingBegan():
+                self.shared[event.url] = event.pod
+            case SharingEnded():
+                self.shared.pop(event.url, None)
             case Published():
                 self.published = event.version
             case Finished():

@@ -43,8 +43,9 @@ def same_path(left: str | None, right: str) -> bool:
 class VllmClient:
     """A client of one vLLM API server, by the address of one pod. Use it as an async context manager.
 
-    `control_token` opens the companion's lock, `api_key` is vLLM's own. All methods raise `Unreachable`
-    when no answer comes, `Refused` when a key is missing or wrong, `RequestFailed` for any other error
+    `control_token` opens the companion's lock, `api_key` is vLLM's own. Without `keep_alive` each request makes a
+    connection of its own, so that a server that is gone is told from one that is slow. All methods raise
+    `Unreachable` when no answer comes, `Refused` when a key is missing or wrong, `RequestFailed` for any other error
     status and `UnexpectedAnswer` when a success can't be read.
     """
 
@@ -55,6 +56,7 @@ class VllmClient:
         control_token: str | None = None,
         api_key: str | None = None,
         timeout_seconds: float = 10.0,
+        keep_alive: bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._transport = Transport(
@@ -62,6 +64,7 @@ class VllmClient:
             control_token=control_token,
             api_key=api_key,
             timeout_seconds=timeout_seconds,
+            keep_alive=keep_alive,
             transport=transport,
         )
         self.base_url = self._transport.base_url
@@ -207,7 +210,7 @@ class VllmClient:
         return results[0]
 
     async def load(self) -> ServerLoad:
-        """Running and waiting requests and the sleep state, from `/metrics`."""
+        """Running and waiting requests, generated tokens and the sleep state, from `/metrics`."""
         answer = await self._transport.send("GET", "/metrics")
         check(answer)
         try:

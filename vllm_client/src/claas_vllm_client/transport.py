@@ -34,6 +34,7 @@ class Transport:
         control_token: str | None,
         api_key: str | None,
         timeout_seconds: float,
+        keep_alive: bool,
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         headers = {}
@@ -44,7 +45,13 @@ class Transport:
         self.base_url = base_url.rstrip("/")
         self._timeout_seconds = timeout_seconds
         # A pod is reached directly: a proxy of the environment must not get the control token.
-        self._http = httpx.AsyncClient(headers=headers, transport=transport, trust_env=False, follow_redirects=False)
+        self._http = httpx.AsyncClient(
+            headers=headers,
+            transport=transport,
+            trust_env=False,
+            follow_redirects=False,
+            limits=httpx.Limits(max_keepalive_connections=None if keep_alive else 0),
+        )
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -119,11 +119,13 @@ class Completion(Message):
 
 @dataclass(frozen=True)
 class ServerLoad:
-    """Requests in the engine, and its sleep state (None when the server does not report one)."""
+    """Requests in the engine, its sleep state (None when the server does not report one), and how many tokens it has
+    generated since it started (None likewise)."""
 
     running: int
     waiting: int
     sleep_state: SleepState | None
+    generated_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,7 @@ def parse_metrics(text: str) -> ServerLoad:
     running: float | None = None
     waiting: float | None = None
     state: SleepState | None = None
+    tokens: float | None = None
     for line in text.splitlines():
         sample = _SAMPLE.match(line)
         if sample is None:
@@ -160,9 +163,11 @@ def parse_metrics(text: str) -> ServerLoad:
             running = (running or 0.0) + float(value)
         elif name == "vllm:num_requests_waiting":
             waiting = (waiting or 0.0) + float(value)
+        elif name == "vllm:generation_tokens_total":
+            tokens = (tokens or 0.0) + float(value)
         elif name == "vllm:engine_sleep_state" and float(value) == 1.0:
             label = _SLEEP_LABEL.search(sample["labels"] or "")
             state = SleepState(label[1]) if label else state
     if running is None or waiting is None:
         raise ValueError("vllm:num_requests_running or vllm:num_requests_waiting is absent")
-    return ServerLoad(running=int(running), waiting=int(waiting), sleep_state=state)
+    return ServerLoad(int(running), int(waiting), state, None if tokens is None else int(tokens))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
 from claas_crds.contract import ModelLocation
 from claas_crds.distill_job import SampleCounts
@@ -16,10 +17,25 @@ from claas_trainer.store.record import StepRecord
 from claas_trainer.store.versions import StoredVersion
 
 
+class WeightAccess(StrEnum):
+    """How a step comes by the base model's weights."""
+
+    COPY = "copy"
+    """It reads a copy of its own, which is on the device for the length of the step."""
+    SHARED = "shared"
+    """It computes with weights that are there already: on a GPU those that vLLM serves, on a CPU its files."""
+
+
+def go_on() -> None:
+    """No rest."""
+
+
 @dataclass(frozen=True)
 class StepPlan:
     """What an engine is told besides the payload: the base model, the version to start from, the one to make, and
-    whom to tell how far the step is (`micro-batch 3 of 8`; from any thread)."""
+    whom to tell how far the step is (`micro-batch 3 of 8`; from any thread). `export`: what vLLM's worker extension
+    answers when it is asked for its weights, None where it was not. `rest` is called by the thread that computes,
+    before each micro-batch: it may wait, for the sake of what is served beside the step."""
 
     model: ModelLocation
     lora: LoraSpec
@@ -27,6 +43,9 @@ class StepPlan:
     version: int
     paths: Paths
     tell_progress: Callable[[str], None]
+    weights: WeightAccess = WeightAccess.COPY
+    export: Mapping[str, object] | None = None
+    rest: Callable[[], None] = go_on
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,6 @@
-"""The trainer's own forward: weights in page-locked memory, and a step that is cut to fit the GPU."""
+"""The trainer's own forward over a source of weights, and a step that is cut to fit the GPU."""
 
 from __future__ import annotations
-
-from contextlib import ExitStack
-from pathlib import Path
 
 import torch
 
@@ -21,8 +18,7 @@ from claas_trainer.transfers import reserve_device
 from claas_trainer.transformer.model import DecoderModel
 from claas_trainer.transformer.plan import Footprint, MemoryPlan, plan_memory
 from claas_trainer.transformer.warm_up import WarmUp
-from claas_trainer.weights.host import HostWeights
-from claas_trainer.weights.shape import ModelShape
+from claas_trainer.weights.source import WeightSource
 
 CPU_SCHEDULE = Schedule(micro_batch_tokens=2048, tile_rows=512)
 _LEFT_TO_SERVING = 256 * 1024**2
@@ -30,32 +26,29 @@ _LEFT_TO_SERVING = 256 * 1024**2
 
 
 class DecoderPlacement(Placement):
-    """`HostWeights` and `DecoderModel`."""
+    """`DecoderModel` over a source of weights."""
 
     forward = ForwardKind.DECODER
 
     def __init__(
         self,
-        folder: Path,
-        shape: ModelShape,
+        weights: WeightSource,
         adapter: LoraAdapter,
         inputs: StepInput,
-        device: torch.device,
         residue_bytes: int | None,
         published_dtype: torch.dtype | None,
-        resources: ExitStack,
     ) -> None:
-        """For what `base_model.check_decoder` let through. Raises WeightsError, EngineError."""
+        """For what `base_model.check_decoder` let through. Raises EngineError."""
         self._inputs = inputs
         self._adapter = adapter
-        self._weights = HostWeights.read(folder, shape, device)
-        resources.callback(self._weights.close)
+        self._weights = weights
         self._weights.expect(inputs.token_ids())
         self._tensors = {name: tensor.shape for name, tensor in adapter.tensors.items()}
         self.model = self._decoder = DecoderModel(
             self._weights, self._tensors, adapter.shape.rank, adapter.shape.alpha
         )
-        self.device, self.dtype = device, self._weights.dtype
+        device = weights.device
+        self.device, self.dtype = device, weights.dtype
         self.published_dtype = published_dtype or self.dtype
         self._footprint = footprint_of(self._weights, self._decoder, adapter.shape.rank, inputs)
         self._plan: MemoryPlan | None = None
@@ -116,7 +109,7 @@ class DecoderPlacement(Placement):
         give_back(self.device)
 
 
-def footprint_of(weights: HostWeights, model: DecoderModel, rank: int, inputs: StepInput) -> Footprint:
+def footprint_of(weights: WeightSource, model: DecoderModel, rank: int, inputs: StepInput) -> Footprint:
     """What the planner has to know. The base's own forward for the KL term counts as one network more."""
     return Footprint(
         weights.shape,

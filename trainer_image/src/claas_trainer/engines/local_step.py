@@ -14,12 +14,13 @@ from claas_crds.contract import FailureReason
 from claas_crds.distill_job import SampleCounts
 from claas_crds.training import DistillBatchRequestPayload
 from claas_trainer.batch import digest
-from claas_trainer.engines.base import PreparedStep, StepPlan, TrainedVersion
+from claas_trainer.engines.base import PreparedStep, StepPlan, TrainedVersion, WeightAccess
 from claas_trainer.engines.base_model import base_fingerprint, check_base, check_decoder, read_shape
 from claas_trainer.engines.decoder_placement import DecoderPlacement
 from claas_trainer.engines.device import device_name, step_device
 from claas_trainer.engines.placement import Fit, Placement, StepInput
 from claas_trainer.engines.settings import step_config, teacher_of
+from claas_trainer.engines.weight_access import open_weights
 from claas_trainer.errors import EngineError
 from claas_trainer.heavy_imports import first_import_of
 from claas_trainer.libraries import library_versions
@@ -84,10 +85,18 @@ class LocalStep:
             self._state,
             self._inputs.teacher,
             self._fit.schedule,
-            on_micro_batch=lambda number, count: self.plan.tell_progress(f"micro-batch {number} of {count}"),
+            on_micro_batch=self._before_micro_batch,
         )
         self._metrics = _metrics(self._result, self._fit, self._placement.device)
         return self._metrics
+
+    def _before_micro_batch(self, number: int, count: int) -> None:
+        device = self._placement.device
+        if self.plan.weights is WeightAccess.SHARED and device.type == "cuda":
+            # What is queued would go on through a rest.
+            torch.cuda.synchronize(device)
+        self.plan.rest()
+        self.plan.tell_progress(f"micro-batch {number} of {count}")
 
     def release(self) -> None:
         """Give the device back."""
@@ -110,6 +119,8 @@ class LocalStep:
         }
 
     def _record(self, result: StepResult, fit: Fit) -> StepRecord:
+        # Beside serving, what others hold is no residue of a sleep: it would mislead a later step that is one.
+        residue = fit.residue_bytes if self.plan.weights is WeightAccess.COPY else None
         return StepRecord(
             parent_digest=self.plan.parent.record.digest,
             base_fingerprint=self._base_fingerprint,
@@ -120,7 +131,7 @@ class LocalStep:
             micro_batch_tokens=result.schedule.micro_batch_tokens,
             tile_rows=result.schedule.tile_rows,
             checkpointed_layers=fit.checkpointed_layers,
-            serving_residue_bytes=fit.residue_bytes,
+            serving_residue_bytes=residue,
         )
 
 
@@ -138,7 +149,7 @@ def prepare(payload: DistillBatchRequestPayload, plan: StepPlan, resources: Exit
     inputs = StepInput(batch.samples, step_config(payload.training), teacher_of(payload.training))
     adapter, adapter_config = _read_parent(plan.parent)
     device = step_device()
-    placement, fingerprint = _place(folder, config.dtype, plan.parent, adapter, inputs, device, resources)
+    placement, fingerprint = _place(folder, config.dtype, plan, adapter, inputs, device, resources)
     on_gpu = device.type == "cuda"
     state = _read_state(plan.parent, placement.model.layout, inputs, pin=on_gpu)
     state = state or OptimizerState.fresh(adapter.tensors, placement.model.layout, pin=on_gpu)
@@ -151,19 +162,26 @@ def prepare(payload: DistillBatchRequestPayload, plan: StepPlan, resources: Exit
 def _place(
     folder: Path,
     stored_dtype: torch.dtype | None,
-    parent: StoredVersion,
+    plan: StepPlan,
     adapter: LoraAdapter,
     inputs: StepInput,
     device: torch.device,
     resources: ExitStack,
 ) -> tuple[Placement, str]:
     """The trainer's own forward where it can compute the model, else the generic one; and the base's fingerprint."""
+    parent = plan.parent
     residue = parent.record.step.serving_residue_bytes if parent.record.step else None
     shape: ModelShape | None = None
     try:
         shape = read_shape(folder)
         check_decoder(shape, adapter, inputs.longest)
     except UnsupportedModelError as error:
+        if plan.weights is WeightAccess.SHARED and device.type == "cuda":
+            raise EngineError(
+                FailureReason.WEIGHTS_NOT_SHAREABLE,
+                f"{error}; the weights that vLLM serves are for the trainer's own forward alone: start vLLM with"
+                " --enable-sleep-mode, and choose the hand-over Sleep",
+            ) from error
         log("generic-forward", why=str(error))
         fingerprint = base_fingerprint(folder, shape)
         check_base(parent, fingerprint)
@@ -173,7 +191,9 @@ def _place(
         return PeftPlacement(folder, adapter, inputs, device, residue, resources), fingerprint
     fingerprint = base_fingerprint(folder, shape)
     check_base(parent, fingerprint)
-    return DecoderPlacement(folder, shape, adapter, inputs, device, residue, stored_dtype, resources), fingerprint
+    weights = open_weights(plan, folder, shape, device)
+    resources.callback(weights.close)
+    return DecoderPlacement(weights, adapter, inputs, residue, stored_dtype), fingerprint
 
 
 def _read_parent(parent: StoredVersion) -> tuple[LoraAdapter, bytes]:

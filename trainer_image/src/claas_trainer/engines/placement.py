@@ -57,9 +57,9 @@ class Fit:
 
 
 class Placement(ABC):
-    """Base model and adapter in host memory; between `acquire` and `release` they are on the device.
+    """Base model and adapter, ready to be computed with; between `acquire` and `release` they are on the device.
 
-    Making one reads the weights, and says with EngineError (OUT_OF_MEMORY) that no step of this kind fits the GPU.
+    Making one finds its weights, and says with EngineError (OUT_OF_MEMORY) that no step of this kind fits the GPU.
     """
 
     forward: ForwardKind

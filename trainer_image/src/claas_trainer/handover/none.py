@@ -21,4 +21,4 @@ class NoHandover(Handover):
 
 @asynccontextmanager
 async def _nothing() -> AsyncIterator[PauseTimes]:
-    yield PauseTimes()
+    yield PauseTimes(serving_gap=0.0)

@@ -15,10 +15,11 @@ from claas_trainer.errors import ServingError
 from claas_trainer.figures import seconds_since
 from claas_trainer.gpu import gpu_of
 from claas_trainer.handover.base import Handover, PauseTimes
+from claas_trainer.handover.checks import check_answers, check_awake, holding
 from claas_trainer.logs import log
 from claas_trainer.pods import ServingPod, first_error, serving_error
 from claas_trainer.reporting import Awake, PauseAnnounced, PauseConfirmed, Reporter
-from claas_vllm_client import CompanionStatus, RouteMissing, VllmError, pause_serving, resume_serving
+from claas_vllm_client import CompanionStatus, VllmError, pause_serving, resume_serving
 from claas_vllm_client import PauseMode as VllmPauseMode
 
 _MODES = {
@@ -48,7 +49,7 @@ class SleepHandover(Handover):
         """Every pod answers, its lock takes the token, it mounts the volume, nothing sleeps, and the GPU is ours."""
         self._gpu = gpu
         statuses = await asyncio.gather(*(self._check_pod(pod) for pod in self._pods))
-        self._to_pause = self._pods if gpu is None else self._holding(gpu, statuses)
+        self._to_pause = holding(gpu, self._pods, statuses)
 
     def paused(self) -> AbstractAsyncContextManager[PauseTimes]:
         return self._paused()
@@ -68,39 +69,10 @@ class SleepHandover(Handover):
             times.wake = seconds_since(waking)
             times.serving_gap = seconds_since(started)
 
-    async def _check_pod(self, serving_pod: ServingPod) -> CompanionStatus | None:
-        pod, client = serving_pod.pod, serving_pod.client
-        if pod.storage_path is None:
-            raise ServingError(
-                FailureReason.INVALID_INPUT,
-                f"pod {pod.name}: does not mount the adapter's volume; mount spec.storage.claimName there",
-            )
-        try:
-            status = await client.companion_status()
-            asleep = await client.is_sleeping()
-        except RouteMissing as error:
-            raise ServingError(FailureReason.PAUSE_FAILED, f"pod {pod.name}: {error}") from error
-        except VllmError as error:
-            raise serving_error(pod, error, FailureReason.VLLM_UNREACHABLE) from error
-        if asleep:
-            raise ServingError(
-                FailureReason.ALREADY_ASLEEP,
-                f"pod {pod.name}: is asleep or paused already; whoever paused it must wake it, or POST /wake_up",
-            )
+    async def _check_pod(self, pod: ServingPod) -> CompanionStatus | None:
+        status = await check_answers(pod)
+        await check_awake(pod)
         return status
-
-    def _holding(self, gpu: GpuNeed, statuses: Sequence[CompanionStatus | None]) -> tuple[ServingPod, ...]:
-        """The pods that hold the step's GPU, or may: a server without the companion doesn't tell."""
-        known = [frozenset(status.gpu_uuids) if status else frozenset() for status in statuses]
-        holding = tuple(pod for pod, uuids in zip(self._pods, known, strict=True) if not uuids or gpu.uuid in uuids)
-        if self._pods and not holding:
-            others = ", ".join(sorted(frozenset().union(*known)))
-            raise ServingError(
-                FailureReason.GPU_MISMATCH,
-                f"the trainer has {gpu.uuid} and vLLM has {others}; give both pods the same GPU, by one ResourceClaim"
-                " or by the same node and runtime class",
-            )
-        return holding
 
     async def _pause(self) -> None:
         for serving_pod in self._to_pause:

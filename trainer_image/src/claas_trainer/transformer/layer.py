@@ -16,7 +16,7 @@ from claas_trainer.transformer import elementwise
 from claas_trainer.transformer.attention import Attention, Packing
 from claas_trainer.transformer.lora import Lora, add_gradients, lora_backward, lora_forward
 from claas_trainer.weights.shape import ModelShape
-from claas_trainer.weights.source import LayerWeights
+from claas_trainer.weights.source import LayerView
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Layer:
     def __init__(
         self,
         shape: ModelShape,
-        weights: LayerWeights,
+        weights: LayerView,
         loras: LayerLoras,
         sequences: Sequences,
         rows: Tensor | None = None,

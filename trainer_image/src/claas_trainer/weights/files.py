@@ -87,6 +87,20 @@ class Checkpoint:
             _refuse(stored.file, f"tensor {name} is of dtype {stored.dtype}; store it as one of {', '.join(_DTYPES)}")
         return stored
 
+    def embedding(self, name: str, head: str, shape: Iterable[int], *, tied: bool) -> StoredTensor:
+        """The embedding table, by its name and that of the head.
+
+        Raises:
+            WeightsError: as `find`; or the table is to be the head too, and there is another head beside it.
+        """
+        table = self.find(name, shape)
+        if tied and head in self and sample(self.find(head, table.shape)) != sample(table):
+            raise WeightsError(
+                f"{self._folder}: {head} differs from {name}, though config.json ties them; set tie_word_embeddings "
+                "to false there, or leave that tensor out"
+            )
+        return table
+
     def _stored(self, name: str) -> StoredTensor | None:
         return self._tensors.get(name) or self._tensors.get(name.removeprefix("model."))
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from claas_trainer.step_errors import WeightsError
 from claas_trainer.weights.files import Checkpoint, fingerprint, read_into, sample
 from claas_trainer.weights.layout import (
     EMBEDDING,
@@ -77,12 +76,7 @@ class HostWeights(WeightSource):
             WeightsError: files are missing, broken, or not of this shape.
         """
         checkpoint = Checkpoint(folder)
-        table = checkpoint.find(EMBEDDING, (shape.vocabulary, shape.hidden))
-        if shape.tied and HEAD in checkpoint and sample(checkpoint.find(HEAD, table.shape)) != sample(table):
-            raise WeightsError(
-                f"{folder}: {HEAD} differs from {EMBEDDING}, though config.json ties them; set tie_word_embeddings "
-                "to false there, or leave that tensor out"
-            )
+        table = checkpoint.embedding(EMBEDDING, HEAD, (shape.vocabulary, shape.hidden), tied=shape.tied)
         if dtype is None and device.type == "cuda":
             dtype = torch.bfloat16 if table.torch_dtype == torch.float32 else table.torch_dtype
         dtype = dtype or torch.float32

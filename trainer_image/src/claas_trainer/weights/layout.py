@@ -12,7 +12,7 @@ from claas_trainer.weights.shape import ModelShape
 
 _ALIGNMENT = 512
 """Bytes. torch's allocator rounds up to this on CUDA, so that a sum of block sizes is what `acquire` takes."""
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 _LAYER_TENSORS = {
     "input_norm": ("input_layernorm.weight",),
     "qkv": ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
@@ -64,9 +64,8 @@ def stored_tensors(
     shape: ModelShape, blocks: Mapping[Key, Parts], memory: Mapping[Key, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
     """Names of stored tensors, and where each is to be read to."""
-    widths = [shape.query_width, shape.key_width, shape.key_width]
-    heights = {"qkv": widths, "qkv_bias": widths, "gate_up": [shape.intermediate] * 2}
-    single = {"embedding": EMBEDDING, "final_norm": "model.norm.weight", "head": EMBEDDING if shape.tied else HEAD}
+    heights = _heights(shape)
+    single = {"embedding": EMBEDDING, "final_norm": FINAL_NORM, "head": EMBEDDING if shape.tied else HEAD}
     for key, parts in blocks.items():
         for field, view in carve(memory[key], parts).items():
             if isinstance(key, str):
@@ -75,6 +74,25 @@ def stored_tensors(
             pieces = torch.split(view, heights.get(field, [len(view)]))
             for name, piece in zip(_LAYER_TENSORS[field], pieces, strict=True):
                 yield f"model.layers.{key}.{name}", piece
+
+
+def layer_parts(shape: ModelShape) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
+    """For each field that `LayerWeights` has for such a model: the stored tensors that it is made of, one under the
+    other, by their names within a layer, and their shapes."""
+    heights = _heights(shape)
+    return {
+        field: [
+            (name, (height, *size[1:]))
+            for name, height in zip(_LAYER_TENSORS[field], heights.get(field, [size[0]]), strict=True)
+        ]
+        for field, size in layer_shapes(shape).items()
+    }
+
+
+def _heights(shape: ModelShape) -> dict[str, list[int]]:
+    """How many rows each part of a fused tensor has."""
+    widths = [shape.query_width, shape.key_width, shape.key_width]
+    return {"qkv": widths, "qkv_bias": widths, "gate_up": [shape.intermediate] * 2}
 
 
 def size_of(parts: Parts) -> int:

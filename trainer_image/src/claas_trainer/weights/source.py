@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -35,6 +36,30 @@ class LayerWeights:
     k_norm: Tensor | None = None
 
 
+class LayerView(Protocol):
+    """What a layer reads of its weights, each of them once on its way there and once on its way back: the fields of
+    `LayerWeights`, which may also be made on the spot."""
+
+    @property
+    def input_norm(self) -> Tensor: ...
+    @property
+    def qkv(self) -> Tensor: ...
+    @property
+    def o(self) -> Tensor: ...
+    @property
+    def post_norm(self) -> Tensor: ...
+    @property
+    def gate_up(self) -> Tensor: ...
+    @property
+    def down(self) -> Tensor: ...
+    @property
+    def qkv_bias(self) -> Tensor | None: ...
+    @property
+    def q_norm(self) -> Tensor | None: ...
+    @property
+    def k_norm(self) -> Tensor | None: ...
+
+
 class WeightSource(ABC):
     """The base model's weights, read-only: whoever computes with them never writes to them.
 
@@ -59,8 +84,17 @@ class WeightSource(ABC):
     def release(self) -> None:
         """Give the device's memory back."""
 
+    def expect(self, ids: Tensor) -> None:
+        """Be told which tokens `embed` will be asked for: token ids on the CPU, int64, [N], in any order and number.
+        A source may get its embeddings ready by it."""
+        return
+
+    def close(self) -> None:
+        """Let go of everything; nothing can be read after it."""
+        return
+
     @abstractmethod
-    def layer(self, index: int) -> LayerWeights:
+    def layer(self, index: int) -> LayerView:
         """The weights of one layer, from 0."""
 
     @abstractmethod

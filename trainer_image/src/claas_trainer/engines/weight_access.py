@@ -1,0 +1,47 @@
+"""Where a step of the trainer's own forward gets the base model's weights: by the plan's access, and the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from claas_crds.contract import FailureReason
+from claas_trainer.engines.base import StepPlan, WeightAccess
+from claas_trainer.errors import EngineError
+from claas_trainer.weights.host import HostWeights
+from claas_trainer.weights.mapped import MappedWeights
+from claas_trainer.weights.shape import ModelShape
+from claas_trainer.weights.source import WeightSource
+
+_SHARED = "claas_trainer.weights.shared"
+"""`SharedWeights` and `parse_export`: weights that vLLM serves on a GPU. Imported on CUDA alone."""
+
+
+def open_weights(plan: StepPlan, folder: Path, shape: ModelShape, device: torch.device) -> WeightSource:
+    """The source that the plan asks for. Raises WeightsError; EngineError where it can't be had."""
+    if plan.weights is WeightAccess.COPY:
+        return HostWeights.read(folder, shape, device)
+    if device.type == "cpu":
+        return MappedWeights(folder, shape)
+    return _served_weights(plan.export, shape, device)
+
+
+def _served_weights(export: Mapping[str, object] | None, shape: ModelShape, device: torch.device) -> WeightSource:
+    if export is None:
+        raise EngineError(
+            FailureReason.WEIGHTS_NOT_SHAREABLE,
+            "vLLM exports no weights; start it with --worker-extension-cls claas_vllm.WeightExport, or choose another"
+            " hand-over",
+        )
+    try:
+        shared = import_module(_SHARED)
+    except ImportError as error:
+        raise EngineError(
+            FailureReason.ENGINE_UNAVAILABLE,
+            f"handover Share on a GPU: this image lacks {error.name}; use an image that has it, or another hand-over",
+        ) from error
+    source: WeightSource = shared.SharedWeights(shape, device, shared.parse_export(export))
+    return source

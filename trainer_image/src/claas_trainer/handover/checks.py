@@ -1,0 +1,70 @@
+"""What a hand-over makes sure of before it begins, server by server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from claas_crds.contract import FailureReason
+from claas_trainer.engines.base import GpuNeed
+from claas_trainer.errors import ServingError
+from claas_trainer.pods import ServingPod, serving_error
+from claas_vllm_client import CompanionStatus, RouteMissing, VllmError
+
+
+async def check_answers(serving_pod: ServingPod) -> CompanionStatus | None:
+    """The pod answers, its lock takes the token, and it mounts the volume; the state of its companion, if it has one.
+
+    Raises ServingError.
+    """
+    pod, client = serving_pod.pod, serving_pod.client
+    if pod.storage_path is None:
+        raise ServingError(
+            FailureReason.INVALID_INPUT,
+            f"pod {pod.name}: does not mount the adapter's volume; mount spec.storage.claimName there",
+        )
+    try:
+        status = await client.companion_status()
+        if status is None:
+            # Without the companion the question before tells nothing.
+            await client.models()
+    except VllmError as error:
+        raise serving_error(pod, error, FailureReason.VLLM_UNREACHABLE) from error
+    return status
+
+
+async def check_awake(serving_pod: ServingPod) -> None:
+    """Nobody has put the pod to sleep, and it can be asked. Raises ServingError."""
+    pod = serving_pod.pod
+    try:
+        asleep = await serving_pod.client.is_sleeping()
+    except RouteMissing as error:
+        raise ServingError(FailureReason.PAUSE_FAILED, f"pod {pod.name}: {error}") from error
+    except VllmError as error:
+        raise serving_error(pod, error, FailureReason.VLLM_UNREACHABLE) from error
+    if asleep:
+        raise ServingError(
+            FailureReason.ALREADY_ASLEEP,
+            f"pod {pod.name}: is asleep or paused already; whoever paused it must wake it, or POST /wake_up",
+        )
+
+
+def holding(
+    gpu: GpuNeed | None, pods: Sequence[ServingPod], statuses: Sequence[CompanionStatus | None]
+) -> tuple[ServingPod, ...]:
+    """The pods that hold the step's GPU, or may: a server without the companion doesn't tell. All, where no GPU is
+    needed.
+
+    Raises ServingError (GPU_MISMATCH) when none does.
+    """
+    if gpu is None:
+        return tuple(pods)
+    known = [frozenset(status.gpu_uuids) if status else frozenset() for status in statuses]
+    found = tuple(pod for pod, uuids in zip(pods, known, strict=True) if not uuids or gpu.uuid in uuids)
+    if pods and not found:
+        others = ", ".join(sorted(frozenset().union(*known)))
+        raise ServingError(
+            FailureReason.GPU_MISMATCH,
+            f"the trainer has {gpu.uuid} and vLLM has {others}; give both pods the same GPU, by one ResourceClaim"
+            " or by the same node and runtime class",
+        )
+    return found

@@ -1,0 +1,95 @@
+"""The Share hand-over: serving goes on, and the step is taken beside it with weights that are there already."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from claas_crds.contract import FailureReason, ServingTarget
+from claas_trainer.engines.base import GpuNeed, WeightAccess
+from claas_trainer.errors import ServingError
+from claas_trainer.handover.base import Handover, PauseTimes
+from claas_trainer.handover.checks import check_answers, holding
+from claas_trainer.handover.meter import Meter, Reading, between
+from claas_trainer.handover.pacing import TELLING_SECONDS, Served, rest_seconds, slowdown_percent
+from claas_trainer.liveness import gone
+from claas_trainer.logs import log
+from claas_trainer.pods import ServingPod
+from claas_trainer.reporting import Reporter, SharingBegan, SharingEnded
+
+_LEAST_REST_SECONDS = 0.01
+
+
+class ShareHandover(Handover):
+    """Pauses nothing. Each server whose memory the step may use is told to the supervisor, which ends the step when
+    that server is gone: using its memory after that is undefined. Between its parts the step rests, so that serving
+    keeps its share of tokens a second."""
+
+    weights = WeightAccess.SHARED
+
+    def __init__(self, pods: Sequence[ServingPod], serving: ServingTarget, reporter: Reporter) -> None:
+        self._pods = tuple(pods)
+        self._beside = self._pods
+        """Those on the step's device."""
+        self._most_slowdown_percent = serving.max_slowdown_percent
+        self._reporter = reporter
+        self._meter = Meter(self._pods)
+        self._first: Reading | None = None
+        self._before: Served | None = None
+        self._began: Reading | None = None
+
+    async def check(self, gpu: GpuNeed | None) -> None:
+        """Every pod answers, its lock takes the token, it mounts the volume, and one has our GPU."""
+        statuses = await asyncio.gather(*map(check_answers, self._pods))
+        self._beside = holding(gpu, self._pods, statuses)
+        if self._first is None:
+            # From here to the step is the time before it, against which it is measured.
+            self._first = await self._meter.read()
+            self._meter.start()
+
+    def paused(self) -> AbstractAsyncContextManager[PauseTimes]:
+        return self._shared()
+
+    @asynccontextmanager
+    async def _shared(self) -> AsyncIterator[PauseTimes]:
+        times = PauseTimes(serving_gap=0.0)
+        self._began = await self._meter.read()
+        self._before = between(self._first, self._began)
+        for each in self._beside:
+            self._reporter.send(SharingBegan(pod=each.pod.name, url=each.pod.url))
+        try:
+            await self._check_alive()
+            yield times
+        finally:
+            for each in self._beside:
+                self._reporter.send(SharingEnded(url=each.pod.url))
+            during = between(self._began, await self._meter.read())
+            times.slowdown_percent = slowdown_percent(self._before, during) if during else None
+            log("shared", slowdown_percent=times.slowdown_percent)
+
+    async def _check_alive(self) -> None:
+        """A server that ended before it was watched would not be missed."""
+        missing = await gone(each.pod.url for each in self._beside)
+        if missing:
+            names = ", ".join(each.pod.name for each in self._beside if each.pod.url in missing)
+            raise ServingError(FailureReason.SERVING_LOST, f"pod {names}: vLLM ended before the step began")
+
+    def rest(self) -> None:
+        latest = self._meter.latest
+        during = between(self._began, latest)
+        if latest is None or during is None or not latest.busy:
+            return
+        seconds = rest_seconds(self._before, during, self._most_slowdown_percent)
+        if seconds < _LEAST_REST_SECONDS:
+            return
+        log("resting", seconds=round(seconds, 3))
+        time.sleep(seconds)
+        alone = between(latest, self._meter.latest)
+        if alone and self._before and alone.seconds >= TELLING_SECONDS and alone.rate < self._before.rate:
+            # There is less to answer by now; to wait for more would be in vain.
+            self._before = alone
+
+    async def close(self) -> None:
+        await self._meter.stop()
