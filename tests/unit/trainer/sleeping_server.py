@@ -35,6 +35,8 @@ class SleepingServer:
         self.tokens: Callable[[], int] | None = None
         """What its counter of generated tokens says; None: it has no metrics."""
         self.running = 1
+        self.export: object = None
+        """What its workers answer when they are asked for their weights; None: they have no such method."""
         self.lock = threading.Lock()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True)
@@ -74,6 +76,10 @@ class SleepingServer:
                         "gpu_uuids": self.gpu_uuids,
                         "persisted": True,
                     }
+                case "/collective_rpc" if self.export is not None:
+                    return 200, self.export
+                case "/collective_rpc":
+                    return 500, {"error": {"message": "no such method"}}
                 case "/v1/models":
                     return 200, {"data": []}
                 case "/v1/load_lora_adapter":

@@ -14,6 +14,7 @@ from claas_crds.lora_adapter import HandoverKind
 from claas_trainer.engines.base import GpuNeed, WeightAccess
 from claas_trainer.engines.local import LocalEngine
 from claas_trainer.errors import InputError, ServingError
+from claas_trainer.gpu import Gpu
 from claas_trainer.handover.choice import make_handover
 from claas_trainer.handover.none import NoHandover
 from claas_trainer.handover.share import ShareHandover
@@ -200,3 +201,37 @@ async def test_auto_is_not_for_the_trainer_to_resolve(events: Events, paths: Pat
     async with connect(serving, paths) as pods:
         with pytest.raises(InputError, match="operator"):
             make_handover(serving, LocalEngine(), pods, events.reporter)
+
+
+GPU = Gpu("GPU-a", 24 * 1024**3, 1024**3)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "answer", "reason"),
+    [
+        ((), None, None),
+        ((GPU,), {"results": [{"refusal": None, "tensors": []}]}, None),
+        ((GPU,), None, FailureReason.WEIGHTS_NOT_SHAREABLE),
+        ((Gpu("GPU-b", 1, 1),), None, FailureReason.GPU_MISMATCH),
+    ],
+    ids=["no GPU: files are mapped", "exported", "no worker extension", "another GPU"],
+)
+async def test_the_server_on_the_steps_gpu_is_asked_for_its_weights_before_anything_is_loaded(
+    gpus: tuple[Gpu, ...],
+    answer: object,
+    reason: FailureReason | None,
+    events: Events,
+    paths: Paths,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("claas_trainer.handover.export.visible_gpus", lambda: gpus)
+    with sleeping_server() as server:
+        server.gpu_uuids, server.export = ["GPU-a"], answer
+        async with handover(target(server.url), events, paths) as share:
+            if reason is None:
+                await share.check(None)
+                assert share.export == (answer["results"][0] if isinstance(answer, dict) else None)
+            else:
+                with pytest.raises(ServingError) as caught:
+                    await share.check(None)
+                assert caught.value.reason is reason

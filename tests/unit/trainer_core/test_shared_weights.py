@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from claas_trainer.batch import StepSample
+from claas_trainer.optimizer import OptimizerState, Part
+from claas_trainer.step import StepConfig, sdpo_step
 from claas_trainer.step_errors import WeightsError
+from claas_trainer.transformer.adapters import adapter_shapes
+from claas_trainer.transformer.model import DecoderModel
+from claas_trainer.weights.host import HostWeights
 from claas_trainer.weights.read_only import ReadOnlyError, ReadOnlyTensor
 from claas_trainer.weights.shape import ModelShape, Rope
-from claas_trainer.weights.shared import SharedWeights, parse_export
+from claas_trainer.weights.shared import SharedTensor, SharedWeights, parse_export, vllm_names
 
 SHAPE = ModelShape("qwen3", 96, 32, 48, 1, 4, 2, 16, Rope(1e4), qk_norm=True)
 CPU = torch.device("cpu")
@@ -85,6 +95,72 @@ def test_another_model_is_refused_by_the_name_of_what_is_missing() -> None:
 def test_what_is_no_usable_export_is_refused(document: Mapping[str, object], said: str) -> None:
     with pytest.raises(WeightsError, match=said):
         parse_export(document)
+
+
+class Memory:
+    """Stands in for another process's allocation: a tensor of this one, by its handle."""
+
+    tensors: ClassVar[dict[bytes, Tensor]] = {}
+
+    def __init__(self, handle: bytes, device: torch.device) -> None:
+        self._tensor = self.tensors[handle]
+
+    def tensor(self, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return self._tensor
+
+    def close(self) -> None:
+        return
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[HostWeights, dict[str, SharedTensor]]:
+    """A model of files, and the same as a server would hold it."""
+    config = Qwen3Config(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, tie_word_embeddings=False, dtype="bfloat16",
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    shape = ModelShape.of(json.loads((tmp_path / "config.json").read_text()))
+    files = HostWeights.read(tmp_path, shape, CPU, torch.bfloat16)
+    named = vllm_names(files)
+    handles = {name: index.to_bytes(64, "little") for index, name in enumerate(named)}
+    monkeypatch.setattr(Memory, "tensors", {handles[name]: tensor for name, tensor in named.items()})
+    monkeypatch.setattr("claas_trainer.weights.shared.MappedAllocation", Memory)
+    return files, {
+        name: SharedTensor(name, tuple(tensor.shape), tensor.dtype, handles[name], 0)
+        for name, tensor in named.items()
+    }
+
+
+def test_a_step_on_served_weights_is_the_step_on_the_models_files(
+    served: tuple[HostWeights, dict[str, SharedTensor]],
+) -> None:
+    files, tensors = served
+    shared = SharedWeights(files.shape, CPU, tensors, files.digest)
+    before = {name: tensor.clone() for name, tensor in vllm_names(files).items()}
+    adapter = adapter_shapes(files.shape, 4)
+    generator = torch.Generator().manual_seed(1)
+    masters = {name: torch.randn(size, generator=generator) * 0.1 for name, size in adapter.items()}
+    sample = StepSample((1, 2, 3), (1, 2, 9, 3), (4, 5, 6))
+    results = []
+    for source in (files, shared):
+        source.acquire()
+        model = DecoderModel(source, adapter, 4, 8.0)
+        result = sdpo_step(model, [sample], StepConfig(), OptimizerState.fresh(masters, model.layout))
+        results.append(result.state.vectors[Part.MASTER])
+        source.release()
+    assert torch.equal(*results)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in vllm_names(files).items())
+
+
+def test_a_server_of_other_weights_than_the_files_is_refused(
+    served: tuple[HostWeights, dict[str, SharedTensor]],
+) -> None:
+    files, tensors = served
+    with pytest.raises(WeightsError, match="serves other weights"):
+        SharedWeights(files.shape, CPU, tensors, "another").acquire()
 
 
 WRITES: Mapping[str, Callable[[Tensor], object]] = {

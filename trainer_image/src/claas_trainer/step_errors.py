@@ -39,5 +39,9 @@ class WeightsError(StepError):
     """The base model's files are missing, broken, or do not fit its configuration."""
 
 
+class MappingError(StepError):
+    """The memory of the server that the step was to compute with can't be mapped: mostly, the server is gone."""
+
+
 class PolicyMovedError(StepError):
     """The step moved the policy further from its parent than the configuration allows."""

@@ -14,6 +14,7 @@ from claas_trainer.step_errors import (
     AdapterError,
     InvalidBatchError,
     InvalidConfigError,
+    MappingError,
     NonFiniteError,
     PolicyMovedError,
     StepError,
@@ -52,6 +53,8 @@ def _known(error: Exception) -> TrainerError | None:
             return EngineError(FailureReason.NOT_FINITE, str(error))
         case PolicyMovedError():
             return EngineError(FailureReason.POLICY_MOVED, str(error))
+        case MappingError():
+            return EngineError(FailureReason.SERVING_LOST, str(error))
         case WeightsError():
             return InputError(f"model: {error}", FailureReason.MODEL_NOT_FOUND)
         case AdapterError():

@@ -191,7 +191,7 @@ def _place(
         return PeftPlacement(folder, adapter, inputs, device, residue, resources), fingerprint
     fingerprint = base_fingerprint(folder, shape)
     check_base(parent, fingerprint)
-    weights = open_weights(plan, folder, shape, device)
+    weights = open_weights(plan, folder, shape, device, fingerprint)
     resources.callback(weights.close)
     return DecoderPlacement(weights, adapter, inputs, residue, stored_dtype), fingerprint
 

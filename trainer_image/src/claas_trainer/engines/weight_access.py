@@ -11,6 +11,7 @@ import torch
 from claas_crds.contract import FailureReason
 from claas_trainer.engines.base import StepPlan, WeightAccess
 from claas_trainer.errors import EngineError
+from claas_trainer.step_errors import WeightsError
 from claas_trainer.weights.host import HostWeights
 from claas_trainer.weights.mapped import MappedWeights
 from claas_trainer.weights.shape import ModelShape
@@ -20,16 +21,23 @@ _SHARED = "claas_trainer.weights.shared"
 """`SharedWeights` and `parse_export`: weights that vLLM serves on a GPU. Imported on CUDA alone."""
 
 
-def open_weights(plan: StepPlan, folder: Path, shape: ModelShape, device: torch.device) -> WeightSource:
-    """The source that the plan asks for. Raises WeightsError; EngineError where it can't be had."""
+def open_weights(
+    plan: StepPlan, folder: Path, shape: ModelShape, device: torch.device, fingerprint: str
+) -> WeightSource:
+    """The source that the plan asks for; `fingerprint` is that of the model's files.
+
+    Raises WeightsError; EngineError where it can't be had.
+    """
     if plan.weights is WeightAccess.COPY:
         return HostWeights.read(folder, shape, device)
     if device.type == "cpu":
         return MappedWeights(folder, shape)
-    return _served_weights(plan.export, shape, device)
+    return _served_weights(plan.export, shape, device, fingerprint.partition(":")[2])
 
 
-def _served_weights(export: Mapping[str, object] | None, shape: ModelShape, device: torch.device) -> WeightSource:
+def _served_weights(
+    export: Mapping[str, object] | None, shape: ModelShape, device: torch.device, digest: str
+) -> WeightSource:
     if export is None:
         raise EngineError(
             FailureReason.WEIGHTS_NOT_SHAREABLE,
@@ -43,5 +51,8 @@ def _served_weights(export: Mapping[str, object] | None, shape: ModelShape, devi
             FailureReason.ENGINE_UNAVAILABLE,
             f"handover Share on a GPU: this image lacks {error.name}; use an image that has it, or another hand-over",
         ) from error
-    source: WeightSource = shared.SharedWeights(shape, device, shared.parse_export(export))
+    try:
+        source: WeightSource = shared.SharedWeights(shape, device, shared.parse_export(export), digest)
+    except WeightsError as error:
+        raise EngineError(FailureReason.WEIGHTS_NOT_SHAREABLE, str(error)) from error
     return source

@@ -12,6 +12,7 @@ from claas_trainer.engines.base import GpuNeed, WeightAccess
 from claas_trainer.errors import ServingError
 from claas_trainer.handover.base import Handover, PauseTimes
 from claas_trainer.handover.checks import check_answers, holding
+from claas_trainer.handover.export import exported_weights
 from claas_trainer.handover.meter import Meter, Reading, between
 from claas_trainer.handover.pacing import TELLING_SECONDS, Served, rest_seconds, slowdown_percent
 from claas_trainer.liveness import gone
@@ -45,6 +46,7 @@ class ShareHandover(Handover):
         statuses = await asyncio.gather(*map(check_answers, self._pods))
         self._beside = holding(gpu, self._pods, statuses)
         if self._first is None:
+            self.export = await exported_weights(self._pods, statuses)
             # From here to the step is the time before it, against which it is measured.
             self._first = await self._meter.read()
             self._meter.start()

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from claas_trainer.step_errors import WeightsError
+from claas_trainer.step_errors import MappingError
 
 HANDLE_BYTES = 64
 _LIBRARY = "libcuda.so.1"
@@ -27,7 +27,7 @@ class MappedAllocation:
     """Another process's allocation, mapped into this one until `close`.
 
     Raises:
-        WeightsError: the driver refuses; mostly the other process is gone, or it is another GPU.
+        MappingError: the driver refuses; mostly the other process is gone, or it is another GPU.
     """
 
     def __init__(self, handle: bytes, device: torch.device) -> None:
@@ -67,7 +67,7 @@ def _driver() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(_LIBRARY)
     except OSError as error:
-        raise WeightsError(f"{_LIBRARY} can't be loaded ({error}); sharing weights needs NVIDIA's driver") from error
+        raise MappingError(f"{_LIBRARY} can't be loaded ({error}); sharing weights needs NVIDIA's driver") from error
     library.cuIpcOpenMemHandle_v2.argtypes = [ctypes.POINTER(ctypes.c_uint64), _Handle, ctypes.c_uint]
     library.cuIpcCloseMemHandle.argtypes = [ctypes.c_uint64]
     return library
@@ -75,6 +75,6 @@ def _driver() -> ctypes.CDLL:
 
 def _check(code: int, what: str) -> None:
     if code != 0:
-        raise WeightsError(
+        raise MappingError(
             f"CUDA can't {what} vLLM's memory (error {code}); are both pods on one GPU, and is vLLM still up?"
         )

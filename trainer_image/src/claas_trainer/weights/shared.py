@@ -85,8 +85,15 @@ class SharedWeights(WeightSource):
     Using a mapping after vLLM died is undefined: whoever steps with it must watch vLLM, and leave when it is gone.
     """
 
-    def __init__(self, shape: ModelShape, device: torch.device, tensors: Mapping[str, SharedTensor]) -> None:
-        """Raises WeightsError when a tensor is missing, or is not of this shape."""
+    def __init__(
+        self, shape: ModelShape, device: torch.device, tensors: Mapping[str, SharedTensor], digest: str | None = None
+    ) -> None:
+        """`digest`: what `digest` must come to once they are mapped; None for anything.
+
+        Raises:
+            WeightsError: a tensor is missing, or is not of this shape.
+        """
+        self._expected = digest
         self.shape, self.device = shape, device
         self._tensors = dict(tensors)
         self._wanted = dict(_wanted(shape))
@@ -111,7 +118,7 @@ class SharedWeights(WeightSource):
         return 0
 
     def acquire(self) -> None:
-        """Map them. Raises WeightsError."""
+        """Map them. Raises MappingError; WeightsError when they are not those that were expected."""
         if self._views:
             return
         opened: dict[bytes, MappedAllocation] = {}
@@ -123,6 +130,11 @@ class SharedWeights(WeightSource):
                     self._mapped.callback(opened[tensor.handle].close)
                 view = opened[tensor.handle].tensor(tensor.offset, tensor.shape, tensor.dtype)[: size[0]]
                 self._views[name] = ReadOnlyTensor.of(view)
+            if self._expected is not None and self._expected != self.digest:
+                raise WeightsError(
+                    "vLLM serves other weights than those of the model's files, or in another dtype: share is for a"
+                    " server that serves the files of spec.model as they are"
+                )
         except BaseException:
             self.release()
             raise
@@ -182,7 +194,8 @@ class SharedWeights(WeightSource):
 
 def vllm_names(source: WeightSource) -> dict[str, Tensor]:
     """The parameters of a source by the names that vLLM gives them."""
-    named = {_EMBEDDING: source.head, _NORM: source.final_norm, HEAD: source.head}
+    everything = torch.arange(source.shape.vocabulary, device=source.device)
+    named = {_EMBEDDING: source.embed(everything), _NORM: source.final_norm, HEAD: source.head}
     for index in range(source.shape.layers):
         weights = source.layer(index)
         named |= {_layer_name(index, field): getattr(weights, field) for field in layer_shapes(source.shape)}
