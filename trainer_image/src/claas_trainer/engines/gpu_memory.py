@@ -73,7 +73,7 @@ class Budget:
             raise EngineError(
                 FailureReason.OUT_OF_MEMORY,
                 f"the step needs {_gib(needed_bytes)} of GPU memory at the least and can have {_gib(self.bytes)}: of"
-                f" {_gib(self.total_bytes)} in all, {_gib(self._residue)} stay with vLLM while it sleeps and"
+                f" {_gib(self.total_bytes)} in all, {_gib(self._residue)} stay with vLLM meanwhile and"
                 f" {_gib(CONTEXT_BYTES)} go to CUDA itself; {advice}",
             )
 

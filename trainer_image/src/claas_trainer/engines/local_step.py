@@ -18,6 +18,7 @@ from claas_trainer.engines.base import PreparedStep, StepPlan, TrainedVersion, W
 from claas_trainer.engines.base_model import base_fingerprint, check_base, check_decoder, read_shape
 from claas_trainer.engines.decoder_placement import DecoderPlacement
 from claas_trainer.engines.device import device_name, step_device
+from claas_trainer.engines.gpu_memory import GpuMemory
 from claas_trainer.engines.placement import Fit, Placement, StepInput
 from claas_trainer.engines.settings import step_config, teacher_of
 from claas_trainer.engines.weight_access import open_weights
@@ -170,7 +171,7 @@ def _place(
 ) -> tuple[Placement, str]:
     """The trainer's own forward where it can compute the model, else the generic one; and the base's fingerprint."""
     parent = plan.parent
-    residue = parent.record.step.serving_residue_bytes if parent.record.step else None
+    residue = _residue(plan, device)
     shape: ModelShape | None = None
     try:
         shape = read_shape(folder)
@@ -194,6 +195,13 @@ def _place(
     weights = open_weights(plan, folder, shape, device, fingerprint)
     resources.callback(weights.close)
     return DecoderPlacement(weights, adapter, inputs, residue, stored_dtype), fingerprint
+
+
+def _residue(plan: StepPlan, device: torch.device) -> int | None:
+    """GPU memory that serving will hold during the step: as the parent's step saw it sleep, or what it holds now."""
+    if plan.weights is WeightAccess.SHARED:
+        return GpuMemory.of(device).residue if device.type == "cuda" else None
+    return plan.parent.record.step.serving_residue_bytes if plan.parent.record.step else None
 
 
 def _read_parent(parent: StoredVersion) -> tuple[LoraAdapter, bytes]:
