@@ -43,6 +43,8 @@ def test_a_job_puts_a_new_version_into_service_while_answers_go_on(scene: Scene)
         # In the very step: serving is awake, and goes on.
         assert not scene.is_asleep(url)
         traffic.wait_for_answers(2)
+        # Long enough for serving's speed to be told.
+        time.sleep(LEAVES_SECONDS)
         fault.go_on()
         job = scene.finished("beside")
         traffic.wait_for_answers(3)

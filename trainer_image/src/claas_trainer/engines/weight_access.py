@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -15,10 +14,8 @@ from claas_trainer.step_errors import WeightsError
 from claas_trainer.weights.host import HostWeights
 from claas_trainer.weights.mapped import MappedWeights
 from claas_trainer.weights.shape import ModelShape
+from claas_trainer.weights.shared import SharedWeights, parse_export
 from claas_trainer.weights.source import WeightSource
-
-_SHARED = "claas_trainer.weights.shared"
-"""`SharedWeights` and `parse_export`: weights that vLLM serves on a GPU. Imported on CUDA alone."""
 
 
 def open_weights(
@@ -45,14 +42,6 @@ def _served_weights(
             " hand-over",
         )
     try:
-        shared = import_module(_SHARED)
-    except ImportError as error:
-        raise EngineError(
-            FailureReason.ENGINE_UNAVAILABLE,
-            f"handover Share on a GPU: this image lacks {error.name}; use an image that has it, or another hand-over",
-        ) from error
-    try:
-        source: WeightSource = shared.SharedWeights(shape, device, shared.parse_export(export), digest)
+        return SharedWeights(shape, device, parse_export(export), digest)
     except WeightsError as error:
         raise EngineError(FailureReason.WEIGHTS_NOT_SHAREABLE, str(error)) from error
-    return source

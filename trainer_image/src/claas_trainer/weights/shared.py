@@ -144,6 +144,9 @@ class SharedWeights(WeightSource):
         self._views = {}
         self._mapped.close()
 
+    def close(self) -> None:
+        self.release()
+
     def layer(self, index: int) -> LayerWeights:
         fields = layer_shapes(self.shape)
         return LayerWeights(**{field: self._views[_layer_name(index, field)] for field in fields})
