@@ -23,9 +23,19 @@ test: test-fast ## All tests: fast, contract, integration, and on a real cluster
 	$(PYTHON) -m pytest -m "integration"
 	$(PYTHON) -m pytest -m "e2e"
 
-.PHONY: test-fast
-test-fast: ## The tests that need no other process, in under a minute
-	$(PYTHON) -m pytest -q -m "not contract and not integration and not e2e"
+.PHONY: test-fast test-fast-step test-fast-trainer test-fast-others
+FAST = -m pytest -q -m "not contract and not integration and not e2e"
+STEP_TESTS = tests/unit/losses tests/unit/trainer_core
+# These wait for processes most of the time.
+SUPERVISOR_TESTS = tests/unit/trainer/test_supervisor.py
+test-fast: ## The tests that need no server and no cluster, in under a minute: three parts at a time
+	$(MAKE) --no-print-directory --output-sync=target --jobs=3 test-fast-trainer test-fast-step test-fast-others
+test-fast-step:
+	$(PYTHON) $(FAST) $(STEP_TESTS)
+test-fast-trainer:
+	$(PYTHON) $(FAST) tests/unit/trainer --ignore=$(SUPERVISOR_TESTS)
+test-fast-others:
+	$(PYTHON) $(FAST) $(filter-out tests/unit/trainer $(STEP_TESTS),$(wildcard tests/unit/*)) $(SUPERVISOR_TESTS)
 
 .PHONY: lint
 lint: ## Style, types, import contracts, generated files
