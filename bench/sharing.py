@@ -136,16 +136,17 @@ def check(name: str, work: Work, count: int) -> None:
     with tempfile.TemporaryDirectory() as folder, subprocess.Popen(
         [*me, "--role", "hold"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as holder:  # fmt: skip
-        assert holder.stdin is not None
-        assert holder.stdout is not None
+        commands, answers = holder.stdin, holder.stdout
+        assert commands is not None
+        assert answers is not None
         export = Path(folder) / "export.json"
-        export.write_text(holder.stdout.readline())
+        export.write_text(answers.readline())
         print(f"exported {len(json.loads(export.read_text())['tensors'])} tensors")
 
         def ask() -> dict[str, Any]:
-            holder.stdin.write("\n")  # type: ignore[union-attr]
-            holder.stdin.flush()  # type: ignore[union-attr]
-            found: dict[str, Any] = json.loads(holder.stdout.readline())  # type: ignore[union-attr]
+            commands.write("\n")
+            commands.flush()
+            found: dict[str, Any] = json.loads(answers.readline())
             return found
 
         def trainer(steps: int) -> list[str]:
@@ -170,7 +171,7 @@ def check(name: str, work: Work, count: int) -> None:
         killed = ask()
         assert killed["checksum"] == before["checksum"], "the served weights changed"
         print(f"trainer killed in mid-step: checksum unchanged, GPU memory {_difference(before, killed)}")
-        holder.stdin.close()
+        commands.close()
     copy, _ = steps(RandomWeights(SHAPES[name], torch.device("cuda", 0), torch.bfloat16, seed=0), work, 1)
     print(f"the first loss on mapped weights is {mapped['loss']}, on a copy {copy}")
     assert mapped["loss"] == copy, "a mapped weight is not what was exported"
