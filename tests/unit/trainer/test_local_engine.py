@@ -105,7 +105,7 @@ class OnGpu(DecoderPlacement):
     planned_with: ClassVar[list[int | None]] = []
 
     def __init__(self, *arguments: Any) -> None:
-        *_, residue_bytes, _ = arguments
+        _, _, _, residue_bytes, *_ = arguments
         self.planned_with.append(residue_bytes)
         super().__init__(*arguments)
 

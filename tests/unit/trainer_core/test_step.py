@@ -182,6 +182,18 @@ def test_a_step_tells_which_micro_batch_it_is_at(way: Way, adapter: LoraAdapter,
     assert len(told) == result.metrics.micro_batches >= 2
 
 
+def test_a_step_of_one_micro_batch_has_places_to_rest_in_between_its_layers(
+    weights: HostWeights, adapter: LoraAdapter, samples: list[StepSample]
+) -> None:
+    model, rests = decoder(weights, adapter, checkpointed_layers=1), []
+    model.before_layer = lambda: rests.append(True)
+    state = OptimizerState.fresh(adapter.tensors, model.layout)
+    metrics = sdpo_step(model, samples, CONFIG, state, schedule=Schedule(10**6, 10**6)).metrics
+    assert metrics.micro_batches == 1
+    # The teacher's forward, the student's, the way back, and the forward on which the distance moved is measured.
+    assert len(rests) == 4 * weights.shape.layers
+
+
 def test_nothing_to_learn_moves_nothing(way: Way, fresh: LoraAdapter) -> None:
     """A teacher that saw no more than the student, and an adapter that still changes nothing."""
     sample = StepSample((3, 4, 5), (3, 4, 5), (6, 7))

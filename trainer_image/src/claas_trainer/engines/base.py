@@ -35,7 +35,8 @@ class StepPlan:
     """What an engine is told besides the payload: the base model, the version to start from, the one to make, and
     whom to tell how far the step is (`micro-batch 3 of 8`; from any thread). `export`: what vLLM's worker extension
     answers when it is asked for its weights, None where it was not. `rest` is called by the thread that computes,
-    before each micro-batch: it may wait, for the sake of what is served beside the step."""
+    between parts of the step, a layer of a micro-batch or less often: it may wait, for the sake of what is served
+    beside the step."""
 
     model: ModelLocation
     lora: LoraSpec

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from claas_trainer.engines.base import GpuNeed
@@ -37,6 +39,7 @@ class DecoderPlacement(Placement):
         inputs: StepInput,
         residue_bytes: int | None,
         published_dtype: torch.dtype | None,
+        before_layer: Callable[[], None],
     ) -> None:
         """For what `base_model.check_decoder` let through. Raises EngineError."""
         self._inputs = inputs
@@ -45,7 +48,7 @@ class DecoderPlacement(Placement):
         self._weights.expect(inputs.token_ids())
         self._tensors = {name: tensor.shape for name, tensor in adapter.tensors.items()}
         self.model = self._decoder = DecoderModel(
-            self._weights, self._tensors, adapter.shape.rank, adapter.shape.alpha
+            self._weights, self._tensors, adapter.shape.rank, adapter.shape.alpha, before_layer
         )
         device = weights.device
         self.device, self.dtype = device, weights.dtype

@@ -21,6 +21,7 @@ from claas_trainer.engines.device import device_name, step_device
 from claas_trainer.engines.gpu_memory import GpuMemory
 from claas_trainer.engines.placement import Fit, Placement, StepInput
 from claas_trainer.engines.settings import step_config, teacher_of
+from claas_trainer.engines.short_queue import ShortQueue
 from claas_trainer.engines.weight_access import open_weights
 from claas_trainer.errors import EngineError
 from claas_trainer.heavy_imports import first_import_of
@@ -92,10 +93,7 @@ class LocalStep:
         return self._metrics
 
     def _before_micro_batch(self, number: int, count: int) -> None:
-        device = self._placement.device
-        if self.plan.weights is WeightAccess.SHARED and device.type == "cuda":
-            # What is queued would go on through a rest.
-            torch.cuda.synchronize(device)
+        # The generic forward has no other place to rest in.
         self.plan.rest()
         self.plan.tell_progress(f"micro-batch {number} of {count}")
 
@@ -194,7 +192,9 @@ def _place(
     check_base(parent, fingerprint)
     weights = open_weights(plan, folder, shape, device, fingerprint)
     resources.callback(weights.close)
-    return DecoderPlacement(weights, adapter, inputs, residue, stored_dtype), fingerprint
+    shared_gpu = plan.weights is WeightAccess.SHARED and device.type == "cuda"
+    rest = ShortQueue(device, plan.rest) if shared_gpu else plan.rest
+    return DecoderPlacement(weights, adapter, inputs, residue, stored_dtype, rest), fingerprint
 
 
 def _residue(plan: StepPlan, device: torch.device) -> int | None:

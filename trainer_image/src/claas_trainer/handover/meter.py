@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,19 +15,24 @@ from claas_vllm_client import VllmError
 
 POLL_SECONDS = 0.25
 _TIMEOUT_SECONDS = 5.0
+_KEPT = 480
+"""Readings: those of two minutes."""
+_STRETCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Reading:
-    """All servers' counters at a time (`time.monotonic`), added up; `busy`: whether a request runs or waits."""
+    """All servers' counters, added up: asked for at `asked_at` and known at `at` (`time.monotonic`). `busy`: whether
+    a request runs or waits."""
 
+    asked_at: float
     at: float
     tokens: int
     busy: bool
 
 
 class Meter:
-    """Polls `/metrics` of the pods from `start` to `stop`. `latest` may be read by any thread.
+    """Polls `/metrics` of the pods from `start` to `stop`. `latest` and `since` may be asked by any thread.
 
     A server that does not answer, or does not count tokens, is left out of that reading's sum: then there is no
     reading at all, because a sum over fewer servers means nothing.
@@ -35,19 +40,27 @@ class Meter:
 
     def __init__(self, pods: Sequence[ServingPod]) -> None:
         self._pods = tuple(pods)
-        self._lock = threading.Lock()
-        self._latest: Reading | None = None
+        self._readings: deque[Reading] = deque(maxlen=_KEPT)
         self._task: asyncio.Task[None] | None = None
 
     @property
     def latest(self) -> Reading | None:
         """The last reading; None before the first."""
-        with self._lock:
-            return self._latest
+        return self._readings[-1] if self._readings else None
+
+    def since(self, at: float) -> tuple[Reading, ...]:
+        """The readings from a time (`time.monotonic`) on."""
+        # A copy first, which no other thread can interrupt.
+        return tuple(reading for reading in tuple(self._readings) if reading.at >= at)
+
+    @property
+    def runs(self) -> bool:
+        """Whether it was started."""
+        return self._task is not None
 
     def start(self) -> None:
         """Begin to poll, in the running loop; once."""
-        if self._task is None and self._pods:
+        if self._task is None:
             self._task = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
@@ -58,6 +71,7 @@ class Meter:
 
     async def read(self) -> Reading | None:
         """Ask now; None where a server does not tell."""
+        asked_at = time.monotonic()
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
                 loads = await asyncio.gather(*(pod.client.load() for pod in self._pods))
@@ -67,9 +81,9 @@ class Meter:
         counted = [load.generated_tokens for load in loads if load.generated_tokens is not None]
         if not loads or len(counted) < len(loads):
             return None
-        found = Reading(time.monotonic(), sum(counted), any(load.running or load.waiting for load in loads))
-        with self._lock:
-            self._latest = found
+        busy = any(load.running or load.waiting for load in loads)
+        found = Reading(asked_at, time.monotonic(), sum(counted), busy)
+        self._readings.append(found)
         return found
 
     async def _poll(self) -> None:
@@ -83,3 +97,20 @@ def between(first: Reading | None, last: Reading | None) -> Served | None:
     if first is None or last is None or last.at <= first.at or last.tokens < first.tokens:
         return None
     return Served(last.at - first.at, last.tokens - first.tokens)
+
+
+def whole(readings: Sequence[Reading]) -> Served | None:
+    """What was served from the first to the last of them."""
+    return between(readings[0], readings[-1]) if readings else None
+
+
+def fastest(readings: Sequence[Reading]) -> Served | None:
+    """The stretch of about a second in which most was served, or all of them where they are of less than one: how
+    fast serving is when nothing holds it up, as a step's own preparation does now and then. Never faster than it was:
+    who reads may be held up too."""
+    stretches = []
+    for index, first in enumerate(readings):
+        last = next((each for each in readings[index:] if each.at - first.at >= _STRETCH_SECONDS), None)
+        if between(first, last) and last is not None:
+            stretches.append(Served(last.at - first.asked_at, last.tokens - first.tokens))
+    return max(stretches, key=lambda served: served.rate, default=whole(readings))

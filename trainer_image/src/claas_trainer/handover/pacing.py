@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-LONGEST_REST_SECONDS = 10.0
+LONGEST_REST_SECONDS = 1.0
 """Of one rest: what was measured may be wrong by now, and is measured again after it."""
 
 TELLING_SECONDS = 0.5

@@ -13,14 +13,20 @@ from claas_trainer.errors import ServingError
 from claas_trainer.handover.base import Handover, PauseTimes
 from claas_trainer.handover.checks import check_answers, holding
 from claas_trainer.handover.export import exported_weights
-from claas_trainer.handover.meter import Meter, Reading, between
+from claas_trainer.handover.meter import Meter, Reading, between, fastest, whole
 from claas_trainer.handover.pacing import TELLING_SECONDS, Served, rest_seconds, slowdown_percent
 from claas_trainer.liveness import gone
 from claas_trainer.logs import log
 from claas_trainer.pods import ServingPod
 from claas_trainer.reporting import Reporter, SharingBegan, SharingEnded
 
-_LEAST_REST_SECONDS = 0.01
+_LEAST_REST_SECONDS = 0.1
+_AIM = 0.9
+"""Of the slowdown allowed: what serving loses between two readings is seen afterwards."""
+_DRAIN_SECONDS = 0.05
+"""What is queued on the device when a rest begins."""
+_CLEARLY_LESS = 0.8
+"""Of a rate: nearer to it is noise."""
 
 
 class ShareHandover(Handover):
@@ -37,18 +43,19 @@ class ShareHandover(Handover):
         self._most_slowdown_percent = serving.max_slowdown_percent
         self._reporter = reporter
         self._meter = Meter(self._pods)
-        self._first: Reading | None = None
         self._before: Served | None = None
         self._began: Reading | None = None
+        self._answered: Reading | None = None
+        """The reading that the last rest was the answer to."""
+        self._rested = 0.0
 
     async def check(self, gpu: GpuNeed | None) -> None:
         """Every pod answers, its lock takes the token, it mounts the volume, and one has our GPU."""
         statuses = await asyncio.gather(*map(check_answers, self._pods))
         self._beside = holding(gpu, self._pods, statuses)
-        if self._first is None:
+        if not self._meter.runs:
             self.export = await exported_weights(self._pods, statuses)
             # From here to the step is the time before it, against which it is measured.
-            self._first = await self._meter.read()
             self._meter.start()
 
     def paused(self) -> AbstractAsyncContextManager[PauseTimes]:
@@ -58,7 +65,7 @@ class ShareHandover(Handover):
     async def _shared(self) -> AsyncIterator[PauseTimes]:
         times = PauseTimes(serving_gap=0.0)
         self._began = await self._meter.read()
-        self._before = between(self._first, self._began)
+        self._before = fastest(self._meter.since(0.0))
         for each in self._beside:
             self._reporter.send(SharingBegan(pod=each.pod.name, url=each.pod.url))
         try:
@@ -69,7 +76,7 @@ class ShareHandover(Handover):
                 self._reporter.send(SharingEnded(url=each.pod.url))
             during = between(self._began, await self._meter.read())
             times.slowdown_percent = slowdown_percent(self._before, during) if during else None
-            log("shared", slowdown_percent=times.slowdown_percent)
+            log("shared", slowdown_percent=times.slowdown_percent, rested_seconds=round(self._rested, 3))
 
     async def _check_alive(self) -> None:
         """A server that ended before it was watched would not be missed."""
@@ -81,15 +88,19 @@ class ShareHandover(Handover):
     def rest(self) -> None:
         latest = self._meter.latest
         during = between(self._began, latest)
-        if latest is None or during is None or not latest.busy:
+        if latest is None or latest is self._answered or during is None or not latest.busy:
             return
-        seconds = rest_seconds(self._before, during, self._most_slowdown_percent)
+        seconds = rest_seconds(self._before, during, _AIM * self._most_slowdown_percent)
         if seconds < _LEAST_REST_SECONDS:
             return
-        log("resting", seconds=round(seconds, 3))
+        self._answered = latest
+        began = time.monotonic()
         time.sleep(seconds)
-        alone = between(latest, self._meter.latest)
-        if alone and self._before and alone.seconds >= TELLING_SECONDS and alone.rate < self._before.rate:
+        self._rested += seconds
+        alone = whole(self._meter.since(began + _DRAIN_SECONDS))
+        if alone is None or self._before is None or alone.seconds < TELLING_SECONDS:
+            return
+        if alone.rate < _CLEARLY_LESS * self._before.rate:
             # There is less to answer by now; to wait for more would be in vain.
             self._before = alone
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -18,17 +18,29 @@ from claas_trainer.transformer.rope import cosines_and_sines
 from claas_trainer.weights.source import WeightSource
 
 
+def go_on() -> None:
+    """No rest."""
+
+
 class DecoderModel(PolicyModel):
     """A `PolicyModel` over a `WeightSource`; `tensors` are the adapter's, by published name.
 
     `checkpointed_layers`: so many of the first layers keep their input alone. The first, because their turn on the
-    way back comes when the others' memory is free again.
+    way back comes when the others' memory is free again. `before_layer` is called by the thread that computes, before
+    each layer of a forward and of the way back: it may wait.
 
     Raises:
         AdapterError, UnsupportedModelError: the adapter does not fit.
     """
 
-    def __init__(self, source: WeightSource, tensors: Mapping[str, torch.Size], rank: int, alpha: float) -> None:
+    def __init__(
+        self,
+        source: WeightSource,
+        tensors: Mapping[str, torch.Size],
+        rank: int,
+        alpha: float,
+        before_layer: Callable[[], None] = go_on,
+    ) -> None:
         self._source = source
         self._map = AdapterMap(source.shape, tensors, rank, alpha)
         self._parameters: AdapterParameters | None = None
@@ -38,6 +50,7 @@ class DecoderModel(PolicyModel):
         self.device = source.device
         self.vocabulary_size = source.shape.vocabulary
         self.checkpointed_layers = 0
+        self.before_layer = before_layer
 
     def place(self, masters: Tensor) -> AdapterParameters:
         self._parameters = AdapterParameters(self.layout, masters, self.device)
@@ -87,6 +100,7 @@ class DecoderModel(PolicyModel):
         return x, backwards
 
     def _layer(self, index: int, network: Network, sequences: Sequences, batch: TokenBatch) -> Layer:
+        self.before_layer()
         loras = LayerLoras() if network is Network.BASE else self._adapters(network)[index]
         rows = batch.rows if index == self._source.shape.layers - 1 else None
         return Layer(self._source.shape, self._source.layer(index), loras, sequences, rows)
@@ -128,4 +142,5 @@ class _DecoderPass(StudentPass):
             gradient = self._model.before_norm(self._last, gradient)
             del self._last
             while self._backwards:
+                self._model.before_layer()
                 gradient = self._backwards.pop()(gradient)

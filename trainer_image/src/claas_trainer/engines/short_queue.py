@@ -1,0 +1,29 @@
+"""Keeping a GPU's queue short, so that a rest of the thread that fills it is one of the GPU too."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import torch
+
+_PARTS = 2
+"""So many parts may be queued: with fewer the GPU would wait for the host, with more it would work through a rest."""
+
+
+class ShortQueue:
+    """Called before each part of the work: waits until all but the last parts are done, then calls `rest`."""
+
+    def __init__(self, device: torch.device, rest: Callable[[], None]) -> None:
+        self._device = device
+        self._rest = rest
+        self._begun: deque[torch.cuda.Event] = deque()
+
+    def __call__(self) -> None:
+        # A thread that spins while it waits would take a core from serving.
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        self._begun.append(event)
+        if len(self._begun) > _PARTS:
+            self._begun.popleft().synchronize()
+        self._rest()
