@@ -28,6 +28,7 @@ sys.path[:1] = [str(ROOT), str(ROOT / "trainer_image/src"), str(ROOT / "vllm_com
 
 import torch  # noqa: E402
 
+from bench.namespaces import in_own_namespaces  # noqa: E402
 from bench.shapes import SHAPES  # noqa: E402
 from bench.work import Work  # noqa: E402
 from claas_trainer.optimizer import OptimizerState  # noqa: E402
@@ -40,8 +41,6 @@ from claas_trainer.weights.shared import SharedWeights, parse_export, vllm_names
 from claas_trainer.weights.source import WeightSource  # noqa: E402
 from claas_vllm import WeightExport  # noqa: E402
 
-NAMESPACES = ["unshare", "--pid", "--fork", "--ipc", "--net", "--uts", "--mount", "--mount-proc"]
-OWN_SHM = 'mount -t tmpfs tmpfs /dev/shm && exec "$0" "$@"'
 RANK = 32
 
 
@@ -151,7 +150,7 @@ def check(name: str, work: Work, count: int) -> None:
 
         def trainer(steps: int) -> list[str]:
             command = [*me, "--role", "train", "--export", str(export), "--steps", str(steps)]
-            return [*NAMESPACES, "sh", "-c", OWN_SHM, *command]
+            return in_own_namespaces(command)
 
         before = ask()
         mapped = json.loads(subprocess.run(trainer(count), stdout=subprocess.PIPE, check=True, text=True).stdout)
