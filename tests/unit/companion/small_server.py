@@ -30,7 +30,8 @@ class Reply:
 class SmallServer:
     """What vLLM does, as far as the companion can see it: adapters by name, an API key below /v1, streamed answers.
 
-    `gate` holds completions back until it is set. `seen` are the bodies that completions received.
+    `gate` holds completions back until it is set. `seen` are the bodies that completions received. `asleep` is None
+    where it has no sleep mode; `wakes`: whether it can wake.
     """
 
     adapters: dict[str, str] = field(default_factory=dict)
@@ -38,6 +39,8 @@ class SmallServer:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     seen: list[bytes] = field(default_factory=list)
     reached: list[str] = field(default_factory=list)
+    asleep: bool | None = None
+    wakes: bool = True
     state: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(args=SimpleNamespace(api_key=[API_KEY])))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,6 +67,12 @@ class SmallServer:
         elif scope["path"] == "/v1/unload_lora_adapter":
             known = self.adapters.pop(json.loads(body)["lora_name"], None)
             await _say(send, 200 if known else 404, {"error": {"message": "cannot be found"}})
+        elif scope["path"] == "/sleep":
+            self.asleep = True
+            await _say(send, 200, {})
+        elif scope["path"] == "/wake_up":
+            self.asleep = not self.wakes
+            await _say(send, 200 if self.wakes else 500, {"error": {"message": "out of memory"}})
         elif scope["path"] in ("/v1/completions", "/v1/chat/completions", "/tokenize"):
             await self._complete(body, send)
         else:

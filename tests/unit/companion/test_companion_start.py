@@ -149,3 +149,39 @@ def test_gpus_are_named_by_uuid_and_a_cut_one_by_its_slices(monkeypatch: pytest.
     assert visible_gpu_uuids({"CUDA_VISIBLE_DEVICES": "MIG-three"}) == ["MIG-three"]
     assert visible_gpu_uuids({"CUDA_VISIBLE_DEVICES": "0"}) == ["GPU-whole"]
     assert not nvml.open
+
+
+@pytest.fixture
+def unlocked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLAAS_LOCK", "off")
+    monkeypatch.setenv("CLAAS_ALIAS_DIR", str(tmp_path / "aliases"))
+
+
+def with_sleep_mode(server: SmallServer, enabled: bool) -> SmallServer:
+    server.state.vllm_config = SimpleNamespace(model_config=SimpleNamespace(enable_sleep_mode=enabled))
+    return server
+
+
+@pytest.mark.usefixtures("unlocked")
+async def test_a_server_with_sleep_mode_sleeps_once_before_it_is_ready() -> None:
+    server = with_sleep_mode(SmallServer(), enabled=True)
+    (told,) = await start(Companion(server), server)
+    assert told["type"] == "lifespan.startup.complete"
+    assert server.reached == ["/sleep", "/wake_up"]
+    assert server.asleep is False
+
+
+@pytest.mark.usefixtures("unlocked")
+@pytest.mark.parametrize("server", [SmallServer(), with_sleep_mode(SmallServer(), enabled=False)])
+async def test_a_server_without_sleep_mode_is_not_put_to_sleep(server: SmallServer) -> None:
+    (told,) = await start(Companion(server), server)
+    assert told["type"] == "lifespan.startup.complete"
+    assert server.reached == []
+
+
+@pytest.mark.usefixtures("unlocked")
+async def test_a_server_that_can_not_wake_does_not_start_and_says_why() -> None:
+    server = with_sleep_mode(SmallServer(wakes=False), enabled=True)
+    (told,) = await start(Companion(server), server)
+    assert told["type"] == "lifespan.startup.failed"
+    assert "out of memory" in told["message"]
