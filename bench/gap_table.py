@@ -17,7 +17,8 @@ HEADING = (
 @dataclass(frozen=True)
 class Row:
     """One update. `update_seconds`: from ready to the new version's first answer; `job_seconds`: from the trainer's
-    start to it. `rate_*`: tokens a second. `longest_*`: milliseconds."""
+    start to it. `rate_*`: tokens a second. `longest_*`: milliseconds. `told`: what its trainer's log told, and how
+    many seconds after its start."""
 
     way: str
     streams: int
@@ -34,6 +35,7 @@ class Row:
     step_seconds: float
     update_seconds: float
     job_seconds: float
+    told: dict[str, float]
     timings: dict[str, object]
     metrics: dict[str, float]
 
@@ -77,6 +79,7 @@ def row(update: Update, streams: int, felt: Felt, settle_seconds: float) -> Row:
         result.timings.step or 0.0,
         answered - began,
         answered - update.started,
+        {event: round(at - update.started, 3) for event, at in update.told.items()},
         result.timings.model_dump(exclude_none=True),
         result.version.metrics,
     )

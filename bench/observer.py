@@ -4,7 +4,8 @@ them.
     python bench/observer.py --model FOLDER --export export.json [--prompts prompts.json --adapter VERSION]
 
 Prints JSON: `checksum`, and for each prompt log-probabilities of the asked tokens as the next ones, by the base model
-(`base`) and with the adapter (`adapter`).
+(`base`) and with the adapter (`adapter`); and by the base model with everything but the stored weights in float32
+(`exact`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,43 @@ from claas_trainer.engines.base_model import base_fingerprint, read_shape  # noq
 from claas_trainer.lora import read_adapter  # noqa: E402
 from claas_trainer.policy import Network  # noqa: E402
 from claas_trainer.transformer.model import DecoderModel  # noqa: E402
+from claas_trainer.weights.layout import layer_shapes  # noqa: E402
 from claas_trainer.weights.shared import SharedWeights, parse_export  # noqa: E402
+from claas_trainer.weights.source import LayerWeights, WeightSource  # noqa: E402
+
+
+class Exact(WeightSource):
+    """The same weights in float32, a layer at a time: a forward that rounds next to nothing."""
+
+    def __init__(self, weights: SharedWeights) -> None:
+        self._weights = weights
+        self.shape, self.device, self.dtype = weights.shape, weights.device, torch.float32
+
+    @property
+    def resident_bytes(self) -> int:
+        return 0
+
+    def acquire(self) -> None:
+        return
+
+    def release(self) -> None:
+        return
+
+    def layer(self, index: int) -> LayerWeights:
+        layer = self._weights.layer(index)
+        fields = {field: getattr(layer, field) for field in layer_shapes(self.shape)}
+        return LayerWeights(**{field: tensor.float() for field, tensor in fields.items()})
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        return self._weights.embed(ids).float()
+
+    @property
+    def final_norm(self) -> torch.Tensor:
+        return self._weights.final_norm.float()
+
+    @property
+    def head(self) -> torch.Tensor:
+        return self._weights.head.float()
 
 
 def checksum(weights: SharedWeights) -> int:
@@ -50,10 +87,11 @@ def next_logprobs(
     """For each prompt and each of its asked tokens."""
     read = read_adapter(adapter)
     tensors = {name: tensor.shape for name, tensor in read.tensors.items()}
-    model = DecoderModel(weights, tensors, read.shape.rank, read.shape.alpha)
-    model.place(model.layout.gather(read.tensors))
     found: dict[str, list[list[float]]] = {}
-    for name, network in (("base", Network.BASE), ("adapter", Network.STUDENT)):
+    passes = (("base", weights, Network.BASE), ("adapter", weights, Network.STUDENT))
+    for name, source, network in (*passes, ("exact", Exact(weights), Network.BASE)):
+        model = DecoderModel(source, tensors, read.shape.rank, read.shape.alpha)
+        model.place(model.layout.gather(read.tensors))
         found[name] = []
         for prompt, tokens in zip(prompts, asked, strict=True):
             batch = TokenBatch.of([prompt], [tokens[:1]], weights.device)

@@ -46,20 +46,23 @@ class Streams:
 
     async def _client(self, number: int, session: aiohttp.ClientSession) -> None:
         draw = random.Random(number)
+        # Of all lengths at first: clients that began together would end and begin together ever after.
+        tokens = draw.randrange(1, self._tokens)
         while True:
             try:
-                await self._request(number, session, draw)
+                await self._request(number, session, draw, tokens)
+                tokens = self._tokens
                 self.answered += 1
             except (aiohttp.ClientError, ValueError, OSError) as error:
                 self.failures.append(f"{time.monotonic():.3f} {type(error).__name__}: {error}")
                 await asyncio.sleep(_PAUSE_AFTER_FAILURE_SECONDS)
 
-    async def _request(self, number: int, session: aiohttp.ClientSession, draw: random.Random) -> None:
+    async def _request(self, number: int, session: aiohttp.ClientSession, draw: random.Random, tokens: int) -> None:
         body = {
             "model": self._model,
             # New each time, so that no cache answers for the prefill.
             "prompt": [draw.randrange(self._vocabulary - 8) for _ in range(self._prompt)],
-            "max_tokens": self._tokens,
+            "max_tokens": tokens,
             "ignore_eos": True,
             "temperature": 1.0,
             "stream": True,
@@ -74,14 +77,14 @@ class Streams:
                 choices = json.loads(line[6:]).get("choices")
                 if choices is None:
                     raise ValueError("an error in the stream")
-                tokens = len(choices[0].get("token_ids") or ()) if choices else 0
-                if tokens:
+                count = len(choices[0].get("token_ids") or ()) if choices else 0
+                if count:
                     self.at.append(time.monotonic())
                     self.stream.append(number)
-                    self.count.append(tokens)
-                    got += tokens
-        if got != self._tokens:
-            raise ValueError(f"{got} of {self._tokens} tokens came")
+                    self.count.append(count)
+                    got += count
+        if got != tokens:
+            raise ValueError(f"{got} of {tokens} tokens came")
 
 
 async def _main(options: argparse.Namespace) -> None:

@@ -76,6 +76,7 @@ class Update:
                 self.told.setdefault(event["event"], now)
                 self.details.setdefault(event["event"], event)
                 self.first_news.notify_all()
+        self.termination.with_name(f"trainer-{self.started:.0f}.log").write_text("".join(self.lines))
         with self.first_news:
             self.told["ended"] = time.monotonic()
             self.first_news.notify_all()

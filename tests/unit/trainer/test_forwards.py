@@ -44,8 +44,8 @@ def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def optimiser(paths: Paths, number: int) -> dict[str, torch.Tensor]:
-    stored: dict[str, torch.Tensor] = load_file(store(paths).read(number).folder / "optimizer.safetensors")
-    return stored
+    files = store(paths).read(number).folder.glob("optimizer_*.safetensors")
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 async def test_a_qwen3_is_computed_by_the_trainer_s_own_forward_and_the_version_says_how(

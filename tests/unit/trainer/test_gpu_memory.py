@@ -71,3 +71,12 @@ def test_a_card_on_which_not_even_the_smallest_plan_fits_is_named_with_figures_a
     assert "16.0 GiB in all" in caught.value.message
     assert "2.4 GiB stay with vLLM" in caught.value.message
     assert "shorten the longest sample (4000 tokens)" in caught.value.message
+
+
+def test_on_a_large_card_a_micro_batch_is_no_larger_than_what_fills_it() -> None:
+    """Sixteen samples of 1,024 tokens at once would take 73 GB and be no quicker than eight."""
+    plan = planned(FOOTPRINT, inputs(), Budget(140 * GIB))
+    assert plan.schedule.micro_batch_tokens == 8 * 1024
+    assert plan.checkpointed_layers == 0
+    longer = planned(FOOTPRINT, inputs(count=2, tokens=8000), Budget(140 * GIB))
+    assert longer.schedule.micro_batch_tokens == 16_000

@@ -86,10 +86,14 @@ class DecoderPlacement(Placement):
         free = GpuMemory.of(self.device).available - _LEFT_TO_SERVING
         try:
             ready.run(free)
+            if self._beside_serving:
+                # What is free now is what the step will have, and it takes long to get.
+                reserve_device(min(self._plan.peak_bytes, free), self.device)
         except torch.OutOfMemoryError:
             # vLLM took it meanwhile. The first step is slower then, and no less right.
             log("not-warmed-up", free_bytes=free)
-        give_back(self.device)
+        if not self._beside_serving:
+            give_back(self.device)
 
     def acquire(self) -> Fit:
         if self._plan is None:
@@ -109,7 +113,13 @@ class DecoderPlacement(Placement):
 
     def release(self) -> None:
         self._weights.release()
-        give_back(self.device)
+        if not self._beside_serving:
+            give_back(self.device)
+
+    @property
+    def _beside_serving(self) -> bool:
+        """Whether nobody sleeps for this step, nor waits for its memory: it ends with this process."""
+        return self._weights.resident_bytes == 0
 
 
 def footprint_of(weights: WeightSource, model: DecoderModel, rank: int, inputs: StepInput) -> Footprint:

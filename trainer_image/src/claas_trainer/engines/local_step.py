@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from claas_crds.contract import FailureReason
 from claas_crds.distill_job import SampleCounts
@@ -24,6 +26,7 @@ from claas_trainer.engines.settings import step_config, teacher_of
 from claas_trainer.engines.short_queue import ShortQueue
 from claas_trainer.engines.weight_access import open_weights
 from claas_trainer.errors import EngineError
+from claas_trainer.figures import seconds_since
 from claas_trainer.heavy_imports import first_import_of
 from claas_trainer.libraries import library_versions
 from claas_trainer.logs import log
@@ -35,7 +38,7 @@ from claas_trainer.step import StepResult, sdpo_step
 from claas_trainer.step_errors import AdapterError, OptimizerStateError, UnsupportedModelError
 from claas_trainer.store.content import Bytes, FileContent, Tensors
 from claas_trainer.store.errors import storage_errors
-from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, OPTIMIZER_FILE, StepRecord
+from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, OPTIMIZER_FILES, StepRecord
 from claas_trainer.store.versions import StoredVersion
 from claas_trainer.tokens import tokenise
 from claas_trainer.transfers import reserve_pinned
@@ -114,7 +117,7 @@ class LocalStep:
         return {
             ADAPTER_CONFIG_FILE: Bytes(self._adapter_config),
             ADAPTER_WEIGHTS_FILE: Tensors(weights, {"format": "pt"}),
-            OPTIMIZER_FILE: Tensors(result.state.to_tensors(), {"format": "pt"}),
+            **_state_files(result.state),
         }
 
     def _record(self, result: StepResult, fit: Fit) -> StepRecord:
@@ -148,13 +151,17 @@ def prepare(payload: DistillBatchRequestPayload, plan: StepPlan, resources: Exit
     inputs = StepInput(batch.samples, step_config(payload.training), teacher_of(payload.training))
     adapter, adapter_config = _read_parent(plan.parent)
     device = step_device()
+    log("read", samples=len(inputs.samples), tokens=sum(sample.tokens for sample in inputs.samples))
     placement, fingerprint = _place(folder, config.dtype, plan, adapter, inputs, device, resources)
     on_gpu = device.type == "cuda"
     state = _read_state(plan.parent, placement.model.layout, inputs, pin=on_gpu)
     state = state or OptimizerState.fresh(adapter.tensors, placement.model.layout, pin=on_gpu)
     if on_gpu:
         reserve_pinned(state.layout.elements, _vectors(inputs))
+    log("placed", forward=placement.forward.value, device=device_name(device))
+    started = time.monotonic()
     placement.warm_up(state)
+    log("warmed-up", seconds=seconds_since(started))
     return LocalStep(plan, batch.counts, inputs, adapter_config, fingerprint, placement, state)
 
 
@@ -215,17 +222,27 @@ def _read_parent(parent: StoredVersion) -> tuple[LoraAdapter, bytes]:
 
 def _read_state(parent: StoredVersion, layout: Layout, inputs: StepInput, *, pin: bool) -> OptimizerState | None:
     """The parent's optimiser state; None for a version that has none, such as the initial one."""
-    path = parent.file(OPTIMIZER_FILE)
-    if path is None:
+    paths = parent.files(OPTIMIZER_FILES)
+    if not paths:
         return None
     try:
-        stored = load_file(path)
+        stored = {name: tensor for path in paths for name, tensor in load_file(path).items()}
         if inputs.teacher.average_rate is None:
             unused = f"{Part.AVERAGE.value}/"
             stored = {name: tensor for name, tensor in stored.items() if not name.startswith(unused)}
         return OptimizerState.from_tensors(stored, layout, pin=pin)
     except (OSError, SafetensorError, OptimizerStateError) as error:
-        raise EngineError(FailureReason.PARENT_CORRUPT, f"{path}: {error}") from error
+        raise EngineError(FailureReason.PARENT_CORRUPT, f"{parent.folder}: {error}") from error
+
+
+def _state_files(state: OptimizerState) -> dict[str, FileContent]:
+    """A file for each vector: they are hashed and written beside each other, for a version goes into service only
+    when it is whole."""
+    files: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.to_tensors().items():
+        part, _, _ = name.partition("/")
+        files.setdefault(f"{OPTIMIZER_FILES}_{part}.safetensors", {})[name] = tensor
+    return {name: Tensors(tensors, {"format": "pt"}) for name, tensors in files.items()}
 
 
 def _vectors(inputs: StepInput) -> int:

@@ -15,7 +15,8 @@ from claas_crds.training import TrainingConfig
 RECORD_FILE = "version.json"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
+OPTIMIZER_FILES = "optimizer"
+"""What the names of the files with the optimiser's state begin with."""
 
 
 class ForwardKind(StrEnum):

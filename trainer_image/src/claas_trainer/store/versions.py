@@ -42,6 +42,10 @@ class StoredVersion:
         """The path of one of its files, or None when it has no such file."""
         return self.folder / name if name in self.record.files else None
 
+    def files(self, beginning: str) -> list[Path]:
+        """The paths of its files whose names begin so."""
+        return [self.folder / name for name in sorted(self.record.files) if name.startswith(beginning)]
+
 
 @dataclass(frozen=True)
 class Publication:

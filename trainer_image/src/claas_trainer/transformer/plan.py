@@ -21,6 +21,9 @@ _MARGIN = 1.03
 _TILES = (2048, 1024, 512, 256, 128, 64)
 _FULL_GRAPH = 12
 """Tensors as wide as the vocabulary that the graph of a loss over all of it holds."""
+_MOST_TOKENS = 10_240
+"""A larger micro-batch is no quicker: a GPU is full long before. Its memory has to be had and given back all the
+same, while serving waits."""
 _LAUNCH_TOKENS = 256
 """A micro-batch costs about as much time as so many tokens more, whatever its size."""
 
@@ -116,7 +119,7 @@ def _plans(
     responses = sum(len(sample.response_ids) for sample in samples)
     layers = footprint.shape.layers
     sizes = {max(longest, math.ceil(total / pieces)) for pieces in range(1, len(samples) + 1)}
-    for size in sorted(sizes, reverse=True):
+    for size in sorted((size for size in sizes if size <= max(_MOST_TOKENS, longest)), reverse=True):
         groups = list(micro_batches(samples, size))
         tokens = max(sum(sample.tokens for sample in group) for group in groups)
         for tile_rows in _TILES:
