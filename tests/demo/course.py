@@ -52,9 +52,10 @@ def learn(
     say: Say,
     *,
     job_prefix: str = "round",
+    pause_seconds: float = 0.0,
 ) -> Outcome:
-    """Make the adapter in a namespace with a vLLM that serves, and take the rounds. Raises RuntimeError when a job
-    fails, TimeoutError when version 0 does not get into service."""
+    """Make the adapter in a namespace with a vLLM that serves, and take the rounds, beside clients that pause between
+    questions. Raises RuntimeError when a job fails, TimeoutError when version 0 does not get into service."""
     stack.kubectl.apply([lora_adapter(adapter, namespace, training=TRAINING, handover=handover)])
     resources.wait_served(stack, namespace, adapter, 0, timeout_seconds=600)
     url = resources.vllm_url(stack, namespace)
@@ -62,7 +63,7 @@ def learn(
     say(f"steps are taken by the hand-over {handover}")
     results = [Round(0, judge(url, adapter, 0), None, None)]
     say(f"version 0: {results[0].score.compliance:.0%} of unhinted answers are free of emoji")
-    with Traffic(url, adapter) as traffic:
+    with Traffic(url, adapter, pause_seconds=pause_seconds) as traffic:
         for number in range(1, rounds + 1):
             name = f"{job_prefix}-{number}"
             results.append(take_round(stack, namespace, adapter, url, name, number, traffic.felt, say))
