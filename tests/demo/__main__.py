@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from claas_crds.lora_adapter import HandoverKind
-from tests.builders.resources import chosen_handover
+from tests.builders.resources import HANDOVER_VARIABLE, chosen_handover
 from tests.cluster import cluster
 from tests.cluster.errors import ClusterError
 from tests.cluster.paths import REPOSITORY_ROOT
@@ -31,7 +31,7 @@ def main() -> int:
     try:
         handover = chosen_handover()
     except ValueError as error:
-        parser.error(str(error))
+        parser.error(f"{HANDOVER_VARIABLE}: {error}")
     try:
         if options.command == "down":
             cluster.down()
