@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import JsonValue
 
 from claas_crds import API_VERSION
+from claas_crds.lora_adapter import HandoverKind
 
 Manifest = Mapping[str, object]
 
@@ -21,9 +22,9 @@ HANDOVER_VARIABLE = "HANDOVER"
 """Names the hand-over of adapters in the demo and in end-to-end tests."""
 
 
-def chosen_handover() -> str:
-    """The hand-over that the environment names; Sleep where it names none."""
-    return os.environ.get(HANDOVER_VARIABLE) or "Sleep"
+def chosen_handover() -> HandoverKind:
+    """The hand-over that the environment names; Sleep where it names none. Raises ValueError for no known one."""
+    return HandoverKind(os.environ.get(HANDOVER_VARIABLE) or HandoverKind.SLEEP)
 
 
 def lora_adapter(
@@ -53,7 +54,7 @@ def lora_adapter(
             "lora": {"rank": 8, "alpha": 16, **(lora or {})},
             "serving": {
                 "deploymentRef": {"name": deployment},
-                "handover": handover or chosen_handover(),
+                "handover": str(handover or chosen_handover()),
                 **token,
                 **(serving or {}),
             },

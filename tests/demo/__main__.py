@@ -7,20 +7,18 @@ import sys
 import time
 from pathlib import Path
 
-from tests.builders.resources import chosen_handover, lora_adapter
+from claas_crds.lora_adapter import HandoverKind
+from tests.builders.resources import HANDOVER_VARIABLE, chosen_handover
 from tests.cluster import cluster
 from tests.cluster.errors import ClusterError
 from tests.cluster.paths import REPOSITORY_ROOT
+from tests.demo.course import learn
 from tests.demo.report import plot, serving_line, table
-from tests.demo.rounds import Round, judge, never_paused, take_round
-from tests.stack import install, resources, serving
-from tests.stack.traffic import Traffic
+from tests.stack import install, serving
 
 NAMESPACE = "demo"
 ADAPTER = "support"
 ROUNDS = 6
-LEAST_RISE = 0.30
-TRAINING = {"learning_rate": 1e-2, "alpha": 0.5, "teacher_top_k": 20, "weight_decay": 0.0}
 
 
 def main() -> int:
@@ -31,16 +29,20 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=REPOSITORY_ROOT / "demo-output", help="folder for the plot")
     options = parser.parse_args()
     try:
+        handover = chosen_handover()
+    except ValueError as error:
+        parser.error(f"{HANDOVER_VARIABLE}: {error}")
+    try:
         if options.command == "down":
             cluster.down()
             return 0
-        return demo(options.rounds, options.out)
+        return demo(handover, options.rounds, options.out)
     except (ClusterError, TimeoutError, RuntimeError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
 
 
-def demo(rounds: int, out: Path) -> int:
+def demo(handover: HandoverKind, rounds: int, out: Path) -> int:
     """Set up, take the rounds, show what came of them."""
     began = time.monotonic()
 
@@ -52,32 +54,22 @@ def demo(rounds: int, out: Path) -> int:
     fresh(stack)
     say("vLLM starts, the initial version is made")
     serving.create(stack, NAMESPACE)
-    stack.kubectl.apply([lora_adapter(ADAPTER, NAMESPACE, training=TRAINING)])
-    resources.wait_served(stack, NAMESPACE, ADAPTER, 0, timeout_seconds=600)
-    url = resources.vllm_url(stack, NAMESPACE)
-    say("version 0 is in service; set-up is done")
-    results = [Round(0, judge(url, ADAPTER, 0), None, None)]
-    say(f"steps are taken by the hand-over {chosen_handover()}")
-    say(f"version 0: {results[0].score.compliance:.0%} of unhinted answers are free of emoji")
-    with Traffic(url, ADAPTER) as traffic:
-        for number in range(1, rounds + 1):
-            results.append(take_round(stack, NAMESPACE, ADAPTER, url, number, traffic.felt, say))
-            say(f"version {results[-1].version}: {results[-1].score.compliance:.0%} are free of emoji")
+    outcome = learn(stack, NAMESPACE, ADAPTER, handover, rounds, say)
     picture = out / "learning.png"
-    plot(results, picture)
-    rise = results[-1].score.compliance - results[0].score.compliance
-    print(f"\n{table(results)}\n")
+    plot(outcome.rounds, picture)
+    print(f"\n{table(outcome.rounds)}\n")
     print(f"plot: {picture.relative_to(Path.cwd()) if picture.is_relative_to(Path.cwd()) else picture}")
-    print(serving_line(results, chosen_handover()))
-    print(f"requests of steady clients: {traffic.felt.answered} answered, {len(traffic.felt.failures)} failed")
-    for failure in traffic.felt.failures[:5]:
+    print(serving_line(outcome.rounds, outcome.handover))
+    print(f"requests of steady clients: {outcome.felt.answered} answered, {len(outcome.felt.failures)} failed")
+    for failure in outcome.felt.failures[:5]:
         print(f"  {failure}")
-    print(
-        f"compliance rose by {100 * rise:.0f} points in {rounds} rounds; whole demo {time.monotonic() - began:.0f} s"
-    )
+    taken = time.monotonic() - began
+    print(f"compliance rose by {100 * outcome.rise:.0f} points in {rounds} rounds; whole demo {taken:.0f} s")
+    shortfalls = outcome.shortfalls()
+    for shortfall in shortfalls:
+        print(f"not as promised: {shortfall}")
     print(look_around(stack))
-    as_promised = chosen_handover() == "Sleep" or never_paused(results)
-    return 0 if rise >= LEAST_RISE and not traffic.felt.failures and as_promised else 1
+    return 1 if shortfalls else 0
 
 
 def fresh(stack: install.Stack) -> None:

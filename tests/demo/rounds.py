@@ -40,13 +40,14 @@ def judge(url: str, served_name: str, version: int) -> Score:
     return rollouts.score(answers, Preference.NO_EMOJI)
 
 
-def take_round(stack: Stack, namespace: str, adapter: str, url: str, number: int, felt: Felt, say: Say) -> Round:
-    """One round of feedback, to a new version in service; raises RuntimeError when the job fails."""
+def take_round(
+    stack: Stack, namespace: str, adapter: str, url: str, name: str, number: int, felt: Felt, say: Say
+) -> Round:
+    """One round of feedback by a job of that name, to a new version in service; raises RuntimeError when it fails."""
     asked = questions(BATCH_SIZE, seed=number)
     answers = rollouts.sample_rollouts(url, adapter, asked, seed=number * 1000)
     said = feedback(Preference.NO_EMOJI, BATCH_SIZE, seed=number)
     samples = [answer.as_sample(text) for answer, text in zip(answers, said, strict=True)]
-    name = f"round-{number}"
     manifest = distill_job(name, namespace, adapter, samples)
     began = time.monotonic()
     stack.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(manifest))

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from claas_crds.lora_adapter import HandoverKind
 from tests.builders.resources import lora_adapter
 from tests.cluster import cluster
+from tests.e2e.handovers import HANDOVERS
 from tests.e2e.scene import FAULTS_CONFIG_MAP, Scene
 from tests.stack import install, resources, serving
 from tests.stack.install import Stack
@@ -50,7 +52,7 @@ def scene(stack: Stack) -> Iterator[Scene]:
                 "metadata": {"name": FAULTS_CONFIG_MAP, "namespace": NAMESPACE},
                 "data": {"sitecustomize.py": faults},
             },
-            lora_adapter(ADAPTER, NAMESPACE, training=TRAINING, handover="Sleep"),
+            lora_adapter(ADAPTER, NAMESPACE, training=TRAINING, handover=HandoverKind.SLEEP),
         ]
     )
     resources.wait_served(stack, NAMESPACE, ADAPTER, 0, timeout_seconds=300)
@@ -58,11 +60,23 @@ def scene(stack: Stack) -> Iterator[Scene]:
     serving.remove(stack, served)
 
 
+@pytest.fixture(scope="module", params=HANDOVERS, ids=str)
+def handover(request: pytest.FixtureRequest) -> HandoverKind:
+    """Runs a test by each hand-over; of a module's scope, so that those by the same one come in a row."""
+    return HandoverKind(request.param)
+
+
 @pytest.fixture(autouse=True)
-def healthy(scene: Scene) -> None:
-    """Each test begins with the adapter Ready, its newest version in service, no step under way, nothing asleep."""
+def healthy(scene: Scene, request: pytest.FixtureRequest) -> None:
+    """Each test begins with the adapter Ready, its newest version in service, no step under way, nothing asleep. Its
+    steps are taken by the test's `handover`, by Sleep where it has none."""
     wait_for("the lease to be free", lambda: not scene.lease_holder(), 120)
-    latest = scene.adapter().status.latest_version
-    assert latest is not None
-    resources.wait_served(scene.stack, scene.namespace, scene.adapter_name, latest, timeout_seconds=120)
+    adapter = scene.adapter()
+    assert adapter.status.latest_version is not None
+    wanted = request.getfixturevalue("handover") if "handover" in request.fixturenames else HandoverKind.SLEEP
+    if adapter.spec.serving.handover is not wanted:
+        scene.patch_adapter({"spec": {"serving": {"handover": wanted}}})
+    resources.wait_served(
+        scene.stack, scene.namespace, scene.adapter_name, adapter.status.latest_version, timeout_seconds=120
+    )
     assert not scene.is_asleep(scene.url())

@@ -130,9 +130,14 @@ class Scene:
 
     def patch_adapter(self, patch: Manifest) -> None:
         """Merge something into the adapter."""
-        self.stack.kubectl(
-            "patch", "loraadapter", self.adapter_name, "-n", self.namespace, "--type=merge", "-p", json.dumps(patch)
-        )
+        self._patch(f"loraadapter/{self.adapter_name}", patch)
+
+    def patch_job(self, name: str, patch: Manifest) -> None:
+        """Merge something into a DistillJob."""
+        self._patch(f"distilljob/{name}", patch)
+
+    def _patch(self, what: str, patch: Manifest) -> None:
+        self.stack.kubectl("patch", what, "-n", self.namespace, "--type=merge", "-p", json.dumps(patch))
 
     @contextmanager
     def held_at(self, point: str, *, max_pause_seconds: int = 60) -> Iterator[Fault]:

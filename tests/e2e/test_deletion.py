@@ -7,8 +7,10 @@ import time
 import httpx
 import pytest
 
+from claas_crds.lora_adapter import HandoverKind
 from tests.builders.resources import distill_job, lora_adapter
 from tests.e2e.conftest import TRAINING
+from tests.e2e.handovers import assert_step_was_taken_once, pauses
 from tests.e2e.scene import Scene, scale_operator
 from tests.stack import resources
 from tests.stack.resources import wait_for
@@ -21,21 +23,24 @@ def _served_names(scene: Scene, url: str) -> list[str]:
     return [model["id"] for model in models["data"]]
 
 
-def test_a_job_deleted_in_mid_step_frees_serving_and_one_of_the_same_name_is_a_new_job(scene: Scene) -> None:
+def test_a_job_deleted_in_mid_step_frees_serving_and_one_of_the_same_name_is_a_new_job(
+    scene: Scene, handover: HandoverKind
+) -> None:
     before = scene.served()
     url = scene.url()
-    with scene.held_at("asleep") as fault:
-        first = scene.apply("twice")
+    name = f"twice-{handover.lower()}"
+    with scene.held_at("stepping") as fault:
+        first = scene.apply(name)
         fault.reached()
-        scene.stack.kubectl("delete", "distilljob", "twice", "-n", scene.namespace, "--wait=true")
+        assert scene.is_asleep(url) == pauses(handover)
+        scene.stack.kubectl("delete", "distilljob", name, "-n", scene.namespace, "--wait=true")
         scene.answered_by(url, 45)
         wait_for("the lease to be free", lambda: not scene.lease_holder(), 45)
         assert scene.answered_by(url) == f"{scene.adapter_name}@{before}"
-    second = scene.apply("twice")
+    second = scene.apply(name)
     assert second.metadata.uid != first.metadata.uid
-    job = scene.finished("twice")
-    assert job.status.phase == "Succeeded"
-    assert job.status.produced_version == before + 1
+    job = scene.finished(name)
+    assert_step_was_taken_once(scene, job, before, handover)
     assert scene.versions_of(first) == []
 
 

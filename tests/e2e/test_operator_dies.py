@@ -6,29 +6,33 @@ import time
 
 import pytest
 
+from claas_crds.lora_adapter import HandoverKind
 from claas_operator.core import Pod
 from tests.e2e import processes
+from tests.e2e.handovers import assert_step_was_taken_once, pauses
 from tests.e2e.scene import Scene, operator_pod, scale_operator
 from tests.stack.resources import wait_for
 
 pytestmark = pytest.mark.e2e
 
 
-def test_an_operator_that_comes_back_adopts_the_running_step_and_starts_no_second_trainer(scene: Scene) -> None:
+def test_an_operator_that_comes_back_adopts_the_running_step_and_starts_no_second_trainer(
+    scene: Scene, handover: HandoverKind
+) -> None:
     before = scene.served()
-    with scene.held_at("asleep") as fault:
-        job = scene.apply("adopted")
+    name = f"adopted-{handover.lower()}"
+    with scene.held_at("stepping") as fault:
+        job = scene.apply(name)
         fault.reached()
         pod = operator_pod(scene.stack)
         processes.kill(pod)
         wait_for("the operator to restart", lambda: _restarts(scene) > _restarts_of(pod), 60)
         operator_pod(scene.stack)
         fault.go_on()
-        job = scene.finished("adopted")
-    assert job.status.phase == "Succeeded"
+        job = scene.finished(name)
     assert job.status.attempts == 1
     assert len(scene.trainers(job)) == 1
-    assert job.status.produced_version == before + 1
+    assert_step_was_taken_once(scene, job, before, handover)
 
 
 def _restarts_of(pod: Pod) -> int:
@@ -39,21 +43,23 @@ def _restarts(scene: Scene) -> int:
     return _restarts_of(operator_pod(scene.stack))
 
 
-def test_trainer_and_operator_killed_together_leave_serving_to_the_next_operator(scene: Scene) -> None:
+def test_trainer_and_operator_killed_together_leave_serving_to_the_next_operator(
+    scene: Scene, handover: HandoverKind
+) -> None:
     before = scene.served()
     url = scene.url()
-    with scene.held_at("asleep") as fault:
-        job = scene.apply("both-killed")
+    name = f"both-killed-{handover.lower()}"
+    with scene.held_at("stepping") as fault:
+        job = scene.apply(name)
         fault.reached()
         scale_operator(scene.stack, 0)
         processes.kill(scene.running_trainer(job))
         time.sleep(2)
-        assert scene.is_asleep(url)
+        assert scene.is_asleep(url) == pauses(handover)
         began = time.monotonic()
         scale_operator(scene.stack, 1)
         scene.answered_by(url, 60)
         print(f"serving answered {time.monotonic() - began:.1f} s after the operator was started")
-        job = scene.finished("both-killed")
+        job = scene.finished(name)
     assert job.status.attempts == 2
-    (version,) = scene.versions_of(job)
-    assert version.record.number == before + 1
+    assert_step_was_taken_once(scene, job, before, handover)

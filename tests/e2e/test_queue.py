@@ -15,7 +15,7 @@ from tests.stack import resources
 pytestmark = pytest.mark.e2e
 
 OTHER = "second"
-JOBS = 6
+JOBS = 4
 
 
 def test_steps_of_two_adapters_on_one_deployment_never_overlap(scene: Scene) -> None:

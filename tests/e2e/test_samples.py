@@ -28,7 +28,7 @@ WRONG: dict[str, tuple[dict[str, JsonValue], str]] = {
 
 def test_wrong_samples_fail_their_jobs_and_serving_is_never_paused(scene: Scene) -> None:
     before = scene.served()
-    with Traffic(scene.url(), scene.adapter_name, pause_seconds=0.2) as traffic:
+    with Traffic(scene.url(), scene.adapter_name, clients=1, pause_seconds=0.5) as traffic:
         for name, (wrong, _) in WRONG.items():
             scene.apply(f"wrong-{name}", [sample(), {**sample(), **wrong}])
         text = json.dumps([{**sample(), "response_token_ids": [3], "response_logprobs": [0.0]}])

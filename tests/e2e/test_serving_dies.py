@@ -7,16 +7,22 @@ import time
 
 import pytest
 
+from claas_crds.lora_adapter import HandoverKind
 from claas_operator.core import JobObject
 from tests.builders.resources import DEPLOYMENT
 from tests.cluster import vllm
 from tests.e2e import processes
+from tests.e2e.handovers import BESIDE_SERVING, assert_step_was_taken_once
 from tests.e2e.scene import Scene, scale_operator
 from tests.stack import resources, serving
 from tests.stack.resources import wait_for
 from tests.stack.traffic import Traffic
 
 pytestmark = pytest.mark.e2e
+
+LEAVES_SECONDS = 2.0
+EXIT_SECONDS = 2.0
+"""For the pod's first process to tell its result and end."""
 
 
 def test_vllm_that_does_not_answer_fails_the_job_with_a_reason(scene: Scene) -> None:
@@ -56,11 +62,15 @@ def test_a_drain_that_times_out_fails_the_job_and_ends_no_request(scene: Scene) 
     url = scene.url()
     scene.patch_adapter({"spec": {"serving": {"pause": "Wait", "drainTimeoutSeconds": 1}}})
     try:
-        with Traffic(url, scene.adapter_name, clients=12, max_tokens=450, ignore_eos=True) as traffic:
-            traffic.wait_for_answers(1)
-            scene.apply("drained", backoffLimit=0)
-            job = scene.finished("drained", 180)
-            traffic.wait_for_answers(1)
+        with scene.held_at("prepared") as fault:
+            job = scene.apply("drained", backoffLimit=0)
+            fault.reached()
+            # Only now: beside so much work a trainer starts slowly. All answers are at their beginning.
+            with Traffic(url, scene.adapter_name, clients=6, max_tokens=450, ignore_eos=True) as traffic:
+                wait_for("answers under way", lambda: traffic.felt.tokens, 30)
+                fault.go_on()
+                job = scene.finished("drained", 180)
+                traffic.wait_for_answers(1)
     finally:
         scene.patch_adapter({"spec": {"serving": {"pause": "Keep", "drainTimeoutSeconds": 30}}})
     assert _failure(job) == "DrainTimedOut"
@@ -68,32 +78,81 @@ def test_a_drain_that_times_out_fails_the_job_and_ends_no_request(scene: Scene) 
     assert not scene.is_asleep(url)
 
 
-def test_a_restarted_vllm_serves_the_right_version_again_without_the_operator(scene: Scene) -> None:
-    version = scene.served()
-    pod = scene.vllm_pod()
-    scale_operator(scene.stack, 0)
-    try:
-        processes.kill(pod)
-        wait_for("vLLM to go", lambda: not resources.vllm_pods(scene.stack, scene.namespace), 60)
-        assert scene.answered_by(scene.url()) == f"{scene.adapter_name}@{version}"
-    finally:
-        scale_operator(scene.stack, 1)
-
-
-def test_a_deployment_deleted_in_mid_step_fails_nothing_for_good(scene: Scene) -> None:
+def test_vllm_killed_in_mid_step_serves_the_right_version_again_without_the_operator_and_the_step_is_taken_once(
+    scene: Scene, handover: HandoverKind
+) -> None:
     before = scene.served()
-    with scene.held_at("asleep") as fault:
-        job = scene.apply("no-deployment", backoffLimit=6)
+    name = f"vllm-killed-{handover.lower()}"
+    with scene.held_at("stepping", max_pause_seconds=180) as fault:
+        job = scene.apply(name)
+        fault.reached()
+        trainer = scene.running_trainer(job)
+        scale_operator(scene.stack, 0)
+        try:
+            killed = time.monotonic()
+            processes.kill(scene.vllm_pod())
+            if handover is HandoverKind.SHARE:
+                # It computes with memory of that server; by Sleep it has all that it needs.
+                wait_for("the trainer to leave", lambda: not processes.of_pod(trainer), 30)
+                seconds = time.monotonic() - killed
+                print(f"the trainer left {seconds:.1f} s after vLLM was killed")
+                assert seconds < LEAVES_SECONDS + EXIT_SECONDS
+            wait_for("vLLM to go", lambda: not resources.vllm_pods(scene.stack, scene.namespace), 60)
+            assert scene.answered_by(scene.url()) == f"{scene.adapter_name}@{before}"
+        finally:
+            scale_operator(scene.stack, 1)
+        fault.go_on()
+        job = scene.finished(name, 240)
+    assert job.status.attempts == (2 if handover is HandoverKind.SHARE else 1)
+    assert_step_was_taken_once(scene, job, before, handover)
+    if handover is HandoverKind.SHARE:
+        assert "ServingLost" in scene.stack.kubectl("describe", "distilljob", name, "-n", scene.namespace)
+
+
+@BESIDE_SERVING
+def test_vllm_that_hangs_in_mid_step_is_not_taken_for_dead_and_the_step_goes_on(
+    scene: Scene, handover: HandoverKind
+) -> None:
+    before = scene.served()
+    pod = scene.vllm_pod()
+    with scene.held_at("stepping") as fault:
+        job = scene.apply("vllm-hangs-beside")
+        fault.reached()
+        processes.send(pod, signal.SIGSTOP)
+        try:
+            # Longer than a server that is gone stays unnoticed.
+            time.sleep(2 * LEAVES_SECONDS)
+            assert processes.of_pod(scene.running_trainer(job))
+        finally:
+            processes.send(pod, signal.SIGCONT)
+        fault.go_on()
+        job = scene.finished("vllm-hangs-beside")
+    assert job.status.attempts == 1
+    assert_step_was_taken_once(scene, job, before, handover)
+
+
+@pytest.mark.parametrize(
+    ("handover", "point"),
+    # A trainer that finds its server gone when it wants to wake it asks for it for two minutes.
+    [(HandoverKind.SLEEP, "publishing"), (HandoverKind.SHARE, "stepping")],
+    indirect=["handover"],
+    ids=str,
+)
+def test_a_deployment_deleted_in_mid_step_fails_nothing_for_good(
+    scene: Scene, handover: HandoverKind, point: str
+) -> None:
+    before = scene.served()
+    name = f"no-deployment-{handover.lower()}"
+    with scene.held_at(point) as fault:
+        job = scene.apply(name, backoffLimit=6)
         fault.reached()
         scene.stack.kubectl("delete", "deployment", DEPLOYMENT, "-n", scene.namespace, "--wait=true")
         wait_for("vLLM to go", lambda: not resources.vllm_pods(scene.stack, scene.namespace), 60)
         fault.go_on()
         wait_for("the adapter to say so", lambda: _reason(scene) == "DeploymentNotFound", 60)
         scene.stack.kubectl.apply(vllm.manifests(serving.server(scene.stack, scene.namespace)))
-        job = scene.finished("no-deployment", 240)
-    assert job.status.phase == "Succeeded", job.status.conditions
-    assert len(scene.versions_of(job)) == 1
-    assert scene.answered_by() == f"{scene.adapter_name}@{before + 1}"
+        job = scene.finished(name, 240)
+    assert_step_was_taken_once(scene, job, before, handover)
 
 
 def _reason(scene: Scene) -> str:

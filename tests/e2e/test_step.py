@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 
 import httpx
 import pytest
 
+from claas_crds.lora_adapter import HandoverKind
 from tests.builders.resources import sample
+from tests.e2e.handovers import assert_step_was_taken_once, pauses
 from tests.e2e.scene import Scene
 from tests.stack import rollouts
 from tests.stack.traffic import Traffic
@@ -15,29 +18,39 @@ from tests.tiny_model.tasks import Preference, feedback, questions
 
 pytestmark = pytest.mark.e2e
 
+STEP_SECONDS = 2.0
 
-def test_a_job_puts_a_new_version_into_service_and_no_request_fails(scene: Scene) -> None:
+
+def test_a_job_puts_a_new_version_into_service_and_no_request_fails(scene: Scene, handover: HandoverKind) -> None:
     before = scene.served()
     url = scene.url()
+    name = f"step-{handover.lower()}"
     answers = rollouts.sample_rollouts(url, scene.adapter_name, questions(8, seed=3), seed=3)
     said = feedback(Preference.NO_EMOJI, 8, seed=3)
-    with Traffic(url, scene.adapter_name, clients=3) as traffic:
-        traffic.wait_for_answers(2)
-        job = scene.apply("step", [answer.as_sample(text) for answer, text in zip(answers, said, strict=True)])
-        kubectl = scene.stack.kubectl
-        kubectl("wait", "--for=condition=Complete", "distilljob/step", "-n", scene.namespace, "--timeout=120s",
-                timeout_seconds=130)  # fmt: skip
+    with scene.held_at("stepping") as fault, Traffic(url, scene.adapter_name, pause_seconds=0.2) as traffic:
+        scene.apply(name, [answer.as_sample(text) for answer, text in zip(answers, said, strict=True)])
+        fault.reached()
+        # In the very step: requests wait in a server that sleeps, or are answered.
+        assert scene.is_asleep(url) == pauses(handover)
+        if not pauses(handover):
+            traffic.wait_for_answers(2)
+        # Long enough for the trainer to tell serving's speed.
+        time.sleep(STEP_SECONDS)
+        fault.go_on()
+        scene.stack.kubectl(
+            "wait", "--for=condition=Complete", f"distilljob/{name}", "-n", scene.namespace, "--timeout=120s",
+            timeout_seconds=130,
+        )  # fmt: skip
         traffic.wait_for_answers(3)
     assert traffic.felt.failures == []
     assert traffic.felt.versions[-1] == f"{scene.adapter_name}@{before + 1}"
-    job = scene.job("step")
-    assert job.status.produced_version == before + 1
+    job = scene.job(name)
+    assert_step_was_taken_once(scene, job, before, handover)
     assert job.status.samples.recorded == 8
-    assert job.status.timings.serving_gap is not None
     assert scene.served() == before + 1
     (version,) = scene.versions_of(job)
-    scene.store.verify(version)
     assert version.record.parent == before
+    assert ("serving_slowdown_percent" in job.status.metrics) == (handover is HandoverKind.SHARE)
 
 
 def test_a_finished_job_tells_its_story(scene: Scene) -> None:
