@@ -9,7 +9,7 @@ import pytest
 
 from claas_crds.training import DistillBatchItem
 from claas_trainer.errors import InputError, SampleError
-from claas_trainer.model_source import HubTokenizer, limits_of, read_config, read_tokenizer
+from claas_trainer.hub_tokenizer import HubTokenizer, read_tokenizer
 from claas_trainer.samples import ModelLimits
 from claas_trainer.teachers.hindsight import HEADING
 from claas_trainer.tokens import tokenise
@@ -97,9 +97,3 @@ def test_a_model_without_a_chat_template_is_not_usable(folder: Path, tmp_path: P
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="chat template"):
         read_tokenizer(tmp_path)
-
-
-def test_limits_come_from_the_model_s_configuration(folder: Path) -> None:
-    limits = limits_of(read_config(folder))
-    assert limits.context_tokens == 2048
-    assert limits.vocabulary_size > 256

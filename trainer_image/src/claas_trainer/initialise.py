@@ -46,7 +46,8 @@ def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: R
     # Imported here: an adapter that has a version is answered without them.
     with first_import_of("claas_trainer.lora"):
         from claas_trainer.lora import LoraShape, config_file, new_adapter
-        from claas_trainer.model_source import find_model, read_config
+        from claas_trainer.model_config import read_config
+        from claas_trainer.model_source import find_model
         from claas_trainer.step_errors import AdapterError
 
     folder = find_model(document.model, paths, weights=False)

@@ -28,10 +28,12 @@ from claas_trainer.engines.weight_access import open_weights
 from claas_trainer.errors import EngineError
 from claas_trainer.figures import seconds_since
 from claas_trainer.heavy_imports import first_import_of
+from claas_trainer.hub_tokenizer import read_tokenizer
 from claas_trainer.libraries import library_versions
 from claas_trainer.logs import log
 from claas_trainer.lora import LoraAdapter, read_adapter
-from claas_trainer.model_source import find_model, limits_of, read_config, read_tokenizer
+from claas_trainer.model_config import read_config
+from claas_trainer.model_source import find_model
 from claas_trainer.optimizer import OptimizerState, Part
 from claas_trainer.parameters import Layout
 from claas_trainer.step import StepResult, sdpo_step
@@ -147,7 +149,7 @@ def prepare(payload: DistillBatchRequestPayload, plan: StepPlan, resources: Exit
     with first_import_of("transformers"):
         tokenizer = read_tokenizer(folder)
     config = read_config(folder)
-    batch = tokenise(payload.samples, tokenizer, limits_of(config))
+    batch = tokenise(payload.samples, tokenizer, config.limits)
     inputs = StepInput(batch.samples, step_config(payload.training), teacher_of(payload.training))
     adapter, adapter_config = _read_parent(plan.parent)
     device = step_device()
