@@ -12,7 +12,7 @@ from claas_operator.core import JobObject
 from tests.builders.resources import DEPLOYMENT
 from tests.cluster import vllm
 from tests.e2e import processes
-from tests.e2e.handovers import BESIDE_SERVING, assert_step_was_taken_once
+from tests.e2e.handovers import BESIDE_SERVING, assert_step_was_taken_once, pauses
 from tests.e2e.scene import Scene, scale_operator
 from tests.stack import resources, serving
 from tests.stack.resources import wait_for
@@ -131,19 +131,10 @@ def test_vllm_that_hangs_in_mid_step_is_not_taken_for_dead_and_the_step_goes_on(
     assert_step_was_taken_once(scene, job, before, handover)
 
 
-@pytest.mark.parametrize(
-    ("handover", "point"),
-    # A trainer that finds its server gone when it wants to wake it asks for it for two minutes.
-    [(HandoverKind.SLEEP, "publishing"), (HandoverKind.SHARE, "stepping")],
-    indirect=["handover"],
-    ids=str,
-)
-def test_a_deployment_deleted_in_mid_step_fails_nothing_for_good(
-    scene: Scene, handover: HandoverKind, point: str
-) -> None:
+def test_a_deployment_deleted_in_mid_step_fails_nothing_for_good(scene: Scene, handover: HandoverKind) -> None:
     before = scene.served()
     name = f"no-deployment-{handover.lower()}"
-    with scene.held_at(point) as fault:
+    with scene.held_at("stepping") as fault:
         job = scene.apply(name, backoffLimit=6)
         fault.reached()
         scene.stack.kubectl("delete", "deployment", DEPLOYMENT, "-n", scene.namespace, "--wait=true")
@@ -152,6 +143,9 @@ def test_a_deployment_deleted_in_mid_step_fails_nothing_for_good(
         wait_for("the adapter to say so", lambda: _reason(scene) == "DeploymentNotFound", 60)
         scene.stack.kubectl.apply(vllm.manifests(serving.server(scene.stack, scene.namespace)))
         job = scene.finished(name, 240)
+    if pauses(handover):
+        # The step needed the server for nothing more.
+        assert job.status.attempts == 1
     assert_step_was_taken_once(scene, job, before, handover)
 
 

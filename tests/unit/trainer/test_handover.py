@@ -96,6 +96,23 @@ async def test_a_step_that_fails_wakes_serving(server: SleepingServer, events: E
     assert not server.asleep
 
 
+async def test_a_server_that_ends_in_the_pause_costs_no_step_and_is_not_waited_for(
+    events: Events, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("claas_vllm_client.serving._GONE_SECONDS", 0.3)
+    with sleeping_server() as lost, sleeping_server() as other:
+        async with handover(target(lost.url, other.url), events, paths) as sleep:
+            await sleep.check(None)
+            async with sleep.paused() as times:
+                assert lost.asleep
+                lost.stop()
+        assert not other.asleep
+        woken = {event.url for event in events.read() if isinstance(event, Awake)}
+        assert woken == {lost.url, other.url}
+    assert times.serving_gap is not None
+    assert times.serving_gap < 5
+
+
 async def test_one_server_that_refuses_to_sleep_wakes_the_other(
     server: SleepingServer, events: Events, paths: Paths
 ) -> None:

@@ -15,6 +15,7 @@ from claas_vllm_client import (
     ProbeSpec,
     Refused,
     RequestFailed,
+    ServerGone,
     StillPaused,
     Unreachable,
     VllmClient,
@@ -88,6 +89,28 @@ async def test_a_drain_whose_resume_does_not_take_is_said() -> None:
     with pytest.raises(StillPaused, match="/wake_up"):
         await pause_serving(server.client(), mode=PauseMode.WAIT, resume_timeout_seconds=0.2)
     assert "/sleep" not in " ".join(server.calls)
+
+
+async def test_a_server_that_takes_no_connection_for_long_has_ended_and_is_asleep_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("claas_vllm_client.serving._GONE_SECONDS", 0.3)
+    server = Scripted({"/wake_up": [httpx.ConnectError] * 50})
+    began = time.monotonic()
+    with pytest.raises(ServerGone, match="has ended"):
+        await resume_serving(server.client(), timeout_seconds=30)
+    assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize("between", [httpx.ReadTimeout, 500], ids=["busy", "out of memory"])
+async def test_a_server_that_takes_connections_now_and_then_has_not_ended(
+    between: type[httpx.TransportError] | int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("claas_vllm_client.serving._GONE_SECONDS", 0.5)
+    server = Scripted({"/wake_up": [httpx.ConnectError, httpx.ConnectError, between, httpx.ConnectError, between]})
+    server.asleep = True
+    await resume_serving(server.client(), timeout_seconds=30)
+    assert not server.asleep
 
 
 async def test_a_resume_that_fails_is_made_good_by_a_wake_up() -> None:

@@ -41,7 +41,7 @@ class PauseConfirmed(ContractModel):
 
 
 class Awake(ContractModel):
-    """The server said that it is awake again."""
+    """The server said that it is awake again, or it has ended."""
 
     kind: Literal["awake"] = "awake"
     url: str

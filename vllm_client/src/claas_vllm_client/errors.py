@@ -22,6 +22,11 @@ class NotConnected(Unreachable):
     """No connection came about, so the server has not seen the request."""
 
 
+class ServerGone(Unreachable):
+    """For long no connection came about: the server's process has ended, and is asleep no more. What starts in its
+    place is awake."""
+
+
 class AnswerTimedOut(Unreachable):
     """The server accepted the request and did not answer in time; whether it acted on it is not known."""
 

@@ -22,6 +22,7 @@ from claas_vllm_client.errors import (
     Refused,
     RequestFailed,
     RouteMissing,
+    ServerGone,
     StillPaused,
     Unreachable,
     VllmError,
@@ -31,6 +32,8 @@ from claas_vllm_client.wire import LoadOutcome, PauseMode, ProbeAnswer, ServedMo
 _ATTEMPTS = 3
 _FIRST_RETRY_SECONDS = 0.1
 _LONGEST_RETRY_SECONDS = 2.0
+_GONE_SECONDS = 10.0
+"""Without a connection. A process that is busy or held up still takes connections."""
 _WITHOUT_EFFECT = (NotConnected, Refused, RouteMissing)
 
 
@@ -189,7 +192,7 @@ async def pause_serving(
 async def resume_serving(client: VllmClient, *, timeout_seconds: float = 60.0) -> float:
     """Wake the server at once, check that it is awake, and return how many seconds that took.
 
-    Raises `StillPaused` when it is not awake within the timeout, and `Refused`.
+    Raises `StillPaused` when it is not awake within the timeout, `ServerGone` when it has ended, and `Refused`.
     """
     started = time.monotonic()
     await _wake_until_awake(client, started + timeout_seconds)
@@ -219,6 +222,7 @@ async def _wake_until_awake(client: VllmClient, deadline: float) -> None:
     """Call `/wake_up` until `/is_sleeping` is false: a wake fails while another process holds the memory."""
     delay = _FIRST_RETRY_SECONDS
     last: VllmError | None = None
+    connected_at = time.monotonic()
     while True:
         remaining = deadline - time.monotonic()
         try:
@@ -230,6 +234,10 @@ async def _wake_until_awake(client: VllmClient, deadline: float) -> None:
             raise
         except (Unreachable, RequestFailed) as error:
             last = error
+        if not isinstance(last, NotConnected):
+            connected_at = time.monotonic()
+        elif time.monotonic() - connected_at > _GONE_SECONDS:
+            raise ServerGone(client.base_url, f"has ended: no connection for {_GONE_SECONDS:g} s") from last
         if time.monotonic() + delay >= deadline:
             raise StillPaused(
                 client.base_url,

@@ -19,7 +19,7 @@ from claas_trainer.handover.checks import check_answers, check_awake, holding
 from claas_trainer.logs import log
 from claas_trainer.pods import ServingPod, first_error, serving_error
 from claas_trainer.reporting import Awake, PauseAnnounced, PauseConfirmed, Reporter
-from claas_vllm_client import CompanionStatus, VllmError, pause_serving, resume_serving
+from claas_vllm_client import CompanionStatus, ServerGone, VllmError, pause_serving, resume_serving
 from claas_vllm_client import PauseMode as VllmPauseMode
 
 _MODES = {
@@ -133,6 +133,12 @@ class SleepHandover(Handover):
     async def _resume_pod(self, serving_pod: ServingPod) -> None:
         try:
             seconds = await resume_serving(serving_pod.client, timeout_seconds=_RESUME_TIMEOUT_SECONDS)
+        except ServerGone:
+            # Nothing sleeps there any more, and the step is as good as ever: it is published, and the operator puts
+            # it into service where the next server starts.
+            self._reporter.send(Awake(url=serving_pod.pod.url))
+            log("server-gone", pod=serving_pod.pod.name)
+            return
         except VllmError as error:
             raise ServingError(FailureReason.RESUME_FAILED, f"pod {serving_pod.pod.name}: {error}") from error
         self._reporter.send(Awake(url=serving_pod.pod.url))
