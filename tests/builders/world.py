@@ -147,7 +147,7 @@ def job(
     age_seconds: float = 60.0,
     suspend: bool = False,
     backoff_limit: int = 3,
-    deadline_seconds: int | None = None,
+    deadline_seconds: int = 3600,
     ttl_seconds: int | None = None,
     deleted: bool = False,
     samples: SamplesSource | None = None,

@@ -100,7 +100,7 @@ def _suspended(draft: JobDraft) -> JobPlan:
 def _deadline_over(world: JobWorld) -> bool:
     limit = world.job.spec.active_deadline_seconds
     start = world.job.status.start_time
-    return limit is not None and start is not None and world.now - start > timedelta(seconds=limit)
+    return start is not None and world.now - start > timedelta(seconds=limit)
 
 
 def _queue(draft: JobDraft) -> JobPlan:

@@ -117,7 +117,9 @@ def _start(draft: JobDraft) -> JobPlan:
         return _account_failure(draft, failure_of(world.attempt, world.lease.grant))
     if world.lease.grant.attempt == attempt:
         parent = world.adapter.status.latest_version
-        assert parent is not None
+        if parent is None:
+            # The adapter was made anew since the lease was granted.
+            return _wait(draft, _not_ready(f"LoraAdapter {world.adapter.metadata.name} has no version yet"))
         draft.actions.append(
             CreateAttempt(naming.attempt_name(world.job.metadata, attempt), attempt, world.lease.grant, parent)
         )
@@ -130,10 +132,14 @@ def _start(draft: JobDraft) -> JobPlan:
         return draft.plan(JobPhase.QUEUED, FOLLOW_SECONDS)
     waits_for = obstacle(world)
     if waits_for is not None:
-        draft.conditions.set(JobCondition.TRAINED, False, waits_for.reason, waits_for.message)
-        return draft.plan(JobPhase.PENDING, WAIT_SECONDS)
+        return _wait(draft, waits_for)
     draft.actions.append(grant_lease(world))
     return draft.plan(JobPhase.QUEUED, 0.0)
+
+
+def _wait(draft: JobDraft, waits_for: Obstacle) -> JobPlan:
+    draft.conditions.set(JobCondition.TRAINED, False, waits_for.reason, waits_for.message)
+    return draft.plan(JobPhase.PENDING, WAIT_SECONDS)
 
 
 def _follow(draft: JobDraft) -> JobPlan:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from claas_crds.conditions import Condition, ConditionStatus
 from claas_crds.contract import FailureReason, TrainerResult
 from claas_crds.distill_job import DistillJobStatus, JobPhase
+from claas_crds.lora_adapter import HandoverKind
 from claas_operator.actions import (
     CreateAttempt,
     CreateInit,
@@ -20,6 +21,7 @@ from claas_operator.actions import (
 )
 from claas_operator.core import AdapterObject, JobObject
 from claas_operator.grant import Grant, ServedRecord, ServingLease
+from claas_operator.handover_choice import HandoverChoice
 from claas_operator.plan_adapter import plan_adapter
 from claas_operator.plan_job import plan_job
 from claas_operator.plan_lease import plan_lease
@@ -51,6 +53,7 @@ from tests.builders.world import (
 
 PODS = ("vllm-0", "vllm-1", "vllm-2")
 times = st.none() | st.integers(0, 400).map(ago)
+CHOICES = (HandoverKind.SLEEP, HandoverKind.SHARE, HandoverKind.NONE, None)
 few = settings(max_examples=60, deadline=None)
 
 numbers = st.none() | st.integers(0, 4)
@@ -138,7 +141,7 @@ jobs = st.builds(
         ttl_seconds=ttl,
     ),
     job_statuses,
-    *(st.integers(0, 100), st.booleans(), st.integers(0, 3), st.none() | st.integers(1, 300), numbers),
+    *(st.integers(0, 100), st.booleans(), st.integers(0, 3), st.integers(1, 300), numbers),
 )
 adapters = st.builds(
     lambda versions, served, said, deleted: adapter(
@@ -166,6 +169,7 @@ job_worlds = st.builds(
     attempts_alive=st.booleans(),
     pods=pod_tuples,
     recorded=st.lists(recorded_pods, max_size=3).map(tuple),
+    handover=st.builds(HandoverChoice, st.sampled_from(CHOICES), st.just("said")),
 )
 adapter_worlds = st.builds(
     AdapterWorld,
@@ -278,7 +282,9 @@ def test_a_lease_is_taken_only_when_it_is_free_or_ones_own_and_by_the_first_in_l
             free = world.lease is None or world.lease.grant is None
             mine = world.lease is not None and world.lease.holder == world.job.metadata.uid
             assert mine or (free and world.jobs_ahead == 0)
-            assert not any(pod.server is not None and pod.server.asleep for pod in world.pods)
+            assert world.handover.kind is not None
+            if world.handover.kind is HandoverKind.SLEEP:
+                assert not any(pod.server is not None and pod.server.asleep for pod in world.pods)
             assert action.lease.resource_version == (world.lease.resource_version if world.lease else None)
 
 
