@@ -6,6 +6,11 @@ from dataclasses import asdict, dataclass
 
 from bench.felt import Felt, Gaps
 from bench.updates import Update
+from claas_crds.lora_adapter import HandoverKind
+
+MOST_GAP_MS = {HandoverKind.SHARE: 500.0, HandoverKind.SLEEP: 3000.0}
+MOST_UPDATE_SECONDS = 3.5
+LIMITED = 40
 
 HEADING = (
     "| hand-over | streams | tokens/s before | in the step | kept | after | gaps before, ms (p50 / p99 / max) "
@@ -21,6 +26,9 @@ class Row:
     many seconds after its start."""
 
     way: str
+    handover: HandoverKind
+    pauses_first: bool
+    max_slowdown: int
     streams: int
     rate_before: float
     rate_in_step: float
@@ -49,6 +57,26 @@ class Row:
             f"| {self.step_seconds:.2f} | {self.update_seconds:.2f} | {self.job_seconds:.1f} |"
         )
 
+    def shortfalls(self) -> list[str]:
+        """What is promised on a GPU and was not kept."""
+        beside = self.handover is HandoverKind.SHARE
+        most = MOST_GAP_MS[self.handover]
+        longest = max(self.longest_in_prepare, self.longest_in_step, self.longest_in_swap)
+        kept = 100 * self.rate_in_step / self.rate_before
+        found = [
+            (self.failed > 0, f"{self.failed} requests failed"),
+            (longest > most, f"a gap of {longest:.0f} ms, above {most:.0f}"),
+            (
+                beside and self.max_slowdown > LIMITED and self.update_seconds > MOST_UPDATE_SECONDS,
+                f"an update of {self.update_seconds:.2f} s, above {MOST_UPDATE_SECONDS}",
+            ),
+            (
+                beside and self.max_slowdown <= LIMITED and kept < 100 - self.max_slowdown,
+                f"{kept:.0f} % of the tokens a second kept, below {100 - self.max_slowdown}",
+            ),
+        ]
+        return [f"{self.way}, {self.streams} streams: {what}" for missed, what in found if missed]
+
     def figures(self) -> dict[str, object]:
         """Everything, for a file."""
         return asdict(self)
@@ -65,6 +93,9 @@ def row(update: Update, streams: int, felt: Felt, settle_seconds: float) -> Row:
     in_step, swap_ends = felt.gaps(began, stepped), answered + 0.5
     return Row(
         update.way.name,
+        update.way.handover,
+        update.way.pauses_first,
+        update.way.max_slowdown,
         streams,
         felt.rate(quiet, update.started),
         felt.rate(began, stepped),

@@ -6,7 +6,7 @@
 An update: step, publish to a local disk, swap, and the first answer of the new version. On a GPU it also looks at the
 weights that vLLM serves, from a third process: their checksum before and after 20 steps of a trainer in namespaces of
 its own, and the next token's log-probability by the trainer's forward and by vLLM; and it kills each side in the
-midst of a step. Nothing is downloaded: model and adapter are random.
+midst of a step. Nothing is downloaded: model and adapter are random. It says what does not hold, and exits with 1 then.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +42,7 @@ SLEEPING = (
 _ON_CPU = ("--dtype", "float32", "--enforce-eager", "--api-server-count", "1", "--max-num-seqs", "16")
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="small")
     parser.add_argument("--streams", default="8,64", help="loads, as numbers of streams")
@@ -56,13 +57,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp(prefix="serving-gap-"))
+    bench = Bench(options, folder)
     try:
-        rows = Bench(options, folder).run()
+        bench.run()
     finally:
         if options.folder is None:
             shutil.rmtree(folder)
-    if options.json:
-        options.json.write_text(json.dumps([each.figures() for each in rows], indent=1))
+    print("\n".join(["", HEADING, *(each.line() for each in bench.rows)]), flush=True)
+    for shortfall in bench.shortfalls:
+        say(f"not kept: {shortfall}")
+    return 1 if bench.shortfalls else 0
 
 
 class Bench:
@@ -75,24 +79,23 @@ class Bench:
         samples, prompt, feedback, response = map(int, options.work.split(","))
         self._work = Work(samples, prompt, feedback, response)
         self._model = folder / "model"
+        self.rows: list[Row] = []
+        self.shortfalls: list[str] = []
 
-    def run(self) -> list[Row]:
-        """All of it. Raises RuntimeError, and AssertionError for what does not hold."""
+    def run(self) -> None:
+        """All of it: fills `rows` and `shortfalls`. Raises RuntimeError."""
         if not self._model.exists():
             # In another process: this one takes no GPU memory.
             script = [sys.executable, str(ROOT / "bench/model_folder.py"), "--shape", self._options.shape]
             subprocess.run([*script, "--out", str(self._model)], check=True)
             say(f"model written: {self._options.shape}")
         self._empty_mb = taken_mb()
-        rows: list[Row] = []
         if self._options.only != "sleep":
-            rows += self._share()
+            self._share()
         if self._options.only != "share":
-            rows += self._sleep()
-        print("\n".join(["", HEADING, *(each.line() for each in rows)]), flush=True)
-        return rows
+            self._sleep()
 
-    def _share(self) -> list[Row]:
+    def _share(self) -> None:
         server = self._server("share", "--worker-extension-cls", "claas_vllm.WeightExport")
         try:
             pod = self._started(server)
@@ -100,21 +103,28 @@ class Bench:
             wanted = self._on_gpu and not self._options.no_checks
             if wanted:
                 checks.before()
-            rows = self._measure(server, pod, SHARING)
+            self._measure(server, pod, SHARING)
             if wanted:
-                checks.logprobs()
-                checks.twenty_steps()
-                checks.trainer_killed(SHARING[1])
-                checks.vllm_killed(SHARING[1])
+                self._check(checks.logprobs)
+                self._check(checks.twenty_steps)
+                self._check(lambda: checks.trainer_killed(SHARING[1]))
+                self._check(lambda: checks.vllm_killed(SHARING[1]))
         finally:
             server.stop()
-        return rows
 
-    def _sleep(self) -> list[Row]:
+    def _check(self, check: Callable[[], None]) -> None:
+        """What does not hold is kept for the end: the rest is worth knowing too."""
+        try:
+            check()
+        except AssertionError as error:
+            self.shortfalls.append(str(error))
+            say(f"FAILED: {error}")
+
+    def _sleep(self) -> None:
         flags = ("--enable-sleep-mode",) if self._on_gpu else ()
         server = self._server("sleep", *flags)
         try:
-            return self._measure(server, self._started(server), SLEEPING)
+            self._measure(server, self._started(server), SLEEPING)
         finally:
             server.stop()
 
@@ -131,8 +141,7 @@ class Bench:
         pod.initial()
         return pod
 
-    def _measure(self, server: Server, pod: Pod, ways: tuple[Way, ...]) -> list[Row]:
-        rows = []
+    def _measure(self, server: Server, pod: Pod, ways: tuple[Way, ...]) -> None:
         for streams in map(int, self._options.streams.split(",")):
             for way in ways:
                 for number in range(self._options.updates):
@@ -146,12 +155,19 @@ class Bench:
                     finally:
                         # For what comes after the swap.
                         felt = clients.stop(linger_seconds=self._options.settle / 2)
-                    rows.append(row(update, streams, felt, self._options.settle))
-                    say(rows[-1].line())
+                    self._keep(row(update, streams, felt, self._options.settle))
                     for failure in felt.failures[:5]:
                         say(f"failed: {failure}")
-        return rows
+
+    def _keep(self, found: Row) -> None:
+        """At once, for whoever stops the bench early."""
+        say(found.line())
+        self.rows.append(found)
+        if self._on_gpu and not found.pauses_first:
+            self.shortfalls += found.shortfalls()
+        if self._options.json:
+            self._options.json.write_text(json.dumps([each.figures() for each in self.rows], indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -89,7 +89,7 @@ class Checks:
         return {int(token.rpartition(":")[2]): value for token, value in top.items()}
 
     def twenty_steps(self) -> None:
-        """A trainer in namespaces of its own takes steps on the weights, beside traffic."""
+        """A trainer in namespaces of its own takes steps on the weights."""
         script = [sys.executable, str(ROOT / "bench/sharing.py"), "--shape", self._shape, "--role", "train"]
         done = subprocess.run(
             in_own_namespaces([*script, "--export", str(self._export), "--steps", str(_STEPS)]),

@@ -104,13 +104,14 @@ def whole(readings: Sequence[Reading]) -> Served | None:
     return between(readings[0], readings[-1]) if readings else None
 
 
-def fastest(readings: Sequence[Reading]) -> Served | None:
-    """The stretch of about a second in which most was served, or all of them where they are of less than one: how
-    fast serving is when nothing holds it up, as a step's own preparation does now and then. Never faster than it was:
-    who reads may be held up too."""
+def unhindered(readings: Sequence[Reading]) -> Served | None:
+    """How fast serving is when nothing holds it up, as a step's own preparation does now and then: of all stretches
+    of about a second one that is faster than three quarters of them; all readings, where they are of less than one.
+    Never faster than it was: who reads may be held up too."""
     stretches = []
     for index, first in enumerate(readings):
         last = next((each for each in readings[index:] if each.at - first.at >= _STRETCH_SECONDS), None)
         if between(first, last) and last is not None:
             stretches.append(Served(last.at - first.asked_at, last.tokens - first.tokens))
-    return max(stretches, key=lambda served: served.rate, default=whole(readings))
+    ranked = sorted(stretches, key=lambda served: served.rate)
+    return ranked[3 * len(ranked) // 4] if ranked else whole(readings)

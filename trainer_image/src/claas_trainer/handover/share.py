@@ -13,7 +13,7 @@ from claas_trainer.errors import ServingError
 from claas_trainer.handover.base import Handover, PauseTimes
 from claas_trainer.handover.checks import check_answers, holding
 from claas_trainer.handover.export import exported_weights
-from claas_trainer.handover.meter import Meter, Reading, between, fastest, whole
+from claas_trainer.handover.meter import Meter, Reading, between, unhindered, whole
 from claas_trainer.handover.pacing import TELLING_SECONDS, Served, rest_seconds, slowdown_percent
 from claas_trainer.liveness import gone
 from claas_trainer.logs import log
@@ -65,7 +65,7 @@ class ShareHandover(Handover):
     async def _shared(self) -> AsyncIterator[PauseTimes]:
         times = PauseTimes(serving_gap=0.0)
         self._began = await self._meter.read()
-        self._before = fastest(self._meter.since(0.0))
+        self._before = unhindered(self._meter.since(0.0))
         for each in self._beside:
             self._reporter.send(SharingBegan(pod=each.pod.name, url=each.pod.url))
         try:
