@@ -6,7 +6,8 @@
 An update: step, publish to a local disk, swap, and the first answer of the new version. On a GPU it also looks at the
 weights that vLLM serves, from a third process: their checksum before and after 20 steps of a trainer in namespaces of
 its own, and the next token's log-probability by the trainer's forward and by vLLM; and it kills each side in the
-midst of a step. Nothing is downloaded: model and adapter are random. It says what does not hold, and exits with 1 then.
+midst of a step. Nothing is downloaded: model and adapter are random. What does not hold is said, and makes it exit
+with 1.
 """
 
 from __future__ import annotations
