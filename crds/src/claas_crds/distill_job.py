@@ -90,8 +90,8 @@ class DistillJobSpec(ResourceModel):
     """How many failed attempts are tried again before the job fails (batch/v1 Job). A step whose version was
     already published is never taken twice."""
     active_deadline_seconds: int = Field(default=3600, ge=1)
-    """Seconds from `startTime` until the job is ended as failed (batch/v1 Job). Time in the queue does not count. It is
-    what ends a step that hangs while serving goes on; until then other jobs of the Deployment wait. Give more to a first
+    """Seconds from `startTime` until the job is ended as failed (batch/v1 Job). Time in the queue does not count. It
+    ends a step that hangs while serving goes on; until then other jobs of the Deployment wait. Give more to a first
     job that downloads a large model."""
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0)
     """Seconds after which a finished job is deleted (batch/v1 Job); never when left out. Its version stays."""
