@@ -346,10 +346,10 @@ def test_a_server_that_somebody_else_has_paused_is_left_alone(pod: Pod) -> None:
 
 def test_a_worker_that_is_killed_in_the_pause_leaves_the_server_awake_and_the_retry_steps_once(pod: Pod) -> None:
     document = pod.document(uid="uid-3", parent=2, samples=hand_written())
-    process = pod.start(Task.RUN, document, hold_at="asleep")
+    process = pod.start(Task.RUN, document, hold_at="stepping")
     with control(pod) as http:
         deadline = time.monotonic() + RUN_TIMEOUT_SECONDS
-        while not (pod.root / "asleep").exists():
+        while not (pod.root / "stepping").exists():
             assert time.monotonic() < deadline
             assert process.poll() is None
             time.sleep(0.02)
