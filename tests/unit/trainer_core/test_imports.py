@@ -1,4 +1,5 @@
-"""The core of the step can be measured on any machine that has torch."""
+"""What a step imports: torch alone, so that it can be measured on any machine; and nothing late, which would cost
+seconds in every trainer."""
 
 from __future__ import annotations
 
@@ -39,3 +40,35 @@ def test_step_losses_teachers_and_the_forward_of_our_own_import_torch_alone() ->
     imported = set(done.stdout.split())
     assert "torch" in imported
     assert not imported & FOREIGN
+
+
+FIRST_STEP = """
+import sys, torch
+from claas_trainer.batch import StepSample
+from claas_trainer.optimizer import OptimizerState
+from claas_trainer.step import StepConfig, sdpo_step
+from claas_trainer.transformer.adapters import adapter_shapes
+from claas_trainer.transformer.model import DecoderModel
+from claas_trainer.weights.random import RandomWeights
+from claas_trainer.weights.shape import ModelShape, Rope
+
+shape = ModelShape("qwen3", 64, 32, 64, 2, 4, 2, 8, Rope(1e4), qk_norm=True)
+tensors = adapter_shapes(shape, 4)
+model = DecoderModel(RandomWeights(shape, torch.device("cpu")), tensors, 4, 8.0)
+state = OptimizerState.fresh({name: torch.full(size, 0.01) for name, size in tensors.items()}, model.layout)
+before = set(sys.modules)
+sdpo_step(model, [StepSample((1, 2), (1, 2, 3), (4, 5))], StepConfig(), state)
+print(*(set(sys.modules) - before))
+"""
+
+
+def test_a_first_step_imports_nothing_more() -> None:
+    """PyTorch imports its compiler, and a library of symbolic mathematics, when some functions are first used."""
+    paths = ":".join(path for path in sys.path if path)
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_STEP], env={"PYTHONPATH": paths}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    late = set(done.stdout.split())
+    assert len(late) < 20, sorted(late)
+    assert not {name.partition(".")[0] for name in late} & {"sympy", "mpmath"}

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from claas_trainer.parameters import AdapterParameters, Layout
 from claas_trainer.step_errors import OptimizerStateError
@@ -162,19 +163,26 @@ def adamw_update(
     `average_rate`: the moving average becomes (1 - rate) * average + rate * masters. None keeps no average.
     """
     on_gpu = parameters.flat.is_cuda
-    masters = torch.nn.Parameter(parameters.flat, requires_grad=True)
-    masters.grad = parameters.grad
-    optimizer = torch.optim.AdamW(
-        [masters],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
-        fused=on_gpu,
-    )
     counter = torch.tensor(float(placed.step), device=parameters.flat.device if on_gpu else None)
-    optimizer.state[masters] = {"step": counter, "exp_avg": placed.exp_avg, "exp_avg_sq": placed.exp_avg_sq}
-    optimizer.step()
+    with torch.no_grad():
+        # What torch.optim.AdamW calls. Making one of those imports torch's compiler, which takes seconds.
+        adamw(
+            [parameters.flat],
+            [parameters.grad],
+            [placed.exp_avg],
+            [placed.exp_avg_sq],
+            [],
+            [counter],
+            foreach=False,
+            fused=on_gpu,
+            amsgrad=False,
+            beta1=config.beta1,
+            beta2=config.beta2,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            eps=config.epsilon,
+            maximize=False,
+        )
     after = {Part.MASTER: parameters.flat, Part.EXP_AVG: placed.exp_avg, Part.EXP_AVG_SQ: placed.exp_avg_sq}
     if average_rate is not None and placed.average is not None:
         after[Part.AVERAGE] = placed.average.lerp_(parameters.flat, average_rate)

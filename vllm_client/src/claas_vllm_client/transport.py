@@ -21,6 +21,8 @@ M = TypeVar("M", bound=Message)
 Json = Mapping[str, str | int | float | bool | None]
 
 CONTROL_TOKEN_HEADER = "X-Claas-Token"
+_KEEP_ALIVE_SECONDS = 2.0
+"""vLLM closes a connection that was idle for five seconds: a request that is sent just then is lost."""
 _CONNECT_TIMEOUT_SECONDS = 5.0
 
 
@@ -50,7 +52,9 @@ class Transport:
             transport=transport,
             trust_env=False,
             follow_redirects=False,
-            limits=httpx.Limits(max_keepalive_connections=None if keep_alive else 0),
+            limits=httpx.Limits(
+                max_keepalive_connections=None if keep_alive else 0, keepalive_expiry=_KEEP_ALIVE_SECONDS
+            ),
         )
 
     async def aclose(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,9 +66,24 @@ class Attention:
         """The gradients of q, k and v from that of the output; the graph is let go of."""
         assert self._graph is not None, "the forward was told to keep nothing"
         graph, self._graph = self._graph, None
-        with sdpa_kernel(_BACKENDS, set_priority=True):
-            found = torch.autograd.grad(graph, self._inputs, gradient)
+        with torch.enable_grad(), sdpa_kernel(_BACKENDS, set_priority=True):
+            seed = _Seed.apply(graph, gradient)  # type: ignore[no-untyped-call]
+            found = torch.autograd.grad(seed, self._inputs)
         return found[0], found[1], found[2]
+
+
+class _Seed(torch.autograd.Function):
+    """A number that hands the given gradient back. `torch.autograd.grad`, given one itself, imports a library of
+    symbolic mathematics to compare two shapes, which takes seconds the first time."""
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, gradient: Tensor) -> Tensor:
+        ctx.gradient = gradient
+        return output.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> tuple[Tensor, None]:
+        return ctx.gradient, None
 
 
 def _by_length(inputs: Sequence[Tensor], packing: Packing) -> Tensor:
