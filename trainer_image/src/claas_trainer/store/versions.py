@@ -115,14 +115,15 @@ class VersionStore:
     def verify(self, version: StoredVersion) -> None:
         """Recompute all digests; PARENT_CORRUPT names the file that does not match."""
         number, files = version.record.number, version.record.files
-        for name, expected in sorted(files.items()):
-            path = version.folder / name
-            with storage_errors(path):
+        with ThreadPoolExecutor(max(1, len(files))) as readers:
+            hashing = {name: readers.submit(hash_file, version.folder / name) for name in sorted(files)}
+        for name, hashed in hashing.items():
+            with storage_errors(version.folder / name):
                 try:
-                    actual = hash_file(path)
+                    actual = hashed.result()
                 except FileNotFoundError:
                     raise self._corrupt(number, f"{name} is missing") from None
-            if actual != expected:
+            if actual != files[name]:
                 raise self._corrupt(number, f"{name} does not match its digest")
         if digest_of(files) != version.record.digest:
             raise self._corrupt(number, "the list of files does not match the version's digest")
