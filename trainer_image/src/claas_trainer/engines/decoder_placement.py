@@ -86,14 +86,19 @@ class DecoderPlacement(Placement):
         free = GpuMemory.of(self.device).available - _LEFT_TO_SERVING
         try:
             ready.run(free)
-            if self._beside_serving:
-                # What is free now is what the step will have, and it takes long to get.
-                reserve_device(min(self._plan.peak_bytes, free), self.device)
         except torch.OutOfMemoryError:
             # vLLM took it meanwhile. The first step is slower then, and no less right.
             log("not-warmed-up", free_bytes=free)
-        if not self._beside_serving:
-            give_back(self.device)
+        give_back(self.device)
+        if self._beside_serving:
+            self._reserve()
+
+    def _reserve(self) -> None:
+        """What is free now is what the step will have, and it takes long to get: have it before the step."""
+        assert self._plan is not None, "there is a plan for every GPU"
+        free = GpuMemory.of(self.device).available
+        if self._plan.peak_bytes <= free:
+            reserve_device(self._plan.peak_bytes, self.device)
 
     def acquire(self) -> Fit:
         if self._plan is None:
