@@ -474,8 +474,9 @@ class Companion:
             if message["type"] == "lifespan.startup.complete":
                 try:
                     await self._sleep_once(scope.get("app"))
-                except (ControlError, TimeoutError) as error:
-                    message = {"type": "lifespan.startup.failed", "message": f"claas_vllm: {error or 'no wake'}"}
+                except Exception as error:  # noqa: BLE001  It would be taken for "no lifespan support", as above.
+                    reason = error if isinstance(error, ControlError) else f"the first sleep: {type(error).__name__}"
+                    message = {"type": "lifespan.startup.failed", "message": f"claas_vllm: {reason}"}
                 else:
                     await self._restore(scope.get("app"))
             await send(message)

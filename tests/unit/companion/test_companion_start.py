@@ -9,7 +9,7 @@ import uvicorn
 from fastapi import FastAPI
 
 import claas_vllm
-from claas_vllm import Companion, is_supported, narrow_to_visible, visible_gpu_uuids
+from claas_vllm import Companion, Receive, Scope, Send, is_supported, narrow_to_visible, visible_gpu_uuids
 from tests.unit.companion.small_server import SmallServer, ask, start
 
 
@@ -185,3 +185,20 @@ async def test_a_server_that_can_not_wake_does_not_start_and_says_why() -> None:
     (told,) = await start(Companion(server), server)
     assert told["type"] == "lifespan.startup.failed"
     assert "out of memory" in told["message"]
+
+
+class Breaking(SmallServer):
+    """Its engine dies of the sleep."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == "/sleep":
+            raise RuntimeError("engine dead")
+        await super().__call__(scope, receive, send)
+
+
+@pytest.mark.usefixtures("unlocked")
+async def test_a_server_that_breaks_at_its_first_sleep_does_not_start_as_if_nothing_had_happened() -> None:
+    server = with_sleep_mode(Breaking(), enabled=True)
+    (told,) = await start(Companion(server), server)
+    assert told["type"] == "lifespan.startup.failed"
+    assert "the first sleep: RuntimeError" in told["message"]

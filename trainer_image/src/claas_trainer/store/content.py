@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _CHUNK_BYTES = 16 * 1024 * 1024
 _ALIGNMENT_BYTES = 8
+_LIBC = ctypes.CDLL(None)
 _SYNC_FILE_RANGE_WRITE = 2
 _SAFETENSORS_TYPES = {
     "torch.float32": "F32",
@@ -127,7 +128,7 @@ def write_file(path: Path, content: FileContent) -> str:
 def _begin_writing_back(descriptor: int, start: int, length: int) -> None:
     """Have the kernel begin with what fsync will wait for. Where it can't, fsync does all."""
     arguments = ctypes.c_int(descriptor), ctypes.c_int64(start), ctypes.c_int64(length)
-    ctypes.CDLL(None).sync_file_range(*arguments, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
+    _LIBC.sync_file_range(*arguments, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
 
 
 def hash_file(path: Path) -> str:
