@@ -115,10 +115,9 @@ class LocalStep:
 
     def _files(self, result: StepResult) -> dict[str, FileContent]:
         dtype = self._placement.published_dtype
-        weights = {name: tensor.to(dtype) for name, tensor in result.state.masters.items()}
         return {
             ADAPTER_CONFIG_FILE: Bytes(self._adapter_config),
-            ADAPTER_WEIGHTS_FILE: Tensors(weights, {"format": "pt"}),
+            ADAPTER_WEIGHTS_FILE: Tensors(result.state.masters, {"format": "pt"}, dtype),
             **_state_files(result.state),
         }
 

@@ -58,31 +58,36 @@ class Bytes(FileContent):
 
 @dataclass(frozen=True)
 class Tensors(FileContent):
-    """A safetensors file of CPU tensors, sorted by name so that equal tensors give equal bytes.
+    """A safetensors file of CPU tensors, sorted by name so that equal tensors give equal bytes; all in `dtype` where
+    there is one, each converted when its turn comes.
 
     Written here rather than by the library: this way an error of the volume keeps its errno.
     """
 
     tensors: Mapping[str, torch.Tensor]
     metadata: Mapping[str, str]
+    dtype: torch.dtype | None = None
 
     def chunks(self) -> Iterator[bytes | memoryview]:
         yield self._header()
         for name in sorted(self.tensors):
-            yield from _tensor_chunks(self.tensors[name])
+            yield from _tensor_chunks(self.tensors[name].to(self._dtype(name)))
 
     @property
     def size_bytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() + 256 for tensor in self.tensors.values())
+        return sum(tensor.numel() * self._dtype(name).itemsize + 256 for name, tensor in self.tensors.items())
+
+    def _dtype(self, name: str) -> torch.dtype:
+        return self.dtype or self.tensors[name].dtype
 
     def _header(self) -> bytes:
         header: dict[str, object] = {"__metadata__": dict(sorted(self.metadata.items()))}
         offset = 0
         for name in sorted(self.tensors):
-            tensor = self.tensors[name]
-            end = offset + tensor.numel() * tensor.element_size()
+            tensor, dtype = self.tensors[name], self._dtype(name)
+            end = offset + tensor.numel() * dtype.itemsize
             header[name] = {
-                "dtype": _SAFETENSORS_TYPES[str(tensor.dtype)],
+                "dtype": _SAFETENSORS_TYPES[str(dtype)],
                 "shape": list(tensor.shape),
                 "data_offsets": [offset, end],
             }
@@ -110,19 +115,41 @@ def write_file(path: Path, content: FileContent) -> str:
     try:
         start = 0
         with ThreadPoolExecutor(1) as hashing:
-            for chunk in content.chunks():
-                hashed = hashing.submit(digest.update, chunk)
-                left = memoryview(chunk)
-                while left:
-                    left = left[os.write(descriptor, left) :]
-                _begin_writing_back(descriptor, start, len(chunk))
-                start += len(chunk)
+            for block in _blocks(content.chunks()):
+                hashed = hashing.submit(_update, digest, block)
+                length = sum(_write(descriptor, chunk) for chunk in block)
+                _begin_writing_back(descriptor, start, length)
+                start += length
                 hashed.result()
         os.fchmod(descriptor, 0o664)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
     return digest.hexdigest()
+
+
+def _blocks(chunks: Iterator[bytes | memoryview]) -> Iterator[list[bytes | memoryview]]:
+    """Chunks by so many that handing them to another thread costs little."""
+    block: list[bytes | memoryview] = []
+    for chunk in chunks:
+        block.append(chunk)
+        if sum(map(len, block)) >= _CHUNK_BYTES:
+            yield block
+            block = []
+    yield block
+
+
+def _update(digest: hashlib._Hash, block: list[bytes | memoryview]) -> None:
+    for chunk in block:
+        digest.update(chunk)
+
+
+def _write(descriptor: int, chunk: bytes | memoryview) -> int:
+    """All of it; how many bytes that was. Raises OSError."""
+    left = memoryview(chunk)
+    while left:
+        left = left[os.write(descriptor, left) :]
+    return len(chunk)
 
 
 def _begin_writing_back(descriptor: int, start: int, length: int) -> None:
