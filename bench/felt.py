@@ -57,6 +57,11 @@ class Felt:
         each = 1000.0 * numpy.concatenate(found)
         return Gaps(float(numpy.percentile(each, 50)), float(numpy.percentile(each, 99)), float(each.max()))
 
+    def silence(self, start: float, end: float) -> float:
+        """The longest time in it in which no stream got a token, in milliseconds."""
+        inside = self._at[(self._at > start) & (self._at < end)]
+        return float(1000.0 * numpy.diff(numpy.concatenate([[start], inside, [end]])).max())
+
 
 class Clients:
     """Steady streams on one model, from `start` to `stop`."""

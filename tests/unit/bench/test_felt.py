@@ -37,3 +37,9 @@ def test_a_gap_belongs_to_its_stream_and_to_the_time_in_which_it_ended(tmp_path:
 def test_a_stream_that_gets_nothing_any_more_is_not_overlooked(tmp_path: Path) -> None:
     found = felt(tmp_path, (0.0, 0, 1), (0.1, 0, 1), (0.0, 1, 1), (5.0, 1, 1))
     assert found.gaps(0.05, 4.0).longest == pytest.approx(4000)
+
+
+def test_silence_is_what_no_stream_was_spared(tmp_path: Path) -> None:
+    found = felt(tmp_path, (0.0, 0, 1), (1.0, 1, 1), (3.0, 0, 1), (4.0, 1, 1))
+    assert found.silence(0.5, 4.5) == pytest.approx(2000)
+    assert found.silence(1.5, 2.5) == pytest.approx(1000)
