@@ -14,6 +14,7 @@ from claas_crds.contract import FailureReason, ModelLocation, TrainerInput
 from claas_crds.distill_job import JobPhase
 from claas_crds.lora_adapter import EngineName, HandoverKind, LoraSpec
 from claas_trainer.engines import local_step
+from claas_trainer.engines.local import LocalEngine
 from claas_trainer.engines.registry import chosen_engine
 from claas_trainer.engines.weight_access import open_weights
 from claas_trainer.errors import TrainerError
@@ -100,6 +101,24 @@ async def test_a_step_beside_serving_gives_the_bytes_of_one_that_serving_sleeps_
     assert phases[HandoverKind.SLEEP] == phases[HandoverKind.SHARE] == phases[HandoverKind.NONE]
     paused = {kind for kind, events in told.items() if any(isinstance(event, PauseAnnounced) for event in events)}
     assert paused == {HandoverKind.SLEEP}
+
+
+async def test_memory_is_given_back_when_the_new_version_was_loaded_for_that_takes_long(
+    model: Path, paths: Paths, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    close = LocalEngine.close
+
+    async def note_and_close(self: LocalEngine) -> None:
+        seen.extend(server.calls)
+        await close(self)
+
+    monkeypatch.setattr(LocalEngine, "close", note_and_close)
+    with sleeping_server() as server:
+        task = job(model, paths).model_copy(update={"serving": document(server.url).serving})
+        with pytest.raises(TrainerError):
+            await attempt(task, paths, reporter)
+    assert "POST /v1/load_lora_adapter" in seen
 
 
 async def test_an_attempt_tells_how_far_the_step_is(model: Path, paths: Paths) -> None:

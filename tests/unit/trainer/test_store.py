@@ -84,6 +84,19 @@ def test_tensors_are_written_as_safetensors_reads_them_and_equal_ones_give_equal
     assert one.record.digest == two.record.digest
 
 
+def test_tensors_of_another_dtype_are_written_as_if_they_had_been_converted_before(store: VersionStore) -> None:
+    # Two blocks of 16 MiB and a bit.
+    tensors = {f"w{number:02}": torch.randn(1024, 1000) for number in range(17)}
+    files = {
+        "later": Tensors(tensors, {"format": "pt"}, torch.bfloat16),
+        "before": Tensors({name: tensor.bfloat16() for name, tensor in tensors.items()}, {"format": "pt"}),
+    }
+    version = store.publish(record(0), files, owner="job-1").version
+    assert version.record.files["later"] == version.record.files["before"]
+    assert files["later"].size_bytes == files["before"].size_bytes
+    store.verify(version)
+
+
 def test_publishing_twice_for_one_job_is_once(store: VersionStore) -> None:
     store.publish(record(0), FILES, owner="job-1")
     again = store.publish(record(0), {"other": Bytes(b"x")}, owner="job-1")

@@ -62,9 +62,7 @@ def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: R
     missing = [name for name in lora.target_modules if not any(f".{name}." in key for key in adapter.tensors)]
     if missing:
         raise InputError(f"lora.target_modules: the base model has no layer named {', '.join(missing)}")
-    weights = Tensors(
-        {name: tensor.to(dtype or tensor.dtype) for name, tensor in adapter.tensors.items()}, {"format": "pt"}
-    )
+    weights = Tensors(adapter.tensors, {"format": "pt"}, dtype)
     store.prepare(owner=owner, attempt=1, needed_bytes=weights.size_bytes)
     reporter.phase(JobPhase.PUBLISHING, "the initial version")
     record = VersionRecord(

@@ -131,12 +131,15 @@ def write_file(path: Path, content: FileContent) -> str:
 def _blocks(chunks: Iterator[bytes | memoryview]) -> Iterator[list[bytes | memoryview]]:
     """Chunks by so many that handing them to another thread costs little."""
     block: list[bytes | memoryview] = []
+    size = 0
     for chunk in chunks:
         block.append(chunk)
-        if sum(map(len, block)) >= _CHUNK_BYTES:
+        size += len(chunk)
+        if size >= _CHUNK_BYTES:
             yield block
-            block = []
-    yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def _update(digest: hashlib._Hash, block: list[bytes | memoryview]) -> None:
