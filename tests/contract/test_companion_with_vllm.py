@@ -38,8 +38,9 @@ NAME = "user123/coder-v1"
 CLIENTS = 8
 PROBE = ProbeSpec("The colour of the sky is", max_tokens=4)
 LONG_ANSWER_TOKENS = 300
-# For what has to happen within an answer: a swap, a pause.
-LONGER_ANSWER_TOKENS = 1900
+# For what has to happen within an answer: a swap, a pause. No machine writes this one to its end before that; the
+# test stops reading it instead.
+ENDLESS_ANSWER_TOKENS = 16_000
 HEADERS = {"Authorization": f"Bearer {API_KEY}"}
 
 
@@ -52,23 +53,38 @@ async def client(site: Site) -> AsyncIterator[VllmClient]:
 
 @dataclass
 class Answer:
-    """A greedy streamed answer: its pieces of text, which version gave it, and how it ended."""
+    """A greedy streamed answer: its tokens, which version gave it, and how it ended."""
 
-    pieces: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
     version: str = ""
     finish_reason: str = ""
-    first_piece: asyncio.Event = field(default_factory=asyncio.Event)
+    under_way: asyncio.Event = field(default_factory=asyncio.Event)
 
-    @property
-    def text(self) -> str:
-        return "".join(self.pieces)
+    async def goes_on(self, tokens: int = 20) -> None:
+        """Wait until that many more tokens have come."""
+        wanted = len(self.token_ids) + tokens
+        async with asyncio.timeout(60.0):
+            while len(self.token_ids) < wanted:
+                await asyncio.sleep(0.01)
+
+    async def stands_still(self) -> int:
+        """Wait until what is on its way has come: for 0.3 s no more tokens. Returns how many there are."""
+        async with asyncio.timeout(60.0):
+            while True:
+                before = len(self.token_ids)
+                await asyncio.sleep(0.3)
+                if len(self.token_ids) == before:
+                    return before
 
 
 async def stream_answer(site: Site, model: str, answer: Answer, max_tokens: int = LONG_ANSWER_TOKENS) -> None:
-    body = {"model": model, "prompt": "Once upon a time", "max_tokens": max_tokens, "temperature": 0.0}
+    body = {
+        "model": model, "prompt": "Once upon a time", "max_tokens": max_tokens, "temperature": 0.0, "ignore_eos": True,
+        "stream": True, "return_token_ids": True,
+    }  # fmt: skip
     async with (
         httpx.AsyncClient(base_url=site.server.url, headers=HEADERS, timeout=120.0, trust_env=False) as http,
-        http.stream("POST", "/v1/completions", json={**body, "stream": True, "ignore_eos": True}) as response,
+        http.stream("POST", "/v1/completions", json=body) as response,
     ):
         assert response.status_code == httpx.codes.OK
         answer.version = response.headers.get("x-claas-version", "")
@@ -76,10 +92,17 @@ async def stream_answer(site: Site, model: str, answer: Answer, max_tokens: int 
             if not line.startswith("data: ") or line == "data: [DONE]":
                 continue
             choice = json.loads(line.removeprefix("data: "))["choices"][0]
-            answer.pieces.append(choice["text"])
+            answer.token_ids += choice["token_ids"] or []
             answer.finish_reason = choice["finish_reason"] or answer.finish_reason
-            if len(answer.pieces) >= 5:
-                answer.first_piece.set()
+            if len(answer.token_ids) >= 5:
+                answer.under_way.set()
+
+
+async def stop_reading(running: asyncio.Task[None]) -> None:
+    """Hang up on an answer that is still being written."""
+    assert not running.done(), "the answer ended before its test; this machine needs a longer answer"
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 async def serve(client: VllmClient, site: Site, version: int) -> None:
@@ -209,50 +232,51 @@ async def test_no_request_fails_in_fifty_swaps_under_eight_clients(site: Site, c
     await wait_for_targets(client, {f"{NAME}@{VERSIONS}"})
 
 
-async def test_a_request_in_flight_ends_on_the_version_it_began_with(site: Site, client: VllmClient) -> None:
+async def test_a_request_in_flight_goes_on_with_the_version_it_began_with(site: Site, client: VllmClient) -> None:
     await serve(client, site, 3)
-    undisturbed = Answer()
-    await stream_answer(site, NAME, undisturbed, LONGER_ANSWER_TOKENS)
     answer = Answer()
-    running = asyncio.create_task(stream_answer(site, NAME, answer, LONGER_ANSWER_TOKENS))
-    await asyncio.wait_for(answer.first_piece.wait(), 30.0)
+    running = asyncio.create_task(stream_answer(site, NAME, answer, ENDLESS_ANSWER_TOKENS))
+    await asyncio.wait_for(answer.under_way.wait(), 60.0)
 
     await serve(client, site, 4)
     status = await client.companion_status()
-    assert not running.done(), "the answer ended before the swap; this machine needs a longer answer"
     new = await client.probe(NAME, PROBE.prompt)
-    await running
+    await answer.goes_on()
+    await stop_reading(running)
+    await wait_for_targets(client, {f"{NAME}@4"})
+    await serve(client, site, 3)
+    undisturbed = Answer()
+    await stream_answer(site, NAME, undisturbed, len(answer.token_ids))
 
     assert status is not None
     alias = status.alias(NAME)
     assert alias is not None
     assert alias.in_flight == {f"{NAME}@4": 0, f"{NAME}@3": 1}
     assert new.answered_by == f"{NAME}@4"
-    assert answer.version == f"{NAME}@3"
-    assert answer.text == undisturbed.text
-    await wait_for_targets(client, {f"{NAME}@4"})
+    assert answer.version == undisturbed.version == f"{NAME}@3"
+    assert answer.token_ids == undisturbed.token_ids
 
 
 async def test_an_answer_frozen_by_sleep_has_the_tokens_of_an_undisturbed_one(site: Site, client: VllmClient) -> None:
     await serve(client, site, 5)
-    undisturbed = Answer()
-    await stream_answer(site, NAME, undisturbed, LONGER_ANSWER_TOKENS)
     frozen = Answer()
-    running = asyncio.create_task(stream_answer(site, NAME, frozen, LONGER_ANSWER_TOKENS))
-    await asyncio.wait_for(frozen.first_piece.wait(), 30.0)
+    running = asyncio.create_task(stream_answer(site, NAME, frozen, ENDLESS_ANSWER_TOKENS))
+    await asyncio.wait_for(frozen.under_way.wait(), 60.0)
 
     await pause_serving(client, mode=PauseMode.KEEP)
     assert (await client.load()).sleep_state is SleepState.WEIGHTS_OFFLOADED
-    await asyncio.sleep(0.3)
-    pieces_when_asleep = len(frozen.pieces)
+    tokens_when_asleep = await frozen.stands_still()
     arriving = asyncio.create_task(client.probe(NAME, PROBE.prompt, max_tokens=2))
     await asyncio.sleep(0.5)
     assert not arriving.done()
-    assert len(frozen.pieces) == pieces_when_asleep < len(undisturbed.pieces)
+    assert len(frozen.token_ids) == tokens_when_asleep
     await resume_serving(client)
-    await running
+    await frozen.goes_on()
+    await stop_reading(running)
+    undisturbed = Answer()
+    await stream_answer(site, NAME, undisturbed, len(frozen.token_ids))
 
-    assert frozen.text == undisturbed.text
+    assert frozen.token_ids == undisturbed.token_ids
     assert (await arriving).answered_by == f"{NAME}@5"
     assert not await ensure_awake(client)
 
@@ -261,7 +285,7 @@ async def test_a_drain_that_times_out_resumes_and_leaves_nothing_asleep(site: Si
     await serve(client, site, 5)
     answer = Answer()
     running = asyncio.create_task(stream_answer(site, NAME, answer))
-    await asyncio.wait_for(answer.first_piece.wait(), 30.0)
+    await asyncio.wait_for(answer.under_way.wait(), 30.0)
 
     with pytest.raises(DrainTimedOut):
         await pause_serving(client, mode=PauseMode.WAIT, drain_timeout_seconds=0.2)
@@ -279,7 +303,7 @@ async def test_a_drain_lets_the_running_answer_end_and_then_sleeps(site: Site, c
     await serve(client, site, 5)
     answer = Answer()
     running = asyncio.create_task(stream_answer(site, NAME, answer, max_tokens=100))
-    await asyncio.wait_for(answer.first_piece.wait(), 30.0)
+    await asyncio.wait_for(answer.under_way.wait(), 30.0)
 
     await pause_serving(client, mode=PauseMode.WAIT, drain_timeout_seconds=60.0)
     await asyncio.wait_for(running, 5.0)

@@ -47,7 +47,7 @@ class VllmServer:
             sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.model),
             "--served-model-name", BASE_MODEL, "--host", "127.0.0.1", "--port", str(self.port),
             "--enable-lora", "--max-lora-rank", "8", "--max-loras", "4", "--api-server-count", "1",
-            "--max-model-len", "2048", "--max-num-seqs", "16", "--dtype", "float32", "--enforce-eager",
+            "--max-model-len", "16384", "--max-num-seqs", "16", "--dtype", "float32", "--enforce-eager",
         ]  # fmt: skip
         environment = {
             **os.environ, "VLLM_SERVER_DEV_MODE": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
