@@ -9,7 +9,8 @@ from tests.cluster.volumes import Manifest
 PORT = 8000
 MODEL_MOUNT = "/models"
 ADAPTER_MOUNT = "/adapters"
-COMPANION_MOUNT = "/opt/claas-companion"
+COMPANION_PARENT = "/opt/claas-companion"
+COMPANION_MOUNT = f"{COMPANION_PARENT}/claas_vllm"
 USER = 65532
 
 
@@ -23,7 +24,7 @@ class SecretMount:
 
 @dataclass(frozen=True)
 class Companion:
-    """The companion module: its ConfigMap, and the arguments and environment that bring it into vLLM."""
+    """The companion: its ConfigMap, and the arguments and environment that bring it into vLLM."""
 
     config_map: str
     arguments: tuple[str, ...]
@@ -155,7 +156,7 @@ def deployment(server: VllmServer) -> Manifest:
     """The Deployment. The pod is Ready when vLLM's /health answers."""
     variables = environment(server)
     if server.companion is not None:
-        variables = {"PYTHONPATH": COMPANION_MOUNT, **variables}
+        variables = {"PYTHONPATH": COMPANION_PARENT, **variables}
     mounts = _mounts(server)
     health = {"path": "/health", "port": "http"}
     container: dict[str, object] = {

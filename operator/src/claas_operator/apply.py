@@ -56,7 +56,7 @@ class Applier:
         for action in plan:
             match action:
                 case actions.ApplyCompanion():
-                    manifest = manifests.companion_config_map(namespace, self._companion.text)
+                    manifest = manifests.companion_config_map(namespace, self._companion.files)
                     await self._api.apply(CONFIG_MAPS, namespace, manifest)
                 case actions.CreateInit(name):
                     await self._create_init(adapter, name)

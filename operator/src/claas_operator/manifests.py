@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -257,8 +258,8 @@ def _wire(model: PassThrough) -> Manifest:
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def companion_config_map(namespace: str, source: str) -> Manifest:
-    """The ConfigMap that brings the companion into vLLM pods."""
+def companion_config_map(namespace: str, files: Mapping[str, str]) -> Manifest:
+    """The ConfigMap that brings the companion into vLLM pods: one key for each file of its package."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -267,5 +268,5 @@ def companion_config_map(namespace: str, source: str) -> Manifest:
             "namespace": namespace,
             "labels": dict(naming.COMMON_LABELS),
         },
-        "data": {naming.COMPANION_KEY: source},
+        "data": dict(files),
     }

@@ -13,7 +13,6 @@ ADAPTER_UID_LABEL = f"{GROUP}/adapter-uid"
 OWNER_KIND_LABEL = f"{GROUP}/owner-kind"
 OWNER_NAME_ANNOTATION = f"{GROUP}/owner-name"
 COMPANION_CONFIG_MAP = "claas-vllm-companion"
-COMPANION_KEY = "claas_vllm.py"
 COMMON_LABELS = {"app.kubernetes.io/managed-by": "claas-operator", "app.kubernetes.io/part-of": "claas"}
 TRAINER_LABELS = {
     **COMMON_LABELS,

@@ -228,6 +228,7 @@ def test_vllm_manifests_mount_the_companion_and_pass_its_arguments() -> None:
         '"name": "claas-companion"',
         '"secretName": "token"',
         '{"name": "PYTHONPATH", "value": "/opt/claas-companion"}',
+        '"mountPath": "/opt/claas-companion/claas_vllm"',
         "CLAAS_ADAPTERS",
     ):
         assert expected in rendered

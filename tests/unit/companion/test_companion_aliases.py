@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claas_vllm import Alias, AliasFolder, AliasTable, Companion
+from claas_vllm import Companion
+from claas_vllm.alias_folder import AliasFolder
+from claas_vllm.aliases import Alias, AliasTable
 from tests.unit.companion.small_server import API_KEY, Reply, SmallServer, ask, start
 
 TOKEN = "control"

@@ -8,8 +8,10 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-import claas_vllm
-from claas_vllm import Companion, Receive, Scope, Send, is_supported, narrow_to_visible, visible_gpu_uuids
+from claas_vllm import Companion, gpus
+from claas_vllm.asgi import Receive, Scope, Send
+from claas_vllm.gpus import narrow_to_visible, visible_gpu_uuids
+from claas_vllm.vllm_release import is_supported
 from tests.unit.companion.small_server import SmallServer, ask, start
 
 
@@ -97,10 +99,10 @@ def test_without_a_driver_there_are_no_gpus() -> None:
 
     absent = SimpleNamespace(NVMLError=NVMLError, nvmlInit=fail)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(claas_vllm, "_import_nvml", lambda: absent)
+        patch.setattr(gpus, "_import_nvml", lambda: absent)
         assert visible_gpu_uuids({}) == []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(claas_vllm, "_import_nvml", lambda: None)
+        patch.setattr(gpus, "_import_nvml", lambda: None)
         assert visible_gpu_uuids({}) == []
 
 
@@ -144,7 +146,7 @@ class _Nvml:
 
 def test_gpus_are_named_by_uuid_and_a_cut_one_by_its_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = _Nvml()
-    monkeypatch.setattr(claas_vllm, "_import_nvml", lambda: nvml)
+    monkeypatch.setattr(gpus, "_import_nvml", lambda: nvml)
     assert visible_gpu_uuids({}) == ["GPU-whole", "MIG-three"]
     assert visible_gpu_uuids({"CUDA_VISIBLE_DEVICES": "MIG-three"}) == ["MIG-three"]
     assert visible_gpu_uuids({"CUDA_VISIBLE_DEVICES": "0"}) == ["GPU-whole"]

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import claas_vllm
-from claas_vllm import WeightExport, sharing_refusal
+from claas_vllm import WeightExport, weight_export
+from claas_vllm.weight_export import sharing_refusal
 
 
 def config(
@@ -33,7 +33,7 @@ def worker(parameters: dict[str, torch.Tensor], found: SimpleNamespace | None = 
 @pytest.fixture(autouse=True)
 def handles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Handles made of addresses: there is no GPU."""
-    monkeypatch.setattr(claas_vllm, "_ipc_handle", lambda address: (address.to_bytes(64, "little"), 256))
+    monkeypatch.setattr(weight_export, "_ipc_handle", lambda address: (address.to_bytes(64, "little"), 256))
 
 
 @pytest.mark.parametrize(

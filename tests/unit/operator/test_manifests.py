@@ -279,6 +279,6 @@ def test_a_hub_model_brings_its_cache_and_token() -> None:
     }
 
 
-def test_the_companions_config_map_carries_the_module_under_its_name() -> None:
-    manifest = companion_config_map("team", "the source")
-    assert at(manifest, "data", "claas_vllm.py") == "the source"
+def test_the_companions_config_map_carries_each_file_under_its_name() -> None:
+    manifest = companion_config_map("team", {"__init__.py": "the source"})
+    assert at(manifest, "data", "__init__.py") == "the source"

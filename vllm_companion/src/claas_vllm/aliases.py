@@ -1,0 +1,110 @@
+"""Served names: which loaded adapter answers each, and how many requests each is answering."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from claas_vllm.errors import ControlError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Alias:
+    """Requests for `name` are answered by `target`, which is version `version` loaded from `path`."""
+
+    name: str
+    target: str
+    path: str
+    version: int
+
+
+def parse_alias(name: str, body: bytes) -> Alias:
+    """An alias from JSON with target, path and version. Raises ControlError (400) naming the field."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        raise ControlError(400, "BadRequestError", "the body is not JSON") from None
+    if not isinstance(document, dict):
+        raise ControlError(400, "BadRequestError", "the body must be an object with target, path and version")
+    target, path, version = (document.get(field) for field in ("target", "path", "version"))
+    if not _NAME.fullmatch(name):
+        raise ControlError(400, "BadRequestError", f"the served name must match {_NAME.pattern}")
+    if not isinstance(target, str) or not _NAME.fullmatch(target) or target == name:
+        raise ControlError(
+            400, "BadRequestError", f"target must be another name, matching {_NAME.pattern}, such as {name}@1"
+        )
+    if not isinstance(path, str) or not path:
+        raise ControlError(400, "BadRequestError", "path must be the path the target was loaded from")
+    if not isinstance(version, int) or isinstance(version, bool) or version < 0:
+        raise ControlError(400, "BadRequestError", "version must be a whole number, 0 or more")
+    return Alias(name=name, target=target, path=path, version=version)
+
+
+class AliasTable:
+    """Which target answers which name, and how many requests each target is answering."""
+
+    def __init__(self) -> None:
+        self._aliases: dict[str, Alias] = {}
+        self._in_flight: Counter[str] = Counter()
+        self._retired: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[Alias]:
+        return iter(sorted(self._aliases.values(), key=lambda alias: alias.name))
+
+    def __len__(self) -> int:
+        return len(self._aliases) + len(self._retired)
+
+    def get(self, name: str) -> Alias | None:
+        """The alias of that name, or None."""
+        return self._aliases.get(name)
+
+    def put(self, alias: Alias) -> None:
+        """Point the alias's name at its target; the target it leaves is retired unless another name uses it."""
+        old = self._aliases.get(alias.name)
+        self._aliases[alias.name] = alias
+        self._retired.pop(alias.target, None)
+        if old is not None:
+            self._retire(old)
+
+    def remove(self, name: str) -> None:
+        """Forget a name and retire its target."""
+        self._retire(self._aliases.pop(name))
+
+    def _retire(self, old: Alias) -> None:
+        if all(alias.target != old.target for alias in self._aliases.values()):
+            self._retired[old.target] = old.name
+
+    def begin(self, model: str) -> str | None:
+        """Count a request for a name or target in, and return the target that answers it; None for others."""
+        alias = self._aliases.get(model)
+        target = alias.target if alias else model
+        if alias is None and target not in self._retired and target not in self._targets():
+            return None
+        self._in_flight[target] += 1
+        return target
+
+    def end(self, target: str) -> bool:
+        """Count a request out. True when it was the last on a retired target."""
+        self._in_flight[target] -= 1
+        if self._in_flight[target] <= 0:
+            del self._in_flight[target]
+        return target in self._retired and target not in self._in_flight
+
+    def idle_retired(self) -> list[str]:
+        """Targets that nothing points at and no request uses."""
+        return [target for target in self._retired if target not in self._in_flight]
+
+    def forget(self, target: str) -> None:
+        """Drop a retired target: it has been unloaded."""
+        self._retired.pop(target, None)
+
+    def in_flight(self, alias: Alias) -> dict[str, int]:
+        """Requests being answered under an alias's name, by target."""
+        targets = [alias.target, *(target for target, name in self._retired.items() if name == alias.name)]
+        return {target: self._in_flight[target] for target in targets}
+
+    def _targets(self) -> set[str]:
+        return {alias.target for alias in self._aliases.values()}

@@ -1,0 +1,208 @@
+"""The middleware: it answers control requests, and hands clients' requests on to the version in service."""
+
+import asyncio
+import json
+import os
+from collections.abc import Coroutine
+from typing import Any
+
+from claas_vllm.alias_folder import AliasFolder
+from claas_vllm.aliases import parse_alias
+from claas_vllm.asgi import (
+    App,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    answer,
+    is_json,
+    parse_object,
+    read_body,
+    read_messages,
+    refuse,
+    replay,
+    saying_version,
+    with_length,
+)
+from claas_vllm.errors import ConfigurationError, ControlError
+from claas_vllm.gpus import visible_gpu_uuids
+from claas_vllm.inner_server import MODELS_ROUTE, InnerServer, has_sleep_mode
+from claas_vllm.lock import ControlLock, needs_token, route_path
+from claas_vllm.served_names import ServedNames
+from claas_vllm.settings import Settings, read_settings
+from claas_vllm.vllm_release import SUPPORTED_VLLM_VERSIONS, is_supported, vllm_version
+
+COMPANION_VERSION = "0.1.0"
+
+_ALIAS_ROUTE = "/claas/aliases/"
+_SLEEP_TIMEOUT_SECONDS = 300.0
+
+
+class Companion:
+    """The middleware. vLLM makes one of it for its app and calls it for every connection and for start-up."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self._refusal: str | None = None
+        try:
+            settings = read_settings(os.environ)
+        except ConfigurationError as error:
+            # An exception here would be taken for "no lifespan support" and the server would start all the same.
+            self._refusal = f"claas_vllm: {error}"
+            settings = Settings(token_file=None, alias_dir=None, open_paths=())
+        self._open_paths = settings.open_paths
+        self._lock = ControlLock(settings.token_file)
+        self._server = InnerServer(app)
+        self._names = ServedNames(self._server, AliasFolder(settings.alias_dir))
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._gpu_uuids: list[str] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, hand on or refuse one connection; restore the aliases when the server starts."""
+        if scope["type"] == "lifespan":
+            await self._start(scope, receive, send)
+        elif scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+        elif self._refusal is not None:
+            await refuse(scope, send, 503, "ServiceUnavailableError", self._refusal)
+        elif needs_token(route_path(scope), self._open_paths):
+            await self._control(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._client(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _start(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._refusal is not None:
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": self._refusal})
+            return
+
+        async def restore_first(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                try:
+                    await self._sleep_once(scope.get("app"))
+                except Exception as error:  # noqa: BLE001  It would be taken for "no lifespan support", as above.
+                    reason = error if isinstance(error, ControlError) else f"the first sleep: {type(error).__name__}"
+                    message = {"type": "lifespan.startup.failed", "message": f"claas_vllm: {reason}"}
+                else:
+                    await self._names.restore(scope.get("app"))
+            await send(message)
+
+        await self.app(scope, receive, restore_first)
+
+    async def _sleep_once(self, application: object) -> None:
+        """The first sleep pins the host's memory for the weights: now, and not while clients wait."""
+        if has_sleep_mode(application):
+            await asyncio.wait_for(self._server.sleep_once(application), _SLEEP_TIMEOUT_SECONDS)
+
+    async def _control(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._lock.opens(scope["headers"]):
+            await refuse(
+                scope, send, 403, "PermissionDeniedError",
+                "this route needs the control token in the header X-Claas-Token (a client's route, if this is one,"
+                " must be written without doubled slashes or encoded characters)",
+            )  # fmt: skip
+            return
+        path = route_path(scope)
+        if scope["type"] != "http" or not (path == "/claas" or path.startswith("/claas/")):
+            await self.app(scope, receive, send)
+            return
+        try:
+            await answer(send, 200, await self._own_route(scope, path, receive))
+        except ControlError as error:
+            await refuse(scope, send, error.status, error.kind, str(error))
+
+    async def _own_route(self, scope: Scope, path: str, receive: Receive) -> dict[str, Any]:
+        application, method = scope.get("app"), scope["method"]
+        if path == "/claas/status" and method == "GET":
+            return await self._status(application)
+        name = path.removeprefix(_ALIAS_ROUTE)
+        if not path.startswith(_ALIAS_ROUTE) or not name:
+            raise ControlError(
+                404, "NotFoundError", "the companion has GET /claas/status, PUT and DELETE /claas/aliases/{name}"
+            )
+        if method == "PUT":
+            await self._names.point(application, parse_alias(name, await read_body(receive)))
+        elif method == "DELETE":
+            await self._names.delete(name)
+        else:
+            raise ControlError(405, "MethodNotAllowedError", "an alias has PUT and DELETE")
+        self._spawn(self._names.unload_idle(application))
+        return await self._status(application)
+
+    async def _status(self, application: object) -> dict[str, Any]:
+        if self._gpu_uuids is None:
+            self._gpu_uuids = await asyncio.to_thread(visible_gpu_uuids, os.environ)
+        version = vllm_version()
+        return {
+            "companion_version": COMPANION_VERSION,
+            "vllm_version": version,
+            "supported_vllm_versions": list(SUPPORTED_VLLM_VERSIONS),
+            "vllm_supported": is_supported(version),
+            "aliases": await self._names.describe(application),
+            "gpu_uuids": self._gpu_uuids,
+            "persisted": self._names.persisted,
+        }
+
+    async def _client(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not self._names.table:
+            await self.app(scope, receive, send)
+        elif scope["method"] == "GET" and route_path(scope) == MODELS_ROUTE:
+            await self._list_models(scope, receive, send)
+        elif scope["method"] == "POST" and is_json(scope["headers"]):
+            await self._rewrite(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _rewrite(self, scope: Scope, receive: Receive, send: Send) -> None:
+        messages = await read_messages(receive)
+        if messages[-1]["type"] != "http.request":
+            return  # The client hung up before it had sent its request.
+        body = b"".join(message.get("body", b"") for message in messages)
+        document = parse_object(body)
+        model = document.get("model") if document is not None else None
+        # From here to `begin` nothing is awaited, so that no flip comes between look-up and counting.
+        target = self._names.table.begin(model) if isinstance(model, str) else None
+        if document is None or target is None:
+            await self.app(scope, replay(messages, receive), send)
+            return
+        try:
+            if target != model:
+                document["model"] = target
+                body = json.dumps(document, separators=(",", ":")).encode()
+                scope = {**scope, "headers": with_length(scope["headers"], len(body))}
+                send = saying_version(send, target)
+            await self.app(scope, replay([{"type": "http.request", "body": body}], receive), send)
+        finally:
+            if self._names.table.end(target):
+                self._spawn(self._names.unload_idle(scope.get("app")))
+
+    async def _list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start: Message = {}
+        chunks: list[bytes] = []
+
+        async def collect(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                start.update(message)
+            elif message["type"] == "http.response.body":
+                chunks.append(message.get("body", b""))
+
+        await self.app(scope, receive, collect)
+        body = b"".join(chunks)
+        document = parse_object(body) if start["status"] == 200 else None
+        if document is not None:
+            cards = {card["id"]: card for card in document["data"]}
+            for alias in self._names.table:
+                if alias.target in cards:
+                    cards[alias.name] = {**cards[alias.target], "id": alias.name}
+            document["data"] = list(cards.values())
+            body = json.dumps(document, separators=(",", ":")).encode()
+            start["headers"] = with_length(start["headers"], len(body))
+        await send(start)
+        await send({"type": "http.response.body", "body": body})
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

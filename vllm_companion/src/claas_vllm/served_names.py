@@ -1,0 +1,99 @@
+"""Served names under change: pointed at a loaded version, deleted, put back after a restart, unloaded when idle."""
+
+import asyncio
+from dataclasses import asdict
+from typing import Any
+
+from claas_vllm.alias_folder import AliasFolder
+from claas_vllm.aliases import Alias, AliasTable
+from claas_vllm.errors import ControlError
+from claas_vllm.inner_server import InnerServer, same_path
+from claas_vllm.log import logger
+
+_RESTORE_TIMEOUT_SECONDS = 120.0
+
+
+class ServedNames:
+    """The alias table, kept in step with what vLLM has loaded and with the volume; one change at a time."""
+
+    def __init__(self, server: InnerServer, folder: AliasFolder) -> None:
+        self.table = AliasTable()
+        self._server = server
+        self._folder = folder
+        self._changing = asyncio.Lock()
+
+    @property
+    def persisted(self) -> bool:
+        """Whether the names outlive a restart."""
+        return self._folder.persisted
+
+    async def restore(self, application: object) -> None:
+        """Load and serve again what the volume says. An adapter that can't be loaded is named in the log."""
+        for alias in self._folder.read():
+            try:
+                async with self._changing:
+                    load = self._server.load(application, alias.target, alias.path)
+                    await asyncio.wait_for(load, _RESTORE_TIMEOUT_SECONDS)
+                    self.table.put(alias)
+            except Exception as error:  # noqa: BLE001  One adapter must not keep the server from starting.
+                reason = error if isinstance(error, ControlError) else type(error).__name__
+                logger.warning("%s is not served: %s can't be loaded: %s", alias.name, alias.path, reason)
+            else:
+                logger.info("%s is served by %s from %s again", alias.name, alias.target, alias.path)
+
+    async def point(self, application: object, alias: Alias) -> None:
+        """Let a loaded version answer a name. Raises ControlError when it is not loaded, or the name is taken."""
+        async with self._changing:
+            cards = {card["id"]: card for card in await self._server.models(application)}
+            target = cards.get(alias.target)
+            if target is None or target.get("parent") is None:
+                raise ControlError(
+                    409, "ConflictError",
+                    f"{alias.target} is not a loaded adapter; load it by /v1/load_lora_adapter first",
+                )  # fmt: skip
+            if not same_path(target.get("root"), alias.path):
+                raise ControlError(
+                    409, "ConflictError", f"{alias.target} is loaded from {target.get('root')}, not {alias.path}"
+                )
+            if alias.name in cards and cards[alias.name].get("parent") is None:
+                raise ControlError(409, "ConflictError", f"{alias.name} is the base model; serve under another name")
+            if alias != self.table.get(alias.name) or not self._folder.persisted:
+                # On the volume first: a crash in between comes back with the version that was asked for.
+                await asyncio.to_thread(self._folder.save, alias)
+                self.table.put(alias)
+                logger.info("%s is served by %s from %s", alias.name, alias.target, alias.path)
+
+    async def delete(self, name: str) -> None:
+        """Serve a name no longer. Raises ControlError (404) when it is not served."""
+        async with self._changing:
+            # The file goes even when the name is not served: it may be one that could not be restored.
+            await asyncio.to_thread(self._folder.remove, name)
+            if self.table.get(name) is None:
+                raise ControlError(404, "NotFoundError", f"{name} is not a served name")
+            self.table.remove(name)
+            logger.info("%s is no longer served", name)
+
+    async def describe(self, application: object) -> list[dict[str, Any]]:
+        """Each alias, whether its target is loaded from its path, and its requests by target."""
+        roots = {card["id"]: card.get("root") for card in await self._server.models(application)}
+        return [
+            {
+                **asdict(alias),
+                "loaded": same_path(roots.get(alias.target), alias.path),
+                "in_flight": self.table.in_flight(alias),
+            }
+            for alias in self.table
+        ]
+
+    async def unload_idle(self, application: object) -> None:
+        """Unload the versions that lost their name and answer nothing any more."""
+        async with self._changing:
+            for target in self.table.idle_retired():
+                try:
+                    unloaded = await self._server.unload(application, target)
+                except Exception as error:  # noqa: BLE001  vLLM's failure; tried again after the next request.
+                    logger.warning("%s can't be unloaded yet: %s", target, type(error).__name__)
+                    continue
+                if unloaded:
+                    self.table.forget(target)
+                    logger.info("%s is unloaded", target)
