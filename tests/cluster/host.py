@@ -6,6 +6,8 @@ import os
 import shutil
 import socket
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,9 @@ from tests.cluster.layout import API_PORT, BRIDGE, CNI_PLUGINS, KUBELET_PORT, NO
 from tests.cluster.process import run
 
 APT_TIMEOUT_SECONDS = 600.0
+_APT_LOCKED = ("Could not get lock", "Unable to acquire the dpkg")
+# Images are built while the cluster comes up, and both may ask for packages.
+_one_at_a_time = threading.Lock()
 REQUIRED_CONTROLLERS = frozenset({"cpu", "cpuset", "memory", "pids"})
 
 
@@ -61,18 +66,29 @@ def ensure_tools(tools: Sequence[Tool]) -> None:
     advice = f"missing on this machine: {names}; install the packages {' '.join(packages)}"
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         raise PrerequisiteError(advice)
-    environment = {"DEBIAN_FRONTEND": "noninteractive"}
     try:
-        run(["apt-get", "-q", "update"], timeout_seconds=APT_TIMEOUT_SECONDS, environment=environment)
-        run(
-            ["apt-get", "-q", "install", "-y", "--no-install-recommends", *packages],
-            timeout_seconds=APT_TIMEOUT_SECONDS,
-            environment=environment,
-        )
+        with _one_at_a_time:
+            _apt_get("update")
+            _apt_get("install", "-y", "--no-install-recommends", *packages)
     except CommandError as error:
         raise PrerequisiteError(f"{advice} (apt-get failed: {error})") from error
     if still := missing_tools(tools):
         raise PrerequisiteError(f"still missing after apt-get: {', '.join(tool.path for tool in still)}")
+
+
+def _apt_get(*arguments: str) -> None:
+    """Run apt-get; while another program has its lock (on a fresh machine often unattended-upgrades), wait."""
+    deadline = time.monotonic() + APT_TIMEOUT_SECONDS
+    environment = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    while True:
+        try:
+            run(["apt-get", "-q", *arguments], timeout_seconds=APT_TIMEOUT_SECONDS, environment=environment)
+        except CommandError as error:
+            if not any(said in str(error) for said in _APT_LOCKED) or time.monotonic() > deadline:
+                raise
+            time.sleep(1.0)
+        else:
+            return
 
 
 def require_root() -> None:
