@@ -17,6 +17,7 @@ from tests.cluster.layout import API_PORT, BRIDGE, CNI_PLUGINS, KUBELET_PORT, NO
 from tests.cluster.process import run
 
 APT_TIMEOUT_SECONDS = 600.0
+APT_RETRY_SECONDS = 1.0
 _APT_LOCKED = ("Could not get lock", "Unable to acquire the dpkg")
 # Images are built while the cluster comes up, and both may ask for packages.
 _one_at_a_time = threading.Lock()
@@ -86,7 +87,7 @@ def _apt_get(*arguments: str) -> None:
         except CommandError as error:
             if not any(said in str(error) for said in _APT_LOCKED) or time.monotonic() > deadline:
                 raise
-            time.sleep(1.0)
+            time.sleep(APT_RETRY_SECONDS)
         else:
             return
 

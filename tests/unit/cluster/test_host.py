@@ -1,7 +1,7 @@
 """Packages that the machine lacks, with an apt-get of the test's own in the real one's place."""
 
 import os
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,21 +51,18 @@ def test_cluster_and_images_may_ask_for_packages_at_the_same_time(machine: Path)
 def test_apt_get_is_waited_for_while_another_program_has_its_lock(
     machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(host, "APT_RETRY_SECONDS", 0.05)
     (machine / "lock").mkdir()
-    waits = []
-
-    def wait(seconds: float) -> None:
-        waits.append(seconds)
-        if len(waits) == 3:
-            (machine / "lock").rmdir()
-
-    monkeypatch.setattr(time, "sleep", wait)
+    given_back = threading.Timer(0.3, (machine / "lock").rmdir)
+    given_back.start()
     host.ensure_tools([Tool("claas-late", "claas-late")])
-    assert len(waits) == 3
+    assert given_back.finished.is_set()
+    assert (machine / "calls").read_text().split() == ["update", "install"]
 
 
 def test_a_lock_that_is_never_given_back_is_named(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (machine / "lock").mkdir()
-    monkeypatch.setattr(host, "APT_TIMEOUT_SECONDS", 1.5)
+    monkeypatch.setattr(host, "APT_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr(host, "APT_RETRY_SECONDS", 0.05)
     with pytest.raises(PrerequisiteError, match=r"install the packages claas-never .*Could not get lock"):
         host.ensure_tools([Tool("claas-never", "claas-never")])
