@@ -210,6 +210,8 @@ async def test_no_request_fails_in_fifty_swaps_under_eight_clients(site: Site, c
                     failures.append(f"HTTP {response.status_code}")
                 elif version < last or f'"{NAME}@{version}"' not in response.text:
                     failures.append(f"version {version} after {last}")
+                elif '"finish_reason":"length"' not in response.text:
+                    failures.append(f"cut short by version {version}")
                 else:
                     last = version
                     answered.append(version)

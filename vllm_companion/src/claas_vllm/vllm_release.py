@@ -5,9 +5,9 @@ import sys
 SUPPORTED_VLLM_VERSIONS = ("0.32", "0.33")
 
 
-def is_supported(vllm_version: str | None) -> bool:
+def is_supported(release: str | None) -> bool:
     """Whether this companion was tested against that vLLM release."""
-    return vllm_version is not None and ".".join(vllm_version.split(".")[:2]) in SUPPORTED_VLLM_VERSIONS
+    return release is not None and ".".join(release.split(".")[:2]) in SUPPORTED_VLLM_VERSIONS
 
 
 def vllm_version() -> str | None:
