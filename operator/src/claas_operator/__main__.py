@@ -12,7 +12,6 @@ import sys
 import kopf
 from kubernetes.aio.client import ApiClient
 from kubernetes.aio.leaderelection import electionconfig, leaderelection
-from kubernetes.aio.leaderelection.resourcelock.leaselock import LeaseLock
 
 from claas_operator.api import LEASES, Api, connected
 from claas_operator.apply import Applier
@@ -21,10 +20,12 @@ from claas_operator.core import Lease, Manifest
 from claas_operator.errors import Conflict, OperatorError, SettingsError
 from claas_operator.events import Recorder
 from claas_operator.handlers import Wakers
+from claas_operator.leader_lock import LeaderLock
 from claas_operator.observe import Observer
 from claas_operator.reading import Reader
 from claas_operator.reconcile import Reconciler
 from claas_operator.settings import Settings
+from claas_operator.starting import until_done
 
 log = logging.getLogger("claas_operator")
 
@@ -43,7 +44,9 @@ async def operate(api: Api, settings: Settings, stop: asyncio.Event) -> None:
     reconciler = Reconciler(api, read, Observer(read, companion), applier, Recorder(api, settings.pod_name))
     log.info("leading as %s; engine %s", settings.pod_name, settings.engine)
     namespaces: tuple[str | None, ...] = settings.watch_namespaces or (None,)
-    await reconciler.resync(namespaces)  # fails, and so ends the operator, where CRDs or rights are missing
+    # Ends the operator where CRDs or rights go on missing.
+    if not await until_done("first look at the cluster", lambda: reconciler.resync(namespaces), stop):
+        return
     async with asyncio.TaskGroup() as tasks:
         background = [
             tasks.create_task(reconciler.queue.run(), name="work queue"),
@@ -89,7 +92,7 @@ async def lead(api: Api, api_client: ApiClient, settings: Settings) -> int:
         log.error("the leader's Lease was lost")
 
     config = electionconfig.Config(
-        LeaseLock(LEADER_LEASE, settings.pod_namespace, settings.pod_name, api_client),
+        LeaderLock(LEADER_LEASE, settings.pod_namespace, settings.pod_name, api_client),
         lease_duration=LEASE_SECONDS,
         renew_deadline=RENEW_SECONDS,
         retry_period=RETRY_SECONDS,
@@ -99,9 +102,13 @@ async def lead(api: Api, api_client: ApiClient, settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    await _ensure_lease(api, settings)
     election = leaderelection.LeaderElection(config)
-    waits = [asyncio.create_task(wait) for wait in (election.run(), told.wait(), ended.wait())]
+
+    async def elect() -> None:
+        if await until_done("the leader's Lease", lambda: _ensure_lease(api, settings), told):
+            await election.run()
+
+    waits = [asyncio.create_task(wait) for wait in (elect(), told.wait(), ended.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     stop.set()
     if told.is_set() and election.observed_record is not None:

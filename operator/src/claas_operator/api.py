@@ -1,25 +1,33 @@
 """The API server: the one place where the operator talks to it.
 
 Objects go in and out as plain data; a missing object is None. Writes are create-exclusive, server-side apply with
-one field manager, or a merge patch under a resourceVersion precondition.
+one field manager, or a merge patch under a resourceVersion precondition. A request that the server can't answer now
+(HTTP 429 or 5xx, or no connection) is repeated a few times before it fails as Unavailable.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import cast
 
+import aiohttp
 from kubernetes.aio import client, config
 
 from claas_crds import GROUP, VERSION
 from claas_operator.core import Manifest
-from claas_operator.errors import ApiError, Conflict, Forbidden
+from claas_operator.errors import ApiError, Conflict, Forbidden, Unavailable
+from claas_operator.refusals import refusal_message
 
 FIELD_MANAGER = "claas-operator"
+REPEAT_SECONDS = (0.5, 1.0, 2.0)
+"""Pauses between the tries of one request; longer where the server asks for it."""
+LONGEST_REPEAT_SECONDS = 30.0
+_REQUEST_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,11 @@ class Propagation(StrEnum):
 class Api:
     """Requests to the API server."""
 
-    def __init__(self, api_client: client.ApiClient) -> None:
+    def __init__(
+        self, api_client: client.ApiClient, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
         self._client = api_client
+        self._sleep = sleep
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
         """One object, or None when there is none."""
@@ -147,26 +158,59 @@ class Api:
         body: Manifest | None = None,
         content: str = "application/json",
     ) -> Manifest:
+        """The answer to a request, tried again while the server can't answer. Raises ApiError."""
+        for pause in REPEAT_SECONDS:
+            try:
+                return await self._try(method, path, query or {}, body, content)
+            except Unavailable as error:
+                await self._sleep(min(LONGEST_REPEAT_SECONDS, max(pause, error.retry_after_seconds)))
+        return await self._try(method, path, query or {}, body, content)
+
+    async def _try(
+        self, method: str, path: str, query: Mapping[str, str], body: Manifest | None, content: str
+    ) -> Manifest:
         headers = {"Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = content
-        method, url, headers, serialized, _ = await self._client.param_serialize(
+        verb, url, headers, serialized, _ = await self._client.param_serialize(
             method=method,
             resource_path=path,
-            query_params=list((query or {}).items()),
+            query_params=list(query.items()),
             header_params=headers,
             body=body,
             auth_settings=["BearerToken"],
         )
-        answer = await self._client.call_api(method, url, headers, serialized, _request_timeout=30)
-        text = (await answer.read() or b"").decode()
-        parsed = cast(Manifest, json.loads(text)) if text.startswith("{") else {}
+        try:
+            answer = await self._client.call_api(verb, url, headers, serialized, _request_timeout=_REQUEST_SECONDS)
+            text = (await answer.read() or b"").decode(errors="replace")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(0, f"{method} {path}", type(error).__name__) from None
+        parsed = _parsed(text)
         if 200 <= answer.status < 300:
             return parsed
-        # The body of a refusal can quote the object, so only its message for known statuses is kept.
-        message = str(parsed.get("message", ""))[:512]
+        message = refusal_message(method, path, parsed)
+        if answer.status == 429 or answer.status >= 500:
+            seconds = _retry_after(answer.headers.get("Retry-After"))
+            raise Unavailable(answer.status, f"{method} {path}", message, seconds)
         kind = {409: Conflict, 403: Forbidden}.get(answer.status, ApiError)
         raise kind(answer.status, f"{method} {path}", message)
+
+
+def _parsed(text: str) -> Manifest:
+    """An answer's JSON object; empty when it is none, as from a proxy in between."""
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        return {}
+    return cast(Manifest, parsed) if isinstance(parsed, dict) else {}
+
+
+def _retry_after(header: str | None) -> float:
+    """Seconds that the server asks to wait; 0 where it does not say, or gives a date."""
+    try:
+        return max(0.0, float(header or 0))
+    except ValueError:
+        return 0.0
 
 
 @asynccontextmanager

@@ -3,7 +3,8 @@
 OperatorError
 ├── ApiError            the API server refused a request
 │   ├── Conflict        the object changed, or exists already
-│   └── Forbidden       a right is missing
+│   ├── Forbidden       a right is missing
+│   └── Unavailable     it can't answer now: HTTP 429 or 5xx, or no connection
 ├── ServingError        a vLLM server could not be asked or told
 └── SettingsError       the operator's own configuration is wrong
 """
@@ -19,7 +20,7 @@ class ApiError(OperatorError):
     """The API server refused a request; `status` is the HTTP status."""
 
     def __init__(self, status: int, what: str, message: str) -> None:
-        super().__init__(f"{what}: HTTP {status}: {message}")
+        super().__init__(f"{what}: {f'HTTP {status}' if status else 'no answer'}: {message}")
         self.status = status
 
 
@@ -29,6 +30,15 @@ class Conflict(ApiError):  # noqa: N818  (the Kubernetes reason's own name)
 
 class Forbidden(ApiError):  # noqa: N818  (the Kubernetes reason's own name)
     """The operator's service account lacks a right; the chart's RBAC lists all it needs."""
+
+
+class Unavailable(ApiError):  # noqa: N818  (a state of the API server)
+    """The API server can't answer now: HTTP 429 or 5xx, or, with status 0, no connection. The same request may
+    succeed later; `retry_after_seconds` is what the server asked for."""
+
+    def __init__(self, status: int, what: str, message: str, retry_after_seconds: float = 0.0) -> None:
+        super().__init__(status, what, message)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class ServingError(OperatorError):
