@@ -118,6 +118,21 @@ async def wait_for_targets(client: VllmClient, expected: set[str]) -> None:
         await asyncio.sleep(0.05)
 
 
+async def test_status_says_how_the_server_was_started(client: VllmClient) -> None:
+    status = await client.companion_status()
+    assert status is not None
+    said = status.settings
+    assert said is not None
+    assert said.lora is not None
+    assert said.chat is not None
+    assert (said.lora.enabled, said.lora.max_rank, said.lora.max_loras) == (True, 8, 4)
+    assert (said.served_model_names, said.max_model_len, said.device_type) == ((BASE_MODEL,), 16384, "cpu")
+    assert (said.sleep_mode, said.worker_extension) == (False, "claas_vllm.WeightExport")
+    assert (said.loads_adapters, said.can_pause, said.log_stats, said.tls) == (True, True, True, False)
+    assert said.chat.template is None
+    assert "enable_thinking" not in said.chat.template_kwargs
+
+
 async def test_a_version_is_put_in_service_once_and_listed_under_the_served_name(
     site: Site, client: VllmClient
 ) -> None:

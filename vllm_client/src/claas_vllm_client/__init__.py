@@ -33,12 +33,15 @@ from claas_vllm_client.serving import (
 )
 from claas_vllm_client.wire import (
     Alias,
+    ChatSettings,
     CompanionStatus,
     LoadOutcome,
+    LoraLimits,
     PauseMode,
     ProbeAnswer,
     ServedModel,
     ServerLoad,
+    ServerSettings,
     SleepState,
 )
 
@@ -47,10 +50,12 @@ __all__ = [
     "Alias",
     "AliasRejected",
     "AnswerTimedOut",
+    "ChatSettings",
     "CompanionStatus",
     "DrainTimedOut",
     "LoadOutcome",
     "LoadedVersion",
+    "LoraLimits",
     "NotConnected",
     "PauseMode",
     "ProbeAnswer",
@@ -63,6 +68,7 @@ __all__ = [
     "ServedModel",
     "ServerGone",
     "ServerLoad",
+    "ServerSettings",
     "ServiceOutcome",
     "SleepState",
     "StillPaused",

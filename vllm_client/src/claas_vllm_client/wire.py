@@ -69,8 +69,50 @@ class Alias(Message):
     in_flight: dict[str, int] = Field(default_factory=dict)
 
 
+class ChatSettings(Message):
+    """How the server makes a prompt of messages: `template` is the text of --chat-template (None: the tokenizer's
+    own), `template_kwargs` are --default-chat-template-kwargs, which a request's own override."""
+
+    template: str | None = None
+    template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
+    content_format: str | None = None
+
+
+class LoraLimits(Message):
+    """What adapters the server takes. `enabled` is False without --enable-lora; None elsewhere: not known."""
+
+    enabled: bool
+    max_rank: int | None = None
+    max_loras: int | None = None
+    max_cpu_loras: int | None = None
+    target_modules: tuple[str, ...] | None = None
+
+
+class ServerSettings(Message):
+    """How a vLLM server was started, by its own parsed settings. None: this release does not tell.
+
+    `worker_extension` is the class of --worker-extension-cls, empty without one. `loads_adapters`: whether the routes
+    of VLLM_ALLOW_RUNTIME_LORA_UPDATING are there, `can_pause`: those of VLLM_SERVER_DEV_MODE.
+    """
+
+    model: str | None = None
+    served_model_names: tuple[str, ...] = ()
+    max_model_len: int | None = None
+    device_type: str | None = None
+    sleep_mode: bool | None = None
+    worker_extension: str | None = None
+    lora: LoraLimits | None = None
+    loads_adapters: bool | None = None
+    can_pause: bool | None = None
+    log_stats: bool | None = None
+    root_path: str | None = None
+    tls: bool | None = None
+    chat: ChatSettings | None = None
+
+
 class CompanionStatus(Message):
-    """The companion's `/claas/status`. `persisted` is False when a restart would forget the aliases."""
+    """The companion's `/claas/status`. `persisted` is False when a restart would forget the aliases. `settings` is
+    None where the companion that a server started with does not tell them yet."""
 
     companion_version: str
     vllm_version: str | None
@@ -79,6 +121,7 @@ class CompanionStatus(Message):
     aliases: tuple[Alias, ...]
     gpu_uuids: tuple[str, ...]
     persisted: bool
+    settings: ServerSettings | None = None
 
     def alias(self, name: str) -> Alias | None:
         """The alias of that served name, or None."""

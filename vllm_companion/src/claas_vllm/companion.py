@@ -29,6 +29,7 @@ from claas_vllm.gpus import visible_gpu_uuids
 from claas_vllm.inner_server import MODELS_ROUTE, InnerServer, has_sleep_mode
 from claas_vllm.lock import ControlLock, needs_token, route_path
 from claas_vllm.served_names import ServedNames
+from claas_vllm.server_settings import server_settings
 from claas_vllm.settings import Settings, read_settings
 from claas_vllm.vllm_release import SUPPORTED_VLLM_VERSIONS, is_supported, vllm_version
 
@@ -143,6 +144,7 @@ class Companion:
             "aliases": await self._names.describe(application),
             "gpu_uuids": self._gpu_uuids,
             "persisted": self._names.persisted,
+            "settings": server_settings(application),
         }
 
     async def _client(self, scope: Scope, receive: Receive, send: Send) -> None:
