@@ -33,10 +33,15 @@ class DeleteAttempt:
 
 
 @dataclass(frozen=True)
-class DeleteInput:
-    """Delete an attempt's input and samples."""
+class RetireAttempt:
+    """An attempt is accounted for: delete its input and samples, and let Kubernetes remove its batch Job later.
+
+    Nothing removes a batch Job before that: its pod holds the result, however long the operator was away.
+    """
 
     name: str
+    keep_seconds: int
+    """How long after its end the batch Job stays, and with it the trainer's log."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ Action: TypeAlias = (
     ApplyCompanion
     | CreateInit
     | DeleteAttempt
-    | DeleteInput
+    | RetireAttempt
     | PutInService
     | TakeOutOfService
     | WriteLease

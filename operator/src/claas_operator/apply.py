@@ -22,7 +22,7 @@ from claas_operator.api import (
 )
 from claas_operator.companion import CompanionSource
 from claas_operator.core import AdapterObject, JobObject
-from claas_operator.errors import Conflict, ServingError
+from claas_operator.errors import ApiError, Conflict, ServingError
 from claas_operator.grant import Grant, ServedRecord, ServingLease, lease_manifest
 from claas_operator.manifests import Mount, Owner
 from claas_operator.reading import Reader
@@ -113,10 +113,18 @@ class Applier:
                     await self._api.delete(PODS, namespace, pod, grace_seconds=grace_seconds)
                 await self._api.delete(BATCH_JOBS, namespace, name, propagation=Propagation.BACKGROUND)
                 await self._api.delete(SECRETS, namespace, name)
-            case actions.DeleteInput(name):
+            case actions.RetireAttempt(name, keep_seconds):
                 await self._api.delete(SECRETS, namespace, name)
+                await self._remove_later(namespace, name, keep_seconds)
             case _:
                 raise AssertionError(f"{type(action).__name__} is not an action of this kind of object")
+
+    async def _remove_later(self, namespace: str, name: str, keep_seconds: int) -> None:
+        try:
+            await self._api.merge(BATCH_JOBS, namespace, name, {"spec": {"ttlSecondsAfterFinished": keep_seconds}})
+        except ApiError as error:
+            if error.status != 404:
+                raise
 
     async def _credentials(self, adapter: AdapterObject) -> serving.Credentials:
         spec = adapter.spec.serving

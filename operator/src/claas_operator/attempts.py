@@ -1,4 +1,8 @@
-"""How far an attempt is, read from its batch Job and its pods."""
+"""How far an attempt is, read from its batch Job and its pods.
+
+A pod is more than its trainer: meshes, vaults and proxies put containers of their own into it, some of which never
+end. So an attempt is judged by the container named `trainer`, and by the pod only where that container says nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,13 @@ from pydantic import ValidationError
 
 from claas_crds.contract import TrainerResult
 from claas_operator.core import BatchJob, Pod
+from claas_operator.naming import TRAINER_CONTAINER
 from claas_operator.world import Attempt, AttemptState
 
 
 def describe_attempt(name: str, batch_job: BatchJob | None, pods: Sequence[Pod]) -> Attempt:
     """How far an attempt is, from its batch Job and its pods."""
-    alive = any(not pod.ended for pod in pods)
+    alive = bool(alive_trainers(pods))
     if batch_job is None or batch_job.metadata.deletion_timestamp is not None:
         return Attempt(name=name, state=AttemptState.ABSENT, alive=alive)
     # An earlier batch Job of this name may have left a pod behind: what became of that one says nothing here.
@@ -24,24 +29,63 @@ def describe_attempt(name: str, batch_job: BatchJob | None, pods: Sequence[Pod])
     if pod is None:
         ended = batch_job.ended_because
         state = AttemptState.LOST if ended else AttemptState.RUNNING
-        return Attempt(name=name, state=state, alive=alive, message=ended or "The trainer's pod is being made")
-    if not pod.ended:
+        message = ended or "The trainer's pod is being made"
+        return Attempt(name=name, state=state, alive=alive, message=message, retired=batch_job.retired)
+    trainer = pod.state_of(TRAINER_CONTAINER).terminated
+    if trainer is not None:
         return Attempt(
-            name=name, state=AttemptState.RUNNING, alive=True, pod=pod.metadata.name, message=_waiting(pod)
+            name=name,
+            state=AttemptState.FAILED if trainer.exit_code else AttemptState.SUCCEEDED,
+            alive=alive,
+            pod=pod.metadata.name,
+            result=_result(trainer.message),
+            exit_code=trainer.exit_code,
+            message=_said(trainer.reason, pod.status.reason, pod.status.message),
+            finished_at=trainer.finished_at,
+            held_open=not pod.ended,
+            retired=batch_job.retired,
         )
-    ended_as = pod.terminated
-    return Attempt(
-        name=name,
-        state=AttemptState.SUCCEEDED if pod.status.phase == "Succeeded" else AttemptState.FAILED,
-        alive=False,
-        pod=pod.metadata.name,
-        result=_result(ended_as.message) if ended_as else None,
-        exit_code=ended_as.exit_code if ended_as else None,
-        message=" ".join(
-            part for part in (ended_as.reason if ended_as else "", pod.status.reason, pod.status.message) if part
-        ),
-        finished_at=ended_as.finished_at if ended_as else None,
+    if pod.ended:
+        return Attempt(
+            name=name,
+            state=AttemptState.SUCCEEDED if pod.status.phase == "Succeeded" else AttemptState.FAILED,
+            alive=alive,
+            pod=pod.metadata.name,
+            message=_said(_other_failure(pod), pod.status.reason, pod.status.message),
+            retired=batch_job.retired,
+        )
+    return Attempt(name=name, state=AttemptState.RUNNING, alive=True, pod=pod.metadata.name, message=_waiting(pod))
+
+
+def alive_trainers(pods: Sequence[Pod]) -> tuple[str, ...]:
+    """Names of the pods whose trainer may still run a process."""
+    return tuple(pod.metadata.name for pod in pods if pod.may_run(TRAINER_CONTAINER))
+
+
+def held_open(pods: Sequence[Pod]) -> tuple[str, ...]:
+    """Names of the batch Jobs whose trainer has ended, while other containers keep the pod from ending."""
+    return tuple(
+        reference.name
+        for pod in pods
+        if not pod.ended
+        and pod.metadata.deletion_timestamp is None
+        and pod.state_of(TRAINER_CONTAINER).terminated is not None
+        for reference in pod.metadata.owner_references
+        if reference.kind == "Job"
     )
+
+
+def _said(*parts: str) -> str:
+    return " ".join(part for part in parts if part)
+
+
+def _other_failure(pod: Pod) -> str:
+    """Which container ended the pod before its trainer ran."""
+    for status in (*pod.status.init_container_statuses, *pod.status.container_statuses):
+        ended = status.state.terminated
+        if ended is not None and ended.exit_code:
+            return f"container {status.name} ended with exit code {ended.exit_code} before the trainer ran"
+    return ""
 
 
 def _waiting(pod: Pod) -> str:

@@ -13,6 +13,8 @@ from claas_crds.lora_adapter import LoraAdapterSpec, LoraAdapterStatus
 
 Manifest: TypeAlias = dict[str, JsonValue]
 """A Kubernetes object on its way to or from the API server."""
+CONTAINER_NOT_LOCATED = "ContainerStatusUnknown"
+"""The reason that a kubelet gives as the end of a container which it has lost sight of."""
 
 
 class OwnerReference(ResourceModel):
@@ -79,6 +81,12 @@ class Terminated(ResourceModel):
     finished_at: datetime | None = None
 
 
+class Running(ResourceModel):
+    """core/v1 ContainerStateRunning."""
+
+    started_at: datetime | None = None
+
+
 class Waiting(ResourceModel):
     """core/v1 ContainerStateWaiting."""
 
@@ -89,6 +97,7 @@ class Waiting(ResourceModel):
 class ContainerState(ResourceModel):
     """core/v1 ContainerState."""
 
+    running: Running | None = None
     terminated: Terminated | None = None
     waiting: Waiting | None = None
 
@@ -189,6 +198,8 @@ class PodStatus(ResourceModel):
     phase: str = "Pending"
     pod_ip: str = Field(default="", alias="podIP")
     conditions: list[PodCondition] = []
+    init_container_statuses: list[ContainerStatus] = []
+    """Of init containers, and of sidecars that are declared as such."""
     container_statuses: list[ContainerStatus] = []
     reason: str = ""
     message: str = ""
@@ -213,12 +224,15 @@ class Pod(ResourceModel):
         """Whether all its containers have ended for good."""
         return self.status.phase in ("Succeeded", "Failed")
 
-    @property
-    def terminated(self) -> Terminated | None:
-        """How its first container ended, if it did."""
-        return next(
-            (status.state.terminated for status in self.status.container_statuses if status.state.terminated), None
-        )
+    def state_of(self, container: str) -> ContainerState:
+        """The state of the container of that name; none of its states is set while the node has not told any."""
+        statuses = self.status.container_statuses
+        return next((status.state for status in statuses if status.name == container), ContainerState())
+
+    def may_run(self, container: str) -> bool:
+        """Whether a process of that container may still run: neither it nor its pod has surely ended."""
+        ended = self.state_of(container).terminated
+        return not self.ended and (ended is None or ended.reason == CONTAINER_NOT_LOCATED)
 
 
 class LabelRequirement(ResourceModel):
@@ -280,11 +294,23 @@ class BatchJobStatus(ResourceModel):
     conditions: list[PodCondition] = []
 
 
+class BatchJobSpec(ResourceModel):
+    """batch/v1 JobSpec, as far as it is read here."""
+
+    ttl_seconds_after_finished: int | None = None
+
+
 class BatchJob(ResourceModel):
     """batch/v1 Job; what became of it is read from its pod, and from its conditions when there is none."""
 
     metadata: ObjectMeta
+    spec: BatchJobSpec = BatchJobSpec()
     status: BatchJobStatus = BatchJobStatus()
+
+    @property
+    def retired(self) -> bool:
+        """Whether Kubernetes removes it some time after its end."""
+        return self.spec.ttl_seconds_after_finished is not None
 
     @property
     def ended_because(self) -> str:

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from claas_crds.conditions import JobCondition, is_true
 from claas_crds.distill_job import DistillJobStatus, JobPhase
-from claas_operator.actions import Action, DeleteAttempt, Note
+from claas_operator.actions import Action, DeleteAttempt, Note, RetireAttempt
 from claas_operator.conditions import ConditionDraft
-from claas_operator.world import AttemptState, JobWorld
+from claas_operator.queueing import finished
+from claas_operator.world import Attempt, AttemptState, JobWorld
 
 STOP_GRACE_SECONDS = 20
 """How long a trainer that is told to end has for waking serving by itself."""
+
+
+KEPT_SECONDS = 3600
+"""How long a trainer's batch Job and log stay after it was accounted for."""
+
+
+def retire(attempt: Attempt, now: datetime) -> RetireAttempt:
+    """Let an attempt go that is accounted for. Kubernetes counts from its end, which may be long past."""
+    ended_ago = (now - (attempt.finished_at or now)).total_seconds()
+    return RetireAttempt(attempt.name, KEPT_SECONDS + max(0, int(ended_ago)))
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,20 @@ class JobDraft:
         self.conditions.set(JobCondition.FAILED, True, reason, message, warning=True)
         self.changes["completion_time"] = self.world.now
         return self.plan(JobPhase.FAILED, 0.0)
+
+    def retire_attempt(self) -> None:
+        """The attempt is accounted for in this plan's status."""
+        self.actions.append(retire(self.world.attempt, self.world.now))
+
+    def end_held_open(self) -> None:
+        """End pods whose trainer has ended and is accounted for, which other containers keep from ending."""
+        world = self.world
+        status = world.job.status
+        done = status.produced_version is not None or finished(status.conditions)
+        for name in world.held_open:
+            if done or name != world.attempt.name:
+                why = "its trainer has ended, and another container keeps its pod"
+                self.actions.append(DeleteAttempt(name, None, STOP_GRACE_SECONDS, why))
 
     def stop_attempt(self, why: str) -> None:
         """End the running attempt, if there is one."""

@@ -221,7 +221,7 @@ def _container(command: str, adapter: AdapterObject, settings: Settings, mounts:
             for claim in trainer.resource_claims
         ]
     return {
-        "name": "trainer",
+        "name": naming.TRAINER_CONTAINER,
         "image": trainer.image or settings.trainer_image,
         "imagePullPolicy": trainer.image_pull_policy or settings.trainer_image_pull_policy,
         "args": [command],

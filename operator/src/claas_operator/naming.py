@@ -12,6 +12,8 @@ JOB_UID_LABEL = f"{GROUP}/job-uid"
 ADAPTER_UID_LABEL = f"{GROUP}/adapter-uid"
 OWNER_KIND_LABEL = f"{GROUP}/owner-kind"
 OWNER_NAME_ANNOTATION = f"{GROUP}/owner-name"
+TRAINER_CONTAINER = "trainer"
+"""The container that speaks for its pod; whatever else is in there was put there by somebody else."""
 COMPANION_CONFIG_MAP = "claas-vllm-companion"
 COMMON_LABELS = {"app.kubernetes.io/managed-by": "claas-operator", "app.kubernetes.io/part-of": "claas"}
 TRAINER_LABELS = {

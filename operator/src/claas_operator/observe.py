@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from claas_crds.contract import PublishedVersion
 from claas_operator import naming, serving
 from claas_operator.api import CONFIG_MAPS, SECRETS, Resource
-from claas_operator.attempts import describe_attempt
+from claas_operator.attempts import alive_trainers, describe_attempt, held_open
 from claas_operator.companion import CompanionSource
 from claas_operator.core import AdapterObject, JobObject
 from claas_operator.grant import ServingLease
@@ -68,7 +68,7 @@ class Observer:
         name = naming.attempt_name(job.metadata, attempt_number)
         attempt = await self._attempt(namespace, job.status.trainer_job if finished(job.status.conditions) else name)
         attempt = await self._with_progress(namespace, attempt)
-        alive = await self._read.alive_trainers(namespace, job.metadata.uid)
+        trainers = await self._read.trainer_pods(namespace, job.metadata.uid)
         deployment_name = adapter.spec.serving.deployment_ref.name if adapter else None
         deployment = await self._read.deployment(namespace, deployment_name) if deployment_name else None
         lease = await self._read.lease(namespace, deployment_name) if deployment_name else None
@@ -86,7 +86,7 @@ class Observer:
             jobs_ahead=jobs_ahead,
             lease=lease,
             attempt=attempt,
-            attempts_alive=bool(alive),
+            attempts_alive=bool(alive_trainers(trainers)),
             pods=(
                 await serving_pods(
                     self._read,
@@ -100,6 +100,7 @@ class Observer:
             ),
             recorded=await recorded_pods(self._read, lease) if lease is not None and between_attempts else (),
             handover=choose_handover(adapter, deployment) if adapter else HandoverChoice(None, "there is no adapter"),
+            held_open=held_open(trainers),
         )
 
     async def lease_world(self, lease: ServingLease) -> LeaseWorld:
@@ -120,7 +121,9 @@ class Observer:
             now=datetime.now(UTC),
             lease=lease,
             job_active=active,
-            alive_pods=await self._read.alive_trainers(lease.namespace, grant.job_uid) if grant else (),
+            alive_pods=(
+                alive_trainers(await self._read.trainer_pods(lease.namespace, grant.job_uid)) if grant else ()
+            ),
             attempts_open=await self._read.attempts_open(lease.namespace, grant.job_uid) if grant else False,
             pods=recorded,
             deployment_found=await self._read.deployment(lease.namespace, lease.deployment) is not None,

@@ -27,6 +27,7 @@ from claas_operator.actions import (
 from claas_operator.adapter_verdict import STALLING, Verdict, judge_adapter
 from claas_operator.conditions import ConditionDraft
 from claas_operator.grant import ServedRecord, new_lease
+from claas_operator.job_draft import STOP_GRACE_SECONDS, retire
 from claas_operator.world import AdapterWorld, AttemptState, ServingPod
 
 INIT_RETRY_SECONDS = 30
@@ -100,9 +101,11 @@ def _versions(world: AdapterWorld) -> list[AdapterVersion]:
 
 
 def _init_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Action]:
-    if latest is not None or not world.claim_found or world.missing_secrets:
-        return []
     init = world.init
+    if latest is not None:
+        return _let_init_go(world)
+    if not world.claim_found or world.missing_secrets:
+        return []
     if init.state is AttemptState.ABSENT and not init.alive:
         return [CreateInit(naming.init_name(world.adapter.metadata))]
     if init.state in (AttemptState.FAILED, AttemptState.LOST, AttemptState.SUCCEEDED):
@@ -110,6 +113,17 @@ def _init_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Ac
         if ended is None or world.now - ended > timedelta(seconds=INIT_RETRY_SECONDS):
             return [DeleteAttempt(init.name, init.pod, 1, "the initial version is tried again")]
     return []
+
+
+def _let_init_go(world: AdapterWorld) -> list[Action]:
+    """The first version stands in status: nothing of its trainer is needed any more."""
+    init = world.init
+    if world.adapter.status.latest_version is None or init.state in (AttemptState.ABSENT, AttemptState.RUNNING):
+        return []
+    if init.held_open:
+        why = "its trainer has ended, and another container keeps its pod"
+        return [DeleteAttempt(init.name, init.pod, STOP_GRACE_SECONDS, why)]
+    return [] if init.retired else [retire(init, world.now)]
 
 
 def _serving_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Action]:

@@ -24,6 +24,7 @@ def plan_job(world: JobWorld) -> JobPlan:
     """The plan for one DistillJob."""
     job = world.job
     draft = JobDraft(world, ConditionDraft(world.now, job.metadata.generation, list(job.status.conditions)))
+    draft.end_held_open()
     if finished(job.status.conditions):
         return _tidy(draft)
     if world.adapter is None:
@@ -56,6 +57,8 @@ def _tidy(draft: JobDraft) -> JobPlan:
     status = world.job.status
     if world.attempt.state is AttemptState.RUNNING:
         draft.stop_attempt("the job has ended")
+    elif world.attempt.state is not AttemptState.ABSENT and not world.attempt.retired:
+        draft.retire_attempt()
     requeue = None
     ttl = world.job.spec.ttl_seconds_after_finished
     if ttl is not None and status.completion_time is not None:

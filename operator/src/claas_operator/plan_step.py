@@ -10,7 +10,7 @@ from claas_crds.contract import PERMANENT_REASONS, FailureReason
 from claas_crds.distill_job import JobPhase
 from claas_crds.lora_adapter import HandoverKind
 from claas_operator import naming
-from claas_operator.actions import CreateAttempt, DeleteInput, WriteLease
+from claas_operator.actions import CreateAttempt, WriteLease
 from claas_operator.grant import Grant, new_lease
 from claas_operator.job_draft import JobDraft, JobPlan
 from claas_operator.plan_attempt import Failure, failure_of, succeeded_status
@@ -165,7 +165,7 @@ def _account_success(draft: JobDraft) -> JobPlan:
     version = result.version
     draft.changes.update(succeeded_status(world.job.status, result, version))
     draft.changes.update(attempts=_next_attempt(world), trainer_job=world.attempt.name)
-    draft.actions.append(DeleteInput(world.attempt.name))
+    draft.retire_attempt()
     if result.already_published:
         draft.conditions.set(
             JobCondition.TRAINED,
@@ -191,7 +191,7 @@ def _account_failure(draft: JobDraft, failure: Failure) -> JobPlan:
     world = draft.world
     failed = world.job.status.failed_attempts + 1
     draft.changes.update(attempts=failed, failed_attempts=failed, trainer_job=world.attempt.name)
-    draft.actions.append(DeleteInput(world.attempt.name))
+    draft.retire_attempt()
     if failure.permanent or failure.reason in PERMANENT_REASONS:
         return draft.fail(failure.reason, failure.message)
     limit = world.job.spec.backoff_limit

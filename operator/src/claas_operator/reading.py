@@ -124,11 +124,10 @@ class Reader:
         labels = {"batch.kubernetes.io/job-name": name}
         return [Pod.model_validate(pod) for pod in await self._api.list(PODS, namespace, labels)]
 
-    async def alive_trainers(self, namespace: str, job_uid: str) -> tuple[str, ...]:
-        """Trainer pods of a DistillJob that may still run a process."""
+    async def trainer_pods(self, namespace: str, job_uid: str) -> list[Pod]:
+        """The trainer pods of a DistillJob, of all its attempts."""
         found = await self._api.list(PODS, namespace, {naming.JOB_UID_LABEL: job_uid})
-        pods = [Pod.model_validate(pod) for pod in found]
-        return tuple(pod.metadata.name for pod in pods if not pod.ended)
+        return [Pod.model_validate(pod) for pod in found]
 
     async def attempts_open(self, namespace: str, job_uid: str) -> bool:
         """Whether a batch Job of a DistillJob has not ended: Kubernetes may yet make a pod of it."""

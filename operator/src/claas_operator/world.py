@@ -56,11 +56,11 @@ class AttemptState(StrEnum):
     ABSENT = "Absent"
     """Neither its batch Job nor a pod of it exists."""
     RUNNING = "Running"
-    """It runs, or may yet run."""
+    """Its trainer runs, or may yet run."""
     SUCCEEDED = "Succeeded"
-    """It ended with exit code 0."""
+    """Its trainer ended with exit code 0."""
     FAILED = "Failed"
-    """It ended with another exit code, or was killed."""
+    """Its trainer ended with another exit code or was killed, or its pod ended without it."""
     LOST = "Lost"
     """The batch Job is there and its pod has gone without a trace."""
 
@@ -73,7 +73,7 @@ class Attempt:
     """Name of its batch Job."""
     state: AttemptState
     alive: bool
-    """Whether a pod of it may still run a process."""
+    """Whether the trainer in a pod of it may still run a process."""
     pod: str | None = None
     result: TrainerResult | None = None
     exit_code: int | None = None
@@ -81,6 +81,10 @@ class Attempt:
     """What Kubernetes says when there is no result: OOMKilled, image can't be pulled, unschedulable, ..."""
     progress: Progress | None = None
     finished_at: datetime | None = None
+    held_open: bool = False
+    """Whether other containers keep its pod although its trainer has ended."""
+    retired: bool = False
+    """Whether its batch Job is set to be removed some time after its end."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,8 @@ class JobWorld:
     """The pods that this job may have paused; asked only between two attempts."""
     handover: HandoverChoice
     """What becomes of serving at the next attempt."""
+    held_open: tuple[str, ...] = ()
+    """Batch Jobs of this job whose trainer has ended, while other containers keep their pods."""
 
     @property
     def age_seconds(self) -> float:

@@ -10,7 +10,7 @@ from claas_crds.conditions import ConditionStatus, condition_of
 from claas_crds.contract import FailureReason, Progress, TrainerResult
 from claas_crds.distill_job import DistillJobStatus, JobPhase
 from claas_crds.lora_adapter import HandoverKind
-from claas_operator.actions import CreateAttempt, DeleteAttempt, DeleteInput, DeleteJob, WriteLease
+from claas_operator.actions import CreateAttempt, DeleteAttempt, DeleteJob, RetireAttempt, WriteLease
 from claas_operator.handover_choice import HandoverChoice
 from claas_operator.job_draft import JobPlan
 from claas_operator.plan_job import plan_job
@@ -194,7 +194,7 @@ def test_samples_that_vanish_while_the_trainer_runs_do_not_end_it() -> None:
 
 def test_a_published_version_is_written_to_status_and_the_input_deleted() -> None:
     plan = plan_job(job_world(job(status=STARTED), held=MINE, now_at=succeeded(1)))
-    assert kinds(plan) == [DeleteInput.__name__]
+    assert kinds(plan) == [RetireAttempt.__name__]
     status = plan.status
     assert (status.produced_version, status.parent_version, status.loss) == (1, 0, "0.25")
     assert (status.serving_gap, status.timings.step) == ("2.00s", 1.0)
@@ -261,25 +261,25 @@ FINAL: list[tuple[str, JobWorld, str, list[str]]] = [
         "a permanent reason",
         job_world(job(status=STARTED), held=MINE, now_at=failed(FailureReason.INVALID_SAMPLE, 64)),
         "InvalidSample",
-        ["DeleteInput"],
+        ["RetireAttempt"],
     ),
     (
         "a permanent exit code",
         job_world(job(status=STARTED), held=MINE, now_at=failed(FailureReason.INTERNAL, 64)),
         "InternalError",
-        ["DeleteInput"],
+        ["RetireAttempt"],
     ),
     (
         "more failures than the limit",
         job_world(job(status=STARTED, backoff_limit=0), held=MINE, now_at=failed(FailureReason.STORAGE_FULL)),
         "StorageFull",
-        ["DeleteInput"],
+        ["RetireAttempt"],
     ),
     (
         "a trainer lost for the last time",
         job_world(job(status=STARTED, backoff_limit=0), held=MINE, now_at=attempt(AttemptState.LOST)),
         "TrainerLost",
-        ["DeleteInput"],
+        ["RetireAttempt"],
     ),
     (
         "a pause that the operator ended for the last time",
@@ -289,13 +289,13 @@ FINAL: list[tuple[str, JobWorld, str, list[str]]] = [
             now_at=attempt(AttemptState.FAILED, exit_code=137),
         ),
         "MaxPauseExceeded",
-        ["DeleteInput"],
+        ["RetireAttempt"],
     ),
     (
         "an attempt whose batch Job somebody deleted for the last time",
         job_world(job(status=STARTED, backoff_limit=0), held=MINE),
         "TrainerLost",
-        ["DeleteInput"],
+        ["RetireAttempt"],
     ),
 ]
 

@@ -15,10 +15,11 @@
 - apiGroups: [claas.dev]
   resources: [loraadapters/finalizers, distilljobs/finalizers]
   verbs: [update]
-# Trainer Jobs and their pods. A trainer that hangs in a pause is deleted with its pod.
+# Trainer Jobs and their pods. A trainer that hangs in a pause is deleted with its pod; a Job that is accounted for
+# gets a time to live.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create, delete]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, delete]
