@@ -139,9 +139,10 @@ def test_a_pod_that_somebody_else_put_to_sleep_is_never_woken_and_its_job_waits(
     [
         (FailureReason.INVALID_SAMPLE, None, 3, 1, "InvalidSample"),
         (FailureReason.INTERNAL, ExitCode.PERMANENT, 3, 1, "InternalError"),
-        (FailureReason.OUT_OF_MEMORY, None, 1, 2, "OutOfMemory"),
+        (FailureReason.OUT_OF_MEMORY, None, 3, 1, "OutOfMemory"),
+        (FailureReason.CONTROL_REFUSED, None, 1, 2, "ControlRefused"),
     ],
-    ids=["a-permanent-reason", "a-permanent-exit-code", "a-retryable-reason-up-to-the-limit"],
+    ids=["a-permanent-reason", "a-permanent-exit-code", "what-would-fail-alike", "what-can-pass-up-to-the-limit"],
 )
 def test_a_job_is_tried_again_as_its_trainers_exit_code_says(
     operator: OperatorProcess,

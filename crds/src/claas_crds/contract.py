@@ -33,6 +33,18 @@ PROGRESS_PATH = "/progress"
 EXECUTION_MODE_VARIABLE = "CLAAS_DISTILL_EXECUTION_MODE"
 
 
+class TrainerCommand(StrEnum):
+    """What a trainer pod is asked for: the argument of `python -m claas_trainer`."""
+
+    RUN = "run"
+    """One attempt at a job."""
+    INIT = "init"
+    """The initial version of an adapter."""
+    RECOVER = "recover"
+    """Look for the version of a job whose last attempt ended without telling. It needs the adapter's volume alone and
+    writes nothing: no GPU, no model, no server."""
+
+
 class ExitCode(IntEnum):
     """What the trainer's exit code tells the operator: whether another attempt can help."""
 
@@ -110,19 +122,20 @@ PERMANENT_REASONS = frozenset(
         FailureReason.INVALID_INPUT,
         FailureReason.INVALID_SAMPLE,
         FailureReason.MODEL_NOT_FOUND,
-        FailureReason.PARENT_NOT_FOUND,
         FailureReason.PARENT_CORRUPT,
         FailureReason.ENGINE_UNAVAILABLE,
         FailureReason.GPU_MISMATCH,
-        FailureReason.CONTROL_REFUSED,
+        FailureReason.OUT_OF_MEMORY,
         FailureReason.WEIGHTS_NOT_SHAREABLE,
+        FailureReason.MAX_PAUSE_EXCEEDED,
         FailureReason.NOT_FINITE,
         FailureReason.POLICY_MOVED,
-        FailureReason.STORAGE_READ_ONLY,
         FailureReason.VERSION_REJECTED,
     }
 )
-"""Reasons after which another attempt would fail alike; all others are retried up to backoffLimit."""
+"""Reasons after which another attempt would fail alike. All others can pass with time (a volume that is read-only for
+a while, a token that a pod does not have yet, a version that another node does not see yet) and are retried up to
+backoffLimit, later and later."""
 
 
 def exit_code_for(reason: FailureReason) -> ExitCode:
@@ -197,8 +210,8 @@ class ServingTarget(ContractModel):
 
 
 class TrainerInput(ContractModel):
-    """All that a trainer pod is told. For `run`, `job`, `parent` and `samples_file` are set; for `init` they are
-    not."""
+    """All that a trainer pod is told. For `run`, `job`, `parent` and `samples_file` are set; for `recover` `job`
+    alone, the one whose version is looked for; for `init` none of them."""
 
     adapter: AdapterIdentity
     engine: EngineName = EngineName.LOCAL
@@ -237,7 +250,8 @@ class TrainerResult(ContractModel):
     message: str = ""
     """One sentence for people: what was wrong, where, what to do. Never a sample's text."""
     version: PublishedVersion | None = None
-    """The version that was published, or for `init` the newest one found or made."""
+    """The version that was published, for `init` the newest one found or made, for `recover` the whole one that the
+    job published and that nobody refused. None after a `recover` that succeeded: the job published nothing."""
     already_published: bool = False
     """An earlier attempt had published it: no step was taken by this one."""
     swapped_pods: list[str] = []

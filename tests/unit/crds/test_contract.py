@@ -174,6 +174,20 @@ def test_the_exit_code_of_a_reason_says_whether_to_try_again(reason: FailureReas
     assert exit_code_for(reason) is expected
 
 
+PASSES = ["StorageReadOnly", "StorageFull", "StorageFailed", "ControlRefused", "ParentNotFound", "VllmUnreachable"]
+FAILS_ALIKE = ["MaxPauseExceeded", "OutOfMemory", "InvalidSample", "PolicyMoved", "ParentCorrupt"]
+
+
+@pytest.mark.parametrize("reason", PASSES)
+def test_what_time_can_heal_is_tried_again(reason: str) -> None:
+    assert exit_code_for(FailureReason(reason)) is ExitCode.RETRYABLE
+
+
+@pytest.mark.parametrize("reason", FAILS_ALIKE)
+def test_what_would_fail_alike_is_not_tried_again(reason: str) -> None:
+    assert exit_code_for(FailureReason(reason)) is ExitCode.PERMANENT
+
+
 def test_exit_codes_are_none_that_a_shell_or_a_signal_gives() -> None:
     assert not {int(code) for code in ExitCode if code} & {1, 2, *range(126, 166)}
 
