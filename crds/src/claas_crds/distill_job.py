@@ -29,7 +29,7 @@ class KeyReference(ResourceModel):
     name: str = Field(min_length=1, max_length=253)
     """Name of the object."""
     key: str = Field(default="samples.json", min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")
-    """Key that holds the samples, as a JSON list of the same objects as in `inline`."""
+    """Key that holds the samples: a JSON list of the same objects as in `inline`, or JSON lines."""
 
 
 class FileReference(ResourceModel):
@@ -38,7 +38,7 @@ class FileReference(ResourceModel):
     claim_name: str = Field(min_length=1, max_length=253)
     """Name of the claim."""
     path: str = Field(max_length=1024, json_schema_extra={"pattern": RELATIVE_PATH})
-    """The file below the volume's root: a JSON list of samples."""
+    """The file below the volume's root: a JSON list of samples, or JSON lines."""
 
 
 class SamplesSource(ResourceModel):

@@ -17,9 +17,10 @@ PLURAL = "loraadapters"
 HISTORY_LIMIT = 20
 """How many versions `status.versions` names; older ones stay on the volume."""
 
-_SEGMENT = r"[A-Za-z0-9._@-]*[A-Za-z0-9_@-][A-Za-z0-9._@-]*"
+_NOT_IN_PATHS = r"/\x00-\x1f\x7f"
+_SEGMENT = rf"[^{_NOT_IN_PATHS}]*[^.{_NOT_IN_PATHS}][^{_NOT_IN_PATHS}]*"
 RELATIVE_PATH = rf"^{_SEGMENT}(/{_SEGMENT})*$"
-"""A path below a volume's root: no segment is made of dots alone, so that none leads out of it."""
+"""A path below a volume's root, in any script: no segment is made of dots alone, so that none leads out of it."""
 
 
 class EngineName(StrEnum):

@@ -103,6 +103,28 @@ class TrainingOverrides(PayloadModel):
         return TrainingConfig.model_validate(defaults.model_dump() | self.model_dump(exclude_none=True))
 
 
+class TurnRole(StrEnum):
+    """Who speaks in a turn of a conversation."""
+
+    SYSTEM = "system"
+    """The system prompt; the first turn alone."""
+    USER = "user"
+    """The user."""
+    ASSISTANT = "assistant"
+    """The model."""
+
+
+class ChatTurn(PayloadModel):
+    """One turn of a conversation."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    role: TurnRole
+    """Who speaks: `system` (the first turn alone), `user` or `assistant`."""
+    content: str
+    """What was said, without any template."""
+
+
 class DistillBatchItem(PayloadModel):
     """One answer and the feedback on it.
 
@@ -120,6 +142,8 @@ class DistillBatchItem(PayloadModel):
     """What the user said about the answer; the teacher sees it as hindsight."""
     system_prompt: str = ""
     """The system prompt the answer was given under; empty when there was none."""
+    messages: list[ChatTurn] = []
+    """The turns before `user_prompt`, oldest first; empty when it was the first thing said."""
     prompt: str = ""
     """The prompt with the chat template applied, as the model saw it; empty for samples written by hand."""
     prompt_token_ids: list[int] = []

@@ -36,6 +36,7 @@ def test_a_sample_has_the_known_names() -> None:
         "response_token_ids",
         "user_prompt",
         "system_prompt",
+        "messages",
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -142,3 +143,21 @@ def test_the_manifests_hold_no_anchors() -> None:
             text = (REPOSITORY_ROOT / folder / f"{name}.yaml").read_text()
             tokens = yaml.scan(text)
             assert not any(isinstance(token, yaml.AnchorToken | yaml.AliasToken) for token in tokens), name
+
+
+def pattern_of(definition: str, path: str) -> str:
+    return str(dict(walk(root_schema(DEFINITIONS[definition])))[path]["pattern"])
+
+
+@pytest.mark.parametrize(
+    "path", ["2026/july.json", "Rückmeldungen/März 1.json", "反馈/样本.jsonl", ".hidden/a", "a..b"]
+)
+def test_a_path_may_have_spaces_and_any_script(path: str) -> None:
+    for field in (".spec.samples.file.path", ".spec.storage.path", ".spec.model.source.persistentVolumeClaim.path"):
+        definition = "distilljobs.claas.dev" if "samples" in field else "loraadapters.claas.dev"
+        assert re.search(pattern_of(definition, field), path), field
+
+
+@pytest.mark.parametrize("path", ["/a", "a/", "a//b", "..", "a/../b", "./a", "a/...", "a\nb", "a\x7f", "a\0"])
+def test_a_path_leads_nowhere_else(path: str) -> None:
+    assert not re.search(pattern_of("distilljobs.claas.dev", ".spec.samples.file.path"), path)

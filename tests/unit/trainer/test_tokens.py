@@ -45,6 +45,15 @@ def test_a_sample_written_by_hand_is_the_template_s_chat_and_ends_the_turn(token
     assert (batch.counts.total, batch.counts.recorded, batch.counts.reconstructed) == (1, 0, 1)
 
 
+def test_earlier_turns_of_a_sample_written_by_hand_come_before_the_question(tokenizer: HubTokenizer) -> None:
+    turns = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "I."}]
+    sample = tokenise([item(messages=turns)], tokenizer, LIMITS).samples[0]
+    assert tokenizer.decode(sample.student_prompt_ids) == (
+        "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\nI.<|im_end|>\n"
+        "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
 def test_recorded_ids_are_taken_as_they_are_even_where_the_tokenizer_would_choose_others(
     tokenizer: HubTokenizer,
 ) -> None:

@@ -92,7 +92,8 @@ def _tokenise(
     ending: Sequence[int],
     limits: ModelLimits,
 ) -> StepSample:
-    chat = conversation(item.user_prompt, item.system_prompt or None)
+    earlier = [Message(Role(turn.role.value), turn.content) for turn in item.messages]
+    chat = conversation(item.user_prompt, item.system_prompt or None, earlier)
     rendered = item.prompt or (tokenizer.decode(item.prompt_token_ids) if item.prompt_token_ids else "")
     if not rendered:
         rendered = tokenizer.render(as_chat(chat), answer_next=True, thinking=True)

@@ -36,10 +36,12 @@ class Message:
     content: str
 
 
-def conversation(user_prompt: str, system_prompt: str | None = None) -> tuple[Message, ...]:
-    """The conversation of a sample that has a user's prompt and, if there was one, a system prompt."""
-    user = Message(Role.USER, user_prompt)
-    return (user,) if system_prompt is None else (Message(Role.SYSTEM, system_prompt), user)
+def conversation(
+    user_prompt: str, system_prompt: str | None = None, earlier: Sequence[Message] = ()
+) -> tuple[Message, ...]:
+    """The conversation that ends with a user's prompt: after the system prompt, if any, and earlier turns."""
+    system = () if system_prompt is None else (Message(Role.SYSTEM, system_prompt),)
+    return (*system, *earlier, Message(Role.USER, user_prompt))
 
 
 def as_chat(messages: Sequence[Message]) -> list[dict[str, str]]:
