@@ -223,7 +223,7 @@ async def test_no_request_fails_in_fifty_swaps_under_eight_clients(site: Site, c
                 version = int(response.headers.get("x-claas-version", "@0").split("@")[1])
                 if response.status_code != httpx.codes.OK or '"error"' in response.text:
                     failures.append(f"HTTP {response.status_code}")
-                elif version < last or f'"{NAME}@{version}"' not in response.text:
+                elif version < last or f'"model":"{NAME}"' not in response.text or "@" in response.text:
                     failures.append(f"version {version} after {last}")
                 elif '"finish_reason":"length"' not in response.text:
                     failures.append(f"cut short by version {version}")

@@ -69,6 +69,8 @@ WRONG_ADAPTERS: list[tuple[str, JsonValue, str]] = [
     ("spec.serving.handover", "Steal", 'spec.serving.handover: Unsupported value: "Steal"'),
     ("spec.serving.maxSlowdown", 0, "spec.serving.maxSlowdown in body should be greater than or equal to 1"),
     ("spec.serving.maxSlowdown", 91, "spec.serving.maxSlowdown in body should be less than or equal to 90"),
+    ("metadata.name", "a" * 201, "metadata.name is the served name and may have 200 characters"),
+    ("spec.serving.servedName", "a" * 201, "spec.serving.servedName: Too long: may not be more than 200 bytes"),
     ("spec.serving.servedName", "tone@7", "spec.serving.servedName in body should match"),
     ("spec.serving.controlTokenSecretRef", {}, "spec.serving.controlTokenSecretRef.name: Required value"),
     ("spec.serving.apiKeySecretRef", {"name": ""}, "spec.serving.apiKeySecretRef.name in body should be at least 1"),

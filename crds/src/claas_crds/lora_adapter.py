@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import Field, JsonValue
+from pydantic import ConfigDict, Field, JsonValue
 
 from claas_crds.base import ResourceModel
 from claas_crds.conditions import Condition
@@ -16,6 +16,9 @@ KIND = "LoraAdapter"
 PLURAL = "loraadapters"
 HISTORY_LIMIT = 20
 """How many versions `status.versions` names; older ones stay on the volume."""
+
+SERVED_NAME_LIMIT = 200
+"""How long a served name may be; the companion has the same limit, and room for the version behind it."""
 
 _NOT_IN_PATHS = r"/\x00-\x1f\x7f"
 _SEGMENT = rf"[^{_NOT_IN_PATHS}]*[^.{_NOT_IN_PATHS}][^{_NOT_IN_PATHS}]*"
@@ -143,7 +146,7 @@ class Serving(ResourceModel):
     port: int = Field(default=8000, ge=1, le=65535)
     """vLLM's port."""
     served_name: str | None = Field(
-        default=None, min_length=1, max_length=200, json_schema_extra={"pattern": LORA_ID_PATTERN}
+        default=None, min_length=1, max_length=SERVED_NAME_LIMIT, json_schema_extra={"pattern": LORA_ID_PATTERN}
     )
     """The model name clients ask for; the adapter's name when left out."""
     control_token_secret_ref: SecretKeyRef | None = None
@@ -310,6 +313,17 @@ class LoraAdapter(ResourceModel):
     """A LoRA adapter that keeps learning: apply DistillJobs that carry feedback, and each puts a new version into
     service."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "x-kubernetes-validations": [
+                {
+                    "rule": f"has(self.spec.serving.servedName) || size(self.metadata.name) <= {SERVED_NAME_LIMIT}",
+                    "message": f"metadata.name is the served name and may have {SERVED_NAME_LIMIT} characters: set"
+                    " spec.serving.servedName, or choose a shorter name",
+                }
+            ]
+        }
+    )
     spec: LoraAdapterSpec = Field(json_schema_extra={"x-kubernetes-validations": SPEC_RULES})
     """What the adapter is, where it is kept and who serves it."""
     status: LoraAdapterStatus = LoraAdapterStatus()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from claas_vllm import Companion
 from claas_vllm.alias_folder import AliasFolder
-from claas_vllm.aliases import Alias, AliasTable
+from claas_vllm.aliases import SERVED_NAME_LIMIT, TARGET_LIMIT, Alias, AliasTable
 from tests.unit.companion.small_server import API_KEY, Reply, SmallServer, ask, start
 
 TOKEN = "control"
@@ -126,7 +126,7 @@ async def test_a_request_in_flight_keeps_its_version_loaded_until_it_ends(
     assert status["aliases"] == [
         {
             "name": NAME, "target": f"{NAME}@2", "path": "/v/2", "version": 2, "loaded": True,
-            "in_flight": {f"{NAME}@2": 0, f"{NAME}@1": 1},
+            "probe": None, "verified": False, "in_flight": {f"{NAME}@2": 0, f"{NAME}@1": 1},
         }
     ]  # fmt: skip
     assert f"{NAME}@1" in server.adapters
@@ -215,18 +215,71 @@ async def test_an_alias_that_can_not_be_is_refused_and_changes_nothing(
     assert served.headers["x-claas-version"] == f"{NAME}@2"
 
 
-async def test_the_model_list_names_the_aliases_with_path_and_parent(alias_dir: Path, server: SmallServer) -> None:
+async def test_the_model_list_names_a_served_name_once_and_no_version_behind_it(
+    alias_dir: Path, server: SmallServer
+) -> None:
     app = Companion(server)
+    server.adapters |= {"other@1": "/o/1", f"{NAME}@4-0123abcd": "/v/4"}
     await point(app, server, 3)
     reply = await ask(app, "GET", "/v1/models", application=server)
-    cards = reply.json()["data"]
-    assert isinstance(cards, list)
-    assert {"id": NAME, "root": "/v/3", "parent": "base"} in cards
+    base = {"id": "base", "root": "/models/base", "parent": None}
+    other = {"id": "other@1", "root": "/o/1", "parent": "base"}
+    assert reply.json()["data"] == [base, other, {"id": NAME, "root": "/v/3", "parent": "base"}]
     assert int(reply.headers["content-length"]) == len(reply.body)
     del server.adapters[f"{NAME}@3"]
     cards = (await ask(app, "GET", "/v1/models", application=server)).json()["data"]
     assert isinstance(cards, list)
     assert NAME not in [card["id"] for card in cards]
+
+
+async def test_who_has_the_token_is_told_of_every_version(alias_dir: Path, server: SmallServer) -> None:
+    app = Companion(server)
+    await point(app, server, 3)
+    cards = (await control(app, server, "GET", "/claas/models")).json()["data"]
+    assert isinstance(cards, list)
+    assert [card["id"] for card in cards] == ["base", *(f"{NAME}@{number}" for number in (1, 2, 3)), NAME]
+    assert (await ask(app, "GET", "/claas/models", application=server)).status == 403
+
+
+@pytest.mark.parametrize("waking", ["/wake_up", "/resume"])
+async def test_what_a_version_answered_is_kept_and_has_to_be_seen_anew_after_a_wake_or_a_restart(
+    alias_dir: Path, server: SmallServer, waking: str
+) -> None:
+    async def told(app: Companion) -> tuple[object, object]:
+        aliases = (await control(app, server, "GET", "/claas/status")).json()["aliases"]
+        assert isinstance(aliases, list)
+        return aliases[0]["probe"], aliases[0]["verified"]
+
+    app = Companion(server)
+    probe = {"adapter": [[1, -0.5]]}
+    body = json.dumps({"target": f"{NAME}@1", "path": "/v/1", "version": 1, "probe": probe}).encode()
+    await point(app, server, 1)
+    assert await told(app) == (None, False)
+    await control(app, server, "PUT", f"/claas/aliases/{NAME}", body)
+    assert await told(app) == (probe, True)
+    await control(app, server, "POST", waking)
+    assert await told(app) == (probe, False)
+    await control(app, server, "PUT", f"/claas/aliases/{NAME}", body)
+    assert await told(app) == (probe, True)
+    restarted = Companion(server)
+    await start(restarted, server)
+    assert await told(restarted) == (probe, False)
+
+
+async def test_the_longest_served_name_can_be_served_and_outlives_a_restart(
+    alias_dir: Path, server: SmallServer
+) -> None:
+    name = "a/" * (SERVED_NAME_LIMIT // 2 - 1) + "ab"
+    target = f"{name}@{10**18 - 1}-0123abcd"
+    assert (len(name), len(target)) == (SERVED_NAME_LIMIT, TARGET_LIMIT)
+    server.adapters[target] = "/v/1"
+    app = Companion(server)
+    body = json.dumps({"target": target, "path": "/v/1", "version": 10**18 - 1}).encode()
+    assert (await control(app, server, "PUT", f"/claas/aliases/{name}", body)).json()["persisted"] is True
+    restarted = Companion(server)
+    await start(restarted, server)
+    assert (await complete(restarted, server, {"model": name})).headers["x-claas-version"] == target
+    assert (await control(app, server, "PUT", f"/claas/aliases/{name}a", body)).status == 400
 
 
 async def test_status_says_when_a_target_was_unloaded_behind_the_companions_back(

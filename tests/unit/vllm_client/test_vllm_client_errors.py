@@ -159,7 +159,7 @@ async def test_a_load_counts_when_the_adapter_is_listed_with_its_path(
     loads: list[object] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
-        if request.url.path == "/v1/models":
+        if request.url.path == "/claas/models":
             return listings.pop()
         loads.append(json.loads(request.content))
         return load
@@ -172,6 +172,16 @@ async def test_a_load_counts_when_the_adapter_is_listed_with_its_path(
                 await client.load_adapter("n@1", "/v/1")
             assert (caught.value.name, caught.value.path) == ("n@1", "/v/1")
     assert loads == ([] if before else [{"lora_name": "n@1", "lora_path": "/v/1"}])
+
+
+async def test_a_server_without_the_companion_is_asked_for_its_own_list() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/models":
+            return listing(("n@1", "/v/1"))
+        return httpx.Response(404, json={"detail": "Not Found"})
+
+    async with client_of(handler) as client:
+        assert [model.id for model in await client.models()] == ["n@1"]
 
 
 async def test_keys_are_sent_and_a_served_name_with_a_slash_is_one_route() -> None:

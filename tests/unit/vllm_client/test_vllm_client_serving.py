@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 
 import httpx
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
+from claas_crds.lora_adapter import SERVED_NAME_LIMIT
+from claas_crds.training import LORA_ID_PATTERN
+from claas_vllm import aliases as companion_aliases
 from claas_vllm_client import (
     DrainTimedOut,
     NotConnected,
@@ -211,7 +216,7 @@ class Swapping:
     def __call__(self, request: httpx.Request) -> httpx.Response:
         route = request.url.path
         document = json.loads(request.content) if request.content else {}
-        if route == "/v1/models":
+        if route == "/claas/models":
             cards = [{"id": name, "root": path, "parent": "b"} for name, path in self.adapters.items()]
             return httpx.Response(200, json={"data": [{"id": "b", "root": "/b"}, *cards]})
         if route == "/v1/load_lora_adapter":
@@ -287,6 +292,24 @@ async def test_the_same_version_number_from_another_path_gets_a_name_of_its_own(
     assert first.target == "n@1"
     assert second.target.startswith("n@1-")
     assert server.adapters[second.target] == "/new/1"
+
+
+@settings(max_examples=50)
+@given(
+    st.from_regex(LORA_ID_PATTERN, fullmatch=True).filter(lambda name: len(name) <= SERVED_NAME_LIMIT),
+    st.integers(0, 10**18 - 1),
+    st.booleans(),
+)
+@example("a" * SERVED_NAME_LIMIT, 10**18 - 1, True)
+@example("a/" * (SERVED_NAME_LIMIT // 2 - 1) + "ab", 7, False)
+async def test_whatever_name_the_schema_takes_the_companion_takes_with_any_version_behind_it(
+    name: str, version: int, taken: bool
+) -> None:
+    assert SERVED_NAME_LIMIT == companion_aliases.SERVED_NAME_LIMIT
+    server = Swapping(adapters={f"{name}@{version}": "/elsewhere"} if taken else {})
+    await put_in_service(server.client(), served_name=name, version=version, path="/v/x", probe=None)
+    (alias,) = server.aliases.values()
+    assert companion_aliases.parse_alias(name, json.dumps(alias).encode()).target == alias["target"]
 
 
 async def test_a_name_loaded_before_the_companion_came_moves_to_an_alias() -> None:

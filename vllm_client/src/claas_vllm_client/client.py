@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from claas_vllm_client.errors import AdapterRejected, AliasRejected, ProbedNothing, ProbeFailed, UnexpectedAnswer
 from claas_vllm_client.transport import (
+    VERSION_HEADER,
     Json,
     Transport,
     check,
@@ -119,8 +120,11 @@ class VllmClient:
         return read(await self._control("GET", "/is_sleeping"), IsSleeping).is_sleeping
 
     async def models(self) -> tuple[ServedModel, ...]:
-        """What the server lists: the base, loaded adapters, and the companion's served names."""
-        answer = await self._transport.send("GET", "/v1/models")
+        """What the server has: the base, loaded adapters, and the companion's served names."""
+        # In /v1/models the companion leaves out the versions behind its names.
+        answer = await self._transport.send("GET", "/claas/models")
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            answer = await self._transport.send("GET", "/v1/models")
         check(answer)
         return read(answer, ModelList).data
 
@@ -250,7 +254,8 @@ class VllmClient:
                 " answers with both",
             )
         values = tuple(value for value in logprobs if value is not None)
-        return ProbeAnswer(answered_by=choices.model, text=choice.text, token_ids=choice.token_ids, logprobs=values)
+        answered_by = answer.headers.get(VERSION_HEADER, choices.model)
+        return ProbeAnswer(answered_by=answered_by, text=choice.text, token_ids=choice.token_ids, logprobs=values)
 
     async def _control(
         self,

@@ -21,6 +21,8 @@ M = TypeVar("M", bound=Message)
 Json = Mapping[str, str | int | float | bool | None]
 
 CONTROL_TOKEN_HEADER = "X-Claas-Token"
+VERSION_HEADER = "X-Claas-Version"
+"""Which version answered a request for a served name."""
 _KEEP_ALIVE_SECONDS = 2.0
 """vLLM closes a connection that was idle for five seconds: a request that is sent just then is lost."""
 _CONNECT_TIMEOUT_SECONDS = 5.0

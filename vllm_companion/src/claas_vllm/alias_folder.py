@@ -1,5 +1,6 @@
 """The alias table on the volume, from which a restarted server takes its served names."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -11,6 +12,9 @@ from urllib.parse import quote
 from claas_vllm.aliases import Alias, parse_alias
 from claas_vllm.errors import ControlError
 from claas_vllm.log import logger
+
+_LONGEST_FILE_NAME = 250
+"""Bytes; file systems take 255."""
 
 
 class AliasFolder:
@@ -49,7 +53,11 @@ class AliasFolder:
 
     @staticmethod
     def _file(folder: Path, name: str) -> Path:
-        return folder / f"{quote(name, safe='')}.json"
+        written = quote(name, safe="")
+        if len(written) > _LONGEST_FILE_NAME - len(".json"):
+            # Each slash takes three bytes.
+            written = f"{written[:180]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        return folder / f"{written}.json"
 
     @staticmethod
     def _touch(folder: Path) -> None:

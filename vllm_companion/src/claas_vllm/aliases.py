@@ -3,44 +3,58 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from claas_vllm.errors import ControlError
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+-]{0,127}")
+SERVED_NAME_LIMIT = 200
+"""The longest served name; LoraAdapter's schema has the same limit."""
+TARGET_LIMIT = SERVED_NAME_LIMIT + len("@") + 18 + len("-") + 8
+"""The longest name of a version: `name@7` with up to 18 digits, or `name@7-<digest>` with 8."""
+_CHARACTERS = r"[A-Za-z0-9][A-Za-z0-9._:@/+-]"
+_NAME = re.compile(rf"{_CHARACTERS}{{0,{SERVED_NAME_LIMIT - 1}}}")
+_TARGET = re.compile(rf"{_CHARACTERS}{{0,{TARGET_LIMIT - 1}}}")
+_VERSION_SUFFIX = re.compile(r"@[0-9]{1,18}(-[0-9a-f]{8})?")
 
 
 @dataclass(frozen=True)
 class Alias:
-    """Requests for `name` are answered by `target`, which is version `version` loaded from `path`."""
+    """Requests for `name` are answered by `target`, which is version `version` loaded from `path`.
+
+    `probe` is what its caller wants to remember of how the version answered its probe; the companion keeps it only.
+    """
 
     name: str
     target: str
     path: str
     version: int
+    probe: Mapping[str, Any] | None = None
 
 
 def parse_alias(name: str, body: bytes) -> Alias:
-    """An alias from JSON with target, path and version. Raises ControlError (400) naming the field."""
+    """An alias from JSON with target, path, version and perhaps probe. Raises ControlError (400) naming the field."""
     try:
         document = json.loads(body)
     except ValueError:
         raise ControlError(400, "BadRequestError", "the body is not JSON") from None
     if not isinstance(document, dict):
         raise ControlError(400, "BadRequestError", "the body must be an object with target, path and version")
-    target, path, version = (document.get(field) for field in ("target", "path", "version"))
+    target, path, version, probe = (document.get(field) for field in ("target", "path", "version", "probe"))
     if not _NAME.fullmatch(name):
         raise ControlError(400, "BadRequestError", f"the served name must match {_NAME.pattern}")
-    if not isinstance(target, str) or not _NAME.fullmatch(target) or target == name:
+    if not isinstance(target, str) or not _TARGET.fullmatch(target) or target == name:
         raise ControlError(
-            400, "BadRequestError", f"target must be another name, matching {_NAME.pattern}, such as {name}@1"
+            400, "BadRequestError", f"target must be another name, matching {_TARGET.pattern}, such as {name}@1"
         )
     if not isinstance(path, str) or not path:
         raise ControlError(400, "BadRequestError", "path must be the path the target was loaded from")
     if not isinstance(version, int) or isinstance(version, bool) or version < 0:
         raise ControlError(400, "BadRequestError", "version must be a whole number, 0 or more")
-    return Alias(name=name, target=target, path=path, version=version)
+    if probe is not None and not isinstance(probe, dict):
+        raise ControlError(400, "BadRequestError", "probe must be an object, or left out")
+    return Alias(name=name, target=target, path=path, version=version, probe=probe)
 
 
 class AliasTable:
@@ -50,6 +64,7 @@ class AliasTable:
         self._aliases: dict[str, Alias] = {}
         self._in_flight: Counter[str] = Counter()
         self._retired: dict[str, str] = {}
+        self._verified: set[str] = set()
 
     def __iter__(self) -> Iterator[Alias]:
         return iter(sorted(self._aliases.values(), key=lambda alias: alias.name))
@@ -61,16 +76,35 @@ class AliasTable:
         """The alias of that name, or None."""
         return self._aliases.get(name)
 
+    def verified(self, name: str) -> bool:
+        """Whether somebody has seen the name's version answer its probe since it was loaded and last woke."""
+        return name in self._verified
+
+    def doubt(self) -> None:
+        """The server slept: what its adapters do has to be seen anew."""
+        self._verified.clear()
+
+    def is_version(self, model: str) -> bool:
+        """Whether a loaded adapter is a version behind a served name, which clients need not know."""
+        if model in self._retired or model in self._targets():
+            return True
+        return any(model.startswith(name) and _VERSION_SUFFIX.fullmatch(model, len(name)) for name in self._aliases)
+
     def put(self, alias: Alias) -> None:
-        """Point the alias's name at its target; the target it leaves is retired unless another name uses it."""
+        """Point the alias's name at its target; the target it leaves is retired unless another name uses it.
+
+        With a `probe` its caller has just seen it answer.
+        """
         old = self._aliases.get(alias.name)
         self._aliases[alias.name] = alias
+        (self._verified.add if alias.probe is not None else self._verified.discard)(alias.name)
         self._retired.pop(alias.target, None)
         if old is not None:
             self._retire(old)
 
     def remove(self, name: str) -> None:
         """Forget a name and retire its target."""
+        self._verified.discard(name)
         self._retire(self._aliases.pop(name))
 
     def _retire(self, old: Alias) -> None:

@@ -26,10 +26,19 @@ def parse_object(body: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def is_json(headers: Headers) -> bool:
+def is_json(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """Whether a body is said to be JSON."""
+    return _is_kind(headers, b"application/json")
+
+
+def is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a body is said to be a stream of server-sent events."""
+    return _is_kind(headers, b"text/event-stream")
+
+
+def _is_kind(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bool:
     kinds = [value for name, value in headers if name.lower() == b"content-type"]
-    return any(kind.split(b";")[0].strip().lower() == b"application/json" for kind in kinds)
+    return any(kind.split(b";")[0].strip().lower() == wanted for kind in kinds)
 
 
 def with_length(headers: Iterable[tuple[bytes, bytes]], length: int) -> Headers:

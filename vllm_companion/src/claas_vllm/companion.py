@@ -8,6 +8,7 @@ from typing import Any
 
 from claas_vllm.alias_folder import AliasFolder
 from claas_vllm.aliases import parse_alias
+from claas_vllm.answers import naming
 from claas_vllm.asgi import (
     App,
     Message,
@@ -24,6 +25,7 @@ from claas_vllm.asgi import (
     saying_version,
     with_length,
 )
+from claas_vllm.engine_watch import watch_engine
 from claas_vllm.errors import ConfigurationError, ControlError
 from claas_vllm.gpus import visible_gpu_uuids
 from claas_vllm.inner_server import MODELS_ROUTE, InnerServer, has_sleep_mode
@@ -36,6 +38,7 @@ from claas_vllm.vllm_release import SUPPORTED_VLLM_VERSIONS, is_supported, vllm_
 COMPANION_VERSION = "0.1.0"
 
 _ALIAS_ROUTE = "/claas/aliases/"
+_WAKING_ROUTES = ("/wake_up", "/resume")
 _SLEEP_TIMEOUT_SECONDS = 300.0
 
 
@@ -88,6 +91,7 @@ class Companion:
                     message = {"type": "lifespan.startup.failed", "message": f"claas_vllm: {reason}"}
                 else:
                     await self._names.restore(scope.get("app"))
+                    watch_engine(scope.get("app"), os.environ)
             await send(message)
 
         await self.app(scope, receive, restore_first)
@@ -107,6 +111,8 @@ class Companion:
             return
         path = route_path(scope)
         if scope["type"] != "http" or not (path == "/claas" or path.startswith("/claas/")):
+            if path in _WAKING_ROUTES:
+                self._names.table.doubt()
             await self.app(scope, receive, send)
             return
         try:
@@ -118,11 +124,14 @@ class Companion:
         application, method = scope.get("app"), scope["method"]
         if path == "/claas/status" and method == "GET":
             return await self._status(application)
+        if path == "/claas/models" and method == "GET":
+            return {"object": "list", "data": await self._names.cards(application)}
         name = path.removeprefix(_ALIAS_ROUTE)
         if not path.startswith(_ALIAS_ROUTE) or not name:
             raise ControlError(
-                404, "NotFoundError", "the companion has GET /claas/status, PUT and DELETE /claas/aliases/{name}"
-            )
+                404, "NotFoundError",
+                "the companion has GET /claas/status, GET /claas/models, PUT and DELETE /claas/aliases/{name}",
+            )  # fmt: skip
         if method == "PUT":
             await self._names.point(application, parse_alias(name, await read_body(receive)))
         elif method == "DELETE":
@@ -148,9 +157,7 @@ class Companion:
         }
 
     async def _client(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not self._names.table:
-            await self.app(scope, receive, send)
-        elif scope["method"] == "GET" and route_path(scope) == MODELS_ROUTE:
+        if scope["method"] == "GET" and route_path(scope) == MODELS_ROUTE:
             await self._list_models(scope, receive, send)
         elif scope["method"] == "POST" and is_json(scope["headers"]):
             await self._rewrite(scope, receive, send)
@@ -165,9 +172,12 @@ class Companion:
         document = parse_object(body)
         model = document.get("model") if document is not None else None
         # From here to `begin` nothing is awaited, so that no flip comes between look-up and counting.
-        target = self._names.table.begin(model) if isinstance(model, str) else None
-        if document is None or target is None:
+        if document is None or not isinstance(model, str):
             await self.app(scope, replay(messages, receive), send)
+            return
+        target = self._names.table.begin(model)
+        if target is None:
+            await self.app(scope, replay(messages, receive), self._naming(scope, send, model, model))
             return
         try:
             if target != model:
@@ -175,10 +185,18 @@ class Companion:
                 body = json.dumps(document, separators=(",", ":")).encode()
                 scope = {**scope, "headers": with_length(scope["headers"], len(body))}
                 send = saying_version(send, target)
+            send = self._naming(scope, send, model, target)
             await self.app(scope, replay([{"type": "http.request", "body": body}], receive), send)
         finally:
             if self._names.table.end(target):
                 self._spawn(self._names.unload_idle(scope.get("app")))
+
+    def _naming(self, scope: Scope, send: Send, asked: str, target: str) -> Send:
+        async def names() -> list[str]:
+            cards = await self._server.models(scope.get("app"))
+            return [card["id"] for card in self._names.cards_for_clients(cards)]
+
+        return naming(send, asked, target, names)
 
     async def _list_models(self, scope: Scope, receive: Receive, send: Send) -> None:
         start: Message = {}
@@ -194,11 +212,7 @@ class Companion:
         body = b"".join(chunks)
         document = parse_object(body) if start["status"] == 200 else None
         if document is not None:
-            cards = {card["id"]: card for card in document["data"]}
-            for alias in self._names.table:
-                if alias.target in cards:
-                    cards[alias.name] = {**cards[alias.target], "id": alias.name}
-            document["data"] = list(cards.values())
+            document["data"] = self._names.cards_for_clients(document["data"])
             body = json.dumps(document, separators=(",", ":")).encode()
             start["headers"] = with_length(start["headers"], len(body))
         await send(start)

@@ -35,6 +35,8 @@ class ServedNames:
                     load = self._server.load(application, alias.target, alias.path)
                     await asyncio.wait_for(load, _RESTORE_TIMEOUT_SECONDS)
                     self.table.put(alias)
+                    # Loaded, and not yet seen to answer.
+                    self.table.doubt()
             except Exception as error:  # noqa: BLE001  One adapter must not keep the server from starting.
                 reason = error if isinstance(error, ControlError) else type(error).__name__
                 logger.warning("%s is not served: %s can't be loaded: %s", alias.name, alias.path, reason)
@@ -57,10 +59,12 @@ class ServedNames:
                 )
             if alias.name in cards and cards[alias.name].get("parent") is None:
                 raise ControlError(409, "ConflictError", f"{alias.name} is the base model; serve under another name")
-            if alias != self.table.get(alias.name) or not self._folder.persisted:
+            known = self.table.get(alias.name)
+            if alias != known or not self._folder.persisted:
                 # On the volume first: a crash in between comes back with the version that was asked for.
                 await asyncio.to_thread(self._folder.save, alias)
-                self.table.put(alias)
+            self.table.put(alias)
+            if known is None or known.target != alias.target:
                 logger.info("%s is served by %s from %s", alias.name, alias.target, alias.path)
 
     async def delete(self, name: str) -> None:
@@ -74,16 +78,32 @@ class ServedNames:
             logger.info("%s is no longer served", name)
 
     async def describe(self, application: object) -> list[dict[str, Any]]:
-        """Each alias, whether its target is loaded from its path, and its requests by target."""
+        """Each alias, whether its target is loaded from its path, whether it was seen to answer, and its requests."""
         roots = {card["id"]: card.get("root") for card in await self._server.models(application)}
         return [
             {
                 **asdict(alias),
                 "loaded": same_path(roots.get(alias.target), alias.path),
+                "verified": self.table.verified(alias.name),
                 "in_flight": self.table.in_flight(alias),
             }
             for alias in self.table
         ]
+
+    async def cards(self, application: object) -> list[dict[str, Any]]:
+        """The cards of `/v1/models`: the base, all that is loaded, and the served names."""
+        return self._with_names(await self._server.models(application))
+
+    def cards_for_clients(self, cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The same without the versions behind the names."""
+        return [card for card in self._with_names(cards) if not self.table.is_version(card["id"])]
+
+    def _with_names(self, cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        by_id = {card["id"]: card for card in cards}
+        for alias in self.table:
+            if alias.target in by_id:
+                by_id[alias.name] = {**by_id[alias.target], "id": alias.name}
+        return list(by_id.values())
 
     async def unload_idle(self, application: object) -> None:
         """Unload the versions that lost their name and answer nothing any more."""
