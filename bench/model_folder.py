@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 from torch import Tensor  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 
-from bench.shapes import SHAPES  # noqa: E402
+from bench.shapes import SHAPES, THETAS  # noqa: E402
 from bench.words import word  # noqa: E402
 from claas_trainer.weights.layout import EMBEDDING, FINAL_NORM, HEAD, layer_parts  # noqa: E402
 from claas_trainer.weights.shape import ModelShape  # noqa: E402
@@ -35,7 +35,7 @@ _DEVIATION = 0.02
 _CONTEXT_TOKENS = 4096
 
 
-def write_model(folder: Path, shape: ModelShape, device: torch.device, dtype: torch.dtype) -> None:
+def write_model(folder: Path, shape: ModelShape, theta: float, device: torch.device, dtype: torch.dtype) -> None:
     """Random weights, drawn on the device and written layer by layer, a configuration, and a tokenizer that knows a
     word for each token."""
     folder.mkdir(parents=True)
@@ -46,7 +46,7 @@ def write_model(folder: Path, shape: ModelShape, device: torch.device, dtype: to
         places |= dict.fromkeys(tensors, file)
     index = {"metadata": {}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "config.json").write_text(json.dumps(_config(shape, dtype), indent=1))
+    (folder / "config.json").write_text(json.dumps(_config(shape, theta, dtype), indent=1))
     _tokenizer(shape.vocabulary).save_pretrained(folder)
 
 
@@ -65,7 +65,7 @@ def _shards(shape: ModelShape, device: torch.device, dtype: torch.dtype) -> Iter
         yield {f"model.layers.{layer}.{name}": drawn(name, size) for name, size in parts}
 
 
-def _config(shape: ModelShape, dtype: torch.dtype) -> dict[str, object]:
+def _config(shape: ModelShape, theta: float, dtype: torch.dtype) -> dict[str, object]:
     names = {"qwen3": "Qwen3ForCausalLM", "qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
     return {
         "architectures": [names[shape.family]],
@@ -77,7 +77,7 @@ def _config(shape: ModelShape, dtype: torch.dtype) -> dict[str, object]:
         "num_attention_heads": shape.heads,
         "num_key_value_heads": shape.kv_heads,
         "head_dim": shape.head_dim,
-        "rope_theta": shape.rope.theta,
+        "rope_theta": theta,
         "rms_norm_eps": shape.norm_epsilon,
         "tie_word_embeddings": shape.tied,
         "max_position_embeddings": _CONTEXT_TOKENS,
@@ -108,7 +108,8 @@ def main() -> None:
     options = parser.parse_args()
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", 0) if on_gpu else torch.device("cpu")
-    write_model(options.out, SHAPES[options.shape], device, torch.bfloat16 if on_gpu else torch.float32)
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    write_model(options.out, SHAPES[options.shape], THETAS[options.shape], device, dtype)
 
 
 if __name__ == "__main__":

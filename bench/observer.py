@@ -22,8 +22,9 @@ sys.path[:1] = [str(ROOT / part) for part in ("crds/src", "vllm_client/src", "tr
 import torch  # noqa: E402
 
 from claas_trainer.batch import TokenBatch  # noqa: E402
-from claas_trainer.engines.base_model import base_fingerprint, read_shape  # noqa: E402
+from claas_trainer.engines.base_model import base_fingerprint  # noqa: E402
 from claas_trainer.lora import read_adapter  # noqa: E402
+from claas_trainer.model_shape import read_shape  # noqa: E402
 from claas_trainer.policy import Network  # noqa: E402
 from claas_trainer.transformer.model import DecoderModel  # noqa: E402
 from claas_trainer.weights.layout import layer_shapes  # noqa: E402

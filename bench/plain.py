@@ -85,7 +85,7 @@ class PlainStep:
         ids, rows = batch.padded()
         x = self._source.embed(ids.flatten()).view(*ids.shape, -1)
         positions = torch.arange(ids.shape[1], device=ids.device)
-        angles = cosines_and_sines(self._shape.rope, self._shape.head_dim, positions)
+        angles = cosines_and_sines(self._shape.rope, positions)
         for index, adapters in enumerate(self._adapters):
             arguments = (x, self._source.layer(index), adapters if adapted else {}, angles)
             if adapted and self._checkpointed:

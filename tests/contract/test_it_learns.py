@@ -8,7 +8,6 @@ recipe is known to clear.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from claas_trainer.batch import StepSample
 from claas_trainer.lora import LoraAdapter, LoraShape, new_adapter
+from claas_trainer.model_shape import read_shape
 from claas_trainer.optimizer import OptimizerState
 from claas_trainer.peft_model import attached, load_base
 from claas_trainer.policy import PolicyModel
@@ -31,7 +31,6 @@ from claas_trainer.teachers.hindsight import conversation, teacher_conversation
 from claas_trainer.teachers.trust_region import TrustRegionTeacher
 from claas_trainer.transformer.model import DecoderModel
 from claas_trainer.weights.host import HostWeights
-from claas_trainer.weights.shape import ModelShape
 from tests.tiny_model.build import ensure
 from tests.tiny_model.sampling import Score, generate, prompt_ids, score
 from tests.tiny_model.tasks import Preference, feedback, neutral_feedback, questions
@@ -56,7 +55,7 @@ def tiny() -> Iterator[TinyModel]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = ensure()
-    shape = ModelShape.of(json.loads((folder / "config.json").read_text()))
+    shape = read_shape(folder)
     yield TinyModel(
         folder,
         load_base(folder, torch.float32),

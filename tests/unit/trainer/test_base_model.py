@@ -11,9 +11,10 @@ import torch
 
 from claas_crds.contract import FailureReason
 from claas_crds.lora_adapter import LoraSpec
-from claas_trainer.engines.base_model import base_fingerprint, check_base, check_decoder, read_shape
+from claas_trainer.engines.base_model import base_fingerprint, check_base, check_decoder
 from claas_trainer.errors import TrainerError
 from claas_trainer.lora import LoraAdapter, LoraShape, new_adapter
+from claas_trainer.model_shape import read_shape
 from claas_trainer.step_errors import AdapterError, UnsupportedModelError
 from claas_trainer.store.record import ForwardKind, StepRecord, VersionRecord
 from claas_trainer.store.versions import StoredVersion
@@ -87,6 +88,7 @@ def test_samples_up_to_the_sliding_window_are_computed_by_the_trainer_s_own_forw
         "intermediate_size": 16,
         "num_hidden_layers": 1,
         "num_attention_heads": 1,
+        "num_key_value_heads": 1,
         "sliding_window": 100,
     }
     (tmp_path / "config.json").write_text(json.dumps(config))

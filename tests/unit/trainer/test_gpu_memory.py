@@ -15,7 +15,7 @@ from claas_trainer.teachers.frozen import FrozenTeacher
 from claas_trainer.transformer.plan import Footprint
 from claas_trainer.weights.shape import ModelShape, Rope
 
-EIGHT_BILLION = ModelShape("qwen3", 151936, 4096, 12288, 36, 32, 8, 128, Rope(1e6), qk_norm=True)
+EIGHT_BILLION = ModelShape("qwen3", 151936, 4096, 12288, 36, 32, 8, 128, Rope.plain(1e6, 128), qk_norm=True)
 WEIGHTS_BYTES = 15 * GIB
 FOOTPRINT = Footprint(EIGHT_BILLION, 2, WEIGHTS_BYTES, 87_000_000, 32)
 

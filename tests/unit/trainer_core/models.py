@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from transformers import (
 
 from claas_trainer.batch import StepSample
 from claas_trainer.lora import LoraAdapter, LoraShape, new_adapter
+from claas_trainer.model_shape import read_shape
 from claas_trainer.optimizer import OptimizerState, Part
 from claas_trainer.peft_model import attached
 from claas_trainer.policy import PolicyModel
@@ -94,7 +94,7 @@ def build(kind: str, folder: Path, *, seed: int = 0, **settings: Any) -> Path:
 
 
 def shape_of(folder: Path) -> ModelShape:
-    return ModelShape.of(json.loads((folder / "config.json").read_text()))
+    return read_shape(folder)
 
 
 def host_weights(folder: Path, dtype: torch.dtype | None = None) -> HostWeights:

@@ -52,7 +52,7 @@ from claas_trainer.transformer.model import DecoderModel
 from claas_trainer.weights.random import RandomWeights
 from claas_trainer.weights.shape import ModelShape, Rope
 
-shape = ModelShape("qwen3", 64, 32, 64, 2, 4, 2, 8, Rope(1e4), qk_norm=True)
+shape = ModelShape("qwen3", 64, 32, 64, 2, 4, 2, 8, Rope.plain(1e4, 8), qk_norm=True)
 tensors = adapter_shapes(shape, 4)
 model = DecoderModel(RandomWeights(shape, torch.device("cpu")), tensors, 4, 8.0)
 state = OptimizerState.fresh({name: torch.full(size, 0.01) for name, size in tensors.items()}, model.layout)

@@ -104,12 +104,11 @@ def test_a_write_into_the_mapping_itself_ends_the_process_and_changes_no_byte(tm
     file = tmp_path / "model.safetensors"
     before = file.read_bytes()
     script = f"""
-        import json
         from pathlib import Path
+        from claas_trainer.model_shape import read_shape
         from claas_trainer.weights.mapped import MappedWeights
-        from claas_trainer.weights.shape import ModelShape
         folder = Path({str(tmp_path)!r})
-        mapped = MappedWeights(folder, ModelShape.of(json.loads((folder / "config.json").read_text())))
+        mapped = MappedWeights(folder, read_shape(folder))
         print("mapped", flush=True)
         mapped.layer(0).stored["o"][0].zero_()
         print("written", flush=True)

@@ -14,7 +14,7 @@ from claas_trainer.batch import StepSample, TokenBatch
 from claas_trainer.lora import LoraAdapter, LoraShape
 from claas_trainer.peft_model import attached, load_base
 from claas_trainer.policy import Network
-from claas_trainer.step_errors import AdapterError
+from claas_trainer.step_errors import AdapterError, WeightsError
 from tests.builders.models import build_tiny_qwen3
 from tests.unit.trainer_core.models import CPU
 
@@ -148,7 +148,7 @@ def test_the_head_cannot_be_a_target(base: PreTrainedModel) -> None:
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AdapterError, match="no usable model"):
+    with pytest.raises(WeightsError, match="no usable model"):
         load_base(tmp_path)
 
 
@@ -157,12 +157,12 @@ def test_a_model_of_which_a_part_is_missing_is_refused_rather_than_filled_with_r
     weights = load_file(file)
     name = next(name for name in weights if name.endswith("q_proj.weight"))
     save_file({key: tensor for key, tensor in weights.items() if key != name}, file, metadata={"format": "pt"})
-    with pytest.raises(AdapterError, match=r"1 weights are missing.*q_proj"):
+    with pytest.raises(WeightsError, match=r"1 weights are missing.*q_proj"):
         load_base(tmp_path)
 
 
 def test_a_model_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     file = build_tiny_qwen3(tmp_path) / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(AdapterError, match="no usable model"):
+    with pytest.raises(WeightsError, match="no usable model"):
         load_base(tmp_path)

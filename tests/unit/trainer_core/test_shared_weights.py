@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -14,6 +13,7 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from claas_trainer.batch import StepSample
+from claas_trainer.model_shape import read_shape
 from claas_trainer.optimizer import OptimizerState, Part
 from claas_trainer.step import StepConfig, sdpo_step
 from claas_trainer.step_errors import WeightsError
@@ -24,7 +24,7 @@ from claas_trainer.weights.read_only import ReadOnlyError, ReadOnlyTensor
 from claas_trainer.weights.shape import ModelShape, Rope
 from claas_trainer.weights.shared import SharedTensor, SharedWeights, parse_export, vllm_names
 
-SHAPE = ModelShape("qwen3", 96, 32, 48, 1, 4, 2, 16, Rope(1e4), qk_norm=True)
+SHAPE = ModelShape("qwen3", 96, 32, 48, 1, 4, 2, 16, Rope.plain(1e4, 16), qk_norm=True)
 CPU = torch.device("cpu")
 
 
@@ -122,7 +122,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[HostWeights
     with torch.random.fork_rng():
         torch.manual_seed(0)
         Qwen3ForCausalLM(config).to(torch.bfloat16).save_pretrained(tmp_path)
-    shape = ModelShape.of(json.loads((tmp_path / "config.json").read_text()))
+    shape = read_shape(tmp_path)
     files = HostWeights.read(tmp_path, shape, CPU, torch.bfloat16)
     named = vllm_names(files)
     handles = {name: index.to_bytes(64, "little") for index, name in enumerate(named)}

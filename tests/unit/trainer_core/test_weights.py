@@ -1,11 +1,11 @@
-"""Base weights: read from files into the layout that is computed on, and the shape that config.json describes."""
+"""Base weights: read from files into the layout that is computed on."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from claas_trainer.step_errors import UnsupportedModelError, WeightsError
+from claas_trainer.model_shape import read_shape
+from claas_trainer.step_errors import WeightsError
 from claas_trainer.weights import files
 from claas_trainer.weights.files import Checkpoint, read_into
 from claas_trainer.weights.host import HostWeights
@@ -66,7 +67,7 @@ def a_model(family: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
 
 
 def shape_of(folder: Path) -> ModelShape:
-    return ModelShape.of(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    return read_shape(folder)
 
 
 def read(folder: Path, device: torch.device = CPU, dtype: torch.dtype | None = None) -> HostWeights:
@@ -386,90 +387,3 @@ def test_random_weights_have_the_models_shapes_and_their_seed_decides(
     assert first.final_norm.float().mean().item() == pytest.approx(1, abs=0.02)
     ids = torch.tensor([3, 3, 95], device=device)
     assert torch.equal(first.embed(ids), first.head[ids]) == shape.tied
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_shape_is_that_of_the_configuration_that_transformers_saves(family: str, tmp_path: Path) -> None:
-    config, _, settings = FAMILIES[family]
-    config(**SIZES | settings, rope_parameters={"rope_type": "default", "rope_theta": 5e5}).save_pretrained(tmp_path)
-    shape = shape_of(tmp_path)
-    name = family.removesuffix("-tied")
-    assert shape.family == name
-    assert (shape.vocabulary, shape.hidden, shape.intermediate, shape.layers) == (96, 32, 48, 2)
-    assert (shape.heads, shape.kv_heads, shape.head_dim) == (4, 2, settings.get("head_dim", 8))
-    assert shape.qkv_width == shape.head_dim * 8
-    assert (shape.rope.kind, shape.rope.theta) == ("default", 5e5)
-    assert (shape.qk_norm, shape.qkv_bias) == (name == "qwen3", name == "qwen2")
-    assert shape.tied == family.endswith("tied")
-    assert shape.sliding_window is None
-    parameters = sum(parameter.numel() for parameter in a_model(family).model.layers[0].parameters())
-    assert 0 <= parameters - shape.layer_elements < 256  # The rest is norms and biases.
-
-
-OLD: dict[str, Any] = {key: value for key, value in SIZES.items() if key != "tie_word_embeddings"} | {
-    "model_type": "llama",
-    "rms_norm_eps": 1e-5,
-}
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings"),
-    [
-        ("llama3", {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}),
-        ("yarn", {"factor": 4.0, "beta_fast": 32.0}),
-        ("linear", {"factor": 2.0}),
-    ],
-)
-def test_stretched_rope_is_read_from_old_and_new_files_alike(kind: str, settings: dict[str, float]) -> None:
-    settings |= {"original_max_position_embeddings": 64.0}
-    new = OLD | {"rope_parameters": {"rope_type": kind, "rope_theta": 1e6, **settings}}
-    old = OLD | {"rope_theta": 1e6, "rope_scaling": {"type": kind, **settings}}
-    rope = ModelShape.of(new).rope
-    assert rope == ModelShape.of(old).rope
-    assert (rope.kind, rope.theta, rope.settings) == (kind, 1e6, settings)
-
-
-def test_an_old_file_without_rope_settings_means_transformers_defaults() -> None:
-    shape = ModelShape.of(OLD | {"rope_scaling": None})
-    assert (shape.rope.theta, shape.rope.kind) == (10_000.0, "default")
-    assert shape.rope.settings == {"original_max_position_embeddings": 128.0}
-    assert shape.norm_epsilon == 1e-5
-    assert replace(shape, family="qwen3", head_dim=128, qk_norm=True) == ModelShape.of(OLD | {"model_type": "qwen3"})
-    assert ModelShape.of(OLD | {"model_type": "mistral"}).sliding_window == 4096
-
-
-@pytest.mark.parametrize(
-    ("settings", "window"),
-    [
-        ({"use_sliding_window": False, "max_window_layers": 1}, None),
-        ({"use_sliding_window": True, "max_window_layers": 0}, 16),
-        ({"use_sliding_window": True, "max_window_layers": 28}, None),
-        ({"use_sliding_window": True, "layer_types": ["sliding_attention"] * 2}, 16),
-        ({"use_sliding_window": True, "layer_types": ["full_attention"] * 2}, None),
-    ],
-)
-def test_qwens_sliding_window_counts_where_it_is_every_layers(settings: dict[str, Any], window: int | None) -> None:
-    config = OLD | {"model_type": "qwen2", "sliding_window": 16} | settings
-    assert ModelShape.of(config).sliding_window == window
-    assert Qwen2Config(**config).layer_types == [f"{'full' if window is None else 'sliding'}_attention"] * 2
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"model_type": "gemma3_text"},
-        {"model_type": None},
-        {"hidden_act": "gelu"},
-        {"mlp_bias": True},
-        {"attention_bias": True},
-        {"quantization_config": {"quant_method": "fp8"}},
-        {"rope_scaling": {"rope_type": "longrope", "factor": 2.0}},
-        {"partial_rotary_factor": 0.5},
-        {"hidden_size": None},
-        {"model_type": "qwen3", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1},
-    ],
-    ids=str,
-)
-def test_a_model_that_the_forward_of_our_own_cant_compute_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(UnsupportedModelError):
-        ModelShape.of(OLD | settings)

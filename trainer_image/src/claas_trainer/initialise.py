@@ -47,8 +47,8 @@ def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: R
     with first_import_of("claas_trainer.lora"):
         from claas_trainer.lora import LoraShape, config_file, new_adapter
         from claas_trainer.model_config import read_config
-        from claas_trainer.model_source import find_model
-        from claas_trainer.step_errors import AdapterError
+        from claas_trainer.model_source import find_model, not_found
+        from claas_trainer.step_errors import AdapterError, WeightsError
 
     folder = find_model(document.model, paths, weights=False)
     dtype = read_config(folder).dtype
@@ -59,6 +59,8 @@ def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: R
         adapter = new_adapter(folder, LoraShape(lora.rank, lora.alpha, tuple(sorted(lora.target_modules))), seed)
     except AdapterError as error:
         raise InputError(f"lora: {error}") from error
+    except WeightsError as error:
+        raise not_found(f"model: {error}") from error
     missing = [name for name in lora.target_modules if not any(f".{name}." in key for key in adapter.tensors)]
     if missing:
         raise InputError(f"lora.target_modules: the base model has no layer named {', '.join(missing)}")

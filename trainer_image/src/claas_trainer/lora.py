@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from claas_trainer.model_errors import model_errors
 from claas_trainer.step_errors import AdapterError
 
 if TYPE_CHECKING:
@@ -96,16 +97,15 @@ def new_adapter(model_folder: Path, shape: LoraShape, seed: int) -> LoraAdapter:
     The base model is made of its configuration alone, on the meta device: no weights are read.
 
     Raises:
-        AdapterError: the folder has no usable configuration, or no module has these names.
+        WeightsError: the folder has no usable configuration.
+        AdapterError: no module has these names.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    try:
+    with model_errors(model_folder, "model configuration"):
         config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
         with torch.device("meta"):
             base = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{model_folder}: no usable model configuration there: {error}") from error
     modules = [name for name, _ in base.named_modules()]
     peft = wrap(base, shape)
     generator = torch.Generator().manual_seed(seed)

@@ -13,15 +13,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from claas_trainer.batch import TokenBatch
 from claas_trainer.lora import LoraAdapter, published_name, wrap
+from claas_trainer.model_errors import model_errors
 from claas_trainer.parameters import AdapterParameters, Layout
 from claas_trainer.policy import Network, PolicyModel, StudentPass
-from claas_trainer.step_errors import AdapterError
+from claas_trainer.step_errors import AdapterError, WeightsError
 
 
 class ResponseHead(nn.Module):
@@ -140,18 +140,16 @@ def load_base(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel
     """The base model on the CPU, without gradients or dropout; in its own dtype unless another is given.
 
     Raises:
-        AdapterError: there is no usable model in the folder, or a part of its weights is missing.
+        WeightsError: there is no usable model in the folder, or a part of its weights is missing.
     """
-    try:
+    with model_errors(folder, "model"):
         model, report = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype or "auto", local_files_only=True, output_loading_info=True
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise AdapterError(f"{folder}: no usable model there: {error}") from error
     missing = sorted(report["missing_keys"])
     if missing:
         # The library would go on with random weights in their place.
-        raise AdapterError(f"{folder}: {len(missing)} weights are missing there, such as {missing[0]}")
+        raise WeightsError(f"{folder}: {len(missing)} weights are missing there, such as {missing[0]}")
     for tensor in (*model.parameters(), *model.buffers()):
         # The library maps files: their bytes would be read at first use, which is in the pause.
         tensor.data = tensor.data.clone()

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
-from claas_crds.contract import FailureReason
 from claas_trainer.errors import InputError
 from claas_trainer.lora import LoraAdapter
 from claas_trainer.step_errors import UnsupportedModelError
@@ -18,17 +15,6 @@ from claas_trainer.transformer.adapters import AdapterMap
 from claas_trainer.weights.files import Checkpoint, fingerprint, read_header, sample
 from claas_trainer.weights.layout import block_parts, size_of, slices, stored_tensors
 from claas_trainer.weights.shape import ModelShape
-
-
-def read_shape(folder: Path) -> ModelShape:
-    """The model's shape. Raises UnsupportedModelError for one that the trainer's own forward can't compute."""
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder}/config.json: can't be read", FailureReason.MODEL_NOT_FOUND) from error
-    if not isinstance(config, Mapping):
-        raise InputError(f"{folder}/config.json: is no JSON object", FailureReason.MODEL_NOT_FOUND)
-    return ModelShape.of(config)
 
 
 def check_decoder(shape: ModelShape, adapter: LoraAdapter, longest: int) -> None:

@@ -17,7 +17,7 @@ from claas_crds.distill_job import SampleCounts
 from claas_crds.training import DistillBatchRequestPayload
 from claas_trainer.batch import digest
 from claas_trainer.engines.base import PreparedStep, StepPlan, TrainedVersion, WeightAccess
-from claas_trainer.engines.base_model import base_fingerprint, check_base, check_decoder, read_shape
+from claas_trainer.engines.base_model import base_fingerprint, check_base, check_decoder
 from claas_trainer.engines.decoder_placement import DecoderPlacement
 from claas_trainer.engines.device import device_name, step_device
 from claas_trainer.engines.gpu_memory import GpuMemory
@@ -33,6 +33,7 @@ from claas_trainer.libraries import library_versions
 from claas_trainer.logs import log
 from claas_trainer.lora import LoraAdapter, read_adapter
 from claas_trainer.model_config import read_config
+from claas_trainer.model_shape import read_shape
 from claas_trainer.model_source import find_model
 from claas_trainer.optimizer import OptimizerState, Part
 from claas_trainer.parameters import Layout

@@ -8,17 +8,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from claas_crds.contract import FailureReason
 from claas_trainer.engines.base import GpuNeed
 from claas_trainer.engines.device import give_back
 from claas_trainer.engines.gpu_memory import Budget, GpuMemory, gpu_need
 from claas_trainer.engines.placement import Fit, Placement, StepInput
-from claas_trainer.errors import InputError
 from claas_trainer.lora import LoraAdapter
 from claas_trainer.optimizer import OptimizerState
 from claas_trainer.peft_model import attached, load_base
 from claas_trainer.step import Schedule, sdpo_step
-from claas_trainer.step_errors import AdapterError
 from claas_trainer.store.record import ForwardKind
 
 SCHEDULE = Schedule(micro_batch_tokens=2048, tile_rows=512)
@@ -40,11 +37,8 @@ class PeftPlacement(Placement):
         residue_bytes: int | None,
         resources: ExitStack,
     ) -> None:
-        """Raises AdapterError, InputError, EngineError."""
-        try:
-            base = load_base(folder)
-        except AdapterError as error:
-            raise InputError(f"model: {error}", FailureReason.MODEL_NOT_FOUND) from error
+        """Raises AdapterError, WeightsError, EngineError."""
+        base = load_base(folder)
         self._inputs = inputs
         self.device, self.dtype = device, base.dtype
         self.published_dtype = base.dtype

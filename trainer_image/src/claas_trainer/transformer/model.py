@@ -119,7 +119,7 @@ class DecoderModel(PolicyModel):
 
     def _sequences(self, batch: TokenBatch) -> Sequences:
         shape = self._source.shape
-        angles = cosines_and_sines(shape.rope, shape.head_dim, batch.positions())
+        angles = cosines_and_sines(shape.rope, batch.positions())
         return Sequences(Packing(batch.lengths, self.device), *angles)
 
     def _normed(self, x: Tensor) -> Tensor:
