@@ -39,6 +39,7 @@ from claas_operator.world import (
     AttemptState,
     JobWorld,
     LeaseWorld,
+    ObjectReference,
     Orphan,
     RecordedPod,
     ServerState,
@@ -240,6 +241,11 @@ def lease(held: Grant | None = None) -> ServingLease:
     )
 
 
+def trainer_pod(name: str) -> ObjectReference:
+    """A pod of a trainer; its UID follows from its name."""
+    return ObjectReference(name, f"uid-of-{name}")
+
+
 def attempt(
     state: AttemptState = AttemptState.ABSENT,
     *,
@@ -255,7 +261,8 @@ def attempt(
         name=name,
         state=state,
         alive=state is AttemptState.RUNNING,
-        pod=None if state in (AttemptState.ABSENT, AttemptState.LOST) else f"{name}-x",
+        uid=None if state is AttemptState.ABSENT else f"uid-of-{name}",
+        pod=None if state in (AttemptState.ABSENT, AttemptState.LOST) else trainer_pod(f"{name}-x"),
         result=result,
         exit_code=exit_code,
         message=message,
@@ -345,7 +352,7 @@ def lease_world(
     held: Grant | None = None,
     *,
     active: bool = True,
-    alive: tuple[str, ...] = (),
+    alive: tuple[ObjectReference, ...] = (),
     attempts_open: bool = False,
     pods: tuple[RecordedPod, ...] = (recorded(),),
     free: bool = False,

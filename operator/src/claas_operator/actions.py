@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from claas_crds.contract import VllmPod
 from claas_operator.grant import Grant, ServedRecord, ServingLease
-from claas_operator.world import ServingPod
+from claas_operator.world import ObjectReference, ServingPod
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class DeleteAttempt:
     """End an attempt: its pod with a short grace, its batch Job and its input."""
 
     name: str
-    pod: str | None
+    uid: str | None
+    """UID of its batch Job; None when there is none."""
+    pod: ObjectReference | None
     grace_seconds: int
     why: str
 
@@ -67,7 +69,7 @@ class TakeOutOfService:
 class WriteLease:
     """Write the lease as it should be: granted, released, or with other records.
 
-    Fails harmlessly when it changed since it was observed: the next pass decides again.
+    When it changed since it was observed, nothing else of the plan is done: the next pass decides again.
     """
 
     lease: ServingLease
@@ -102,7 +104,7 @@ class WakePods:
 class KillTrainer:
     """End a trainer pod with no more grace than its node needs to report that it is gone."""
 
-    pod: str
+    pod: ObjectReference
 
 
 @dataclass(frozen=True)

@@ -133,20 +133,30 @@ class Api:
         namespace: str,
         name: str,
         *,
-        uid: str | None = None,
+        uid: str,
+        resource_version: str | None = None,
         grace_seconds: int | None = None,
         propagation: Propagation = Propagation.BACKGROUND,
     ) -> None:
-        """Delete the object, of that UID only; it may be gone already."""
+        """Delete the object of that UID, and no other of its name; it may be gone already.
+
+        With `resource_version` only as it was then: raises Conflict when it has changed.
+        """
         options: Manifest = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation.value}
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = grace_seconds
-        if uid is not None:
-            options["preconditions"] = {"uid": uid}
+        preconditions: Manifest = {"uid": uid}
+        if resource_version is not None:
+            preconditions["resourceVersion"] = resource_version
+        options["preconditions"] = preconditions
         try:
             await self._request("DELETE", resource.path(namespace, name), body=options)
+        except Conflict:
+            # With the UID alone it says that the object is gone, and another one has its name.
+            if resource_version is not None:
+                raise
         except ApiError as error:
-            if error.status not in (404, 409):
+            if error.status != 404:
                 raise
 
     async def _request(

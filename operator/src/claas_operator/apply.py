@@ -41,7 +41,10 @@ class Outcome:
 
 
 class Applier:
-    """Carries out actions on behalf of one object."""
+    """Carries out actions on behalf of one object, in order. What fails ends the plan: nothing after it is done.
+
+    Raises Conflict when an object changed since it was observed: the next pass decides again.
+    """
 
     def __init__(self, api: Api, read: Reader, companion: CompanionSource, settings: Settings) -> None:
         self._api = api
@@ -85,7 +88,14 @@ class Applier:
                     assert adapter is not None
                     await self._create_attempt(job, adapter, name, attempt, grant, parent)
                 case actions.DeleteJob():
-                    await self._api.delete(DISTILL_JOBS, namespace, job.metadata.name, uid=job.metadata.uid)
+                    await self._api.delete(
+                        DISTILL_JOBS,
+                        namespace,
+                        job.metadata.name,
+                        uid=job.metadata.uid,
+                        # Its time to live may have been given a longer end meanwhile.
+                        resource_version=job.metadata.resource_version,
+                    )
                 case _:
                     await self._common(namespace, action)
 
@@ -99,22 +109,25 @@ class Applier:
             case actions.WriteLease(lease):
                 await self._write_lease(lease)
             case actions.DeleteLease(lease):
-                await self._api.delete(LEASES, namespace, lease.name)
+                await self._api.delete(
+                    LEASES, namespace, lease.name, uid=lease.uid, resource_version=lease.resource_version
+                )
             case actions.TakeOutOfService(url, served_name, record):
                 await self._take_out(namespace, url, served_name, record)
             case actions.WakePods(lease, pods):
                 await self._wake(namespace, lease.grant, pods)
             case actions.KillTrainer(pod):
                 # A grace of 0 would remove the object before the process is gone; 1 s makes the node confirm it.
-                await self._api.delete(PODS, namespace, pod, grace_seconds=1)
-            case actions.DeleteAttempt(name, pod, grace_seconds, why):
+                await self._api.delete(PODS, namespace, pod.name, uid=pod.uid, grace_seconds=1)
+            case actions.DeleteAttempt(name, uid, pod, grace_seconds, why):
                 log.info("ending %s/%s: %s", namespace, name, why)
                 if pod is not None:
-                    await self._api.delete(PODS, namespace, pod, grace_seconds=grace_seconds)
-                await self._api.delete(BATCH_JOBS, namespace, name, propagation=Propagation.BACKGROUND)
-                await self._api.delete(SECRETS, namespace, name)
+                    await self._api.delete(PODS, namespace, pod.name, uid=pod.uid, grace_seconds=grace_seconds)
+                if uid is not None:
+                    await self._api.delete(BATCH_JOBS, namespace, name, uid=uid, propagation=Propagation.BACKGROUND)
+                await self._delete_input(namespace, name)
             case actions.RetireAttempt(name, keep_seconds):
-                await self._api.delete(SECRETS, namespace, name)
+                await self._delete_input(namespace, name)
                 await self._remove_later(namespace, name, keep_seconds)
             case _:
                 raise AssertionError(f"{type(action).__name__} is not an action of this kind of object")
@@ -134,13 +147,15 @@ class Applier:
 
     async def _write_lease(self, lease: ServingLease) -> None:
         manifest = lease_manifest(lease)
-        try:
-            if lease.resource_version is None:
-                await self._api.create(LEASES, lease.namespace, manifest)
-            else:
-                await self._api.replace(LEASES, lease.namespace, lease.name, manifest)
-        except Conflict:
-            log.debug("lease %s/%s changed meanwhile; looked at again", lease.namespace, lease.name)
+        if lease.resource_version is None:
+            await self._api.create(LEASES, lease.namespace, manifest)
+        else:
+            await self._api.replace(LEASES, lease.namespace, lease.name, manifest)
+
+    async def _delete_input(self, namespace: str, name: str) -> None:
+        uid = await self._read.input_uid(namespace, name)
+        if uid is not None:
+            await self._api.delete(SECRETS, namespace, name, uid=uid)
 
     async def _take_out(self, namespace: str, url: str, served_name: str, record: ServedRecord) -> None:
         credentials = await self._read.credentials(namespace, record.control_token, record.api_key)

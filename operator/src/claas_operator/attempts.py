@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from claas_crds.contract import TrainerResult
 from claas_operator.core import BatchJob, Pod
 from claas_operator.naming import TRAINER_CONTAINER
-from claas_operator.world import Attempt, AttemptState
+from claas_operator.world import Attempt, AttemptState, ObjectReference
 
 
 def describe_attempt(name: str, batch_job: BatchJob | None, pods: Sequence[Pod]) -> Attempt:
@@ -30,14 +30,16 @@ def describe_attempt(name: str, batch_job: BatchJob | None, pods: Sequence[Pod])
         ended = batch_job.ended_because
         state = AttemptState.LOST if ended else AttemptState.RUNNING
         message = ended or "The trainer's pod is being made"
-        return Attempt(name=name, state=state, alive=alive, message=message, retired=batch_job.retired)
+        return Attempt(name=name, state=state, alive=alive, uid=owner, message=message, retired=batch_job.retired)
+    its_pod = ObjectReference(pod.metadata.name, pod.metadata.uid)
     trainer = pod.state_of(TRAINER_CONTAINER).terminated
     if trainer is not None:
         return Attempt(
             name=name,
             state=AttemptState.FAILED if trainer.exit_code else AttemptState.SUCCEEDED,
             alive=alive,
-            pod=pod.metadata.name,
+            uid=owner,
+            pod=its_pod,
             result=_result(trainer.message),
             exit_code=trainer.exit_code,
             message=_said(trainer.reason, pod.status.reason, pod.status.message),
@@ -50,22 +52,25 @@ def describe_attempt(name: str, batch_job: BatchJob | None, pods: Sequence[Pod])
             name=name,
             state=AttemptState.SUCCEEDED if pod.status.phase == "Succeeded" else AttemptState.FAILED,
             alive=alive,
-            pod=pod.metadata.name,
+            uid=owner,
+            pod=its_pod,
             message=_said(_other_failure(pod), pod.status.reason, pod.status.message),
             retired=batch_job.retired,
         )
-    return Attempt(name=name, state=AttemptState.RUNNING, alive=True, pod=pod.metadata.name, message=_waiting(pod))
+    return Attempt(name=name, state=AttemptState.RUNNING, alive=True, uid=owner, pod=its_pod, message=_waiting(pod))
 
 
-def alive_trainers(pods: Sequence[Pod]) -> tuple[str, ...]:
-    """Names of the pods whose trainer may still run a process."""
-    return tuple(pod.metadata.name for pod in pods if pod.may_run(TRAINER_CONTAINER))
-
-
-def held_open(pods: Sequence[Pod]) -> tuple[str, ...]:
-    """Names of the batch Jobs whose trainer has ended, while other containers keep the pod from ending."""
+def alive_trainers(pods: Sequence[Pod]) -> tuple[ObjectReference, ...]:
+    """The pods whose trainer may still run a process."""
     return tuple(
-        reference.name
+        ObjectReference(pod.metadata.name, pod.metadata.uid) for pod in pods if pod.may_run(TRAINER_CONTAINER)
+    )
+
+
+def held_open(pods: Sequence[Pod]) -> tuple[ObjectReference, ...]:
+    """The batch Jobs whose trainer has ended, while other containers keep the pod from ending."""
+    return tuple(
+        ObjectReference(reference.name, reference.uid)
         for pod in pods
         if not pod.ended
         and pod.metadata.deletion_timestamp is None

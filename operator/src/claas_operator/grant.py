@@ -76,6 +76,8 @@ class ServingLease(GrantModel):
     namespace: str
     resource_version: str | None
     """None: it does not exist yet."""
+    uid: str = ""
+    """Empty while it does not exist."""
     deployment: str
     grant: Grant | None = None
     served: dict[str, ServedRecord] = {}
@@ -107,6 +109,7 @@ def read_lease(lease: Lease) -> ServingLease:
         name=lease.metadata.name,
         namespace=lease.metadata.namespace,
         resource_version=lease.metadata.resource_version,
+        uid=lease.metadata.uid,
         deployment=lease.metadata.annotations.get(DEPLOYMENT_ANNOTATION, ""),
         grant=Grant.model_validate_json(text) if held and text else None,
         served=_SERVED.validate_json(lease.metadata.annotations.get(SERVED_ANNOTATION, "{}")),

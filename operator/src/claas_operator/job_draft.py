@@ -14,8 +14,6 @@ from claas_operator.world import Attempt, AttemptState, JobWorld
 
 STOP_GRACE_SECONDS = 20
 """How long a trainer that is told to end has for waking serving by itself."""
-
-
 KEPT_SECONDS = 3600
 """How long a trainer's batch Job and log stay after it was accounted for."""
 
@@ -24,6 +22,11 @@ def retire(attempt: Attempt, now: datetime) -> RetireAttempt:
     """Let an attempt go that is accounted for. Kubernetes counts from its end, which may be long past."""
     ended_ago = (now - (attempt.finished_at or now)).total_seconds()
     return RetireAttempt(attempt.name, KEPT_SECONDS + max(0, int(ended_ago)))
+
+
+def end(attempt: Attempt, grace_seconds: int, why: str) -> DeleteAttempt:
+    """End an attempt, or take away what is left of it."""
+    return DeleteAttempt(attempt.name, attempt.uid, attempt.pod, grace_seconds, why)
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,13 @@ class JobDraft:
         world = self.world
         status = world.job.status
         done = status.produced_version is not None or finished(status.conditions)
-        for name in world.held_open:
-            if done or name != world.attempt.name:
+        for batch_job in world.held_open:
+            if done or batch_job.name != world.attempt.name:
                 why = "its trainer has ended, and another container keeps its pod"
-                self.actions.append(DeleteAttempt(name, None, STOP_GRACE_SECONDS, why))
+                self.actions.append(DeleteAttempt(batch_job.name, batch_job.uid, None, STOP_GRACE_SECONDS, why))
 
     def stop_attempt(self, why: str) -> None:
         """End the running attempt, if there is one."""
         attempt = self.world.attempt
         if attempt.state is not AttemptState.ABSENT or self.world.attempts_alive:
-            self.actions.append(DeleteAttempt(attempt.name, attempt.pod, STOP_GRACE_SECONDS, why))
+            self.actions.append(end(attempt, STOP_GRACE_SECONDS, why))

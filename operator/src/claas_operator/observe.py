@@ -205,7 +205,7 @@ class Observer:
         """The attempt with what its pod says of itself, while it runs."""
         if attempt.state is not AttemptState.RUNNING or attempt.pod is None:
             return attempt
-        pod = await self._read.pod(namespace, attempt.pod)
+        pod = await self._read.pod(namespace, attempt.pod.name)
         if pod is None or not pod.status.pod_ip:
             return attempt
         return replace(attempt, progress=await serving.ask_progress(pod.status.pod_ip))

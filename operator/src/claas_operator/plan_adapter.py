@@ -19,7 +19,6 @@ from claas_operator.actions import (
     Action,
     ApplyCompanion,
     CreateInit,
-    DeleteAttempt,
     Note,
     PutInService,
     WriteLease,
@@ -27,7 +26,7 @@ from claas_operator.actions import (
 from claas_operator.adapter_verdict import STALLING, Verdict, judge_adapter
 from claas_operator.conditions import ConditionDraft
 from claas_operator.grant import ServedRecord, new_lease
-from claas_operator.job_draft import STOP_GRACE_SECONDS, retire
+from claas_operator.job_draft import STOP_GRACE_SECONDS, end, retire
 from claas_operator.world import AdapterWorld, AttemptState, ServingPod
 
 INIT_RETRY_SECONDS = 30
@@ -111,7 +110,7 @@ def _init_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Ac
     if init.state in (AttemptState.FAILED, AttemptState.LOST, AttemptState.SUCCEEDED):
         ended = init.finished_at
         if ended is None or world.now - ended > timedelta(seconds=INIT_RETRY_SECONDS):
-            return [DeleteAttempt(init.name, init.pod, 1, "the initial version is tried again")]
+            return [end(init, 1, "the initial version is tried again")]
     return []
 
 
@@ -122,7 +121,7 @@ def _let_init_go(world: AdapterWorld) -> list[Action]:
         return []
     if init.held_open:
         why = "its trainer has ended, and another container keeps its pod"
-        return [DeleteAttempt(init.name, init.pod, STOP_GRACE_SECONDS, why)]
+        return [end(init, STOP_GRACE_SECONDS, why)]
     return [] if init.retired else [retire(init, world.now)]
 
 

@@ -20,7 +20,7 @@ from claas_operator.api import (
     Api,
     Resource,
 )
-from claas_operator.core import AdapterObject, BatchJob, Deployment, JobObject, Lease, Manifest, Pod
+from claas_operator.core import AdapterObject, BatchJob, Deployment, JobObject, Lease, Manifest, ObjectMeta, Pod
 from claas_operator.grant import SERVING_LEASE_LABELS, ServingLease, lease_name, read_lease
 from claas_operator.serving import Credentials
 
@@ -128,6 +128,14 @@ class Reader:
         """The trainer pods of a DistillJob, of all its attempts."""
         found = await self._api.list(PODS, namespace, {naming.JOB_UID_LABEL: job_uid})
         return [Pod.model_validate(pod) for pod in found]
+
+    async def input_uid(self, namespace: str, name: str) -> str | None:
+        """UID of the Secret that carries an attempt's input; None when there is no Secret of ours by that name."""
+        found = await self._api.get(SECRETS, namespace, name)
+        metadata = ObjectMeta.model_validate(found["metadata"]) if found else None
+        if metadata is None or not naming.TRAINER_LABELS.items() <= metadata.labels.items():
+            return None
+        return metadata.uid
 
     async def attempts_open(self, namespace: str, job_uid: str) -> bool:
         """Whether a batch Job of a DistillJob has not ended: Kubernetes may yet make a pod of it."""

@@ -12,6 +12,7 @@ from claas_operator import actions
 from claas_operator.api import ADAPTERS, DISTILL_JOBS, Api, Resource
 from claas_operator.apply import Applier
 from claas_operator.core import Manifest, ObjectMeta
+from claas_operator.errors import Conflict
 from claas_operator.events import Recorder
 from claas_operator.grant import lease_name
 from claas_operator.observe import Observer
@@ -24,6 +25,8 @@ from claas_operator.work import Key, Kind, WorkQueue
 
 log = logging.getLogger(__name__)
 
+CONFLICT_SECONDS = 0.2
+"""When a pass is repeated that was decided on something which has changed meanwhile."""
 NEXT_IN_LINE = 2
 """How many waiting jobs are woken when a lease becomes free."""
 
@@ -41,13 +44,17 @@ class Reconciler:
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass; answers in how many seconds to look again."""
-        match key.kind:
-            case Kind.ADAPTER:
-                return await self._adapter(key)
-            case Kind.JOB:
-                return await self._job(key)
-            case Kind.LEASE:
-                return await self._lease(key)
+        try:
+            match key.kind:
+                case Kind.ADAPTER:
+                    return await self._adapter(key)
+                case Kind.JOB:
+                    return await self._job(key)
+                case Kind.LEASE:
+                    return await self._lease(key)
+        except Conflict as conflict:
+            log.debug("%s %s/%s is decided on anew: %s", key.kind, key.namespace, key.name, conflict)
+            return CONFLICT_SECONDS
 
     async def resync(self, namespaces: tuple[str | None, ...]) -> None:
         """Wake every object of ours; None stands for all namespaces."""

@@ -66,6 +66,14 @@ class AttemptState(StrEnum):
 
 
 @dataclass(frozen=True)
+class ObjectReference:
+    """A pod or batch Job in the namespace that is looked at."""
+
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One trainer pod, for a step or for the initial version."""
 
@@ -74,7 +82,9 @@ class Attempt:
     state: AttemptState
     alive: bool
     """Whether the trainer in a pod of it may still run a process."""
-    pod: str | None = None
+    uid: str | None = None
+    """UID of its batch Job; None while there is none."""
+    pod: ObjectReference | None = None
     result: TrainerResult | None = None
     exit_code: int | None = None
     message: str = ""
@@ -159,7 +169,7 @@ class JobWorld:
     """The pods that this job may have paused; asked only between two attempts."""
     handover: HandoverChoice
     """What becomes of serving at the next attempt."""
-    held_open: tuple[str, ...] = ()
+    held_open: tuple[ObjectReference, ...] = ()
     """Batch Jobs of this job whose trainer has ended, while other containers keep their pods."""
 
     @property
@@ -185,7 +195,7 @@ class LeaseWorld:
     lease: ServingLease
     job_active: bool
     """Whether the holder exists, is neither finished nor suspended, and may go on."""
-    alive_pods: tuple[str, ...]
+    alive_pods: tuple[ObjectReference, ...]
     """Trainer pods of the holder that may still run."""
     attempts_open: bool
     """Whether a batch Job of the holder has not ended: Kubernetes may yet make a pod of it."""

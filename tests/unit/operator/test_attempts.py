@@ -96,7 +96,8 @@ def test_an_attempt_is_described_by(
 
 def test_of_several_pods_the_newest_counts() -> None:
     described = describe_attempt("a", JOB, [ended(0, name="new", age=1), ended(75, name="old", age=9)])
-    assert (described.pod, described.state) == ("new", AttemptState.SUCCEEDED)
+    assert described.pod is not None
+    assert (described.pod.name, described.state) == ("new", AttemptState.SUCCEEDED)
 
 
 def test_a_readable_termination_message_is_the_result_and_another_one_is_dropped() -> None:

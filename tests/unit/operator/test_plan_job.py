@@ -28,6 +28,7 @@ from tests.builders.world import (
     lease,
     recorded,
     succeeded,
+    trainer_pod,
     vllm_pod,
 )
 
@@ -168,7 +169,7 @@ def test_a_running_attempt_is_followed_and_its_progress_told() -> None:
         name="step-1",
         state=AttemptState.RUNNING,
         alive=True,
-        pod="p",
+        pod=trainer_pod("p"),
         progress=Progress(phase=JobPhase.TRAINING, detail="micro-batch 3 of 8"),
     )
     plan = plan_job(job_world(job(status=STARTED), held=MINE, now_at=running))
@@ -401,7 +402,7 @@ def test_a_finished_job_is_left_alone(kind: str) -> None:
 
 @pytest.mark.parametrize("alive", [True, False], ids=["with-a-pod", "whose-pod-is-not-made-yet"])
 def test_an_attempt_that_a_finished_job_left_running_is_ended(alive: bool) -> None:
-    left = Attempt(name="step-1", state=AttemptState.RUNNING, alive=alive, pod="p" if alive else None)
+    left = Attempt(name="step-1", state=AttemptState.RUNNING, alive=alive, pod=trainer_pod("p") if alive else None)
     assert kinds(plan_job(job_world(job(status=finished("Failed")), now_at=left))) == ["DeleteAttempt"]
 
 

@@ -20,6 +20,7 @@ from tests.builders.world import (
     recorded,
     serves,
     target,
+    trainer_pod,
     vllm_pod,
 )
 
@@ -33,10 +34,10 @@ def kinds(actions: tuple[Action, ...]) -> list[str]:
 
 NOTHING: list[tuple[str, LeaseWorld]] = [
     ("while the holder goes on", lease_world()),
-    ("while a trainer lives and the pods are awake", lease_world(alive=("t",))),
+    ("while a trainer lives and the pods are awake", lease_world(alive=(trainer_pod("t"),))),
     (
         "while a pause is not too long",
-        lease_world(grant(asleep_since=ago(60)), alive=("t",), pods=(recorded("vllm-0", ASLEEP),)),
+        lease_world(grant(asleep_since=ago(60)), alive=(trainer_pod("t"),), pods=(recorded("vllm-0", ASLEEP),)),
     ),
     ("while a pod can't be asked", lease_world(active=False, pods=(recorded("vllm-0", UNREACHABLE),))),
     ("while a pod refuses to answer", lease_world(active=False, pods=(recorded("vllm-0", REFUSED),))),
@@ -74,11 +75,11 @@ def test_pods_that_a_dead_trainer_left_asleep_are_woken_and_no_others(active: bo
 
 
 def test_the_start_of_a_pause_is_written_down_and_so_is_its_end() -> None:
-    (begin,) = plan_lease(lease_world(alive=("t",), pods=(recorded("vllm-0", ASLEEP),))).actions
+    (begin,) = plan_lease(lease_world(alive=(trainer_pod("t"),), pods=(recorded("vllm-0", ASLEEP),))).actions
     assert isinstance(begin, WriteLease)
     assert begin.lease.grant is not None
     assert begin.lease.grant.asleep_since == NOW
-    (end,) = plan_lease(lease_world(grant(asleep_since=ago(9)), alive=("t",))).actions
+    (end,) = plan_lease(lease_world(grant(asleep_since=ago(9)), alive=(trainer_pod("t"),))).actions
     assert isinstance(end, WriteLease)
     assert end.lease.grant is not None
     assert end.lease.grant.asleep_since is None
@@ -87,12 +88,14 @@ def test_the_start_of_a_pause_is_written_down_and_so_is_its_end() -> None:
 def test_a_pause_that_is_too_long_is_written_down_first_then_the_trainer_is_ended_then_the_pods_are_woken() -> None:
     held = grant(max_pause_seconds=2, asleep_since=LONG_AGO)
     asleep = (recorded("vllm-0", ASLEEP),)
-    (stop,) = plan_lease(lease_world(held, alive=("t",), pods=asleep)).actions
+    (stop,) = plan_lease(lease_world(held, alive=(trainer_pod("t"),), pods=asleep)).actions
     assert isinstance(stop, WriteLease)
     assert stop.lease.grant is not None
     assert stop.lease.grant.stopped_because == "MaxPauseExceeded"
     stopped = stop.lease.grant
-    assert plan_lease(lease_world(stopped, alive=("t",), pods=asleep)).actions == (KillTrainer("t"),)
+    assert plan_lease(lease_world(stopped, alive=(trainer_pod("t"),), pods=asleep)).actions == (
+        KillTrainer(trainer_pod("t")),
+    )
     assert kinds(plan_lease(lease_world(stopped, pods=asleep)).actions) == ["WakePods"]
 
 
@@ -120,7 +123,7 @@ def test_what_lost_its_adapter_is_remembered_while_a_pod_of_it_can_not_be_asked(
 
 def test_nothing_is_taken_out_of_service_while_a_step_holds_the_lease() -> None:
     orphan = Orphan("other", RECORD, (vllm_pod(server=serves(3)),))
-    assert plan_lease(lease_world(alive=("t",), orphans=(orphan,))).actions == ()
+    assert plan_lease(lease_world(alive=(trainer_pod("t"),), orphans=(orphan,))).actions == ()
 
 
 @pytest.mark.parametrize("handover", [HandoverKind.SHARE, HandoverKind.NONE])
@@ -134,7 +137,7 @@ def test_a_lease_under_which_nothing_was_paused_waits_for_its_trainer_and_for_no
     handover: HandoverKind,
 ) -> None:
     held = grant(handover=handover)
-    assert plan_lease(lease_world(held, active=False, alive=("t",), pods=())).actions == ()
+    assert plan_lease(lease_world(held, active=False, alive=(trainer_pod("t"),), pods=())).actions == ()
     (action,) = plan_lease(lease_world(held, active=False, pods=())).actions
     assert isinstance(action, WriteLease)
     assert action.lease.grant is None

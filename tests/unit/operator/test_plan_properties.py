@@ -48,6 +48,7 @@ from tests.builders.world import (
     lease,
     published,
     target,
+    trainer_pod,
     vllm_pod,
 )
 
@@ -96,7 +97,7 @@ attempts = st.builds(
         name=attempt(number=number).name,
         state=state,
         alive=alive,
-        pod=None if state is AttemptState.ABSENT else "pod",
+        pod=None if state is AttemptState.ABSENT else trainer_pod("pod"),
         result=result,
         exit_code=code,
         message=message,
@@ -195,7 +196,7 @@ lease_worlds = st.builds(
         lambda found: found.model_copy(update={"served": {"gone": RECORD}})
     ),
     job_active=st.booleans(),
-    alive_pods=st.sampled_from([(), ("t",), ("t", "u")]),
+    alive_pods=st.sampled_from([(), (trainer_pod("t"),), (trainer_pod("t"), trainer_pod("u"))]),
     attempts_open=st.booleans(),
     pods=st.lists(recorded_pods, max_size=3).map(tuple),
     deployment_found=st.booleans(),

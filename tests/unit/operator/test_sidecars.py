@@ -30,6 +30,7 @@ from tests.builders.world import (
     lease,
     published,
     succeeded,
+    trainer_pod,
 )
 
 JOB = BatchJob.model_validate({"metadata": {"name": "a", "uid": "uid-of-a"}})
@@ -152,7 +153,7 @@ def test_an_attempt_is_judged_by_the_container_named_trainer_when(
     described = describe_attempt("a", JOB, [found])
     assert (described.state, described.exit_code, described.alive, described.held_open) == (state, code, alive, open_)
     assert bool(alive_trainers([found])) is alive
-    assert held_open([found]) == (("a",) if open_ else ())
+    assert [each.name for each in held_open([found])] == (["a"] if open_ else [])
 
 
 def test_the_result_is_the_trainers_beside_any_other_containers_words() -> None:
@@ -184,13 +185,15 @@ PUBLISHED = STARTED.model_copy(update={"produced_version": 1})
 
 def test_a_pod_is_ended_only_after_what_its_trainer_said_stands_in_status() -> None:
     done = replace(succeeded(), held_open=True)
-    world = replace(job_world(job(status=STARTED), held=MINE, now_at=done), held_open=(done.name,))
+    world = replace(job_world(job(status=STARTED), held=MINE, now_at=done), held_open=(trainer_pod(done.name),))
     accounted = plan_job(world)
     assert accounted.status.produced_version == 1
     assert [type(action) for action in accounted.actions] == [RetireAttempt]
     after = plan_job(replace(world, job=world.job.model_copy(update={"status": accounted.status})))
     assert [action for action in after.actions if isinstance(action, DeleteAttempt)] == [
-        DeleteAttempt(done.name, None, 20, "its trainer has ended, and another container keeps its pod")
+        DeleteAttempt(
+            done.name, f"uid-of-{done.name}", None, 20, "its trainer has ended, and another container keeps its pod"
+        )
     ]
 
 
@@ -198,19 +201,26 @@ def test_the_pod_of_a_failed_attempt_is_ended_before_the_next_is_made() -> None:
     first = attempt(number=1).name
     status = STARTED.model_copy(update={"failed_attempts": 1, "retry_time": ago(1)})
     world = job_world(job(status=status), held=lease(grant(attempt=2)), now_at=attempt(AttemptState.ABSENT, number=2))
-    plan = plan_job(replace(world, held_open=(first,)))
+    plan = plan_job(replace(world, held_open=(trainer_pod(first),)))
     assert [type(action) for action in plan.actions] == [DeleteAttempt, CreateAttempt]
 
 
 @pytest.mark.parametrize("kind", ["Complete", "Failed"])
 def test_a_finished_job_leaves_no_pod_open(kind: str) -> None:
     status = PUBLISHED.model_copy(update={"conditions": [condition(kind, True)]})
-    world = replace(job_world(job(status=status), now_at=replace(succeeded(), retired=True)), held_open=("a-1",))
+    world = replace(
+        job_world(job(status=status), now_at=replace(succeeded(), retired=True)), held_open=(trainer_pod("a-1"),)
+    )
     assert next(each for each in plan_job(world).actions if isinstance(each, DeleteAttempt)).name == "a-1"
 
 
 INIT = Attempt(
-    name="tone-init", state=AttemptState.SUCCEEDED, alive=False, pod="tone-init-x", result=GOOD, exit_code=0
+    name="tone-init",
+    state=AttemptState.SUCCEEDED,
+    alive=False,
+    pod=trainer_pod("tone-init-x"),
+    result=GOOD,
+    exit_code=0,
 )
 
 
