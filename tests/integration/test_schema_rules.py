@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from pydantic import JsonValue
 
+from claas_crds.distill_job import LARGEST_INLINE_BYTES
 from tests.cluster.light import LightCluster
 from tests.integration.manifests import (
     ADAPTER,
@@ -122,6 +123,9 @@ WRONG_ADAPTERS: list[tuple[str, JsonValue, str]] = [
     ("spec.servng", {}, 'unknown field "spec.servng"'),
 ]
 
+TOO_LARGE: Object = SAMPLE | {"response": "x" * LARGEST_INLINE_BYTES}
+TOO_MANY_IDS: Object = SAMPLE | {"response_token_ids": [1] * (LARGEST_INLINE_BYTES // 2)}
+
 WRONG_JOBS: list[tuple[str, JsonValue, str]] = [
     ("spec.adapterRef", {}, "spec.adapterRef.name: Required value"),
     ("spec.adapterRef.name", "", "spec.adapterRef.name in body should be at least 1 chars long"),
@@ -136,6 +140,9 @@ WRONG_JOBS: list[tuple[str, JsonValue, str]] = [
         'spec.samples: Invalid value: "object": exactly one of inline, configMapRef',
     ),
     ("spec.samples.inline", [], "spec.samples.inline in body should have at least 1 items"),
+    ("spec.samples.inline", [TOO_LARGE], "inline samples may have 1000000 bytes: put these on a volume"),
+    ("spec.samples.inline", [TOO_MANY_IDS], "inline samples may have 1000000 bytes: put these on a volume"),
+    ("spec.samples.inline.0.messages", [{"role": "tool", "content": "x"}], "inline[0].messages[0].role: Unsupported"),
     ("spec.samples.inline.0", without(SAMPLE, "feedback"), "spec.samples.inline[0].feedback: Required value"),
     ("spec.samples.inline.0", without(SAMPLE, "response"), "spec.samples.inline[0].response: Required value"),
     ("spec.samples.inline.0", without(SAMPLE, "user_prompt"), "spec.samples.inline[0].user_prompt: Required value"),
@@ -147,6 +154,7 @@ WRONG_JOBS: list[tuple[str, JsonValue, str]] = [
     ("spec.samples", {"file": {"claimName": "c"}}, "spec.samples.file.path: Required value"),
     ("spec.samples", {"file": {"claimName": "c", "path": "../etc/x"}}, "spec.samples.file.path in body should match"),
     ("spec.samples", {"file": {"claimName": "c", "path": "/x"}}, "spec.samples.file.path in body should match"),
+    ("spec.samples", {"file": {"claimName": "c", "path": "a\n"}}, "spec.samples.file.path in body should match"),
     ("spec.training.learning_rate", 0, "spec.training.learning_rate in body should be greater than 0"),
     ("spec.training.alpha", 2, "spec.training.alpha in body should be less than or equal to 1"),
     ("spec.training.is_clip", 0, "spec.training.is_clip in body should be greater than or equal to 1"),
@@ -380,3 +388,40 @@ def test_status_is_written_by_its_own_subresource_only(server: ApiServer, stored
     )
     assert at(spec_ignored.body, "status.servedVersion") == 7
     assert at(spec_ignored.body, "spec.serving.port") == 8000
+
+
+def test_items_of_lists_stay_as_they_were_sent_so_that_git_and_cluster_do_not_differ(server: ApiServer) -> None:
+    samples: list[JsonValue] = [SAMPLE, SAMPLE | {"messages": [{"role": "user", "content": "Hi"}]}]
+    answer = server.create(changed(JOB, "spec.samples.inline", samples), dry_run=True)
+    assert at(answer.body, "spec.samples.inline") == samples
+
+
+@pytest.mark.parametrize(
+    ("name", "samples"),
+    [
+        ("one-large", [SAMPLE | {"response": "x" * 999_900}]),
+        ("many-small", [{"user_prompt": "q", "response": "r", "feedback": "f"}] * 20_000),
+        ("other-scripts", [SAMPLE | {"response": "\u7b54" * 333_000}]),
+        ("ids", [SAMPLE | {"response_token_ids": [7] * 499_000}]),
+    ],
+)
+def test_inline_samples_of_the_promised_size_are_stored_and_leave_room_for_the_status(
+    server: ApiServer, name: str, samples: list[JsonValue]
+) -> None:
+    job = changed(changed(JOB, "metadata.name", name), "spec.samples.inline", samples)
+    assert server.create(job).status == 201
+    condition: Object = {
+        "status": "True",
+        "reason": "R",
+        "message": "m" * 4000,
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }
+    conditions: list[JsonValue] = [condition | {"type": f"T{number}"} for number in range(6)]
+    answer = server.merge(job, {"status": {"conditions": conditions}}, subresource="/status")
+    assert answer.status == 200, answer.message
+
+
+@pytest.mark.parametrize("path", ["2026/july 1.json", "Rückmeldungen/März.jsonl", "反馈/样本.json"])
+def test_a_samples_file_may_have_spaces_and_any_script(server: ApiServer, path: str) -> None:
+    job = changed(JOB, "spec.samples", {"file": {"claimName": "c", "path": path}})
+    assert server.create(job, dry_run=True).status == 201

@@ -14,6 +14,11 @@ from claas_crds.training import DistillBatchItem, TrainingOverrides
 
 KIND = "DistillJob"
 PLURAL = "distilljobs"
+LARGEST_INLINE_BYTES = 1_000_000
+"""Of inline samples as JSON: a trainer's input Secret holds 1 MiB, and etcd takes 1.5 MiB for an object with its
+status."""
+_MOST_INLINE_SAMPLES = 20_000
+"""No more fit; the API server estimates the cost of rules by it."""
 
 
 class AdapterReference(ResourceModel):
@@ -45,16 +50,38 @@ class SamplesSource(ResourceModel):
     """Where the samples are; exactly one of the fields."""
 
     inline: list[DistillBatchItem] | None = Field(
-        default=None, min_length=1, json_schema_extra={"x-kubernetes-list-type": "atomic"}
+        default=None,
+        min_length=1,
+        max_length=_MOST_INLINE_SAMPLES,
+        json_schema_extra={"x-kubernetes-list-type": "atomic"},
     )
-    """The samples themselves. Use server-side apply for large ones: client-side apply would keep a copy in an
-    annotation."""
+    """The samples themselves, 1,000,000 bytes as JSON at most. Use server-side apply for large ones: client-side
+    apply would keep a copy in an annotation."""
     config_map_ref: KeyReference | None = None
     """A key of a ConfigMap."""
     secret_ref: KeyReference | None = None
     """A key of a Secret: the place for private feedback."""
     file: FileReference | None = None
     """A file on a volume: the place for large batches."""
+
+
+def _characters() -> str:
+    """CEL: the least bytes that inline samples can have: a text's characters, a digit and a comma for a number."""
+    needed = [f"s.{name}.size()" for name in ("user_prompt", "response", "feedback")]
+    texts = [f"(has(s.{name}) ? s.{name}.size() : 0)" for name in ("system_prompt", "prompt")]
+    numbers = [
+        f"(has(s.{name}) ? 2 * s.{name}.size() : 0)"
+        for name in ("prompt_token_ids", "response_token_ids", "response_logprobs")
+    ]
+    return f"self.inline.map(s, {' + '.join([*needed, *texts, *numbers])}).sum()"
+
+
+_INLINE_FITS: list[JsonValue] = [
+    {
+        "rule": f"!has(self.inline) || {_characters()} <= {LARGEST_INLINE_BYTES}",
+        "message": f"inline samples may have {LARGEST_INLINE_BYTES} bytes: put these on a volume (samples.file)",
+    }
+]
 
 
 def _immutable(field: str) -> list[JsonValue]:
@@ -74,6 +101,7 @@ class DistillJobSpec(ResourceModel):
                     ".filter(x, x).size() == 1",
                     "message": "exactly one of inline, configMapRef, secretRef and file must be set",
                 },
+                *_INLINE_FITS,
                 *_immutable("samples"),
             ]
         }

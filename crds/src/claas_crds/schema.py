@@ -16,13 +16,17 @@ _DROPPED = frozenset({"title", "$defs", "additionalProperties", "propertyNames"}
 
 
 def structural_schema(model: type[BaseModel]) -> Schema:
-    """The structural schema of a model, with descriptions from its docstrings and defaults from its fields."""
+    """The structural schema of a model, with descriptions from its docstrings and defaults from its fields.
+
+    Items of lists get no defaults: the API server would write them into every item, so that an object in the cluster
+    differs from its manifest for ever (tools compare lists as a whole), and is larger than what was sent.
+    """
     raw = cast(Schema, model.model_json_schema(by_alias=True, mode="validation"))
     definitions = cast(dict[str, Schema], raw.get("$defs", {}))
     return _structural(raw, definitions)
 
 
-def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
+def _structural(node: Schema, definitions: dict[str, Schema], *, with_defaults: bool = True) -> Schema:
     node = _resolved(node, definitions)
     schema: Schema = {key: value for key, value in node.items() if key not in _DROPPED}
     if "const" in schema:
@@ -33,19 +37,21 @@ def _structural(node: Schema, definitions: dict[str, Schema]) -> Schema:
             schema[flag] = True
     if "properties" in schema:
         properties = cast(dict[str, Schema], schema["properties"])
-        schema["properties"] = {name: _structural(child, definitions) for name, child in properties.items()}
+        schema["properties"] = {
+            name: _structural(child, definitions, with_defaults=with_defaults) for name, child in properties.items()
+        }
     if "items" in schema:
-        schema["items"] = _structural(cast(Schema, schema["items"]), definitions)
+        schema["items"] = _structural(cast(Schema, schema["items"]), definitions, with_defaults=False)
     values = node.get("additionalProperties")
     if isinstance(values, dict):
-        schema["additionalProperties"] = _structural(values, definitions)
+        schema["additionalProperties"] = _structural(values, definitions, with_defaults=with_defaults)
     if schema.get("format") == "date-time":
         schema["type"] = "string"
     if isinstance(schema.get("description"), str):
         schema["description"] = " ".join(cast(str, schema["description"]).split())
     if "default" in schema:
         schema["default"] = _without_nulls(schema["default"])
-        if schema["default"] is None:
+        if schema["default"] is None or not with_defaults:
             del schema["default"]
     return dict(sorted(schema.items(), key=lambda item: (item[0] == "properties", item[0])))
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from pydantic import TypeAdapter
 
 from claas_crds.contract import INPUT_DIRECTORY, SAMPLES_DIRECTORY
-from claas_crds.distill_job import KeyReference, SamplesSource
+from claas_crds.distill_job import LARGEST_INLINE_BYTES, KeyReference, SamplesSource
 from claas_crds.training import DistillBatchItem
 from claas_operator.core import Manifest
 from claas_operator.manifests import Mount, claim_mount
 
 SAMPLES_FILE_NAME = "samples.json"
-LARGEST_INPUT_BYTES = 1_000_000
-"""A Secret holds 1 MiB; a part is left for the rest of the input."""
 _SAMPLES = TypeAdapter(list[DistillBatchItem])
 
 
@@ -24,12 +22,12 @@ def samples_document(source: SamplesSource) -> str | None:
 def input_error(source: SamplesSource) -> str | None:
     """Why the input Secret can't hold these samples; None when it can."""
     document = samples_document(source)
-    if document is None or len(document.encode()) <= LARGEST_INPUT_BYTES:
+    if document is None or len(document.encode()) <= LARGEST_INLINE_BYTES:
         return None
     size = len(document.encode())
     return (
-        f"spec.samples.inline: {size} bytes are more than the {LARGEST_INPUT_BYTES} that a trainer's input can hold: "
-        "put the samples on a volume (spec.samples.file)"
+        f"spec.samples.inline: {size} bytes are more than the {LARGEST_INLINE_BYTES} that a trainer's input can hold:"
+        " put the samples on a volume (spec.samples.file)"
     )
 
 

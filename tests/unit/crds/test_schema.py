@@ -161,3 +161,8 @@ def test_a_path_may_have_spaces_and_any_script(path: str) -> None:
 @pytest.mark.parametrize("path", ["/a", "a/", "a//b", "..", "a/../b", "./a", "a/...", "a\nb", "a\x7f", "a\0"])
 def test_a_path_leads_nowhere_else(path: str) -> None:
     assert not re.search(pattern_of("distilljobs.claas.dev", ".spec.samples.file.path"), path)
+
+
+def test_items_of_lists_have_no_defaults_which_the_api_server_would_write_into_them() -> None:
+    inside_items = [path for path, node in NODES if ".items" in path and "default" in node]
+    assert inside_items == []

@@ -19,7 +19,7 @@ from claas_crds.contract import (
     ModelLocation,
     TrainerInput,
 )
-from claas_crds.distill_job import FileReference, KeyReference, SamplesSource
+from claas_crds.distill_job import LARGEST_INLINE_BYTES, FileReference, KeyReference, SamplesSource
 from claas_crds.lora_adapter import EngineName
 from claas_crds.pod import TrainerPod
 from claas_crds.training import DistillBatchItem
@@ -33,7 +33,7 @@ from claas_operator.manifests import (
     serving_mounts,
     trainer_job,
 )
-from claas_operator.samples import LARGEST_INPUT_BYTES, input_error, samples_document, samples_file, samples_mounts
+from claas_operator.samples import input_error, samples_document, samples_file, samples_mounts
 from claas_operator.settings import Settings
 from tests.builders.world import adapter, metadata
 
@@ -259,7 +259,7 @@ def test_samples_that_lie_elsewhere_are_mounted_from(source: SamplesSource, file
 
 def test_samples_too_large_for_a_secret_are_refused_without_quoting_them() -> None:
     assert input_error(INLINE) is None
-    large = DistillBatchItem(user_prompt=TEXT * (LARGEST_INPUT_BYTES // len(TEXT)), response="r", feedback="f")
+    large = DistillBatchItem(user_prompt=TEXT * (LARGEST_INLINE_BYTES // len(TEXT)), response="r", feedback="f")
     message = input_error(SamplesSource(inline=[large]))
     assert message is not None
     assert message.startswith("spec.samples.inline: ")
