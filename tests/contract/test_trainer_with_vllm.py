@@ -213,7 +213,7 @@ def served_version(pod: Pod) -> str | None:
 
 
 def test_init_makes_version_0_once(pod: Pod) -> None:
-    made = pod.store.read(0).record
+    made = pod.store.read(0)
     code, again = pod.attempt(Task.INIT, pod.initial())
     assert code == ExitCode.SUCCEEDED
     assert again.already_published

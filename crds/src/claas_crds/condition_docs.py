@@ -178,6 +178,16 @@ _TRAINER_FAILURES = (
     (_F.HUB_UNREACHABLE, "The base model is on a hub that does not answer, and not in the cache."),
     (_F.PARENT_NOT_FOUND, "The version to train from is not on the volume."),
     (_F.PARENT_CORRUPT, "The version to train from does not match its digest."),
+    (_F.PARENT_REJECTED, "The version to train from was refused by serving; the next attempt takes another."),
+    (
+        _F.ADAPTER_MISMATCH,
+        "The versions on the volume are of another shape or another base; the message says which field differs.",
+    ),
+    (
+        _F.FOREIGN_ADAPTER,
+        "The adapter's folder holds an adapter that was not made here, which can't be imported; the message says what"
+        " to do.",
+    ),
     (_F.ENGINE_UNAVAILABLE, "The engine can't be had in this image or on this node."),
     (_F.GPU_MISMATCH, "The trainer's GPU is not the one that vLLM runs on; serving was not paused."),
     (_F.GPU_MEMORY_NOT_FREED, "vLLM slept and its GPU memory did not become free."),
@@ -206,6 +216,11 @@ _TRAINER_FAILURES = (
     (_F.STORAGE_FULL, "The volume has no space left."),
     (_F.STORAGE_READ_ONLY, "The volume can't be written at the moment."),
     (_F.STORAGE_FAILED, "The volume failed in another way."),
+    (
+        _F.STORAGE_UNSUITABLE,
+        "The volume's file system lacks an operation that publishing needs, as object-store mounts do; the message"
+        " names the operation.",
+    ),
     (_F.PUBLISH_CONFLICT, "Another job published from the same parent meanwhile."),
     (_F.VERSION_REJECTED, "vLLM refused the new version, or it failed its probe; the old one stays in service."),
     (_F.INTERRUPTED, "The trainer pod was told to end."),

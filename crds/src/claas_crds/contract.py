@@ -13,7 +13,7 @@ from enum import IntEnum, StrEnum
 from pydantic import BaseModel, ConfigDict, Field
 
 from claas_crds.distill_job import JobPhase, SampleCounts, Timings
-from claas_crds.lora_adapter import EngineName, HandoverKind, LoraSpec, PauseMode, Probe
+from claas_crds.lora_adapter import EngineName, HandoverKind, LoraSpec, PauseMode, Probe, VersionVerdict
 from claas_crds.training import TrainingConfig
 
 INPUT_DIRECTORY = "/var/run/claas/input"
@@ -71,6 +71,8 @@ class FailureReason(StrEnum):
     """The version to train from is not on the volume."""
     PARENT_CORRUPT = "ParentCorrupt"
     """The version to train from does not match its digest."""
+    PARENT_REJECTED = "ParentRejected"
+    """The version to train from was refused by serving."""
     ENGINE_UNAVAILABLE = "EngineUnavailable"
     """The engine can't be had in this image or on this node."""
     GPU_MISMATCH = "GpuMismatch"
@@ -101,6 +103,12 @@ class FailureReason(StrEnum):
     """Loss or gradient is NaN or infinite."""
     POLICY_MOVED = "PolicyMoved"
     """The step moved the policy further than `max_kl` allows."""
+    ADAPTER_MISMATCH = "AdapterMismatch"
+    """The versions on the volume are of another shape or another base model than the adapter."""
+    FOREIGN_ADAPTER = "ForeignAdapter"
+    """The adapter's folder holds an adapter that was not made here."""
+    STORAGE_UNSUITABLE = "StorageUnsuitable"
+    """The volume's file system lacks an operation that publishing needs."""
     STORAGE_FULL = "StorageFull"
     """The volume has no space left."""
     STORAGE_READ_ONLY = "StorageReadOnly"
@@ -123,6 +131,8 @@ PERMANENT_REASONS = frozenset(
         FailureReason.INVALID_SAMPLE,
         FailureReason.MODEL_NOT_FOUND,
         FailureReason.PARENT_CORRUPT,
+        FailureReason.ADAPTER_MISMATCH,
+        FailureReason.FOREIGN_ADAPTER,
         FailureReason.ENGINE_UNAVAILABLE,
         FailureReason.GPU_MISMATCH,
         FailureReason.OUT_OF_MEMORY,
@@ -130,6 +140,7 @@ PERMANENT_REASONS = frozenset(
         FailureReason.MAX_PAUSE_EXCEEDED,
         FailureReason.NOT_FINITE,
         FailureReason.POLICY_MOVED,
+        FailureReason.STORAGE_UNSUITABLE,
         FailureReason.VERSION_REJECTED,
     }
 )
@@ -240,6 +251,8 @@ class PublishedVersion(ContractModel):
     job_name: str | None = None
     job_uid: str | None = None
     metrics: dict[str, float] = {}
+    verdict: VersionVerdict = VersionVerdict.UNTRIED
+    """As it stands beside the version on the volume."""
 
 
 class TrainerResult(ContractModel):
@@ -251,7 +264,8 @@ class TrainerResult(ContractModel):
     """One sentence for people: what was wrong, where, what to do. Never a sample's text."""
     version: PublishedVersion | None = None
     """The version that was published, for `init` the newest one found or made, for `recover` the whole one that the
-    job published and that nobody refused. None after a `recover` that succeeded: the job published nothing."""
+    job published and that nobody refused. None after a `recover` that succeeded: there is no such version. With the
+    reasons VersionRejected and ParentRejected, the version that was refused."""
     already_published: bool = False
     """An earlier attempt had published it: no step was taken by this one."""
     swapped_pods: list[str] = []

@@ -58,6 +58,17 @@ class HandoverKind(StrEnum):
     """vLLM goes on, and the trainer has a GPU of its own, or a CPU, with a copy of the weights."""
 
 
+class VersionVerdict(StrEnum):
+    """What serving has said of a version."""
+
+    UNTRIED = "Untried"
+    """No step has put it into service, nor been refused."""
+    SERVED = "Served"
+    """It was loaded, answered its probe, and went into service."""
+    REJECTED = "Rejected"
+    """vLLM refused it, or it failed its probe: it is neither served nor trained from."""
+
+
 class ClaimVolume(ResourceModel):
     """A folder on a PersistentVolumeClaim of the same namespace."""
 

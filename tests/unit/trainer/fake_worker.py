@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from claas_crds.contract import PublishedVersion, TrainerResult
 from claas_crds.distill_job import JobPhase
+from claas_crds.lora_adapter import VersionVerdict
 from claas_trainer.reporting import (
     Awake,
     Finished,
@@ -52,6 +53,8 @@ def main() -> None:
                 reporter.send(SharingEnded(url=url))
             case "publish":
                 reporter.send(Published(version=VERSION))
+            case "refused":
+                reporter.send(Published(version=VERSION.model_copy(update={"verdict": VersionVerdict.REJECTED})))
             case "finish":
                 reporter.send(
                     Finished(result=TrainerResult(succeeded=True, version=VERSION, swapped_pods=["vllm-0"]))

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 from claas_crds.contract import FailureReason
 from claas_crds.lora_adapter import LoraSpec
 from claas_trainer.errors import StoreError
-from claas_trainer.store.content import Bytes, FileContent, Tensors
+from claas_trainer.store.content import Bytes, FileContent
 from claas_trainer.store.record import VersionRecord
+from claas_trainer.store.tensors import Tensors
 from claas_trainer.store.versions import VersionStore
 
 PUBLISHER = Path(__file__).with_name("publisher.py")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -16,6 +17,8 @@ import pytest
 
 from claas_crds.contract import TERMINATION_MESSAGE_LIMIT_BYTES, ExitCode, FailureReason, Progress, TrainerResult
 from claas_crds.distill_job import JobPhase
+from claas_crds.lora_adapter import VersionVerdict
+from claas_trainer import supervisor
 from claas_trainer.paths import Paths
 from claas_trainer.supervisor import supervise
 from claas_trainer.task import Task
@@ -102,6 +105,14 @@ def test_a_worker_that_published_and_then_died_has_succeeded_without_a_swap(path
     assert code is ExitCode.SUCCEEDED
     assert result.version is not None
     assert (result.version.number, result.swapped_pods) == (3, [])
+
+
+def test_a_worker_that_died_after_serving_had_refused_its_version_has_failed_with_it(paths: Paths) -> None:
+    with sleeping_server() as server:
+        code, result = run_supervisor("publish,refused,die", server, paths)
+    assert (code, result.reason) == (ExitCode.PERMANENT, FailureReason.VERSION_REJECTED)
+    assert result.version is not None
+    assert (result.version.number, result.version.verdict) == (3, VersionVerdict.REJECTED)
 
 
 @pytest.mark.parametrize("how", ["hang", "stop"])
@@ -214,6 +225,26 @@ def test_a_pod_that_is_told_to_end_wakes_serving_first_and_says_interrupted(path
         assert not server.asleep
     result = TrainerResult.model_validate_json(paths.termination_message.read_text())
     assert result.reason is FailureReason.INTERRUPTED
+
+
+def test_a_pod_that_is_told_to_end_while_its_worker_starts_ends_at_once(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    input_path = paths.scratch / "input.json"
+    input_path.write_text(document().model_dump_json())
+
+    async def told_to_end_meanwhile(*_: object) -> asyncio.Server:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.05)
+        raise OSError
+
+    monkeypatch.setattr(supervisor, "serve_progress", told_to_end_meanwhile)
+    started = time.monotonic()
+    # A worker that says nothing at all, as one does while it imports.
+    code = supervise(Task.RUN, input_path, paths, ["sleep", "20"])
+    assert time.monotonic() - started < 10
+    result = TrainerResult.model_validate_json(paths.termination_message.read_text())
+    assert (code, result.reason) == (ExitCode.RETRYABLE, FailureReason.INTERRUPTED)
 
 
 def test_progress_answers_while_the_worker_is_stopped_and_nothing_else_does(paths: Paths) -> None:

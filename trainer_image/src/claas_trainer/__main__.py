@@ -1,4 +1,5 @@
-"""`python -m claas_trainer run|init [--input PATH]`: one attempt at a job, or the initial version of an adapter."""
+"""`python -m claas_trainer run|init|recover [--input PATH]`: one attempt at a job, the initial version of an adapter,
+or a look for what a job has published."""
 
 from __future__ import annotations
 
@@ -19,11 +20,12 @@ def main() -> int:
     for name, text in (
         ("run", "take one step and put its version into service"),
         ("init", "make the initial version"),
+        ("recover", "say which version a job has published; needs the volume alone, and changes nothing"),
     ):
         command = commands.add_parser(name, help=text)
         command.add_argument("--input", type=Path, default=Path(INPUT_FILE), help="the input document")
-    worker = commands.add_parser("step", help="internal: the process that run and init start and watch")
-    worker.add_argument("task", choices=["run", "init"])
+    worker = commands.add_parser("step", help="internal: the process that the others start and watch")
+    worker.add_argument("task", choices=["run", "init", "recover"])
     worker.add_argument("--input", type=Path, required=True)
     worker.add_argument("--report-to", type=int, required=True, help="file descriptor for events")
     worker.add_argument("--supervisor", type=int, required=True, help="process id to die with")

@@ -46,8 +46,13 @@ class EngineError(TrainerError):
 
 
 class VersionRejectedError(TrainerError):
-    """vLLM refused the published version, or it failed its probe."""
+    """vLLM refused a published version, or it failed its probe: now, or when it was tried before."""
 
-    def __init__(self, version: PublishedVersion, message: str) -> None:
-        super().__init__(FailureReason.VERSION_REJECTED, message)
+    def __init__(
+        self,
+        version: PublishedVersion,
+        message: str,
+        reason: FailureReason = FailureReason.VERSION_REJECTED,
+    ) -> None:
+        super().__init__(reason, message)
         self.version = version

@@ -13,7 +13,7 @@ from claas_trainer.libraries import library_versions
 from claas_trainer.logs import log
 from claas_trainer.paths import Paths
 from claas_trainer.reporting import Published, Reporter
-from claas_trainer.store.content import Bytes, Tensors
+from claas_trainer.store.content import Bytes
 from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, VersionRecord
 from claas_trainer.store.versions import StoredVersion, VersionStore
 
@@ -37,7 +37,7 @@ def initialise(document: TrainerInput, paths: Paths, reporter: Reporter) -> Trai
                 " backup, or empty the folder"
             )
         found = _make(document, paths, store, reporter)
-    published = found.record.published(paths.below_volume(found.folder))
+    published = found.published(paths.below_volume(found.folder))
     reporter.send(Published(version=published))
     return TrainerResult(succeeded=True, version=published, already_published=already)
 
@@ -49,6 +49,7 @@ def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: R
         from claas_trainer.model_config import read_config
         from claas_trainer.model_source import find_model, not_found
         from claas_trainer.step_errors import AdapterError, WeightsError
+        from claas_trainer.store.tensors import Tensors
 
     folder = find_model(document.model, paths, weights=False)
     dtype = read_config(folder).dtype

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from claas_crds.contract import ExitCode, FailureReason, PublishedVersion, TrainerResult, exit_code_for
+from claas_crds.lora_adapter import VersionVerdict
 from claas_trainer.errors import TrainerError, VersionRejectedError
 
 
@@ -21,7 +22,11 @@ def internal_failure(error: BaseException) -> TrainerResult:
 
 
 def published_without_swap(version: PublishedVersion, message: str) -> TrainerResult:
-    """The result of an attempt whose version is on the volume and that could not go on: the operator loads it."""
+    """The result of an attempt whose version is on the volume and that could not go on: the operator loads it,
+    unless serving has refused it."""
+    if version.verdict is VersionVerdict.REJECTED:
+        refused = f"version {version.number} was refused by serving; the worker's log says why"
+        return TrainerResult(succeeded=False, reason=FailureReason.VERSION_REJECTED, message=refused, version=version)
     return TrainerResult(succeeded=True, message=message, version=version)
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from claas_crds.contract import JobIdentity, PublishedVersion, TrainerInput, TrainerResult
+from claas_crds.contract import FailureReason, JobIdentity, PublishedVersion, TrainerInput, TrainerResult
 from claas_crds.distill_job import JobPhase, SampleCounts, Timings
+from claas_crds.lora_adapter import VersionVerdict
 from claas_crds.training import DistillBatchItem, DistillBatchRequestPayload
 from claas_trainer.engines.base import PreparedStep, StepPlan, TrainingEngine
 from claas_trainer.engines.registry import chosen_engine, make_engine
-from claas_trainer.errors import InputError
+from claas_trainer.errors import InputError, VersionRejectedError
 from claas_trainer.figures import seconds, seconds_since, significant
 from claas_trainer.handover.base import Handover, PauseTimes
 from claas_trainer.handover.choice import make_handover
@@ -26,6 +27,7 @@ from claas_trainer.pods import ServingPod, connect
 from claas_trainer.reporting import Published, Reporter
 from claas_trainer.samples import read_samples
 from claas_trainer.store.record import VersionRecord
+from claas_trainer.store.verdict import NOT_KEPT, keep_verdict
 from claas_trainer.store.versions import StoredVersion, VersionStore
 from claas_trainer.swap import swap
 
@@ -60,14 +62,13 @@ async def run(document: TrainerInput, paths: Paths, reporter: Reporter) -> Train
         found = store.published_by(attempt.job.uid, after=attempt.parent)
         if found is not None:
             log("found-published", version=found.record.number, attempt=attempt.job.attempt)
-            store.verify(found)
             stored, timings = found, found.record.timings
         else:
             stored, timings = await _take_step(attempt, store, pods, paths, reporter, resources)
-        published = stored.record.published(paths.below_volume(stored.folder))
+        published = stored.published(paths.below_volume(stored.folder))
         reporter.send(Published(version=published))
         started = time.monotonic()
-        swapped = await _put_in_service(document, pods, published, reporter)
+        published, swapped = await _put_in_service(document, pods, stored, published, reporter)
         return TrainerResult(
             succeeded=True,
             message=_summary(published, swapped, pods),
@@ -92,7 +93,7 @@ async def _take_step(
     started = time.monotonic()
     reporter.phase(JobPhase.PREPARING, "checking samples")
     payload = _payload(document, read_samples(attempt.samples_file))
-    parent = _read_parent(store, attempt)
+    parent = _read_parent(store, attempt, paths)
     # The number is chosen before the step: whoever publishes meanwhile makes publishing fail.
     number = store.next_number()
     engine = make_engine(chosen_engine(document))
@@ -204,12 +205,31 @@ async def _publish(
 
 
 async def _put_in_service(
-    document: TrainerInput, pods: Sequence[ServingPod], published: PublishedVersion, reporter: Reporter
-) -> list[str]:
+    document: TrainerInput,
+    pods: Sequence[ServingPod],
+    stored: StoredVersion,
+    published: PublishedVersion,
+    reporter: Reporter,
+) -> tuple[PublishedVersion, list[str]]:
+    """The version with serving's verdict on it, and the pods that serve it. Raises VersionRejectedError."""
+    if stored.rejected:
+        message = f"version {published.number} was refused by serving before: {stored.verdict.why}"
+        raise VersionRejectedError(published, message)
     if document.serving is None or not pods:
-        return []
+        return published, []
     reporter.phase(JobPhase.SWAPPING, f"version {published.number} on {len(pods)} pods")
-    return await swap(pods, document.serving, published)
+    try:
+        swapped = await swap(pods, document.serving, published)
+    except VersionRejectedError as error:
+        kept = keep_verdict(stored.folder, VersionVerdict.REJECTED, error.message)
+        rejected = error.version.model_copy(update={"verdict": VersionVerdict.REJECTED})
+        # The supervisor says so, should this process die before it ends.
+        reporter.send(Published(version=rejected))
+        raise VersionRejectedError(rejected, error.message if kept else error.message + NOT_KEPT) from error
+    if not swapped:
+        return published, []
+    keep_verdict(stored.folder, VersionVerdict.SERVED)
+    return published.model_copy(update={"verdict": VersionVerdict.SERVED}), swapped
 
 
 def _payload(document: TrainerInput, samples: list[DistillBatchItem]) -> DistillBatchRequestPayload:
@@ -221,9 +241,13 @@ def _payload(document: TrainerInput, samples: list[DistillBatchItem]) -> Distill
         raise InputError("adapter.lora_id: is no CLaaS identifier such as user123/coder-v1") from None
 
 
-def _read_parent(store: VersionStore, attempt: Attempt) -> StoredVersion:
+def _read_parent(store: VersionStore, attempt: Attempt, paths: Paths) -> StoredVersion:
     parent = store.read(attempt.parent)
     store.verify(parent)
+    if parent.rejected:
+        message = f"version {attempt.parent} was refused by serving, so no step starts from it: {parent.verdict.why}"
+        published = parent.published(paths.below_volume(parent.folder))
+        raise VersionRejectedError(published, message, FailureReason.PARENT_REJECTED)
     return parent
 
 

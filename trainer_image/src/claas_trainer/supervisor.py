@@ -167,18 +167,19 @@ class _Supervisor:
         ended = asyncio.create_task(process.wait())
         try:
             while True:
+                # First, so that what happens from here on is seen below or ends the wait.
                 self._news.clear()
-                news = asyncio.create_task(self._news.wait())
-                try:
-                    await asyncio.wait({ended, news}, timeout=self._pause_left(), return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    news.cancel()
                 if ended.done() or self._told_to_end or self._lost or self._watch.result is not None:
                     return False
                 left = self._pause_left()
                 if left is not None and left <= 0:
                     log("max-pause-exceeded", max_pause_seconds=self._max_pause_seconds)
                     return True
+                news = asyncio.create_task(self._news.wait())
+                try:
+                    await asyncio.wait({ended, news}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    news.cancel()
         finally:
             ended.cancel()
 

@@ -15,6 +15,8 @@ class Task(StrEnum):
     """One attempt at a job."""
     INIT = "init"
     """The initial version of an adapter."""
+    RECOVER = "recover"
+    """Whether a job whose trainer said nothing has published a version."""
 
 
 def worker_command(task: Task, input_path: Path, report_file_descriptor: int) -> list[str]:

@@ -49,6 +49,10 @@ def attempt(task: Task, input_path: Path, paths: Paths, reporter: Reporter) -> T
             from claas_trainer.initialise import initialise
 
             return initialise(document, paths, reporter)
+        if task is Task.RECOVER:
+            from claas_trainer.recover import recover
+
+            return recover(document, paths, reporter)
         from claas_trainer.run import run
 
         return asyncio.run(_quietly(run(document, paths, reporter)))

@@ -39,9 +39,10 @@ from claas_trainer.optimizer import OptimizerState, Part
 from claas_trainer.parameters import Layout
 from claas_trainer.step import StepResult, sdpo_step
 from claas_trainer.step_errors import AdapterError, OptimizerStateError, UnsupportedModelError
-from claas_trainer.store.content import Bytes, FileContent, Tensors
+from claas_trainer.store.content import Bytes, FileContent
 from claas_trainer.store.errors import storage_errors
 from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, OPTIMIZER_FILES, StepRecord
+from claas_trainer.store.tensors import Tensors
 from claas_trainer.store.versions import StoredVersion
 from claas_trainer.tokens import tokenise
 from claas_trainer.transfers import reserve_pinned

@@ -4,29 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
-
-_CHUNK_BYTES = 16 * 1024 * 1024
-_ALIGNMENT_BYTES = 8
+CHUNK_BYTES = 16 * 1024 * 1024
+"""About how much is handed on at a time."""
 _LIBC = ctypes.CDLL(None)
 _SYNC_FILE_RANGE_WRITE = 2
-_SAFETENSORS_TYPES = {
-    "torch.float32": "F32",
-    "torch.float16": "F16",
-    "torch.bfloat16": "BF16",
-    "torch.int64": "I64",
-    "torch.float64": "F64",
-}
 
 
 class FileContent(ABC):
@@ -54,55 +42,6 @@ class Bytes(FileContent):
     @property
     def size_bytes(self) -> int:
         return len(self.data)
-
-
-@dataclass(frozen=True)
-class Tensors(FileContent):
-    """A safetensors file of CPU tensors, sorted by name so that equal tensors give equal bytes; all in `dtype` where
-    there is one, each converted when its turn comes.
-
-    Written here rather than by the library: this way an error of the volume keeps its errno.
-    """
-
-    tensors: Mapping[str, torch.Tensor]
-    metadata: Mapping[str, str]
-    dtype: torch.dtype | None = None
-
-    def chunks(self) -> Iterator[bytes | memoryview]:
-        yield self._header()
-        for name in sorted(self.tensors):
-            yield from _tensor_chunks(self.tensors[name].to(self._dtype(name)))
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(tensor.numel() * self._dtype(name).itemsize + 256 for name, tensor in self.tensors.items())
-
-    def _dtype(self, name: str) -> torch.dtype:
-        return self.dtype or self.tensors[name].dtype
-
-    def _header(self) -> bytes:
-        header: dict[str, object] = {"__metadata__": dict(sorted(self.metadata.items()))}
-        offset = 0
-        for name in sorted(self.tensors):
-            tensor, dtype = self.tensors[name], self._dtype(name)
-            end = offset + tensor.numel() * dtype.itemsize
-            header[name] = {
-                "dtype": _SAFETENSORS_TYPES[str(dtype)],
-                "shape": list(tensor.shape),
-                "data_offsets": [offset, end],
-            }
-            offset = end
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % _ALIGNMENT_BYTES)
-        return len(text).to_bytes(8, "little") + text
-
-
-def _tensor_chunks(tensor: torch.Tensor) -> Iterator[memoryview]:
-    import torch
-
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    for start in range(0, flat.numel(), _CHUNK_BYTES):
-        yield flat[start : start + _CHUNK_BYTES].numpy().data
 
 
 def write_file(path: Path, content: FileContent) -> str:
@@ -135,7 +74,7 @@ def _blocks(chunks: Iterator[bytes | memoryview]) -> Iterator[list[bytes | memor
     for chunk in chunks:
         block.append(chunk)
         size += len(chunk)
-        if size >= _CHUNK_BYTES:
+        if size >= CHUNK_BYTES:
             yield block
             block, size = [], 0
     if block:

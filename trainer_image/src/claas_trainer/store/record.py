@@ -7,7 +7,6 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-from claas_crds.contract import PublishedVersion
 from claas_crds.distill_job import SampleCounts, Timings
 from claas_crds.lora_adapter import LoraSpec
 from claas_crds.training import TrainingConfig
@@ -86,16 +85,3 @@ class VersionRecord(BaseModel):
     """sha256 of every other file, by name."""
     digest: str = ""
     """sha256 over the lines `<name> <sha256>` of `files`, sorted by name."""
-
-    def published(self, path: str) -> PublishedVersion:
-        """The version as the operator is told; `path` is below the volume's root."""
-        return PublishedVersion(
-            number=self.number,
-            path=path,
-            digest=self.digest,
-            created=self.created,
-            parent=self.parent,
-            job_name=self.job_name,
-            job_uid=self.job_uid,
-            metrics=self.metrics,
-        )

@@ -9,9 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import shutil
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,15 +17,18 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from claas_crds.contract import FailureReason
+from claas_crds.contract import FailureReason, PublishedVersion
+from claas_crds.lora_adapter import VersionVerdict
 from claas_trainer.errors import StoreError
+from claas_trainer.logs import log
 from claas_trainer.store.content import Bytes, FileContent, digest_of, fsync_folder, hash_file, write_file
 from claas_trainer.store.errors import storage_errors, store_error
 from claas_trainer.store.record import RECORD_FILE, VersionRecord
+from claas_trainer.store.staging import make_staging, remove_stale
+from claas_trainer.store.verdict import UNTRIED, Verdict, read_verdict
 
-_STAGING = re.compile(r"\.staging-(?P<owner>.+)-(?P<attempt>[0-9]+)-[0-9a-f]+")
-_STALE_SECONDS = 3600.0
-_FOLDER_MODE = 0o2775
+_UNUSABLE = frozenset({FailureReason.PARENT_CORRUPT, FailureReason.PARENT_NOT_FOUND})
+"""What is wrong with a version for good, unlike with the volume that it is on."""
 _MARGIN_BYTES = 1024 * 1024
 
 
@@ -37,6 +38,27 @@ class StoredVersion:
 
     folder: Path
     record: VersionRecord
+    verdict: Verdict = UNTRIED
+
+    @property
+    def rejected(self) -> bool:
+        """Whether serving refused it: it is neither served nor trained from."""
+        return self.verdict.verdict is VersionVerdict.REJECTED
+
+    def published(self, path: str) -> PublishedVersion:
+        """The version as the operator is told; `path` is below the volume's root."""
+        record = self.record
+        return PublishedVersion(
+            number=record.number,
+            path=path,
+            digest=record.digest,
+            created=record.created,
+            parent=record.parent,
+            job_name=record.job_name,
+            job_uid=record.job_uid,
+            metrics=record.metrics,
+            verdict=self.verdict.verdict,
+        )
 
     def file(self, name: str) -> Path | None:
         """The path of one of its files, or None when it has no such file."""
@@ -69,8 +91,8 @@ class VersionStore:
         """
         with storage_errors(self.versions):
             self.versions.mkdir(parents=True, exist_ok=True)
-            self._remove_stale(owner, attempt)
-            staging = self._make_staging(owner, attempt)
+            remove_stale(self.versions, owner, attempt)
+            staging = make_staging(self.versions, owner, attempt)
             try:
                 write_file(staging / "check", Bytes(b"x"))
             finally:
@@ -110,7 +132,7 @@ class VersionStore:
             raise self._corrupt(number, f"{RECORD_FILE} can't be read") from None
         if record.number != number:
             raise self._corrupt(number, f"{RECORD_FILE} says it is version {record.number}")
-        return StoredVersion(folder, record)
+        return StoredVersion(folder, record, read_verdict(folder))
 
     def verify(self, version: StoredVersion) -> None:
         """Recompute all digests; PARENT_CORRUPT names the file that does not match."""
@@ -129,16 +151,11 @@ class VersionStore:
             raise self._corrupt(number, "the list of files does not match the version's digest")
 
     def newest_whole(self) -> StoredVersion | None:
-        """The newest version whose digests match, or None."""
+        """The newest version whose digests match and that serving has not refused, or None."""
         for number in reversed(self.numbers()):
-            try:
-                version = self.read(number)
-                self.verify(version)
-            except StoreError as error:
-                if error.reason in (FailureReason.PARENT_CORRUPT, FailureReason.PARENT_NOT_FOUND):
-                    continue
-                raise
-            return version
+            version = self._usable(number)
+            if version is not None and not version.rejected:
+                return version
         return None
 
     def next_number(self) -> int:
@@ -147,19 +164,33 @@ class VersionStore:
         return numbers[-1] + 1 if numbers else 0
 
     def published_by(self, job_uid: str, *, after: int) -> StoredVersion | None:
-        """The version that this job published, among those with a number above `after`, or None."""
+        """The whole version that this job published, among those with a number above `after`, or None.
+
+        Its name is durable when this returns: the attempt that gave it may have died before it had seen to that.
+        """
         for number in reversed(self.numbers()):
             if number <= after:
                 return None
-            try:
-                version = self.read(number)
-            except StoreError as error:
-                if error.reason in (FailureReason.PARENT_CORRUPT, FailureReason.PARENT_NOT_FOUND):
-                    continue
-                raise
-            if version.record.job_uid == job_uid:
+            version = self._usable(number, job_uid)
+            if version is not None:
+                with storage_errors(self.versions):
+                    fsync_folder(self.versions)
                 return version
         return None
+
+    def _usable(self, number: int, job_uid: str | None = None) -> StoredVersion | None:
+        """A version when it is whole, and of this job where one is given."""
+        try:
+            version = self.read(number)
+            if job_uid is not None and version.record.job_uid != job_uid:
+                return None
+            self.verify(version)
+        except StoreError as error:
+            if error.reason not in _UNUSABLE:
+                raise
+            log("version-unusable", version=number, why=error.message)
+            return None
+        return version
 
     def publish(self, record: VersionRecord, files: Mapping[str, FileContent], *, owner: str) -> Publication:
         """Publish a version under `record.number`; `files` and `digest` of the record are filled in here.
@@ -169,7 +200,7 @@ class VersionStore:
         """
         final = self.versions / str(record.number)
         with storage_errors(final):
-            staging = self._make_staging(owner, record.attempt or 0)
+            staging = make_staging(self.versions, owner, record.attempt or 0)
             try:
                 hashes = _write_files(staging, files)
                 complete = record.model_copy(update={"files": hashes, "digest": digest_of(hashes)})
@@ -194,25 +225,6 @@ class VersionStore:
             f"version {record.number} in {self.versions} was published by {present.record.job_name or 'init'}"
             " meanwhile; the next attempt trains from what is in service then",
         )
-
-    def _make_staging(self, owner: str, attempt: int) -> Path:
-        staging = self.versions / f".staging-{owner}-{attempt}-{secrets.token_hex(8)}"
-        staging.mkdir()
-        staging.chmod(_FOLDER_MODE)
-        return staging
-
-    def _remove_stale(self, owner: str, attempt: int) -> None:
-        for path in list(self.versions.iterdir()):
-            match = _STAGING.fullmatch(path.name)
-            if match is None:
-                continue
-            try:
-                age_seconds = time.time() - path.stat().st_mtime
-            except FileNotFoundError:
-                continue
-            earlier = match["owner"] == owner and int(match["attempt"]) < attempt
-            if earlier or age_seconds > _STALE_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
 
     def _corrupt(self, number: int, what: str) -> StoreError:
         return StoreError(
