@@ -8,6 +8,7 @@ import pytest
 from pydantic import JsonValue
 
 from claas_crds.distill_job import LARGEST_INLINE_BYTES
+from claas_crds.pod import TrainerPod
 from tests.cluster.light import LightCluster
 from tests.integration.manifests import (
     ADAPTER,
@@ -36,6 +37,16 @@ def server(api_server: LightCluster) -> Iterator[ApiServer]:
 
 HUB: Object = {"repository": "Qwen/Qwen3-8B"}
 TRAINER = "spec.trainer"
+
+NO_QUANTITIES: list[JsonValue] = ["half", "1 Gi", "4GB", "", -1, -0.5, "-1", False, {}, [], {"a": 1}, [1]]
+OWN_PATHS = ("/tmp", "//tmp/", "/var/lib/claas/storage", "/var/run/claas/input/x", "/dev/termination-log")
+
+
+def mounted_at(*paths: str) -> JsonValue:
+    """`spec.trainer` with a volume there."""
+    mounts: list[JsonValue] = [{"name": "a", "mountPath": path} for path in paths]
+    return {"volumes": [{"name": "a", "emptyDir": {}}], "volumeMounts": mounts}
+
 
 WRONG_ADAPTERS: list[tuple[str, JsonValue, str]] = [
     ("spec.loraId", "a//b", "spec.loraId in body should match"),
@@ -93,15 +104,32 @@ WRONG_ADAPTERS: list[tuple[str, JsonValue, str]] = [
     (f"{TRAINER}.fsGroup", 0, "spec.trainer.fsGroup in body should be greater than or equal to 1"),
     (f"{TRAINER}.resourceClaims", [{"name": "gpu"}], "spec.trainer.resourceClaims[0].resourceClaimName: Required"),
     (f"{TRAINER}.resourceClaims", [{"name": "G", "resourceClaimName": "g"}], "resourceClaims[0].name in body should"),
-    (f"{TRAINER}.resources.limits", {"memory": True}, "spec.trainer.resources.limits.memory: Invalid value"),
+    (f"{TRAINER}.resources.limits", {"memory": True}, "spec.trainer.resources.limits.memory"),
+    *(
+        (f"{TRAINER}.resources.requests", {"cpu": wrong}, "spec.trainer.resources.requests.cpu")
+        for wrong in NO_QUANTITIES
+    ),
+    (f"{TRAINER}.identity", "Root", 'spec.trainer.identity: Unsupported value: "Root"'),
+    (f"{TRAINER}.runAsGroup", -1, "spec.trainer.runAsGroup in body should be greater than or equal to 0"),
     (f"{TRAINER}.env", [{"value": "x"}], "spec.trainer.env[0].name: Required value"),
+    (f"{TRAINER}.env", [{"name": "A", "value": 1}], 'spec.trainer.env[0].value: Invalid value: "integer"'),
+    (f"{TRAINER}.env", [{"name": "A"}, {"name": "A"}], "spec.trainer.env[1]: Duplicate value"),
     (f"{TRAINER}.volumes", [{"emptyDir": {}}], "spec.trainer.volumes[0].name: Required value"),
     (
         f"{TRAINER}.volumes",
         [{"name": "claas-input", "emptyDir": {}}],
         "names beginning with claas- are the operator's",
     ),
+    (
+        f"{TRAINER}.volumes",
+        [{"name": "a", "emptyDir": {}}, {"name": "a", "emptyDir": {}}],
+        "spec.trainer.volumes[1]: Duplicate value",
+    ),
     (f"{TRAINER}.volumeMounts", [{"name": "cache"}], "spec.trainer.volumeMounts[0].mountPath: Required value"),
+    (f"{TRAINER}.volumeMounts", [{"name": "x", "mountPath": "/x"}], "each of volumeMounts names one of volumes"),
+    *((TRAINER, mounted_at(path), "a mountPath there is the operator's own") for path in OWN_PATHS),
+    (TRAINER, mounted_at("tmp"), "spec.trainer.volumeMounts[0].mountPath in body should match"),
+    (TRAINER, mounted_at("/a", "/a"), "spec.trainer.volumeMounts[1]: Duplicate value"),
     (f"{TRAINER}.nodeSelector", {"gpu": True}, "spec.trainer.nodeSelector.gpu: Invalid value"),
     ("spec.training.learning_rate", 0, "spec.training.learning_rate in body should be greater than 0"),
     ("spec.training.alpha", 1.1, "spec.training.alpha in body should be less than or equal to 1"),
@@ -217,6 +245,18 @@ VALID = [
     changed(ADAPTER, "spec.model.source", {"hub": {**HUB, "revision": "main", "cacheClaimName": "hub"}}),
     changed(ADAPTER, "spec.trainer.resources.limits", {"nvidia.com/gpu": 1, "memory": "8Gi"}),
     changed(ADAPTER, "spec.trainer.volumes", [{"name": "cache", "emptyDir": {"sizeLimit": "1Gi"}}]),
+    changed(
+        ADAPTER,
+        "spec.trainer",
+        {
+            "identity": "Assigned",
+            "volumes": [{"name": "cache", "persistentVolumeClaim": {"claimName": "adapters"}}],
+            "volumeMounts": [
+                {"name": "cache", "mountPath": "/cache"},
+                {"name": "cache", "mountPath": "/tmp/own", "subPath": "x"},
+            ],
+        },
+    ),
     changed(ADAPTER, "spec.trainer.tolerations", [{"key": "nvidia.com/gpu", "operator": "Exists"}]),
     changed(ADAPTER, "spec.trainer.env", [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]),
     JOB,
@@ -231,6 +271,26 @@ VALID = [
 @pytest.mark.parametrize("manifest", VALID, ids=lambda each: str(each["spec"])[-60:])
 def test_what_is_right_is_accepted(server: ApiServer, manifest: Object) -> None:
     answer = server.create(manifest, dry_run=True)
+    assert answer.status == 201, answer.message
+
+
+QUANTITIES: list[JsonValue] = [0.5, 1.5, 2, 0, 16000000000, "4Gi", "500m", "0.5", "1e3", "+2", ".5", "100n", "2."]
+
+
+@pytest.mark.parametrize("given", QUANTITIES)
+def test_a_quantity_is_taken_as_every_pod_takes_it_and_reaches_the_pod_as_text(
+    server: ApiServer, given: JsonValue
+) -> None:
+    written = server.create(
+        changed(ADAPTER, "spec.trainer.resources.requests", {"cpu": given, "memory": given}), dry_run=True
+    )
+    assert written.status == 201, written.message
+    assert at(written.body, "spec.trainer.resources.requests") == {"cpu": given, "memory": given}
+    requests = TrainerPod.model_validate(at(written.body, "spec.trainer")).resources.requests
+    container: JsonValue = {"name": "a", "image": "a", "resources": {"requests": dict(requests)}}
+    template: JsonValue = {"spec": {"restartPolicy": "Never", "containers": [container]}}
+    job: Object = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "q"}, "spec": {"template": template}}
+    answer = server.create(job, dry_run=True)
     assert answer.status == 201, answer.message
 
 

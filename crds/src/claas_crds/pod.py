@@ -6,11 +6,19 @@ made.
 
 from __future__ import annotations
 
-from pydantic import ConfigDict, Field
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, TypeAlias
+
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from claas_crds.base import ResourceModel
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+
+_OWN_PATHS = "^/+(tmp|dev/termination-log|var/lib/claas/+(storage|model|hub-cache)|var/run/claas(/.*)?)/*$"
+"""Where the operator mounts something itself."""
 
 
 class PassThrough(ResourceModel):
@@ -31,8 +39,10 @@ class SecretKeyRef(ResourceModel):
 class EnvVar(PassThrough):
     """An environment variable (core/v1 EnvVar)."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=1024)
     """Its name."""
+    value: str | None = None
+    """Its value, a string: numbers and booleans stand in quotes."""
 
 
 class Volume(PassThrough):
@@ -47,7 +57,7 @@ class VolumeMount(PassThrough):
 
     name: str = Field(pattern=DNS_LABEL, max_length=63)
     """The volume's name."""
-    mount_path: str = Field(min_length=1)
+    mount_path: str = Field(min_length=1, max_length=512, json_schema_extra={"pattern": "^/[^:]*$"})
     """The path in the container."""
 
 
@@ -67,17 +77,72 @@ class ResourceClaimReference(ResourceModel):
     """One request of the claim; all of them when left out."""
 
 
+_QUANTITY = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
+
+
+def _quantity_text(value: object) -> object:
+    """A quantity that was written as a YAML number, as the text that stands for it."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return format(Decimal(repr(value)).normalize(), "f")
+    return value
+
+
+Quantity: TypeAlias = Annotated[
+    str,
+    BeforeValidator(_quantity_text),
+    WithJsonSchema(
+        {
+            # Pods take integers, fractions and strings. `x-kubernetes-int-or-string` refuses fractions, and no other
+            # type has both; without a type a pattern binds strings only and a minimum numbers only.
+            "x-kubernetes-preserve-unknown-fields": True,
+            "pattern": _QUANTITY,
+            "minimum": 0,
+            "maxItems": 0,
+            "maxProperties": 0,
+            "not": {"enum": [True, False, [], {}]},
+        }
+    ),
+]
+"""A Kubernetes quantity, such as `4Gi`, `500m`, 2 or 0.5; inside it is always text."""
+
+
 class ResourceRequirements(ResourceModel):
     """Compute resources of the trainer (core/v1 ResourceRequirements)."""
 
-    limits: dict[str, str | int] = {}
+    limits: dict[str, Quantity] = {}
     """Most it may use, by resource name."""
-    requests: dict[str, str | int] = {}
+    requests: dict[str, Quantity] = {}
     """What the scheduler sets aside, by resource name."""
+
+
+class Identity(StrEnum):
+    """Which user and groups trainer pods run as."""
+
+    FIXED = "Fixed"
+    """Those that the spec names, and 65532 for those that it does not."""
+    ASSIGNED = "Assigned"
+    """A user and a group that the spec names; `fsGroup`, and the rest, are left to the cluster."""
+
+
+def _unique_by(key: str) -> dict[str, JsonValue]:
+    """Items of a list that have a key of their own, as core/v1 has them: none stands there twice."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
+
+
+def _rule(rule: str, message: str) -> dict[str, JsonValue]:
+    """A CEL rule of one field."""
+    return {"x-kubernetes-validations": [{"rule": rule, "message": message}]}
 
 
 class TrainerPod(ResourceModel):
     """How trainer pods are made."""
+
+    model_config = ConfigDict(
+        json_schema_extra=_rule(
+            "self.volumeMounts.all(mount, self.volumes.exists(volume, volume.name == mount.name))",
+            "each of volumeMounts names one of volumes",
+        )
+    )
 
     image: str | None = None
     """The trainer's image; the operator's default when left out."""
@@ -89,7 +154,7 @@ class TrainerPod(ResourceModel):
     """Secrets for pulling the image (core/v1 LocalObjectReference)."""
     resources: ResourceRequirements = ResourceRequirements()
     """CPU, memory and devices. Leave GPUs out when a ResourceClaim or a runtimeClass brings them."""
-    resource_claims: list[ResourceClaimReference] = []
+    resource_claims: list[ResourceClaimReference] = Field(default=[], json_schema_extra=_unique_by("name"))
     """ResourceClaims shared with the vLLM pod."""
     node_selector: dict[str, str] = {}
     """Labels the node must have."""
@@ -101,25 +166,42 @@ class TrainerPod(ResourceModel):
     runtime_class_name: str | None = None
     """RuntimeClass, such as `nvidia`."""
     run_as_user: int | None = Field(default=None, ge=1)
-    """User id of the trainer; never root. The image's own (65532) when left out."""
+    """User id of the trainer; never root. Left out: by `identity`."""
+    run_as_group: int | None = Field(default=None, ge=0)
+    """Group id of the trainer. Left out: by `identity`."""
     fs_group: int | None = Field(default=65532, ge=1)
-    """Group that owns the adapter volume's files."""
-    env: list[EnvVar] = []
+    """Group that owns the adapter volume's files; not set when `identity` is `Assigned`."""
+    identity: Identity | None = None
+    """Which user and groups the pod runs as. `Fixed`: those of the fields above, without them user 65532 and a group
+    of the user's number. `Assigned`: no `fsGroup`, and no user and group that the fields above do not name, so that
+    the cluster assigns them, as OpenShift does.
+    The operator's own setting (the chart's `trainer.identity`) when left out."""
+    env: list[EnvVar] = Field(default=[], json_schema_extra=_unique_by("name"))
     """Further environment variables."""
     volumes: list[Volume] = Field(
         default=[],
         max_length=32,
         json_schema_extra={
-            "x-kubernetes-validations": [
-                {
-                    "rule": "self.all(volume, !volume.name.startsWith('claas-'))",
-                    "message": "names beginning with claas- are the operator's own",
-                }
-            ]
+            **_unique_by("name"),
+            **_rule(
+                "self.all(volume, !volume.name.startsWith('claas-'))",
+                "names beginning with claas- are the operator's own",
+            ),
         },
     )
-    """Further volumes, such as a compile cache."""
-    volume_mounts: list[VolumeMount] = []
+    """Further volumes, such as a compile cache. One may be a claim that the operator mounts too: the pod gets one
+    volume for it."""
+    volume_mounts: list[VolumeMount] = Field(
+        default=[],
+        max_length=32,
+        json_schema_extra={
+            **_unique_by("mountPath"),
+            **_rule(
+                f"self.all(mount, !mount.mountPath.matches('{_OWN_PATHS}'))",
+                "a mountPath there is the operator's own: mount the volume elsewhere",
+            ),
+        },
+    )
     """Where they appear."""
     annotations: dict[str, str] = {}
     """Annotations of the pod."""

@@ -24,7 +24,8 @@ from claas_operator.companion import CompanionSource
 from claas_operator.core import AdapterObject, JobObject
 from claas_operator.errors import ApiError, Conflict, ServingError
 from claas_operator.grant import Grant, ServedRecord, ServingLease, lease_manifest
-from claas_operator.manifests import Mount, Owner
+from claas_operator.manifests import Owner
+from claas_operator.pod_volumes import Mount
 from claas_operator.reading import Reader
 from claas_operator.samples import samples_document, samples_file, samples_mounts
 from claas_operator.settings import Settings
@@ -238,10 +239,10 @@ class Applier:
         """Input first, then the batch Job; both may be there already, made before a restart of the operator."""
         namespace = adapter.metadata.namespace
         deployment = await self._read.deployment(namespace, adapter.spec.serving.deployment_ref.name)
-        serving_labels = deployment.spec.selector.match_labels if deployment else None
+        selector = deployment.spec.selector if deployment else None
         metadata = manifests.child_metadata(name, owner, adapter.metadata)
         await self._api.apply(SECRETS, namespace, manifests.input_secret(metadata, document, samples))
-        job = manifests.trainer_job(command, metadata, adapter, self._settings, mounts, serving_labels)
+        job = manifests.trainer_job(command, metadata, adapter, self._settings, mounts, selector)
         try:
             await self._api.create(BATCH_JOBS, namespace, job)
         except Conflict:

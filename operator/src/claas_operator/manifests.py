@@ -11,22 +11,14 @@ from pydantic import JsonValue
 from claas_crds import API_VERSION, contract
 from claas_crds.contract import TrainerInput
 from claas_crds.lora_adapter import KIND as ADAPTER_KIND
-from claas_crds.pod import PassThrough, SecretKeyRef
+from claas_crds.pod import Identity, TrainerPod
 from claas_operator import naming
-from claas_operator.core import AdapterObject, Manifest, ObjectMeta
+from claas_operator.core import AdapterObject, LabelSelector, Manifest, ObjectMeta
+from claas_operator.pod_volumes import Mount, claim_mount, pod_volumes, secret_mount, wire
 from claas_operator.settings import Settings
 
 TERMINATION_GRACE_SECONDS = 30
 TRAINER_UID = 65532
-
-
-@dataclass(frozen=True)
-class Mount:
-    """A volume and where the trainer sees it."""
-
-    volume: Manifest
-    path: str
-    read_only: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,20 +67,6 @@ def input_secret(metadata: Manifest, document: TrainerInput, samples: str | None
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data}
 
 
-def secret_mount(name: str, volume: str, reference: SecretKeyRef, path: str) -> Mount:
-    """One key of a Secret as the file `token` in a folder."""
-    items: list[JsonValue] = [{"key": reference.key, "path": "token"}]
-    return Mount({"name": volume, "secret": {"secretName": name, "items": items}}, path)
-
-
-def claim_mount(volume: str, claim: str, path: str, *, read_only: bool) -> Mount:
-    """A PersistentVolumeClaim."""
-    source: Manifest = {"claimName": claim}
-    if read_only:
-        source["readOnly"] = True
-    return Mount({"name": volume, "persistentVolumeClaim": source}, path, read_only)
-
-
 def common_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
     """What every trainer pod sees: input, the adapter's volume, the model, a scratch folder."""
     mounts = [
@@ -128,7 +106,7 @@ def trainer_job(
     adapter: AdapterObject,
     settings: Settings,
     mounts: list[Mount],
-    serving_labels: dict[str, str] | None,
+    serving: LabelSelector | None,
 ) -> Manifest:
     """The batch Job of one attempt: it is made once, never retried by Kubernetes itself."""
     return {
@@ -143,7 +121,7 @@ def trainer_job(
             "podReplacementPolicy": "Failed",
             "template": {
                 "metadata": _pod_metadata(metadata, adapter),
-                "spec": _pod_spec(command, adapter, settings, mounts, serving_labels),
+                "spec": _pod_spec(command, adapter, settings, mounts, serving),
             },
         },
     }
@@ -163,52 +141,61 @@ def _pod_spec(
     adapter: AdapterObject,
     settings: Settings,
     mounts: list[Mount],
-    serving_labels: dict[str, str] | None,
+    serving: LabelSelector | None,
 ) -> Manifest:
     trainer = adapter.spec.trainer
-    security: Manifest = {
-        "runAsNonRoot": True,
-        "runAsUser": trainer.run_as_user or TRAINER_UID,
-        "runAsGroup": trainer.run_as_user or TRAINER_UID,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    if trainer.fs_group is not None:
-        security |= {"fsGroup": trainer.fs_group, "fsGroupChangePolicy": "OnRootMismatch"}
+    volumes, container_mounts = pod_volumes(mounts, trainer)
     spec: Manifest = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
-        "securityContext": security,
-        "containers": [_container(command, adapter, settings, mounts)],
-        "volumes": [*(mount.volume for mount in mounts), *(_wire(volume) for volume in trainer.volumes)],
+        "securityContext": _security(trainer, trainer.identity or settings.trainer_identity),
+        "containers": [_container(command, adapter, settings, container_mounts)],
+        "volumes": volumes,
     }
     if trainer.image_pull_secrets:
         spec["imagePullSecrets"] = [dict(secret) for secret in trainer.image_pull_secrets]
     if trainer.node_selector:
         spec["nodeSelector"] = dict(trainer.node_selector)
     if trainer.tolerations:
-        spec["tolerations"] = [_wire(toleration) for toleration in trainer.tolerations]
+        spec["tolerations"] = [wire(toleration) for toleration in trainer.tolerations]
     if trainer.runtime_class_name is not None:
         spec["runtimeClassName"] = trainer.runtime_class_name
     if trainer.resource_claims:
         spec["resourceClaims"] = [
             {"name": claim.name, "resourceClaimName": claim.resource_claim_name} for claim in trainer.resource_claims
         ]
-    if trainer.same_node_as_serving and serving_labels:
-        spec["affinity"] = {"podAffinity": _beside(serving_labels, required=command == "run")}
+    if trainer.same_node_as_serving and serving is not None:
+        spec["affinity"] = {"podAffinity": _beside(serving, required=command == "run")}
     return spec
 
 
-def _beside(labels: dict[str, str], *, required: bool) -> Manifest:
+def _security(trainer: TrainerPod, identity: Identity) -> Manifest:
+    """core/v1 PodSecurityContext: what the restricted Pod Security Standard wants, and who the pod runs as."""
+    security: Manifest = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    if identity is Identity.FIXED:
+        user = trainer.run_as_user or TRAINER_UID
+        security |= {"runAsUser": user, "runAsGroup": user}
+        if trainer.fs_group is not None:
+            security |= {"fsGroup": trainer.fs_group, "fsGroupChangePolicy": "OnRootMismatch"}
+    elif trainer.run_as_user is not None:
+        security["runAsUser"] = trainer.run_as_user
+    if trainer.run_as_group is not None:
+        security["runAsGroup"] = trainer.run_as_group
+    return security
+
+
+def _beside(pods: LabelSelector, *, required: bool) -> Manifest:
     """core/v1 PodAffinity to the node of the vLLM pods. A step can't do without; the initial version can."""
-    term: Manifest = {"labelSelector": {"matchLabels": dict(labels)}, "topologyKey": "kubernetes.io/hostname"}
+    selector = pods.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    term: Manifest = {"labelSelector": selector, "topologyKey": "kubernetes.io/hostname"}
     if required:
         return {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
     return {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]}
 
 
-def _container(command: str, adapter: AdapterObject, settings: Settings, mounts: list[Mount]) -> Manifest:
+def _container(command: str, adapter: AdapterObject, settings: Settings, mounts: list[JsonValue]) -> Manifest:
     trainer = adapter.spec.trainer
     resources: Manifest = {}
     if trainer.resources.limits:
@@ -225,11 +212,7 @@ def _container(command: str, adapter: AdapterObject, settings: Settings, mounts:
         "image": trainer.image or settings.trainer_image,
         "imagePullPolicy": trainer.image_pull_policy or settings.trainer_image_pull_policy,
         "args": [command],
-        "env": [
-            {"name": contract.EXECUTION_MODE_VARIABLE, "value": adapter.spec.engine or settings.engine},
-            {"name": "HOME", "value": contract.SCRATCH_DIRECTORY},
-            *(_wire(variable) for variable in trainer.env),
-        ],
+        "env": _environment(adapter, settings),
         "ports": [{"name": "progress", "containerPort": contract.PROGRESS_PORT}],
         "resources": resources,
         "terminationMessagePath": contract.TERMINATION_MESSAGE_FILE,
@@ -239,23 +222,19 @@ def _container(command: str, adapter: AdapterObject, settings: Settings, mounts:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": [
-            *(
-                {
-                    "name": mount.volume["name"],
-                    "mountPath": mount.path,
-                    **({"readOnly": True} if mount.read_only else {}),
-                }
-                for mount in mounts
-            ),
-            *(_wire(mount) for mount in trainer.volume_mounts),
-        ],
+        "volumeMounts": mounts,
     }
 
 
-def _wire(model: PassThrough) -> Manifest:
-    """A passed-through object as it stood in the spec."""
-    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
+def _environment(adapter: AdapterObject, settings: Settings) -> list[JsonValue]:
+    """The operator's variables and the user's; of a name that both give, the user's."""
+    ours: list[Manifest] = [
+        {"name": contract.EXECUTION_MODE_VARIABLE, "value": adapter.spec.engine or settings.engine},
+        {"name": "HOME", "value": contract.SCRATCH_DIRECTORY},
+    ]
+    theirs = [wire(variable) for variable in adapter.spec.trainer.env]
+    given = {variable["name"] for variable in theirs}
+    return [*(variable for variable in ours if variable["name"] not in given), *theirs]
 
 
 def companion_config_map(namespace: str, files: Mapping[str, str]) -> Manifest:

@@ -8,7 +8,7 @@ from claas_crds.contract import INPUT_DIRECTORY, SAMPLES_DIRECTORY
 from claas_crds.distill_job import LARGEST_INLINE_BYTES, KeyReference, SamplesSource
 from claas_crds.training import DistillBatchItem
 from claas_operator.core import Manifest
-from claas_operator.manifests import Mount, claim_mount
+from claas_operator.pod_volumes import Mount, claim_mount
 
 SAMPLES_FILE_NAME = "samples.json"
 _SAMPLES = TypeAdapter(list[DistillBatchItem])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from claas_crds.contract import EXECUTION_MODE_VARIABLE
 from claas_crds.lora_adapter import EngineName
+from claas_crds.pod import Identity
 from claas_operator.errors import SettingsError
 
 
@@ -18,6 +19,8 @@ class Settings:
     """Image of trainer pods whose adapter names none."""
     trainer_image_pull_policy: str
     """imagePullPolicy that goes with it."""
+    trainer_identity: Identity
+    """Whom trainer pods run as, of adapters that do not say."""
     engine: EngineName
     """Engine of adapters that name none."""
     watch_namespaces: tuple[str, ...]
@@ -43,6 +46,10 @@ class Settings:
             raise SettingsError(
                 f"{EXECUTION_MODE_VARIABLE}={mode!r}: no such engine; this release has: {known}"
             ) from None
+        try:
+            identity = Identity(environment.get("CLAAS_TRAINER_IDENTITY", Identity.FIXED.value))
+        except ValueError:
+            raise SettingsError(f"CLAAS_TRAINER_IDENTITY is none of: {', '.join(Identity)}") from None
         image = environment.get("CLAAS_TRAINER_IMAGE", "")
         if not image:
             raise SettingsError("CLAAS_TRAINER_IMAGE is not set: name the image of trainer pods")
@@ -58,6 +65,7 @@ class Settings:
         return cls(
             trainer_image=image,
             trainer_image_pull_policy=environment.get("CLAAS_TRAINER_IMAGE_PULL_POLICY", "IfNotPresent"),
+            trainer_identity=identity,
             engine=engine,
             watch_namespaces=tuple(name.strip() for name in namespaces.split(",") if name.strip()),
             resync_seconds=resync_seconds,

@@ -21,9 +21,9 @@ from claas_crds.contract import (
 )
 from claas_crds.distill_job import LARGEST_INLINE_BYTES, FileReference, KeyReference, SamplesSource
 from claas_crds.lora_adapter import EngineName
-from claas_crds.pod import TrainerPod
+from claas_crds.pod import Identity, TrainerPod
 from claas_crds.training import DistillBatchItem
-from claas_operator.core import AdapterObject, Manifest
+from claas_operator.core import AdapterObject, LabelSelector, Manifest
 from claas_operator.manifests import (
     Owner,
     child_metadata,
@@ -54,12 +54,12 @@ def at(data: JsonValue, *path: str | int) -> JsonValue:
 
 
 def made(
-    of: AdapterObject | None = None, samples: SamplesSource = INLINE, labels: dict[str, str] | None = None
+    of: AdapterObject | None = None, samples: SamplesSource = INLINE, serving: LabelSelector | None = None
 ) -> Manifest:
     """The batch Job of a step."""
     found = of or adapter(serving=SERVING)
     mounts = [*common_mounts(found, "step-1"), *serving_mounts(found), *samples_mounts(samples)]
-    return trainer_job("run", child_metadata("step-1", OWNER, found.metadata), found, SETTINGS, mounts, labels)
+    return trainer_job("run", child_metadata("step-1", OWNER, found.metadata), found, SETTINGS, mounts, serving)
 
 
 def pod_spec(job: Manifest) -> Manifest:
@@ -155,8 +155,20 @@ PASSED_ON: list[tuple[str, JsonValue, tuple[str | int, ...], JsonValue]] = [
         "resources",
         {"limits": {"memory": "4Gi", "cpu": 2}, "requests": {"memory": "1Gi"}},
         ("containers", 0, "resources"),
-        {"limits": {"memory": "4Gi", "cpu": 2}, "requests": {"memory": "1Gi"}},
+        {"limits": {"memory": "4Gi", "cpu": "2"}, "requests": {"memory": "1Gi"}},
     ),
+    (
+        "resources",
+        {"requests": {"cpu": 0.5, "memory": 16000000000, "a": 1e-07}, "limits": {"cpu": 1.5, "memory": 4e9}},
+        ("containers", 0, "resources"),
+        {
+            "requests": {"cpu": "0.5", "memory": "16000000000", "a": "0.0000001"},
+            "limits": {"cpu": "1.5", "memory": "4000000000"},
+        },
+    ),
+    ("runAsUser", 1000, ("securityContext", "runAsGroup"), 1000),
+    ("runAsGroup", 0, ("securityContext", "runAsGroup"), 0),
+    ("runAsGroup", 7, ("securityContext", "runAsUser"), 65532),
     ("image", "mine:2", ("containers", 0, "image"), "mine:2"),
     ("imagePullPolicy", "Always", ("containers", 0, "imagePullPolicy"), "Always"),
 ]
@@ -191,16 +203,70 @@ def test_env_volumes_labels_and_annotations_come_beside_the_operators_own() -> N
     assert at(job, "spec", "template", "metadata", "annotations", "note") == "b"
 
 
-@pytest.mark.parametrize(("same_node", "labels"), [(True, {"app": "vllm"}), (False, {"app": "vllm"}), (True, None)])
-def test_the_trainer_follows_vllms_node_when_it_is_told_to(same_node: bool, labels: dict[str, str] | None) -> None:
-    spec = pod_spec(made(with_trainer(sameNodeAsServing=same_node), labels=labels))
-    if not (same_node and labels):
-        assert "affinity" not in spec
-        return
+SELECTORS: list[JsonValue] = [
+    {"matchLabels": {"app": "vllm"}},
+    {"matchExpressions": [{"key": "app", "operator": "In", "values": ["vllm", "vllm-8b"]}]},
+    {
+        "matchLabels": {"app": "vllm"},
+        "matchExpressions": [
+            {"key": "track", "operator": "NotIn", "values": ["canary"]},
+            {"key": "gpu", "operator": "Exists"},
+        ],
+    },
+]
+
+
+@pytest.mark.parametrize("selector", SELECTORS, ids=["labels", "expressions-alone", "both"])
+def test_the_trainer_follows_vllms_node_by_the_whole_selector_of_its_deployment(selector: JsonValue) -> None:
+    spec = pod_spec(made(with_trainer(sameNodeAsServing=True), serving=LabelSelector.model_validate(selector)))
     (term,) = cast(
         "list[JsonValue]", at(spec, "affinity", "podAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
     )
-    assert term == {"labelSelector": {"matchLabels": labels}, "topologyKey": "kubernetes.io/hostname"}
+    assert term == {"labelSelector": selector, "topologyKey": "kubernetes.io/hostname"}
+
+
+@pytest.mark.parametrize("same_node", [True, False])
+def test_the_trainer_runs_anywhere_unless_it_is_told_where(same_node: bool) -> None:
+    selector = None if same_node else LabelSelector(match_labels={"app": "vllm"})
+    assert "affinity" not in pod_spec(made(with_trainer(sameNodeAsServing=same_node), serving=selector))
+
+
+OPENSHIFT = Settings.from_environment(
+    {"CLAAS_TRAINER_IMAGE": "trainer:1", "CLAAS_TRAINER_IDENTITY": Identity.ASSIGNED.value}
+)
+IDENTITIES: list[tuple[str, Manifest, Settings, Manifest]] = [
+    (
+        "the operator's default",
+        {},
+        SETTINGS,
+        {"runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 65532, "fsGroupChangePolicy": "OnRootMismatch"},
+    ),
+    ("left to the cluster by the adapter", {"identity": "Assigned"}, SETTINGS, {}),
+    ("left to the cluster by the operator", {}, OPENSHIFT, {}),
+    (
+        "left to the cluster but for a user",
+        {"runAsUser": 1001, "identity": "Assigned"},
+        SETTINGS,
+        {"runAsUser": 1001},
+    ),
+    ("left to the cluster but for a group", {"runAsGroup": 0}, OPENSHIFT, {"runAsGroup": 0}),
+    (
+        "fixed by the adapter",
+        {"identity": "Fixed", "fsGroup": 7},
+        OPENSHIFT,
+        {"runAsUser": 65532, "runAsGroup": 65532, "fsGroup": 7, "fsGroupChangePolicy": "OnRootMismatch"},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "by", "expected"), [row[1:] for row in IDENTITIES], ids=[row[0] for row in IDENTITIES]
+)
+def test_user_and_groups_are(trainer: Manifest, by: Settings, expected: Manifest) -> None:
+    found = with_trainer(**trainer)
+    job = trainer_job("run", child_metadata("step-1", OWNER, found.metadata), found, by, [], None)
+    always = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert pod_spec(job)["securityContext"] == {**always, **expected}
 
 
 def test_the_engine_is_the_adapters_or_else_the_operators() -> None:
