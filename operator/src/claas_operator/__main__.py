@@ -20,6 +20,7 @@ from claas_operator.core import Lease, Manifest
 from claas_operator.errors import Conflict, OperatorError, SettingsError
 from claas_operator.events import Recorder
 from claas_operator.handlers import Wakers
+from claas_operator.job_view import JobView
 from claas_operator.leader_lock import LeaderLock
 from claas_operator.observe import Observer
 from claas_operator.reading import Reader
@@ -41,7 +42,9 @@ async def operate(api: Api, settings: Settings, stop: asyncio.Event) -> None:
     companion = CompanionSource.installed()
     read = Reader(api)
     applier = Applier(api, read, companion, settings)
-    reconciler = Reconciler(api, read, Observer(read, companion), applier, Recorder(api, settings.pod_name))
+    jobs = JobView()
+    recorder = Recorder(api, settings.pod_name)
+    reconciler = Reconciler(api, read, jobs, Observer(read, jobs, companion), applier, recorder)
     log.info("leading as %s; engine %s", settings.pod_name, settings.engine)
     namespaces: tuple[str | None, ...] = settings.watch_namespaces or (None,)
     # Ends the operator where CRDs or rights go on missing.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -27,7 +27,10 @@ FIELD_MANAGER = "claas-operator"
 REPEAT_SECONDS = (0.5, 1.0, 2.0)
 """Pauses between the tries of one request; longer where the server asks for it."""
 LONGEST_REPEAT_SECONDS = 30.0
+PAGE_SIZE = 100
 _REQUEST_SECONDS = 30
+_JSON = "application/json"
+_METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,22 @@ class Api:
         query = {"labelSelector": selector} if selector else {}
         answer = await self._request("GET", resource.path(namespace), query=query)
         return cast(list[Manifest], answer.get("items") or [])
+
+    async def pages(self, resource: Resource, namespace: str | None) -> AsyncIterator[Sequence[Manifest]]:
+        """All objects, some at a time: what large ones need of memory is bounded."""
+        query = {"limit": str(PAGE_SIZE)}
+        while True:
+            answer = await self._request("GET", resource.path(namespace), query=query)
+            yield cast(Sequence[Manifest], answer.get("items") or ())
+            following = cast(Manifest, answer.get("metadata") or {}).get("continue")
+            if not following:
+                return
+            query["continue"] = str(following)
+
+    async def metadata_of_all(self, resource: Resource, namespace: str | None) -> Sequence[Manifest]:
+        """The metadata of all objects, without the objects."""
+        answer = await self._request("GET", resource.path(namespace), accept=_METADATA_ONLY)
+        return [cast(Manifest, found["metadata"]) for found in cast(Sequence[Manifest], answer.get("items") or ())]
 
     async def create(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
         """Create; raises Conflict when it exists already."""
@@ -166,20 +185,21 @@ class Api:
         *,
         query: Mapping[str, str] | None = None,
         body: Manifest | None = None,
-        content: str = "application/json",
+        content: str = _JSON,
+        accept: str = _JSON,
     ) -> Manifest:
         """The answer to a request, tried again while the server can't answer. Raises ApiError."""
         for pause in REPEAT_SECONDS:
             try:
-                return await self._try(method, path, query or {}, body, content)
+                return await self._try(method, path, query or {}, body, content, accept)
             except Unavailable as error:
                 await self._sleep(min(LONGEST_REPEAT_SECONDS, max(pause, error.retry_after_seconds)))
-        return await self._try(method, path, query or {}, body, content)
+        return await self._try(method, path, query or {}, body, content, accept)
 
     async def _try(
-        self, method: str, path: str, query: Mapping[str, str], body: Manifest | None, content: str
+        self, method: str, path: str, query: Mapping[str, str], body: Manifest | None, content: str, accept: str
     ) -> Manifest:
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": accept}
         if body is not None:
             headers["Content-Type"] = content
         verb, url, headers, serialized, _ = await self._client.param_serialize(

@@ -12,7 +12,7 @@ import kopf
 
 from claas_crds import GROUP, VERSION, distill_job, lora_adapter
 from claas_operator import naming
-from claas_operator.core import Manifest, ObjectMeta
+from claas_operator.core import BatchJob, Manifest, ObjectMeta
 from claas_operator.grant import lease_name
 from claas_operator.reconcile import Reconciler
 from claas_operator.work import Key, Kind
@@ -22,8 +22,10 @@ class Wakers:
     """The handlers of one operator, bound to its work queue and to the index they keep."""
 
     def __init__(self, reconciler: Reconciler) -> None:
+        self._reconciler = reconciler
         self._queue = reconciler.queue
-        self._adapters_of: dict[tuple[str, str], set[str]] = {}
+        self._deployment_of: dict[tuple[str, str], str] = {}
+        """The Deployment that serves an adapter, by the adapter's namespace and name."""
         self._registry = kopf.OperatorRegistry()
 
     def registry(self) -> kopf.OperatorRegistry:
@@ -38,33 +40,55 @@ class Wakers:
         kopf.on.event("apps", "v1", "deployments", registry=registry)(self.deployment_event)
         return registry
 
-    async def adapter_event(self, body: kopf.Body, **_: Any) -> None:
+    async def adapter_event(self, body: kopf.Body, type: str | None, **_: Any) -> None:
         """A LoraAdapter changed: look at it, and remember which Deployment serves it."""
         metadata = _metadata(body)
         deployment = body.get("spec", {}).get("serving", {}).get("deploymentRef", {}).get("name", "")
-        self._adapters_of.setdefault((metadata.namespace, deployment), set()).add(metadata.name)
+        if type == "DELETED":
+            self._deployment_of.pop((metadata.namespace, metadata.name), None)
+        else:
+            self._deployment_of[metadata.namespace, metadata.name] = deployment
         self._queue.wake(Key(Kind.ADAPTER, metadata.namespace, metadata.name))
 
-    async def job_event(self, body: kopf.Body, **_: Any) -> None:
-        """A DistillJob changed: look at it."""
-        metadata = _metadata(body)
-        self._queue.wake(Key(Kind.JOB, metadata.namespace, metadata.name))
+    async def job_event(self, body: kopf.Body, type: str | None, **_: Any) -> None:
+        """A DistillJob changed: look at it, unless it is done."""
+        self._reconciler.saw_job(dict(body), gone=type == "DELETED")
 
     async def trainer_event(self, body: kopf.Body, **_: Any) -> None:
         """A trainer's batch Job changed: look at the object it belongs to."""
         metadata = _metadata(body)
         kind = metadata.labels.get(naming.OWNER_KIND_LABEL)
         name = metadata.annotations.get(naming.OWNER_NAME_ANNOTATION)
+        if kind == Kind.JOB and name and self._accounted_for(metadata.namespace, name, dict(body)):
+            return
         if kind in set(Kind) and name:
             self._queue.wake(Key(Kind(kind), metadata.namespace, name))
 
     async def deployment_event(self, body: kopf.Body, **_: Any) -> None:
         """A Deployment changed, or the readiness of its pods: look at the adapters it serves."""
         metadata = _metadata(body)
-        for adapter in self._adapters_of.get((metadata.namespace, metadata.name), ()):
+        served = self.served_by(metadata.namespace, metadata.name)
+        for adapter in served:
             self._queue.wake(Key(Kind.ADAPTER, metadata.namespace, adapter))
-        if (metadata.namespace, metadata.name) in self._adapters_of:
+        if served:
             self._queue.wake(Key(Kind.LEASE, metadata.namespace, lease_name(metadata.name)))
+
+    @property
+    def remembered(self) -> int:
+        """How many adapters are remembered."""
+        return len(self._deployment_of)
+
+    def served_by(self, namespace: str, deployment: str) -> list[str]:
+        """The adapters that a Deployment serves."""
+        return [name for (within, name), by in self._deployment_of.items() if (within, by) == (namespace, deployment)]
+
+    def _accounted_for(self, namespace: str, job: str, batch_job: Manifest) -> bool:
+        """Whether a trainer's batch Job has ended and is let go, and its DistillJob is done."""
+        known = self._reconciler.jobs.get(namespace, job)
+        if known is None or not known.finished:
+            return False
+        found = BatchJob.model_validate(batch_job)
+        return bool(found.ended_because) and found.retired
 
 
 def _metadata(body: kopf.Body) -> ObjectMeta:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -13,8 +14,9 @@ from claas_operator.companion import CompanionSource
 from claas_operator.core import AdapterObject, JobObject
 from claas_operator.grant import ServingLease
 from claas_operator.handover_choice import HandoverChoice, choose_handover
+from claas_operator.job_view import JobView, KnownJob
 from claas_operator.observe_serving import orphans, recorded_pods, serving_pods
-from claas_operator.queueing import finished, in_queue, queue_key
+from claas_operator.queueing import finished, queue_key
 from claas_operator.reading import Reader
 from claas_operator.samples import input_error
 from claas_operator.world import AdapterWorld, Attempt, AttemptState, JobWorld, LeaseWorld
@@ -23,8 +25,9 @@ from claas_operator.world import AdapterWorld, Attempt, AttemptState, JobWorld, 
 class Observer:
     """Observes the world of one object at a time."""
 
-    def __init__(self, read: Reader, companion: CompanionSource) -> None:
+    def __init__(self, read: Reader, jobs: JobView, companion: CompanionSource) -> None:
         self._read = read
+        self._jobs = jobs
         self._companion = companion
 
     async def adapter_world(self, adapter: AdapterObject, load_errors: dict[str, str]) -> AdapterWorld:
@@ -33,8 +36,8 @@ class Observer:
         spec = adapter.spec
         deployment = await self._read.deployment(namespace, spec.serving.deployment_ref.name)
         lease = await self._read.lease(namespace, spec.serving.deployment_ref.name)
-        jobs = [job for job in await self._read.jobs(namespace) if job.spec.adapter_ref.name == adapter.metadata.name]
-        holder = next((job for job in jobs if lease is not None and lease.holder == job.metadata.uid), None)
+        jobs = self._jobs.of_adapters(namespace, [adapter.metadata.name])
+        holder = next((job for job in jobs if lease is not None and lease.holder == job.uid), None)
         return AdapterWorld(
             now=datetime.now(UTC),
             adapter=adapter,
@@ -45,13 +48,9 @@ class Observer:
             pods=await serving_pods(self._read, adapter, deployment, load_errors, ask=True),
             init=await self._attempt(namespace, naming.init_name(adapter.metadata)),
             lease=lease,
-            products=tuple(_product(job, adapter) for job in jobs if _has_product(job, adapter)),
+            products=tuple(_products(jobs, adapter)),
             running_job=(
-                holder.metadata.name
-                if holder is not None
-                and holder.status.produced_version is None
-                and not finished(holder.status.conditions)
-                else None
+                holder.name if holder is not None and holder.published is None and not holder.finished else None
             ),
             name_taken_by=await self._name_taken_by(adapter),
             companion_current=self._companion.is_current(
@@ -62,11 +61,12 @@ class Observer:
 
     async def job_world(self, job: JobObject) -> JobWorld:
         """The world of a DistillJob."""
+        if finished(job.status.conditions):
+            return await self._finished_world(job)
         namespace = job.metadata.namespace
         adapter = await self._read.adapter_object(namespace, job.spec.adapter_ref.name)
-        attempt_number = job.status.failed_attempts + (0 if finished(job.status.conditions) else 1)
-        name = naming.attempt_name(job.metadata, attempt_number)
-        attempt = await self._attempt(namespace, job.status.trainer_job if finished(job.status.conditions) else name)
+        name = naming.attempt_name(job.metadata, job.status.failed_attempts + 1)
+        attempt = await self._attempt(namespace, name)
         attempt = await self._with_progress(namespace, attempt)
         trainers = await self._read.trainer_pods(namespace, job.metadata.uid)
         deployment_name = adapter.spec.serving.deployment_ref.name if adapter else None
@@ -75,7 +75,7 @@ class Observer:
         mine = lease is not None and lease.holder == job.metadata.uid
         between_attempts = mine and attempt.state is AttemptState.ABSENT and job.status.failed_attempts > 0
         free = lease is None or lease.holder is None
-        waits = not (finished(job.status.conditions) or job.spec.suspend or job.status.produced_version is not None)
+        waits = not (job.spec.suspend or job.status.produced_version is not None)
         jobs_ahead = 0 if mine or adapter is None else await self._jobs_ahead(job, adapter)
         return JobWorld(
             now=datetime.now(UTC),
@@ -100,6 +100,26 @@ class Observer:
             ),
             recorded=await recorded_pods(self._read, lease) if lease is not None and between_attempts else (),
             handover=choose_handover(adapter, deployment) if adapter else HandoverChoice(None, "there is no adapter"),
+            held_open=held_open(trainers),
+        )
+
+    async def _finished_world(self, job: JobObject) -> JobWorld:
+        """What matters of the world to a job that is done: its trainers, of which none should be left."""
+        namespace = job.metadata.namespace
+        trainers = await self._read.trainer_pods(namespace, job.metadata.uid)
+        return JobWorld(
+            now=datetime.now(UTC),
+            job=job,
+            adapter=None,
+            samples_error=None,
+            input_error=None,
+            jobs_ahead=0,
+            lease=None,
+            attempt=await self._attempt(namespace, job.status.trainer_job),
+            attempts_alive=bool(alive_trainers(trainers)),
+            pods=(),
+            recorded=(),
+            handover=HandoverChoice(None, "the job is done"),
             held_open=held_open(trainers),
         )
 
@@ -189,10 +209,8 @@ class Observer:
         mine = queue_key(job.metadata.creation_timestamp, job.metadata.name)
         return sum(
             1
-            for other in await self._read.jobs(job.metadata.namespace)
-            if other.spec.adapter_ref.name in sharing
-            and in_queue(other)
-            and queue_key(other.metadata.creation_timestamp, other.metadata.name) < mine
+            for other in self._jobs.of_adapters(job.metadata.namespace, sharing)
+            if other.queued and queue_key(other.created, other.name) < mine
         )
 
     async def _attempt(self, namespace: str, name: str | None) -> Attempt:
@@ -211,25 +229,11 @@ class Observer:
         return replace(attempt, progress=await serving.ask_progress(pod.status.pod_ip))
 
 
-def _has_product(job: JobObject, adapter: AdapterObject) -> bool:
-    """Whether a job reports a version of this adapter, and not of an earlier one of the same name."""
-    published, created = job.status.published_time, adapter.metadata.creation_timestamp
-    if job.status.produced_version is None:
-        return False
-    return published is None or created is None or published >= created
-
-
-def _product(job: JobObject, adapter: AdapterObject) -> PublishedVersion:
-    status = job.status
-    assert status.produced_version is not None
-    path = status.produced_path or f"{adapter.storage_path}/versions/{status.produced_version}"
-    return PublishedVersion(
-        number=status.produced_version,
-        path=path,
-        digest=status.produced_digest or "",
-        created=status.published_time or status.completion_time or datetime.now(UTC),
-        parent=status.parent_version,
-        job_name=job.metadata.name,
-        job_uid=job.metadata.uid,
-        metrics=status.metrics,
-    )
+def _products(jobs: Iterable[KnownJob], adapter: AdapterObject) -> Iterator[PublishedVersion]:
+    """The versions that jobs report of this adapter, and not of an earlier one of the same name."""
+    created = adapter.metadata.creation_timestamp
+    for job in jobs:
+        version = job.published
+        if version is not None and (created is None or version.created >= created):
+            path = version.path or f"{adapter.storage_path}/versions/{version.number}"
+            yield version.model_copy(update={"path": path})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from typing import cast
 
+from pydantic import ValidationError
+
 from claas_crds.pod import SecretKeyRef
 from claas_operator import naming
 from claas_operator.api import (
@@ -41,13 +43,13 @@ class Reader:
         found = await self._api.get(DISTILL_JOBS, namespace, name)
         return JobObject.model_validate(found) if found else None
 
-    async def jobs(self, namespace: str) -> list[JobObject]:
-        """All DistillJobs of a namespace."""
-        return [JobObject.model_validate(found) for found in await self._api.list(DISTILL_JOBS, namespace)]
-
     async def adapters(self, namespace: str) -> list[AdapterObject]:
-        """All LoraAdapters of a namespace."""
-        return [AdapterObject.model_validate(found) for found in await self._api.list(ADAPTERS, namespace)]
+        """The LoraAdapters of a namespace that this release can read: another one is in nobody else's way."""
+        return [
+            adapter
+            for found in await self._api.list(ADAPTERS, namespace)
+            if (adapter := _readable_adapter(found)) is not None
+        ]
 
     async def lease(self, namespace: str, deployment: str) -> ServingLease | None:
         """The serving lease of a Deployment."""
@@ -141,3 +143,10 @@ class Reader:
         """Whether a batch Job of a DistillJob has not ended: Kubernetes may yet make a pod of it."""
         found = await self._api.list(BATCH_JOBS, namespace, {naming.JOB_UID_LABEL: job_uid})
         return any(not BatchJob.model_validate(job).ended_because for job in found)
+
+
+def _readable_adapter(found: Manifest) -> AdapterObject | None:
+    try:
+        return AdapterObject.model_validate(found)
+    except ValidationError:
+        return None

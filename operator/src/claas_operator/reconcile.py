@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 
 from claas_crds.distill_job import KIND as JOB_KIND
 from claas_crds.distill_job import DistillJobStatus, JobPhase
@@ -15,11 +16,12 @@ from claas_operator.core import Manifest, ObjectMeta
 from claas_operator.errors import Conflict
 from claas_operator.events import Recorder
 from claas_operator.grant import lease_name
+from claas_operator.job_view import JobView, known_job
 from claas_operator.observe import Observer
 from claas_operator.plan_adapter import plan_adapter
 from claas_operator.plan_job import plan_job
 from claas_operator.plan_lease import plan_lease
-from claas_operator.queueing import finished, in_queue, queue_key
+from claas_operator.queueing import finished, queue_key
 from claas_operator.reading import Reader
 from claas_operator.work import Key, Kind, WorkQueue
 
@@ -34,13 +36,17 @@ NEXT_IN_LINE = 2
 class Reconciler:
     """Runs the passes."""
 
-    def __init__(self, api: Api, read: Reader, observer: Observer, applier: Applier, recorder: Recorder) -> None:
+    def __init__(
+        self, api: Api, read: Reader, jobs: JobView, observer: Observer, applier: Applier, recorder: Recorder
+    ) -> None:
         self._api = api
         self._read = read
+        self.jobs = jobs
         self._observer = observer
         self._applier = applier
         self._recorder = recorder
         self.queue = WorkQueue(self.reconcile)
+        self._listed: set[str | None] = set()
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass; answers in how many seconds to look again."""
@@ -59,13 +65,51 @@ class Reconciler:
     async def resync(self, namespaces: tuple[str | None, ...]) -> None:
         """Wake every object of ours; None stands for all namespaces."""
         for namespace in namespaces:
-            for resource, kind in ((ADAPTERS, Kind.ADAPTER), (DISTILL_JOBS, Kind.JOB)):
-                for found in await self._api.list(resource, namespace):
-                    metadata = ObjectMeta.model_validate(found["metadata"])
-                    self.queue.wake(Key(kind, metadata.namespace, metadata.name))
+            for metadata in await self._api.metadata_of_all(ADAPTERS, namespace):
+                found = ObjectMeta.model_validate(metadata)
+                self.queue.wake(Key(Kind.ADAPTER, found.namespace, found.name))
+            await self._resync_jobs(namespace)
             for lease in await self._read.leases(namespace):
                 if lease.grant is not None or lease.served:
                     self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
+
+    async def _resync_jobs(self, namespace: str | None) -> None:
+        """Wake the jobs with something to do; the first time all are read, later those that have changed unseen."""
+        if namespace not in self._listed:
+            async for page in self._api.pages(DISTILL_JOBS, namespace):
+                for found in page:
+                    self.jobs.take(found)
+                    self._wake_job(ObjectMeta.model_validate(found["metadata"]))
+            self._listed.add(namespace)
+            return
+        known = self.jobs.within(namespace)
+        found_now = [
+            ObjectMeta.model_validate(found) for found in await self._api.metadata_of_all(DISTILL_JOBS, namespace)
+        ]
+        present = {metadata.uid for metadata in found_now}
+        for job in known:
+            if job.uid not in present:
+                self.jobs.forget(job.namespace, job.name)
+        for metadata in found_now:
+            self._wake_job(metadata)
+
+    def _wake_job(self, metadata: ObjectMeta) -> None:
+        """Wake a job when it has something to do, or when more has become of it than is known."""
+        job = self.jobs.get(metadata.namespace, metadata.name)
+        seen = job is not None and job.resource_version == metadata.resource_version
+        due = job.due_in(datetime.now(UTC)) if job is not None and seen else 0.0
+        if due is not None:
+            self.queue.wake(Key(Kind.JOB, metadata.namespace, metadata.name), due)
+
+    def saw_job(self, found: Manifest, *, gone: bool) -> None:
+        """A watch told of a job."""
+        metadata = ObjectMeta.model_validate(found["metadata"])
+        if gone:
+            self.jobs.forget(metadata.namespace, metadata.name)
+            self.queue.wake(Key(Kind.JOB, metadata.namespace, metadata.name))
+        else:
+            self.jobs.take(found)
+            self._wake_job(metadata)
 
     async def _adapter(self, key: Key) -> float | None:
         adapter = await self._read.adapter_object(key.namespace, key.name)
@@ -87,17 +131,23 @@ class Reconciler:
         await self._recorder.record(ADAPTER_KIND, adapter.metadata, plan.notes)
         if (before.latest_version, before.served_version) != (plan.status.latest_version, plan.status.served_version):
             # Another version means nothing to a job whose turn has not come, and there may be many.
-            await self._wake_jobs(key, queued=False)
+            self._wake_jobs(key, queued=False)
         return plan.requeue_seconds
 
     async def _job(self, key: Key) -> float | None:
         job = await self._read.job_object(key.namespace, key.name)
-        if job is None or job.metadata.deletion_timestamp is not None:
+        if job is None:
+            self.jobs.forget(key.namespace, key.name)
+            return None
+        self.jobs.note(job)
+        if job.metadata.deletion_timestamp is not None:
             return None
         world = await self._observer.job_world(job)
         plan = plan_job(world)
         # What is accounted for is written down before anything that would make it unreadable is done.
         metadata = await self._write_status(DISTILL_JOBS, job.metadata, job.status, plan.status)
+        before, written = known_job(job), job.model_copy(update={"metadata": metadata, "status": plan.status})
+        after = self.jobs.note(written) if metadata is not job.metadata else before
         await self._recorder.record(JOB_KIND, job.metadata, plan.notes)
         await self._applier.for_job(job.model_copy(update={"metadata": metadata}), world.adapter, plan.actions)
         adapter = Key(Kind.ADAPTER, key.namespace, job.spec.adapter_ref.name)
@@ -106,7 +156,7 @@ class Reconciler:
         if published or ended or plan.status.trainer_job != job.status.trainer_job:
             self.queue.wake(adapter)
         deployment = world.adapter.spec.serving.deployment_ref.name if world.adapter is not None else None
-        if deployment is not None and in_queue(job) and not in_queue(job.model_copy(update={"status": plan.status})):
+        if deployment is not None and before.queued and not after.queued:
             await self._wake_next(key.namespace, deployment)
         if deployment is not None and (plan.actions or ended):
             self.queue.wake(Key(Kind.LEASE, key.namespace, lease_name(deployment)))
@@ -126,16 +176,14 @@ class Reconciler:
                 await self._wake_next(lease.namespace, lease.deployment)
         return plan.requeue_seconds
 
-    async def _wake_jobs(self, adapter: Key, *, queued: bool) -> None:
-        for job in await self._read.jobs(adapter.namespace):
-            if job.spec.adapter_ref.name != adapter.name or finished(job.status.conditions):
-                continue
-            if queued or job.status.phase is not JobPhase.QUEUED:
-                self.queue.wake(Key(Kind.JOB, job.metadata.namespace, job.metadata.name))
+    def _wake_jobs(self, adapter: Key, *, queued: bool) -> None:
+        for job in self.jobs.of_adapters(adapter.namespace, [adapter.name]):
+            if not job.finished and (queued or job.phase is not JobPhase.QUEUED):
+                self.queue.wake(Key(Kind.JOB, job.namespace, job.name))
 
     async def _wake_after(self, adapter: Key) -> None:
         """An adapter is gone: its jobs fail, and what its Deployment serves of it is taken out of service."""
-        await self._wake_jobs(adapter, queued=True)
+        self._wake_jobs(adapter, queued=True)
         for lease in await self._read.leases(adapter.namespace):
             self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
 
@@ -146,12 +194,10 @@ class Reconciler:
             for adapter in await self._read.adapters(namespace)
             if adapter.spec.serving.deployment_ref.name == deployment
         }
-        waiting = [
-            job for job in await self._read.jobs(namespace) if job.spec.adapter_ref.name in sharing and in_queue(job)
-        ]
-        waiting.sort(key=lambda job: queue_key(job.metadata.creation_timestamp, job.metadata.name))
+        waiting = [job for job in self.jobs.of_adapters(namespace, sharing) if job.queued]
+        waiting.sort(key=lambda job: queue_key(job.created, job.name))
         for job in waiting[:NEXT_IN_LINE]:
-            self.queue.wake(Key(Kind.JOB, job.metadata.namespace, job.metadata.name))
+            self.queue.wake(Key(Kind.JOB, job.namespace, job.name))
 
     async def _write_status(
         self,

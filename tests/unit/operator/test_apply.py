@@ -43,6 +43,7 @@ class Server(Api):
         query: Mapping[str, str] | None = None,
         body: Manifest | None = None,
         content: str = "application/json",
+        accept: str = "application/json",
     ) -> Manifest:
         self.asked.append((method, path.rsplit("/", 2)[-2] if method != "POST" else path.rsplit("/", 1)[-1]))
         if method == "DELETE" and body is not None:

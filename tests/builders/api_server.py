@@ -1,0 +1,186 @@
+"""A small API server in process: objects by their path, as the operator's requests reach them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from kubernetes.aio import client
+from pydantic import JsonValue
+
+from claas_operator.api import Api, Resource
+from claas_operator.core import Manifest
+
+Refuse = Callable[[str, str], web.Response | None]
+
+
+def refusal(status: int, message: str, reason: str = "Invalid") -> web.Response:
+    """A `metav1.Status`."""
+    body = {"kind": "Status", "status": "Failure", "code": status, "reason": reason, "message": message}
+    return web.json_response(body, status=status)
+
+
+@dataclass
+class SmallApi:
+    """Keeps what is written, and counts what is asked. `refuse` answers in its place where it wants to."""
+
+    refuse: Refuse = lambda method, path: None
+    objects: dict[str, Manifest] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    _versions: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def put(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
+        """Have an object, whatever it was."""
+        metadata = manifest["metadata"]
+        assert isinstance(metadata, dict)
+        path = resource.path(namespace, str(metadata["name"]))
+        stamped: Manifest = {
+            "uid": f"uid-of-{metadata['name']}",
+            "generation": 1,
+            **metadata,
+            "namespace": namespace,
+            "resourceVersion": str(next(self._versions)),
+        }
+        self.objects[path] = {**manifest, "metadata": stamped}
+        return self.objects[path]
+
+    def found(self, resource: Resource, namespace: str, name: str) -> Manifest:
+        """An object that must be there."""
+        return self.objects[resource.path(namespace, name)]
+
+    def counted(self) -> Counter[str]:
+        """Requests by method and path, since this was last asked."""
+        counts = Counter(f"{method} {path}" for method, path in self.asked)
+        self.asked.clear()
+        return counts
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request."""
+        path = request.path
+        self.asked.append((request.method, path))
+        refused = self.refuse(request.method, path)
+        if refused is not None:
+            return refused
+        if request.method == "GET":
+            return self._read(request)
+        body: Manifest = await request.json()
+        if request.method == "POST":
+            metadata = body["metadata"]
+            assert isinstance(metadata, dict)
+            if f"{path}/{metadata['name']}" in self.objects:
+                return refusal(409, "already exists", "AlreadyExists")
+            return web.json_response(self._keep(f"{path}/{metadata['name']}", body), status=201)
+        if request.method == "DELETE":
+            known = self.objects.pop(path, None)
+            return web.json_response(known) if known else refusal(404, "not found", "NotFound")
+        return self._write(path, body, whole=request.method == "PUT" or "apply" in request.headers["Content-Type"])
+
+    def _keep(self, path: str, body: Manifest) -> Manifest:
+        metadata = body["metadata"]
+        assert isinstance(metadata, dict)
+        namespace = path.split("/namespaces/")[1].split("/")[0]
+        stamped: Manifest = {
+            "uid": f"uid-of-{metadata['name']}",
+            "generation": 1,
+            **metadata,
+            "namespace": namespace,
+            "resourceVersion": str(next(self._versions)),
+        }
+        self.objects[path] = {**body, "metadata": stamped}
+        return self.objects[path]
+
+    def _read(self, request: web.Request) -> web.Response:
+        path = request.path
+        if path in self.objects:
+            return web.json_response(self.objects[path])
+        if path.count("/") != _collection_depth(path):
+            return refusal(404, "not found", "NotFound")
+        wanted = [
+            found
+            for key, found in sorted(self.objects.items())
+            if key.startswith(f"{path}/") or ("/namespaces/" not in path and _is_of(key, path))
+        ]
+        selector = request.query.get("labelSelector", "")
+        wanted = [found for found in wanted if _selected(found, selector)]
+        start, limit = int(request.query.get("continue", 0)), int(request.query.get("limit", 0)) or len(wanted) or 1
+        page = wanted[start : start + limit]
+        more: Manifest = {"continue": str(start + limit)} if start + limit < len(wanted) else {}
+        if "PartialObjectMetadataList" in request.headers["Accept"]:
+            page = [{"metadata": found["metadata"]} for found in page]
+        items: list[JsonValue] = list(page)
+        return web.json_response({"metadata": more, "items": items})
+
+    def _write(self, path: str, body: Manifest, *, whole: bool) -> web.Response:
+        at = path.removesuffix("/status")
+        known = self.objects.get(at)
+        if known is None:
+            return web.json_response(self._keep(at, body)) if whole else refusal(404, "not found", "NotFound")
+        old, new = known["metadata"], body.get("metadata") or {}
+        assert isinstance(old, dict)
+        assert isinstance(new, dict)
+        if new.get("resourceVersion") not in (None, old["resourceVersion"]):
+            return refusal(409, "the object has been modified", "Conflict")
+        if whole:
+            return web.json_response(self._keep(at, {**body, "metadata": {**old, **new}}))
+        merged = _merged(known, body)
+        assert isinstance(merged, dict)
+        return web.json_response(self._keep(at, merged))
+
+
+def _collection_depth(path: str) -> int:
+    """How many slashes a collection's path has."""
+    inside = 2 if "/namespaces/" in path else 0
+    return (3 if path.startswith("/api/") else 4) + inside
+
+
+def _is_of(key: str, collection: str) -> bool:
+    """Whether an object lies in a collection of all namespaces."""
+    prefix, _, plural = collection.rpartition("/")
+    return key.startswith(f"{prefix}/namespaces/") and key.split("/")[-2] == plural
+
+
+def _selected(found: Manifest, selector: str) -> bool:
+    metadata = found["metadata"]
+    assert isinstance(metadata, dict)
+    labels = metadata.get("labels") or {}
+    assert isinstance(labels, dict)
+    pairs = [pair.partition("=") for pair in selector.split(",") if pair]
+    return all(labels.get(key) == value for key, _, value in pairs)
+
+
+def _merged(old: JsonValue, patch: JsonValue) -> JsonValue:
+    """RFC 7386."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(old) if isinstance(old, dict) else {}
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = _merged(result.get(key), value)
+    return result
+
+
+@asynccontextmanager
+async def serving_api(small: SmallApi) -> AsyncIterator[Api]:
+    """The operator's Api, connected to it."""
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", small.handle)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    host, port = runner.addresses[0][:2]
+    try:
+        async with client.ApiClient(client.Configuration(host=f"http://{host}:{port}")) as api_client:
+            yield Api(api_client, _no_sleep)
+    finally:
+        await runner.cleanup()
+
+
+async def _no_sleep(seconds: float) -> None:
+    return None
