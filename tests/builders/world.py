@@ -42,6 +42,7 @@ from claas_operator.world import (
     ObjectReference,
     Orphan,
     RecordedPod,
+    SecretsSeen,
     ServerState,
     ServingPod,
 )
@@ -53,6 +54,7 @@ FOLDER = f"{NAMESPACE}/tone"
 MOUNTED = f"/mnt/adapters/{FOLDER}"
 AWAKE = ServerState(reachable=True)
 ASLEEP = ServerState(reachable=True, asleep=True)
+NO_FAULTS = SecretsSeen()
 SLEEP = HandoverChoice(HandoverKind.SLEEP, "the test says so")
 UNREACHABLE = ServerState(reachable=False, error="no answer")
 REFUSED = ServerState(reachable=True, refused=True, error="the control token is wrong")
@@ -318,7 +320,7 @@ def adapter_world(
     of: AdapterObject | None = None,
     *,
     claim_found: bool = True,
-    missing_secrets: tuple[str, ...] = (),
+    secrets: SecretsSeen = NO_FAULTS,
     deployment_found: bool = True,
     pods: tuple[ServingPod, ...] = (),
     init: Attempt | None = None,
@@ -335,7 +337,7 @@ def adapter_world(
         now=NOW,
         adapter=current,
         claim_found=claim_found,
-        missing_secrets=missing_secrets,
+        secrets=secrets,
         deployment_found=deployment_found,
         wanted_replicas=len(pods),
         pods=pods if deployment_found else (),

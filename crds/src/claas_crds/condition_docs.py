@@ -75,7 +75,15 @@ _WRONG = (
     (_A.STORAGE_NOT_FOUND, "The claim named in `spec.storage` does not exist."),
     (_A.STORAGE_NOT_MOUNTED, "The vLLM container does not mount the claim named in `spec.storage`."),
     (_A.SECRET_NOT_FOUND, "A Secret that the spec names, or the key in it, does not exist."),
-    (_A.CONTROL_REFUSED, "The server refused the control token or the API key."),
+    (
+        _A.SECRET_INVALID,
+        "A Secret has bytes that can't be sent as a token; the message says which and where.",
+    ),
+    (
+        _A.CONTROL_REFUSED,
+        "The server refused the control token or the API key. A token that changed less than three minutes ago is not"
+        " told as `Stalled` yet: the pods' copies of the Secret follow.",
+    ),
     (_A.SERVED_NAME_TAKEN, "An older LoraAdapter is served under the same name by the same Deployment."),
     (_A.INITIALISATION_FAILED, "The initial version could not be made; the message says why. It is tried again."),
 )
@@ -108,6 +116,7 @@ ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
             _true(
                 "Something changes by itself; wait.",
                 *_AT_WORK,
+                (_A.CONTROL_REFUSED, "The token changed a moment ago, and a pod has the old one yet."),
             ),
             _false(
                 "Nothing is left to do, or nothing that can be done without you.",
@@ -161,6 +170,7 @@ ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
             _unknown(
                 "No pod could be asked so far.",
                 (_A.PENDING, "No vLLM pod has answered yet."),
+                (_A.CONTROL_REFUSED, "A pod refuses the control token or the API key."),
             ),
         ),
     ),

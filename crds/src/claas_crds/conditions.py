@@ -111,6 +111,8 @@ class AdapterReason(StrEnum):
     """Every ready pod has the companion."""
     SERVED_NAME_TAKEN = "ServedNameTaken"
     """An older adapter is served under the same name by the same Deployment."""
+    SECRET_INVALID = "SecretInvalid"
+    """The content of a Secret can't be sent as a token."""
     CONTROL_REFUSED = "ControlRefused"
     """The server refused the control token or the API key."""
 

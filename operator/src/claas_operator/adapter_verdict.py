@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 from claas_crds.conditions import AdapterReason
 from claas_crds.lora_adapter import AdapterVersion, Replica, ReplicaState
@@ -15,12 +16,15 @@ STALLING = frozenset(
         AdapterReason.STORAGE_NOT_FOUND,
         AdapterReason.STORAGE_NOT_MOUNTED,
         AdapterReason.SECRET_NOT_FOUND,
+        AdapterReason.SECRET_INVALID,
         AdapterReason.INITIALISATION_FAILED,
         AdapterReason.CONTROL_REFUSED,
         AdapterReason.SERVED_NAME_TAKEN,
     }
 )
 """Reasons that wait for a person: kstatus' Stalled."""
+SECRET_SYNC = timedelta(seconds=180)
+"""How long the copy of a Secret in a pod can be older than the Secret: the kubelet's period and its cache."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,13 @@ class Verdict:
     ready: bool
     reason: AdapterReason
     message: str
+    passes: bool = False
+    """Whether a reason that waits for a person may yet pass by itself."""
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it waits for a person."""
+        return self.reason in STALLING and not self.passes
 
 
 def judge_adapter(world: AdapterWorld, latest: AdapterVersion | None, replicas: list[Replica]) -> Verdict:
@@ -52,12 +63,14 @@ def _missing(world: AdapterWorld) -> Verdict | None:
             AdapterReason.STORAGE_NOT_FOUND,
             f"spec.storage.claimName: there is no PersistentVolumeClaim {claim} in this namespace",
         )
-    if world.missing_secrets:
+    if world.secrets.missing:
         return Verdict(
             False,
             AdapterReason.SECRET_NOT_FOUND,
-            f"Secrets or keys that the spec names are missing: {', '.join(world.missing_secrets)}",
+            f"Secrets or keys that the spec names are missing: {', '.join(world.secrets.missing)}",
         )
+    if world.secrets.invalid:
+        return Verdict(False, AdapterReason.SECRET_INVALID, "; ".join(world.secrets.invalid))
     if not world.deployment_found:
         return Verdict(
             False,
@@ -94,6 +107,16 @@ def _initialising(world: AdapterWorld) -> Verdict:
     return Verdict(False, AdapterReason.INITIALISING, f"The initial version is being made{said}")
 
 
+def _refused(world: AdapterWorld) -> Verdict:
+    pod = next(pod for pod in world.pods if pod.server is not None and pod.server.refused)
+    said = f"Pod {pod.name}: {pod.server.error if pod.server else ''}"
+    changed = world.secrets.changed
+    if changed is None or world.now - changed > SECRET_SYNC:
+        return Verdict(False, AdapterReason.CONTROL_REFUSED, said)
+    younger = "; the Secret changed a moment ago, and the pod's copy of it follows within three minutes"
+    return Verdict(False, AdapterReason.CONTROL_REFUSED, said + younger, passes=True)
+
+
 def _serving(world: AdapterWorld, latest: AdapterVersion, replicas: list[Replica]) -> Verdict:
     states = {replica.state for replica in replicas}
     serving = AdapterReason.TRAINING if world.running_job else AdapterReason.SERVING
@@ -110,12 +133,9 @@ def _serving(world: AdapterWorld, latest: AdapterVersion, replicas: list[Replica
     ):
         troubled = next((replica for replica in replicas if replica.state is state), None)
         if troubled is not None:
-            refused = any(pod.server is not None and pod.server.refused for pod in world.pods)
-            return Verdict(
-                False,
-                AdapterReason.CONTROL_REFUSED if refused else reason,
-                f"Pod {troubled.pod}: {troubled.message}",
-            )
+            if any(pod.server is not None and pod.server.refused for pod in world.pods):
+                return _refused(world)
+            return Verdict(False, reason, f"Pod {troubled.pod}: {troubled.message}")
     if ReplicaState.ASLEEP in states:
         if world.lease is not None and world.lease.grant is not None and world.lease.grant.may_pause:
             by = world.lease.grant.job_name

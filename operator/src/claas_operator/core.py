@@ -41,6 +41,24 @@ class ObjectMeta(ResourceModel):
     owner_references: list[OwnerReference] = []
 
 
+class ManagedFields(ResourceModel):
+    """metav1.ManagedFieldsEntry, as far as it is read here."""
+
+    time: datetime | None = None
+
+
+class SecretMeta(ObjectMeta):
+    """metav1.ObjectMeta of a Secret."""
+
+    managed_fields: list[ManagedFields] = []
+
+    @property
+    def changed(self) -> datetime | None:
+        """When anybody last wrote it."""
+        times = [entry.time for entry in self.managed_fields] + [self.creation_timestamp]
+        return max((time for time in times if time is not None), default=None)
+
+
 class AdapterObject(ResourceModel):
     """A LoraAdapter as it lies in the cluster."""
 

@@ -19,7 +19,7 @@ from claas_operator.observe_serving import orphans, recorded_pods, serving_pods
 from claas_operator.queueing import finished, queue_key
 from claas_operator.reading import Reader
 from claas_operator.samples import input_error
-from claas_operator.world import AdapterWorld, Attempt, AttemptState, JobWorld, LeaseWorld
+from claas_operator.world import AdapterWorld, Attempt, AttemptState, JobWorld, LeaseWorld, SecretsSeen
 
 
 class Observer:
@@ -42,7 +42,7 @@ class Observer:
             now=datetime.now(UTC),
             adapter=adapter,
             claim_found=await self._read.claim_found(namespace, spec.storage.claim_name),
-            missing_secrets=await self._missing_secrets(adapter),
+            secrets=await self._secrets(adapter),
             deployment_found=deployment is not None,
             wanted_replicas=deployment.spec.replicas if deployment else 0,
             pods=await serving_pods(self._read, adapter, deployment, load_errors, ask=True),
@@ -163,19 +163,29 @@ class Observer:
             None,
         )
 
-    async def _missing_secrets(self, adapter: AdapterObject) -> tuple[str, ...]:
+    async def _secrets(self, adapter: AdapterObject) -> SecretsSeen:
         spec = adapter.spec
         hub = spec.model.source.hub
-        references = [
-            spec.serving.control_token_secret_ref,
-            spec.serving.api_key_secret_ref,
-            hub.token_secret_ref if hub else None,
-        ]
-        missing = []
-        for reference in references:
-            if reference is not None and await self._read.secret_value(adapter.metadata.namespace, reference) is None:
+        named = {
+            "spec.serving.controlTokenSecretRef": spec.serving.control_token_secret_ref,
+            "spec.serving.apiKeySecretRef": spec.serving.api_key_secret_ref,
+            "spec.model.source.hub.tokenSecretRef": hub.token_secret_ref if hub else None,
+        }
+        missing: list[str] = []
+        invalid: list[str] = []
+        changed: datetime | None = None
+        for field, reference in named.items():
+            if reference is None:
+                continue
+            found = await self._read.secret(adapter.metadata.namespace, reference)
+            if found is None:
                 missing.append(f"{reference.name}/{reference.key}")
-        return tuple(missing)
+                continue
+            if found.fault is not None:
+                invalid.append(f"{field}: {found.fault}")
+            if found.changed is not None:
+                changed = max(changed or found.changed, found.changed)
+        return SecretsSeen(tuple(missing), tuple(invalid), changed)
 
     async def _samples_error(self, job: JobObject) -> str | None:
         source = job.spec.samples

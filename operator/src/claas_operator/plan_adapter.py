@@ -23,7 +23,7 @@ from claas_operator.actions import (
     PutInService,
     WriteLease,
 )
-from claas_operator.adapter_verdict import STALLING, Verdict, judge_adapter
+from claas_operator.adapter_verdict import Verdict, judge_adapter
 from claas_operator.conditions import ConditionDraft
 from claas_operator.grant import ServedRecord, new_lease
 from claas_operator.job_draft import STOP_GRACE_SECONDS, end, retire
@@ -73,7 +73,7 @@ def plan_adapter(world: AdapterWorld) -> AdapterPlan:
             "current_job": world.running_job,
         }
     )
-    requeue = None if verdict.ready else (HEAL_SECONDS if verdict.reason in STALLING else SOON_SECONDS)
+    requeue = None if verdict.ready else (HEAL_SECONDS if verdict.stalled else SOON_SECONDS)
     if any(pod.server is not None and pod.server.asleep for pod in world.pods):
         requeue = SOON_SECONDS
     return AdapterPlan(tuple(actions), status, tuple(draft.notes), requeue)
@@ -103,7 +103,7 @@ def _init_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Ac
     init = world.init
     if latest is not None:
         return _let_init_go(world)
-    if not world.claim_found or world.missing_secrets:
+    if not world.claim_found or not world.secrets.usable:
         return []
     if init.state is AttemptState.ABSENT and not init.alive:
         return [CreateInit(naming.init_name(world.adapter.metadata))]
@@ -197,7 +197,7 @@ def _ready_replicas(world: AdapterWorld, replicas: list[Replica]) -> str:
 
 
 def _write_conditions(draft: ConditionDraft, world: AdapterWorld, verdict: Verdict, replicas: list[Replica]) -> None:
-    stalled = verdict.reason in STALLING
+    stalled = verdict.stalled
     progressing = not verdict.ready and not stalled
     draft.set(AdapterCondition.READY, verdict.ready, verdict.reason, verdict.message, warning=stalled)
     # One Event for a change is enough: Ready tells it, the others follow from it.
@@ -224,7 +224,13 @@ def _write_conditions(draft: ConditionDraft, world: AdapterWorld, verdict: Verdi
 
 
 def _write_companion(draft: ConditionDraft, world: AdapterWorld) -> None:
-    asked = [pod.server for pod in world.pods if pod.server is not None and pod.server.reachable]
+    reached = [pod for pod in world.pods if pod.server is not None and pod.server.reachable]
+    refusing = next((pod for pod in reached if pod.server is not None and pod.server.refused), None)
+    if refusing is not None and refusing.server is not None:
+        message = f"Pod {refusing.name} does not let itself be asked: {refusing.server.error}"
+        draft.set(AdapterCondition.COMPANION, None, AdapterReason.CONTROL_REFUSED, message, quiet=True)
+        return
+    asked = [pod.server for pod in reached if pod.server is not None]
     if not asked:
         if not is_true(draft.conditions, AdapterCondition.COMPANION):
             message = "No vLLM pod has answered yet"

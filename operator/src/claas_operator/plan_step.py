@@ -47,6 +47,9 @@ def obstacle(world: JobWorld) -> Obstacle | None:
     if sleeper is not None and world.handover.kind is HandoverKind.SLEEP:
         # A grant would name it, and the operator wakes what may have been paused: this sleep is somebody else's.
         return _not_ready(f"vLLM in pod {sleeper} is asleep or paused, and not by a DistillJob: wake it")
+    refusing = next((pod for pod in world.pods if pod.server is not None and pod.server.refused), None)
+    if refusing is not None and refusing.server is not None:
+        return _not_ready(f"pod {refusing.name}: {refusing.server.error}")
     if world.pods and not any(pod.ready for pod in world.pods):
         return _not_ready(f"no pod of Deployment {adapter.spec.serving.deployment_ref.name} is ready")
     return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
+from datetime import datetime
 from typing import cast
 
 from pydantic import ValidationError
@@ -22,9 +24,29 @@ from claas_operator.api import (
     Api,
     Resource,
 )
-from claas_operator.core import AdapterObject, BatchJob, Deployment, JobObject, Lease, Manifest, ObjectMeta, Pod
+from claas_operator.core import (
+    AdapterObject,
+    BatchJob,
+    Deployment,
+    JobObject,
+    Lease,
+    Manifest,
+    ObjectMeta,
+    Pod,
+    SecretMeta,
+)
 from claas_operator.grant import SERVING_LEASE_LABELS, ServingLease, lease_name, read_lease
 from claas_operator.serving import Credentials
+from claas_vllm_client import token_fault, token_text
+
+
+@dataclass(frozen=True)
+class SecretToken:
+    """A token from a Secret: its text, or why it can't be one, and when the Secret last changed."""
+
+    text: str | None
+    fault: str | None
+    changed: datetime | None
 
 
 class Reader:
@@ -84,18 +106,23 @@ class Reader:
     async def credentials(
         self, namespace: str, control_token: SecretKeyRef | None, api_key: SecretKeyRef | None
     ) -> Credentials:
-        """The contents of the Secrets that open a server; None for what is not named or not there."""
-        return Credentials(
-            await self.secret_value(namespace, control_token), await self.secret_value(namespace, api_key)
-        )
+        """The contents of the Secrets that open a server; None for what is not named, not there or unusable."""
+        token = await self.secret(namespace, control_token) if control_token else None
+        key = await self.secret(namespace, api_key) if api_key else None
+        return Credentials(token.text if token else None, key.text if key else None)
 
-    async def secret_value(self, namespace: str, reference: SecretKeyRef | None) -> str | None:
-        """One key of a Secret as text; None when none is named, or it is not there."""
-        if reference is None:
-            return None
+    async def secret(self, namespace: str, reference: SecretKeyRef) -> SecretToken | None:
+        """One key of a Secret as a token; None when it is not there."""
         secret = await self._api.get(SECRETS, namespace, reference.name)
         value = cast(dict[str, str], (secret or {}).get("data") or {}).get(reference.key)
-        return base64.b64decode(value).decode().strip() if value is not None else None
+        if secret is None or value is None:
+            return None
+        raw = base64.b64decode(value)
+        fault = token_fault(raw)
+        changed = SecretMeta.model_validate(secret["metadata"]).changed
+        if fault is not None:
+            return SecretToken(None, f"key {reference.key} of Secret {reference.name} {fault}", changed)
+        return SecretToken(token_text(raw), None, changed)
 
     async def deployment(self, namespace: str, name: str) -> Deployment | None:
         """The Deployment of that name."""

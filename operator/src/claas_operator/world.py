@@ -98,13 +98,30 @@ class Attempt:
 
 
 @dataclass(frozen=True)
+class SecretsSeen:
+    """The Secrets that an adapter names: control token, API key, the hub's token."""
+
+    missing: tuple[str, ...] = ()
+    """`Secret/key` of each that is not there."""
+    invalid: tuple[str, ...] = ()
+    """Field, Secret, key and fault of each whose content can't be sent as a header."""
+    changed: datetime | None = None
+    """When one of them last changed."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether all are there and can be sent."""
+        return not (self.missing or self.invalid)
+
+
+@dataclass(frozen=True)
 class AdapterWorld:
     """All that a LoraAdapter's plan looks at."""
 
     now: datetime
     adapter: AdapterObject
     claim_found: bool
-    missing_secrets: tuple[str, ...]
+    secrets: SecretsSeen
     deployment_found: bool
     wanted_replicas: int
     pods: tuple[ServingPod, ...]

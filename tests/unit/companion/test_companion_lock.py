@@ -126,6 +126,17 @@ async def test_only_the_token_opens_a_control_route(token_file: Path, given_toke
     assert reply.status == status
 
 
+@pytest.mark.parametrize("token", [b"a\nb", "schl\u00fcssel".encode(), b"\xff\x00\x80", b"a\tb", b" \n"])
+async def test_a_token_that_no_header_can_carry_locks_all_and_is_said(
+    token_file: Path, token: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    token_file.write_bytes(token)
+    reply = await ask(Companion(SmallServer()), "POST", "/sleep", headers={"X-Claas-Token": token.decode("latin-1")})
+    assert reply.status == 403
+    assert str(token_file) in caplog.text
+    assert "all is locked" in caplog.text
+
+
 async def test_a_rotated_token_counts_at_once_and_a_lost_or_empty_one_locks_all(token_file: Path) -> None:
     app = Companion(SmallServer())
 

@@ -12,7 +12,7 @@ from claas_crds.lora_adapter import HISTORY_LIMIT, HandoverKind, ReplicaState
 from claas_operator.actions import ApplyCompanion, CreateInit, DeleteAttempt, PutInService, WriteLease
 from claas_operator.handover_choice import HandoverChoice
 from claas_operator.plan_adapter import INIT_RETRY_SECONDS, AdapterPlan, plan_adapter
-from claas_operator.world import AdapterWorld, AttemptState, ServerState
+from claas_operator.world import AdapterWorld, AttemptState, SecretsSeen, ServerState
 from tests.builders.world import (
     ASLEEP,
     MOUNTED,
@@ -20,6 +20,7 @@ from tests.builders.world import (
     UNREACHABLE,
     adapter,
     adapter_world,
+    ago,
     attempt,
     grant,
     lease,
@@ -45,7 +46,20 @@ FAILED_INIT = attempt(AttemptState.FAILED, exit_code=1, finished_seconds_ago=1)
 
 NOT_READY: list[tuple[str, AdapterWorld, str, bool]] = [
     ("its claim is missing", adapter_world(claim_found=False), "StorageNotFound", True),
-    ("a Secret is missing", adapter_world(missing_secrets=("a/token",)), "SecretNotFound", True),
+    ("a Secret is missing", adapter_world(secrets=SecretsSeen(missing=("a/token",))), "SecretNotFound", True),
+    ("a Secret is no token", adapter_world(secrets=SecretsSeen(invalid=("x",))), "SecretInvalid", True),
+    (
+        "a token that changed a moment ago is refused",
+        adapter_world(pods=(vllm_pod(server=REFUSED),), secrets=SecretsSeen(changed=ago(60))),
+        "ControlRefused",
+        False,
+    ),
+    (
+        "a token that changed long ago is refused",
+        adapter_world(pods=(vllm_pod(server=REFUSED),), secrets=SecretsSeen(changed=ago(200))),
+        "ControlRefused",
+        True,
+    ),
     ("its Deployment is missing", adapter_world(deployment_found=False), "DeploymentNotFound", True),
     ("a pod does not mount its claim", adapter_world(pods=(vllm_pod(mounted=False),)), "StorageNotMounted", True),
     ("the control token is refused", adapter_world(pods=(vllm_pod(server=REFUSED),)), "ControlRefused", True),
@@ -147,7 +161,7 @@ def test_a_new_adapter_makes_its_first_version_and_brings_the_companion() -> Non
     "world",
     [
         adapter_world(NEW, claim_found=False),
-        adapter_world(NEW, missing_secrets=("hub/token",)),
+        adapter_world(NEW, secrets=SecretsSeen(missing=("hub/token",))),
         adapter_world(NEW, init=attempt(AttemptState.RUNNING)),
         adapter_world(NEW, init=replace(attempt(), alive=True)),
         adapter_world(NEW, init=FAILED_INIT),
@@ -247,8 +261,9 @@ def test_replicas_are_told_apart_and_counted() -> None:
         (serves(0, companion=False), ConditionStatus.FALSE, "CompanionMissing", "control routes are open"),
         (serves(0, persisted=False), ConditionStatus.TRUE, "CompanionFound", "can't write its alias folder"),
         (UNREACHABLE, ConditionStatus.UNKNOWN, "Pending", "No vLLM pod has answered"),
+        (REFUSED, ConditionStatus.UNKNOWN, "ControlRefused", "the control token is wrong"),
     ],
-    ids=["there", "missing", "forgetful", "unknown"],
+    ids=["there", "missing", "forgetful", "unknown", "refusing"],
 )
 def test_the_companion_is(server: ServerState, status: ConditionStatus, reason: str, within: str) -> None:
     plan = plan_adapter(adapter_world(pods=(vllm_pod(server=server),)))

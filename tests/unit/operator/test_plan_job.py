@@ -18,6 +18,7 @@ from claas_operator.world import Attempt, AttemptState, JobWorld
 from tests.builders.world import (
     ASLEEP,
     NOW,
+    REFUSED,
     adapter,
     ago,
     attempt,
@@ -75,6 +76,7 @@ WAITS: list[tuple[str, JobWorld, JobPhase, str]] = [
         JobPhase.PENDING,
         "AdapterNotReady",
     ),
+    ("for a pod to take the token", job_world(pods=(vllm_pod(server=REFUSED),)), JobPhase.PENDING, "AdapterNotReady"),
     ("for a ready pod", job_world(pods=(vllm_pod(ready=False),)), JobPhase.PENDING, "AdapterNotReady"),
     (
         "for a pod that somebody put to sleep",

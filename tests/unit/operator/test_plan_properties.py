@@ -34,6 +34,7 @@ from claas_operator.world import (
     LeaseWorld,
     Orphan,
     RecordedPod,
+    SecretsSeen,
     ServerState,
 )
 from tests.builders.world import (
@@ -177,7 +178,7 @@ adapter_worlds = st.builds(
     now=st.just(NOW),
     adapter=adapters,
     claim_found=st.booleans(),
-    missing_secrets=st.sampled_from([(), ("a/token",)]),
+    secrets=st.sampled_from([SecretsSeen(), SecretsSeen(missing=("a/token",)), SecretsSeen(invalid=("x",))]),
     deployment_found=st.booleans(),
     wanted_replicas=st.integers(0, 3),
     pods=pod_tuples,

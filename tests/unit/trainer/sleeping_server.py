@@ -30,6 +30,8 @@ class SleepingServer:
         self.locked = locked
         self.hangs = hangs
         self.refuses_sleep = False
+        self.refused = threading.Event()
+        """Set once its lock has turned a call away."""
         self.gpu_uuids: list[str] | None = None
         self.engine_dead = False
         self.tokens: Callable[[], int] | None = None
@@ -125,6 +127,7 @@ def _handler(server: SleepingServer) -> type[BaseHTTPRequestHandler]:
             status: int
             body: object
             if server.locked and self.headers.get("X-Claas-Token") != TOKEN:
+                server.refused.set()
                 status, body = 403, {"error": {"message": "the control token is missing or wrong"}}
             else:
                 status, body = server.answer(self.command, urlsplit(self.path).path)

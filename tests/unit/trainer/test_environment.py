@@ -66,14 +66,45 @@ def test_a_folder_outside_the_volume_is_refused() -> None:
         Paths().adapter_folder("a/../../b")
 
 
-@pytest.mark.parametrize("content", [None, "", " \n"])
-def test_a_token_that_is_missing_or_empty_is_a_fault_of_the_input(content: str | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "can't be read"),
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b"a\nb", "line break"),
+        ("schl\u00fcssel".encode(), "not ASCII"),
+        (bytes(range(32)), "control character"),
+    ],
+)
+def test_a_mounted_secret_that_holds_no_token_is_a_fault_of_the_input(
+    content: bytes | None, said: str, tmp_path: Path
+) -> None:
     file = tmp_path / "token"
     if content is not None:
-        file.write_text(content)
-    with pytest.raises(InputError, match="control token"):
-        Paths(control_token=file).read_control_token(True)
-    assert Paths(control_token=file).read_control_token(False) is None
+        file.write_bytes(content)
+    paths = Paths(control_token=file, api_key=file)
+    with pytest.raises(InputError, match=f"controlTokenSecretRef: .*{file}.*{said}"):
+        paths.mounted_control_token(True)
+    with pytest.raises(InputError, match=f"apiKeySecretRef: .*{said}"):
+        paths.mounted_api_key(True)
+    if content is not None:
+        with pytest.raises(InputError, match=f"hub.tokenSecretRef: .*{said}"):
+            Paths(hub_token=file).read_hub_token()
+    assert paths.mounted_control_token(False) is None
+    assert Paths(hub_token=tmp_path / "none").read_hub_token() is None
+
+
+def test_a_mounted_token_is_read_anew_each_time_and_kept_while_there_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("old\n")
+    token = Paths(control_token=file).mounted_control_token(True)
+    assert token is not None
+    assert token() == "old"
+    file.write_text("new")
+    assert token() == "new"
+    file.unlink()
+    assert token() == "new"
 
 
 def test_a_gpu_that_is_not_there_is_none() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -14,12 +15,13 @@ from claas_crds.lora_adapter import PauseMode
 from claas_trainer.engines.base import GpuNeed
 from claas_trainer.errors import ServingError
 from claas_trainer.gpu import Gpu
+from claas_trainer.handover import checks
 from claas_trainer.handover import sleep as sleep_handover
 from claas_trainer.handover.sleep import SleepHandover
 from claas_trainer.paths import Paths
 from claas_trainer.pods import connect
 from claas_trainer.reporting import Awake, Event, PauseAnnounced, Reporter, decode
-from tests.unit.trainer.sleeping_server import SleepingServer, sleeping_server
+from tests.unit.trainer.sleeping_server import TOKEN, SleepingServer, sleeping_server
 
 NOBODY = "http://127.0.0.1:9"
 
@@ -168,9 +170,53 @@ async def test_a_server_that_sleeps_already_fails_the_check_and_sleeps_on(
     assert server.asleep
 
 
-async def test_a_lock_that_refuses_the_token_fails_the_check(events: Events, paths: Paths) -> None:
+def with_token(serving: ServingTarget, paths: Paths, text: str) -> tuple[ServingTarget, Paths]:
+    """The same with a control token in a mounted file."""
+    file = paths.scratch / "token"
+    file.write_text(text)
+    return serving.model_copy(update={"has_control_token": True}), replace(paths, control_token=file)
+
+
+async def test_a_lock_that_refuses_the_token_fails_the_check(
+    events: Events, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "SECRET_SYNC_SECONDS", 0.1)
+    monkeypatch.setattr(checks, "REFUSED_POLL_SECONDS", 0.05)
     with sleeping_server(locked=True) as server:
         assert await failure_of_check(target(server.url), events, paths) is FailureReason.CONTROL_REFUSED
+        serving, moved = with_token(target(server.url), paths, "another token")
+        assert await failure_of_check(serving, events, moved) is FailureReason.CONTROL_REFUSED
+
+
+async def test_a_token_that_the_kubelet_brings_later_passes_the_check(
+    events: Events, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "REFUSED_POLL_SECONDS", 0.02)
+    with sleeping_server(locked=True) as server:
+        server.gpu_uuids = []
+        serving, moved = with_token(target(server.url), paths, "the old token")
+        async with handover(serving, events, moved) as sleep:
+            checking = asyncio.create_task(sleep.check(None))
+            assert await asyncio.to_thread(server.refused.wait, 10)
+            moved.control_token.write_text(TOKEN)
+            await asyncio.wait_for(checking, 10)
+
+
+async def test_a_token_that_changes_in_the_pause_does_not_keep_serving_asleep(events: Events, paths: Paths) -> None:
+    with sleeping_server(locked=True) as server:
+        server.gpu_uuids = []
+        serving, moved = with_token(target(server.url), paths, TOKEN)
+        async with handover(serving, events, moved) as sleep:
+            await sleep.check(None)
+            pause = sleep.paused()
+            await pause.__aenter__()
+            # The server has the new token already, and this pod's copy is the old one yet.
+            moved.control_token.write_text("the old token")
+            waking = asyncio.ensure_future(pause.__aexit__(None, None, None))
+            assert await asyncio.to_thread(server.refused.wait, 10)
+            moved.control_token.write_text(TOKEN)
+            await asyncio.wait_for(waking, 10)
+        assert not server.asleep
 
 
 async def test_a_pod_without_the_volume_fails_the_check(server: SleepingServer, events: Events, paths: Paths) -> None:

@@ -43,7 +43,7 @@ def _snapshot(location: ModelLocation, paths: Paths, files: Sequence[str]) -> Pa
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     cache = paths.hub_cache if paths.hub_cache.is_dir() else paths.scratch / "hub"
-    token = paths.hub_token.read_text(encoding="utf-8").strip() if paths.hub_token.is_file() else None
+    token = paths.read_hub_token()
     name = location.repository + (f"@{location.revision}" if location.revision else "")
     try:
         return Path(

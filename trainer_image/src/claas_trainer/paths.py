@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from claas_crds import contract
 from claas_crds.contract import ModelLocation
 from claas_trainer.errors import InputError
+from claas_vllm_client.tokens import token_fault, token_text
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,43 @@ class Paths:
         """The base model's folder, or None when it is a repository on the hub."""
         return None if location.path is None else self.model / location.path
 
-    def read_control_token(self, mounted: bool) -> str | None:
-        """The token of the companion's lock, or None when none is mounted."""
-        return _read_secret(self.control_token, "control token") if mounted else None
+    def mounted_control_token(self, mounted: bool) -> MountedToken | None:
+        """The token of the companion's lock, or None when none is mounted. Raises InputError."""
+        return MountedToken(self.control_token, "spec.serving.controlTokenSecretRef") if mounted else None
 
-    def read_api_key(self, mounted: bool) -> str | None:
-        """vLLM's API key, or None when none is mounted."""
-        return _read_secret(self.api_key, "API key") if mounted else None
+    def mounted_api_key(self, mounted: bool) -> MountedToken | None:
+        """vLLM's API key, or None when none is mounted. Raises InputError."""
+        return MountedToken(self.api_key, "spec.serving.apiKeySecretRef") if mounted else None
+
+    def read_hub_token(self) -> str | None:
+        """The hub's token, or None when none is mounted. Raises InputError."""
+        if not self.hub_token.exists():
+            return None
+        return MountedToken(self.hub_token, "spec.model.source.hub.tokenSecretRef")()
 
 
-def _read_secret(path: Path, what: str) -> str:
-    try:
-        secret = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{what}: the file {path} can't be read; check the Secret that is mounted there") from None
-    if not secret:
-        raise InputError(f"{what}: the file {path} is empty; check the Secret that is mounted there")
-    return secret
+class MountedToken:
+    """A token in a file of a mounted Secret, read at each call: the kubelet replaces it when the Secret changes."""
+
+    def __init__(self, path: Path, field: str) -> None:
+        """`field` of the LoraAdapter names the Secret. Raises InputError when the file holds no token."""
+        self._path = path
+        self._field = field
+        self._latest = self._read()
+
+    def __call__(self) -> str:
+        """The token; the latest that there was when the file holds none now."""
+        with suppress(InputError):
+            self._latest = self._read()
+        return self._latest
+
+    def _read(self) -> str:
+        try:
+            raw = self._path.read_bytes()
+        except OSError as error:
+            why = f"can't be read ({type(error).__name__}); look for the key in the Secret"
+            raise InputError(f"{self._field}: the file {self._path} {why}") from None
+        fault = token_fault(raw)
+        if fault is not None:
+            raise InputError(f"{self._field}: the Secret's key, mounted as {self._path}, {fault}")
+        return token_text(raw)

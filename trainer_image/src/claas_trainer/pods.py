@@ -26,8 +26,8 @@ async def connect(serving: ServingTarget | None, paths: Paths) -> AsyncIterator[
     if serving is None:
         yield ()
         return
-    token = paths.read_control_token(serving.has_control_token)
-    key = paths.read_api_key(serving.has_api_key)
+    token = paths.mounted_control_token(serving.has_control_token)
+    key = paths.mounted_api_key(serving.has_api_key)
     async with AsyncExitStack() as stack:
         pods = []
         for pod in serving.pods:

@@ -31,6 +31,7 @@ from claas_vllm_client.serving import (
     take_out_of_service,
     version_in_path,
 )
+from claas_vllm_client.tokens import token_fault, token_text
 from claas_vllm_client.wire import (
     Alias,
     ChatSettings,
@@ -84,5 +85,7 @@ __all__ = [
     "resume_serving",
     "same_path",
     "take_out_of_service",
+    "token_fault",
+    "token_text",
     "version_in_path",
 ]

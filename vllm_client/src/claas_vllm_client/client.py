@@ -9,6 +9,7 @@ import httpx
 from pydantic import JsonValue
 
 from claas_vllm_client.errors import AdapterRejected, AliasRejected, ProbedNothing, ProbeFailed, UnexpectedAnswer
+from claas_vllm_client.tokens import Token
 from claas_vllm_client.transport import (
     VERSION_HEADER,
     Json,
@@ -44,18 +45,18 @@ def same_path(left: str | None, right: str) -> bool:
 class VllmClient:
     """A client of one vLLM API server, by the address of one pod. Use it as an async context manager.
 
-    `control_token` opens the companion's lock, `api_key` is vLLM's own. Without `keep_alive` each request makes a
-    connection of its own, so that a server that is gone is told from one that is slow. All methods raise
-    `Unreachable` when no answer comes, `Refused` when a key is missing or wrong, `RequestFailed` for any other error
-    status and `UnexpectedAnswer` when a success can't be read.
+    `control_token` opens the companion's lock, `api_key` is vLLM's own; a function is asked for it at each request.
+    Without `keep_alive` each request makes a connection of its own, so that a server that is gone is told from one
+    that is slow. All methods raise `Unreachable` when no answer comes, `Refused` when a key is missing or wrong,
+    `RequestFailed` for any other error status and `UnexpectedAnswer` when a success can't be read.
     """
 
     def __init__(
         self,
         base_url: str,
         *,
-        control_token: str | None = None,
-        api_key: str | None = None,
+        control_token: Token = None,
+        api_key: Token = None,
         timeout_seconds: float = 10.0,
         keep_alive: bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
@@ -69,6 +70,8 @@ class VllmClient:
             transport=transport,
         )
         self.base_url = self._transport.base_url
+        self.renews_token = callable(control_token)
+        """Whether a token that was refused may be another one at the next request."""
 
     async def __aenter__(self) -> "VllmClient":
         return self

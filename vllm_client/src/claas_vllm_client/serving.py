@@ -192,7 +192,8 @@ async def pause_serving(
 async def resume_serving(client: VllmClient, *, timeout_seconds: float = 60.0) -> float:
     """Wake the server at once, check that it is awake, and return how many seconds that took.
 
-    Raises `StillPaused` when it is not awake within the timeout, `ServerGone` when it has ended, and `Refused`.
+    A refused token is tried again where the client renews it. Raises `StillPaused` when the server is not awake in
+    time, `ServerGone` when it has ended, and `Refused`.
     """
     started = time.monotonic()
     await _wake_until_awake(client, started + timeout_seconds)
@@ -211,7 +212,8 @@ async def ensure_awake(client: VllmClient, *, timeout_seconds: float = 60.0) -> 
     except RouteMissing:
         return False
     except Refused:
-        raise
+        if not client.renews_token:
+            raise
     except (Unreachable, RequestFailed):
         pass  # The loop below asks again, until the deadline.
     await _wake_until_awake(client, deadline)
@@ -230,8 +232,12 @@ async def _wake_until_awake(client: VllmClient, deadline: float) -> None:
             if not await client.is_sleeping():
                 return
             last = None
-        except (Refused, RouteMissing):
+        except RouteMissing:
             raise
+        except Refused as error:
+            if not client.renews_token:
+                raise
+            last = error
         except (Unreachable, RequestFailed) as error:
             last = error
         if not isinstance(last, NotConnected):

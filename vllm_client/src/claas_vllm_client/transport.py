@@ -15,6 +15,7 @@ from claas_vllm_client.errors import (
     UnexpectedAnswer,
     Unreachable,
 )
+from claas_vllm_client.tokens import Token
 from claas_vllm_client.wire import ErrorAnswer, Message
 
 M = TypeVar("M", bound=Message)
@@ -35,22 +36,18 @@ class Transport:
         self,
         base_url: str,
         *,
-        control_token: str | None,
-        api_key: str | None,
+        control_token: Token,
+        api_key: Token,
         timeout_seconds: float,
         keep_alive: bool,
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
-        headers = {}
-        if control_token is not None:
-            headers[CONTROL_TOKEN_HEADER] = control_token
-        if api_key is not None:
-            headers["Authorization"] = f"Bearer {api_key}"
+        self._control_token = control_token
+        self._api_key = api_key
         self.base_url = base_url.rstrip("/")
         self._timeout_seconds = timeout_seconds
         # A pod is reached directly: a proxy of the environment must not get the control token.
         self._http = httpx.AsyncClient(
-            headers=headers,
             transport=transport,
             trust_env=False,
             follow_redirects=False,
@@ -67,6 +64,12 @@ class Transport:
         """The address of a route."""
         return f"{self.base_url}{route}"
 
+    def _headers(self) -> dict[str, str]:
+        token = self._control_token() if callable(self._control_token) else self._control_token
+        key = self._api_key() if callable(self._api_key) else self._api_key
+        headers = {} if token is None else {CONTROL_TOKEN_HEADER: token}
+        return headers if key is None else {**headers, "Authorization": f"Bearer {key}"}
+
     async def send(
         self,
         method: str,
@@ -82,7 +85,12 @@ class Transport:
         url = self.url(route)
         try:
             return await self._http.request(
-                method, url, params=params, json=None if json is None else dict(json), timeout=timeout
+                method,
+                url,
+                params=params,
+                json=None if json is None else dict(json),
+                headers=self._headers(),
+                timeout=timeout,
             )
         except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
             raise AnswerTimedOut(url, f"no answer within {seconds:g} s; look at the server's log") from error

@@ -76,7 +76,9 @@ class ControlLock:
         except OSError as error:
             logger.error("The control token can't be read from %s (%s); all is locked", self._token_file, error)
             return False
-        if not token:
-            logger.error("The control token file %s is empty; all is locked", self._token_file)
+        if not re.fullmatch(rb"[\x20-\x7e]+", token):
+            # No header can carry it: a client would fail before it sends anything.
+            what = "is empty" if not token else "has a line break or other bytes that no header can have"
+            logger.error("The control token in %s %s; all is locked", self._token_file, what)
             return False
         return len(given) == 1 and hmac.compare_digest(given[0].strip(), token)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 
 from claas_crds.contract import FailureReason
 from claas_trainer.engines.base import GpuNeed
 from claas_trainer.errors import ServingError
 from claas_trainer.pods import ServingPod, serving_error
-from claas_vllm_client import CompanionStatus, RouteMissing, VllmError
+from claas_vllm_client import CompanionStatus, Refused, RouteMissing, VllmError
+
+SECRET_SYNC_SECONDS = 120.0
+"""For how long a refused token is tried again; mostly the kubelet is done within 90."""
+REFUSED_POLL_SECONDS = 1.0
 
 
 async def check_answers(serving_pod: ServingPod) -> CompanionStatus | None:
     """The pod answers, its lock takes the token, and it mounts the volume; the state of its companion, if it has one.
 
+    A refused token is tried again for a while: the pod's copy of a Secret that changed, or ours, may be the old one.
     Raises ServingError.
     """
     pod, client = serving_pod.pod, serving_pod.client
@@ -22,14 +29,21 @@ async def check_answers(serving_pod: ServingPod) -> CompanionStatus | None:
             FailureReason.INVALID_INPUT,
             f"pod {pod.name}: does not mount the adapter's volume; mount spec.storage.claimName there",
         )
-    try:
-        status = await client.companion_status()
-        if status is None:
-            # Without the companion the question before tells nothing.
-            await client.models()
-    except VllmError as error:
-        raise serving_error(pod, error, FailureReason.VLLM_UNREACHABLE) from error
-    return status
+    deadline = time.monotonic() + SECRET_SYNC_SECONDS
+    while True:
+        try:
+            status = await client.companion_status()
+            if status is None:
+                # Without the companion the question before tells nothing.
+                await client.models()
+        except Refused as error:
+            if not client.renews_token or time.monotonic() > deadline:
+                raise serving_error(pod, error, FailureReason.CONTROL_REFUSED) from error
+        except VllmError as error:
+            raise serving_error(pod, error, FailureReason.VLLM_UNREACHABLE) from error
+        else:
+            return status
+        await asyncio.sleep(REFUSED_POLL_SECONDS)
 
 
 async def check_awake(serving_pod: ServingPod) -> None:
