@@ -15,7 +15,7 @@ def read_input(path: Path) -> TrainerInput:
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: can't be read ({type(error).__name__}); check the mount") from None
+        raise InputError(f"{path}: can't be read ({type(error).__name__}); check the mount") from error
     try:
         return TrainerInput.model_validate_json(text)
     except ValidationError as error:

@@ -27,6 +27,7 @@ def initialise(document: TrainerInput, paths: Paths, reporter: Reporter) -> Trai
     """
     reporter.phase(JobPhase.PREPARING, "looking for versions")
     store = VersionStore(paths.adapter_folder(document.storage_path))
+    store.prepare(owner=document.adapter.uid, attempt=1, needed_bytes=0)
     found = store.newest_whole()
     already = found is not None
     if found is None:

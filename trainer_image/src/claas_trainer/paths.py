@@ -99,7 +99,7 @@ class MountedToken:
             raw = self._path.read_bytes()
         except OSError as error:
             why = f"can't be read ({type(error).__name__}); look for the key in the Secret"
-            raise InputError(f"{self._field}: the file {self._path} {why}") from None
+            raise InputError(f"{self._field}: the file {self._path} {why}") from error
         fault = token_fault(raw)
         if fault is not None:
             raise InputError(f"{self._field}: the Secret's key, mounted as {self._path}, {fault}")

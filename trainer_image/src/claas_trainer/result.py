@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from claas_crds.contract import ExitCode, FailureReason, PublishedVersion, TrainerResult, exit_code_for
+from claas_crds.contract import (
+    PERMANENT_REASONS,
+    ExitCode,
+    FailureReason,
+    PublishedVersion,
+    TrainerResult,
+    exit_code_for,
+)
 from claas_crds.lora_adapter import VersionVerdict
 from claas_trainer.errors import TrainerError, VersionRejectedError
+from claas_trainer.store.errors import errno_name, passing_fault
 
 
 def failure(error: TrainerError) -> TrainerResult:
-    """The result of an attempt that ended with this error."""
+    """The result of an attempt that ended with this error.
+
+    Whoever meets a volume that fails for a moment tells it in words of its own, such as a model that can't be read:
+    what is wrong is the volume, and another attempt may find it well.
+    """
+    fault = passing_fault(error)
+    if fault is not None and error.reason in PERMANENT_REASONS:
+        message = f"{error.message} (the volume does not answer: {errno_name(fault)})"
+        return TrainerResult(succeeded=False, reason=FailureReason.STORAGE_FAILED, message=message)
     version = error.version if isinstance(error, VersionRejectedError) else None
     return TrainerResult(succeeded=False, reason=error.reason, message=error.message, version=version)
 

@@ -24,7 +24,7 @@ def read_samples(path: Path) -> list[DistillBatchItem]:
     try:
         data = _as_it_is_spelled(path).read_bytes()
     except OSError as error:
-        raise InputError(f"samples_file: {path} can't be read ({type(error).__name__}); check the mount") from None
+        raise InputError(f"samples_file: {path} can't be read ({type(error).__name__}); check the mount") from error
     try:
         return sample_documents.read_document(data)
     except sample_documents.SampleError as error:

@@ -25,6 +25,7 @@ from claas_trainer.store.content import Bytes, FileContent, digest_of, fsync_fol
 from claas_trainer.store.errors import storage_errors, store_error
 from claas_trainer.store.record import RECORD_FILE, VersionRecord
 from claas_trainer.store.staging import make_staging, remove_stale
+from claas_trainer.store.trial import try_volume
 from claas_trainer.store.verdict import UNTRIED, Verdict, read_verdict
 
 _UNUSABLE = frozenset({FailureReason.PARENT_CORRUPT, FailureReason.PARENT_NOT_FOUND})
@@ -85,18 +86,16 @@ class VersionStore:
         self.versions = root / "versions"
 
     def prepare(self, *, owner: str, attempt: int, needed_bytes: int) -> None:
-        """Make the folders, remove what dead attempts left, and check that a version can be written.
+        """Make the folders, remove what dead attempts left, and check that a version can be published.
 
-        `owner` is the job's UID; `needed_bytes` an estimate of the new version's size.
+        STORAGE_UNSUITABLE names what the file system lacks. `owner` is the job's UID, or for an initial version the
+        adapter's; `needed_bytes` an estimate of the new version's size.
         """
         with storage_errors(self.versions):
             self.versions.mkdir(parents=True, exist_ok=True)
             remove_stale(self.versions, owner, attempt)
-            staging = make_staging(self.versions, owner, attempt)
-            try:
-                write_file(staging / "check", Bytes(b"x"))
-            finally:
-                shutil.rmtree(staging, ignore_errors=True)
+        try_volume(self.versions, owner, attempt)
+        with storage_errors(self.versions):
             usage = os.statvfs(self.versions)
         free = usage.f_bavail * usage.f_frsize
         if free < needed_bytes + _MARGIN_BYTES:
