@@ -33,6 +33,7 @@ from claas_operator.core import AdapterObject, JobObject, ObjectMeta
 from claas_operator.grant import Grant, ServedRecord, ServingLease, lease_name
 from claas_operator.handover_choice import HandoverChoice
 from claas_operator.naming import attempt_name, init_name
+from claas_operator.server_traits import ServerTraits
 from claas_operator.world import (
     AdapterWorld,
     Attempt,
@@ -329,6 +330,8 @@ def adapter_world(
     running_job: str | None = None,
     companion_current: bool = True,
     handover: HandoverChoice = SLEEP,
+    server: ServerTraits | None = None,
+    containers: tuple[str, ...] | None = ("vllm",),
 ) -> AdapterWorld:
     """A LoraAdapter's world."""
     current = of or adapter()
@@ -347,6 +350,8 @@ def adapter_world(
         running_job=running_job,
         companion_current=companion_current,
         handover=handover,
+        server=server or ServerTraits(),
+        containers=containers,
     )
 
 

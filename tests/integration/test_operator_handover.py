@@ -75,7 +75,7 @@ def test_a_pod_that_somebody_paused_stays_so_through_a_step_beside_it(
 @pytest.mark.parametrize(
     ("container", "kind"),
     [
-        ({}, HandoverKind.SHARE),
+        ({"image": "vllm-cpu"}, HandoverKind.SHARE),
         ({**ON_GPU, "args": ["--enable-sleep-mode"]}, HandoverKind.SLEEP),
         ({**ON_GPU, "args": ["--worker-extension-cls=claas_vllm.WeightExport"]}, HandoverKind.SHARE),
     ],

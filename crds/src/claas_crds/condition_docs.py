@@ -73,7 +73,18 @@ _AT_WORK = (
 _WRONG = (
     (_A.DEPLOYMENT_NOT_FOUND, "The Deployment named in `spec.serving.deploymentRef` does not exist."),
     (_A.STORAGE_NOT_FOUND, "The claim named in `spec.storage` does not exist."),
-    (_A.STORAGE_NOT_MOUNTED, "The vLLM container does not mount the claim named in `spec.storage`."),
+    (
+        _A.STORAGE_NOT_MOUNTED,
+        "The vLLM container does not see the adapter's folder on the claim of `spec.storage`; the message says why.",
+    ),
+    (
+        _A.CONTAINER_NOT_FOUND,
+        "The Deployment has no container of the name in `spec.serving.container`; the message lists those it has.",
+    ),
+    (
+        _A.SERVER_MISCONFIGURED,
+        "vLLM was started so that it can't serve the adapter; the message names flag or field and the value needed.",
+    ),
     (_A.SECRET_NOT_FOUND, "A Secret that the spec names, or the key in it, does not exist."),
     (
         _A.SECRET_INVALID,

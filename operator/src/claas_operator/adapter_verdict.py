@@ -8,6 +8,7 @@ from datetime import timedelta
 from claas_crds.conditions import AdapterReason
 from claas_crds.lora_adapter import AdapterVersion, Replica, ReplicaState
 from claas_operator.plan_attempt import failure_of
+from claas_operator.server_fitness import misconfiguration, too_few_slots
 from claas_operator.world import AdapterWorld, AttemptState
 
 STALLING = frozenset(
@@ -15,6 +16,8 @@ STALLING = frozenset(
         AdapterReason.DEPLOYMENT_NOT_FOUND,
         AdapterReason.STORAGE_NOT_FOUND,
         AdapterReason.STORAGE_NOT_MOUNTED,
+        AdapterReason.CONTAINER_NOT_FOUND,
+        AdapterReason.SERVER_MISCONFIGURED,
         AdapterReason.SECRET_NOT_FOUND,
         AdapterReason.SECRET_INVALID,
         AdapterReason.INITIALISATION_FAILED,
@@ -84,14 +87,38 @@ def _missing(world: AdapterWorld) -> Verdict | None:
             f"spec.serving.servedName: LoraAdapter {world.name_taken_by} is served as {world.adapter.served_name} by "
             f"Deployment {deployment} already: choose another name",
         )
-    if any(pod.storage_path is None for pod in world.pods):
+    container = spec.serving.container
+    if container is not None and world.containers is not None and container not in world.containers:
         return Verdict(
             False,
-            AdapterReason.STORAGE_NOT_MOUNTED,
-            f"Deployment {deployment} does not mount PersistentVolumeClaim {claim} in its vLLM container: "
-            "add the volume, so that vLLM can read the versions",
+            AdapterReason.CONTAINER_NOT_FOUND,
+            f"spec.serving.container: Deployment {deployment} has no container {container}; it has"
+            f" {', '.join(world.containers)}",
         )
-    return None
+    return _unmounted(world) or unfit(world)
+
+
+def _unmounted(world: AdapterWorld) -> Verdict | None:
+    """A pod does not see the adapter's folder."""
+    pod = next((pod for pod in world.pods if pod.storage_path is None), None)
+    if pod is None:
+        return None
+    spec = world.adapter.spec
+    return Verdict(
+        False,
+        AdapterReason.STORAGE_NOT_MOUNTED,
+        f"Pod {pod.name} of Deployment {spec.serving.deployment_ref.name} does not see folder"
+        f" {world.adapter.storage_path} of PersistentVolumeClaim {spec.storage.claim_name}: {pod.storage_problem};"
+        " mount the claim in the vLLM container, so that it can read the versions",
+    )
+
+
+def unfit(world: AdapterWorld) -> Verdict | None:
+    """A server refuses us, or was started so that it can't serve the adapter."""
+    if any(pod.server is not None and pod.server.refused for pod in world.pods):
+        return _refused(world)
+    wrong = misconfiguration(world)
+    return None if wrong is None else Verdict(False, AdapterReason.SERVER_MISCONFIGURED, wrong)
 
 
 def _initialising(world: AdapterWorld) -> Verdict:
@@ -133,8 +160,6 @@ def _serving(world: AdapterWorld, latest: AdapterVersion, replicas: list[Replica
     ):
         troubled = next((replica for replica in replicas if replica.state is state), None)
         if troubled is not None:
-            if any(pod.server is not None and pod.server.refused for pod in world.pods):
-                return _refused(world)
             return Verdict(False, reason, f"Pod {troubled.pod}: {troubled.message}")
     if ReplicaState.ASLEEP in states:
         if world.lease is not None and world.lease.grant is not None and world.lease.grant.may_pause:
@@ -149,6 +174,10 @@ def _serving(world: AdapterWorld, latest: AdapterVersion, replicas: list[Replica
         if served == {latest.number}
         else f"versions {sorted(v for v in served if v is not None)}"
     )
+    slots = too_few_slots(world)
     return Verdict(
-        True, serving, f"{len(listening)} of {world.wanted_replicas} pods serve {said} as {world.adapter.served_name}"
+        True,
+        serving,
+        f"{len(listening)} of {world.wanted_replicas} pods serve {said} as {world.adapter.served_name}"
+        + (f"; {slots}" if slots else ""),
     )

@@ -156,6 +156,23 @@ class ContainerMount(ResourceModel):
     name: str
     mount_path: str
     sub_path: str = ""
+    sub_path_expr: str = ""
+
+
+class FieldReference(ResourceModel):
+    """core/v1 ObjectFieldSelector."""
+
+    field_path: str
+
+
+class VariableSource(ResourceModel):
+    """core/v1 EnvVarSource, if it is a field of the pod; any other has no `field_ref`."""
+
+    field_ref: FieldReference | None = None
+
+
+class VariablesSource(ResourceModel):
+    """core/v1 EnvFromSource: a ConfigMap or Secret whose keys become variables."""
 
 
 class ContainerVariable(ResourceModel):
@@ -163,6 +180,7 @@ class ContainerVariable(ResourceModel):
 
     name: str
     value: str = ""
+    value_from: VariableSource | None = None
 
 
 class ClaimRequest(ResourceModel):
@@ -183,9 +201,11 @@ class Container(ResourceModel):
     """core/v1 Container, as far as it is read here."""
 
     name: str
+    image: str = ""
     command: list[str] = []
     args: list[str] = []
     env: list[ContainerVariable] = []
+    env_from: list[VariablesSource] = []
     resources: ContainerResources = ContainerResources()
     volume_mounts: list[ContainerMount] = []
 
@@ -204,6 +224,8 @@ class PodSpec(ResourceModel):
     containers: list[Container] = []
     resource_claims: list[PodResourceClaim] = []
     runtime_class_name: str | None = None
+    node_name: str = ""
+    service_account_name: str = ""
 
     def container(self, name: str | None) -> Container | None:
         """The container of that name, the first one when no name is given; None when there is none."""

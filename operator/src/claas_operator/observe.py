@@ -13,9 +13,9 @@ from claas_operator.attempts import alive_trainers, describe_attempt, held_open
 from claas_operator.companion import CompanionSource
 from claas_operator.core import AdapterObject, JobObject
 from claas_operator.grant import ServingLease
-from claas_operator.handover_choice import HandoverChoice, choose_handover
+from claas_operator.handover_choice import HandoverChoice, choose_handover, server_of
 from claas_operator.job_view import JobView, KnownJob
-from claas_operator.observe_serving import orphans, recorded_pods, serving_pods
+from claas_operator.observe_serving import handover_of, orphans, recorded_pods, reported, serving_pods
 from claas_operator.queueing import finished, queue_key
 from claas_operator.reading import Reader
 from claas_operator.samples import input_error
@@ -38,6 +38,8 @@ class Observer:
         lease = await self._read.lease(namespace, spec.serving.deployment_ref.name)
         jobs = self._jobs.of_adapters(namespace, [adapter.metadata.name])
         holder = next((job for job in jobs if lease is not None and lease.holder == job.uid), None)
+        pods = await serving_pods(self._read, adapter, deployment, load_errors, ask=True)
+        said = reported(pods)
         return AdapterWorld(
             now=datetime.now(UTC),
             adapter=adapter,
@@ -45,7 +47,7 @@ class Observer:
             secrets=await self._secrets(adapter),
             deployment_found=deployment is not None,
             wanted_replicas=deployment.spec.replicas if deployment else 0,
-            pods=await serving_pods(self._read, adapter, deployment, load_errors, ask=True),
+            pods=pods,
             init=await self._attempt(namespace, naming.init_name(adapter.metadata)),
             lease=lease,
             products=tuple(_products(jobs, adapter)),
@@ -56,7 +58,11 @@ class Observer:
             companion_current=self._companion.is_current(
                 await self._read.config_map(namespace, naming.COMPANION_CONFIG_MAP)
             ),
-            handover=choose_handover(adapter, deployment),
+            handover=choose_handover(adapter, deployment, said),
+            server=server_of(adapter, deployment, said),
+            containers=(
+                tuple(each.name for each in deployment.spec.template.spec.containers) if deployment else None
+            ),
         )
 
     async def job_world(self, job: JobObject) -> JobWorld:
@@ -77,6 +83,8 @@ class Observer:
         free = lease is None or lease.holder is None
         waits = not (job.spec.suspend or job.status.produced_version is not None)
         jobs_ahead = 0 if mine or adapter is None else await self._jobs_ahead(job, adapter)
+        ask = waits and ((free and jobs_ahead == 0) or between_attempts)
+        pods = await serving_pods(self._read, adapter, deployment, {}, ask=ask) if adapter else ()
         return JobWorld(
             now=datetime.now(UTC),
             job=job,
@@ -87,19 +95,9 @@ class Observer:
             lease=lease,
             attempt=attempt,
             attempts_alive=bool(alive_trainers(trainers)),
-            pods=(
-                await serving_pods(
-                    self._read,
-                    adapter,
-                    deployment,
-                    {},
-                    ask=waits and ((free and jobs_ahead == 0) or between_attempts),
-                )
-                if adapter
-                else ()
-            ),
+            pods=pods,
             recorded=await recorded_pods(self._read, lease) if lease is not None and between_attempts else (),
-            handover=choose_handover(adapter, deployment) if adapter else HandoverChoice(None, "there is no adapter"),
+            handover=handover_of(adapter, deployment, pods, asked=ask),
             held_open=held_open(trainers),
         )
 

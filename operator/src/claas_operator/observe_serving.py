@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from claas_crds.contract import VllmPod
 from claas_operator import serving
 from claas_operator.core import AdapterObject, Deployment, Pod
 from claas_operator.grant import ServedRecord, ServingLease
-from claas_operator.mounts import storage_path
+from claas_operator.handover_choice import HandoverChoice, choose_handover
+from claas_operator.mounts import MountedFolder, mounted_folder
 from claas_operator.reading import Reader
+from claas_operator.server_traits import ServerTraits
 from claas_operator.serving import Credentials
 from claas_operator.world import Orphan, RecordedPod, ServingPod
 
@@ -35,7 +38,7 @@ async def serving_pods(
                 _serving_pod(
                     pod,
                     spec.port,
-                    storage_path(pod, adapter),
+                    mounted_folder(pod, adapter, deployment),
                     adapter.served_name,
                     credentials,
                     load_errors.get(pod.metadata.name),
@@ -49,7 +52,7 @@ async def serving_pods(
 async def _serving_pod(
     pod: Pod,
     port: int,
-    folder: str | None,
+    folder: MountedFolder,
     served_name: str,
     credentials: Credentials | None,
     load_error: str | None,
@@ -66,10 +69,28 @@ async def _serving_pod(
         uid=pod.metadata.uid,
         ready=pod.ready,
         url=url,
-        storage_path=folder,
+        storage_path=folder.path,
         server=server,
         load_error=load_error,
+        storage_problem=folder.problem,
     )
+
+
+def reported(pods: Sequence[ServingPod]) -> tuple[ServerTraits, ...]:
+    """What the pods' servers say of how they were started."""
+    return tuple(pod.server.traits for pod in pods if pod.server is not None and pod.server.traits is not None)
+
+
+def handover_of(
+    adapter: AdapterObject | None, deployment: Deployment | None, pods: Sequence[ServingPod], *, asked: bool
+) -> HandoverChoice:
+    """The hand-over of a job's next attempt; while its servers are not asked, what the adapter's status says."""
+    if adapter is None:
+        return HandoverChoice(None, "there is no adapter")
+    status = adapter.status
+    if not asked and status.handover_message and status.observed_generation == adapter.metadata.generation:
+        return HandoverChoice(status.handover, status.handover_message)
+    return choose_handover(adapter, deployment, reported(pods))
 
 
 async def recorded_pods(read: Reader, lease: ServingLease) -> tuple[RecordedPod, ...]:
@@ -115,5 +136,7 @@ async def _orphan_pods(
     pods = await read.deployment_pods(lease.namespace, deployment)
     credentials = await read.credentials(lease.namespace, record.control_token, record.api_key)
     return tuple(
-        await asyncio.gather(*(_serving_pod(pod, record.port, None, served_name, credentials, None) for pod in pods))
+        await asyncio.gather(
+            *(_serving_pod(pod, record.port, MountedFolder(None), served_name, credentials, None) for pod in pods)
+        )
     )

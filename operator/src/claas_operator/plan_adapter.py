@@ -23,10 +23,11 @@ from claas_operator.actions import (
     PutInService,
     WriteLease,
 )
-from claas_operator.adapter_verdict import Verdict, judge_adapter
+from claas_operator.adapter_verdict import Verdict, judge_adapter, unfit
 from claas_operator.conditions import ConditionDraft
 from claas_operator.grant import ServedRecord, new_lease
 from claas_operator.job_draft import STOP_GRACE_SECONDS, end, retire
+from claas_operator.server_fitness import misconfiguration
 from claas_operator.world import AdapterWorld, AttemptState, ServingPod
 
 INIT_RETRY_SECONDS = 30
@@ -105,6 +106,8 @@ def _init_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Ac
         return _let_init_go(world)
     if not world.claim_found or not world.secrets.usable:
         return []
+    if init.state is AttemptState.ABSENT and unfit(world) is not None:
+        return []  # Nobody could load it; what is wrong is told now, not when it was made.
     if init.state is AttemptState.ABSENT and not init.alive:
         return [CreateInit(naming.init_name(world.adapter.metadata))]
     if init.state in (AttemptState.FAILED, AttemptState.LOST, AttemptState.SUCCEEDED):
@@ -126,7 +129,7 @@ def _let_init_go(world: AdapterWorld) -> list[Action]:
 
 
 def _serving_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Action]:
-    if latest is None or world.name_taken_by is not None:
+    if latest is None or world.name_taken_by is not None or misconfiguration(world) is not None:
         return []
     actions = _record_served(world)
     for pod in world.pods:
@@ -162,7 +165,7 @@ def _record_served(world: AdapterWorld) -> list[Action]:
 
 def version_path(pod: ServingPod, number: int) -> str:
     """A version's folder as the pod sees it."""
-    return f"{pod.storage_path}/versions/{number}"
+    return f"{(pod.storage_path or '').rstrip('/')}/versions/{number}"
 
 
 def _replica(world: AdapterWorld, pod: ServingPod, latest: AdapterVersion | None) -> Replica:

@@ -13,11 +13,13 @@ from pydantic import ValidationError
 from claas_crds.contract import PROGRESS_PATH, PROGRESS_PORT, Progress
 from claas_crds.lora_adapter import Probe
 from claas_operator.errors import ServingError
+from claas_operator.server_traits import EXPORT_CLASS, ServerTraits
 from claas_operator.world import ServerState
 from claas_vllm_client import (
     ProbeSpec,
     Refused,
     RouteMissing,
+    ServerSettings,
     VllmClient,
     VllmError,
     ensure_awake,
@@ -60,6 +62,7 @@ async def ask_state(url: str, served_name: str | None, credentials: Credentials)
                 return ServerState(reachable=True, asleep=asleep)
             status = await client.companion_status()
             loaded = await loaded_version(client, served_name)
+            models = await client.models()
             return ServerState(
                 reachable=True,
                 asleep=asleep,
@@ -68,6 +71,8 @@ async def ask_state(url: str, served_name: str | None, credentials: Credentials)
                 companion=status is not None,
                 companion_supported=status is None or status.vllm_supported,
                 persisted=status is None or status.persisted,
+                base_models=tuple(model.id for model in models if model.parent is None),
+                traits=_traits(status.settings) if status is not None and status.settings is not None else None,
             )
     except Refused as error:
         return ServerState(reachable=True, refused=True, error=str(error))
@@ -75,6 +80,23 @@ async def ask_state(url: str, served_name: str | None, credentials: Credentials)
         return ServerState(reachable=False, error=str(error))
     except TimeoutError:
         return ServerState(reachable=False, error=f"{url} did not answer within {ASK_SECONDS:g} s")
+
+
+def _traits(said: ServerSettings) -> ServerTraits:
+    """What a server says of itself."""
+    return ServerTraits(
+        sleep_mode=said.sleep_mode,
+        exports_weights=None if said.worker_extension is None else said.worker_extension == EXPORT_CLASS,
+        on_gpu=None if said.device_type is None else said.device_type != "cpu",
+        lora_enabled=said.lora.enabled if said.lora else None,
+        max_lora_rank=said.lora.max_rank if said.lora else None,
+        max_loras=said.lora.max_loras if said.lora else None,
+        loads_adapters=said.loads_adapters,
+        can_pause=said.can_pause,
+        served_model_names=said.served_model_names or None,
+        log_stats=said.log_stats,
+        tls=said.tls,
+    )
 
 
 async def _is_asleep(client: VllmClient) -> bool:

@@ -10,6 +10,7 @@ from claas_crds.contract import Progress, PublishedVersion, TrainerResult, VllmP
 from claas_operator.core import AdapterObject, JobObject
 from claas_operator.grant import ServedRecord, ServingLease
 from claas_operator.handover_choice import HandoverChoice
+from claas_operator.server_traits import ServerTraits
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class ServerState:
     companion: bool = False
     companion_supported: bool = True
     persisted: bool = True
+    base_models: tuple[str, ...] = ()
+    """The names that it lists for the base model; none when it was not asked for them."""
+    traits: ServerTraits | None = None
+    """How it was started, where its companion tells that."""
     error: str = ""
 
 
@@ -44,6 +49,8 @@ class ServingPod:
     """None when it was not asked, because it is not ready."""
     load_error: str | None = None
     """Why this pass could not put the version into service there."""
+    storage_problem: str = ""
+    """Why it does not see the adapter's folder, when it does not."""
 
     def as_target(self) -> VllmPod:
         """The pod as it is named to a trainer; only for pods with an address."""
@@ -135,6 +142,10 @@ class AdapterWorld:
     """Whether the companion's ConfigMap is what this release has."""
     handover: HandoverChoice
     """What becomes of serving at the next step."""
+    server: ServerTraits
+    """How the Deployment's servers were started, by themselves or by its template."""
+    containers: tuple[str, ...] | None
+    """The containers of the Deployment's template; None where there is no Deployment."""
     name_taken_by: str | None = None
     """An older LoraAdapter with the same served name on the same Deployment."""
 

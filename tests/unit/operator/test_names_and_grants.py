@@ -29,7 +29,7 @@ from claas_operator.core import (
     PodVolume,
 )
 from claas_operator.grant import Grant, ServedRecord, ServingLease, lease_manifest, lease_name, new_lease, read_lease
-from claas_operator.mounts import storage_path
+from claas_operator.mounts import mounted_folder
 from claas_operator.queueing import finished, in_queue, queue_key
 from tests.builders.world import DEPLOYMENT, FOLDER, NAMESPACE, adapter, ago, condition, grant, job, metadata
 
@@ -208,7 +208,9 @@ def test_a_pod_sees_the_adapters_folder_when_it_mounts_the_claim(
     containers: list[Container], wanted: str | None, path: str | None
 ) -> None:
     pod = Pod(metadata=metadata("p"), spec=PodSpec(volumes=[OTHER, CLAIM], containers=containers))
-    assert storage_path(pod, adapter(serving={"container": wanted} if wanted else None)) == path
+    found = mounted_folder(pod, adapter(serving={"container": wanted} if wanted else None), None)
+    assert found.path == path
+    assert bool(found.problem) == (path is None)
 
 
 def test_an_adapters_names_have_defaults_from_its_own() -> None:

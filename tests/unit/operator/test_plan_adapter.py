@@ -12,6 +12,7 @@ from claas_crds.lora_adapter import HISTORY_LIMIT, HandoverKind, ReplicaState
 from claas_operator.actions import ApplyCompanion, CreateInit, DeleteAttempt, PutInService, WriteLease
 from claas_operator.handover_choice import HandoverChoice
 from claas_operator.plan_adapter import INIT_RETRY_SECONDS, AdapterPlan, plan_adapter
+from claas_operator.server_traits import ServerTraits
 from claas_operator.world import AdapterWorld, AttemptState, SecretsSeen, ServerState
 from tests.builders.world import (
     ASLEEP,
@@ -44,6 +45,10 @@ def put_into(plan: AdapterPlan) -> list[tuple[str, int]]:
 
 FAILED_INIT = attempt(AttemptState.FAILED, exit_code=1, finished_seconds_ago=1)
 
+MISCONFIGURED = "ServerMisconfigured"
+BASE = ServerState(reachable=True, base_models=("base",))
+OTHER_BASE = ServerState(reachable=True, base_models=("other", "more"))
+
 NOT_READY: list[tuple[str, AdapterWorld, str, bool]] = [
     ("its claim is missing", adapter_world(claim_found=False), "StorageNotFound", True),
     ("a Secret is missing", adapter_world(secrets=SecretsSeen(missing=("a/token",))), "SecretNotFound", True),
@@ -62,6 +67,29 @@ NOT_READY: list[tuple[str, AdapterWorld, str, bool]] = [
     ),
     ("its Deployment is missing", adapter_world(deployment_found=False), "DeploymentNotFound", True),
     ("a pod does not mount its claim", adapter_world(pods=(vllm_pod(mounted=False),)), "StorageNotMounted", True),
+    (
+        "the container that it names is not there",
+        adapter_world(adapter(serving={"container": "other"}), pods=(vllm_pod(mounted=False),)),
+        "ContainerNotFound",
+        True,
+    ),
+    ("vLLM takes no adapters", adapter_world(NEW, server=ServerTraits(lora_enabled=False)), MISCONFIGURED, True),
+    ("its rank is too large", adapter_world(NEW, server=ServerTraits(max_lora_rank=16)), MISCONFIGURED, True),
+    ("vLLM loads nothing", adapter_world(NEW, server=ServerTraits(loads_adapters=False)), MISCONFIGURED, True),
+    ("vLLM serves another model", adapter_world(NEW, pods=(vllm_pod(server=OTHER_BASE),)), MISCONFIGURED, True),
+    (
+        "the flags tell another model",
+        adapter_world(NEW, server=ServerTraits(served_model_names=("other",))),
+        MISCONFIGURED,
+        True,
+    ),
+    (
+        "it has the name of the base model",
+        adapter_world(adapter(versions=(), serving={"servedName": "base"}), pods=(vllm_pod(server=BASE),)),
+        MISCONFIGURED,
+        True,
+    ),
+    ("a new one's token is refused", adapter_world(NEW, pods=(vllm_pod(server=REFUSED),)), "ControlRefused", True),
     ("the control token is refused", adapter_world(pods=(vllm_pod(server=REFUSED),)), "ControlRefused", True),
     ("its first version failed", adapter_world(NEW, init=FAILED_INIT), "InitialisationFailed", True),
     (
@@ -280,3 +308,56 @@ def test_a_change_is_told_by_one_event() -> None:
     assert plan_adapter(adapter_world(same, pods=(vllm_pod(server=serves(0)),))).notes == ()
     asleep = plan_adapter(adapter_world(same, pods=(vllm_pod(server=ASLEEP),)))
     assert "Asleep" in [note.reason for note in asleep.notes]
+
+
+@pytest.mark.parametrize(
+    ("world", "named"),
+    [
+        (adapter_world(NEW, server=ServerTraits(max_lora_rank=16)), ("spec.lora.rank is 32", "--max-lora-rank 32")),
+        (adapter_world(NEW, server=ServerTraits(lora_enabled=False)), ("--enable-lora",)),
+        (adapter_world(NEW, server=ServerTraits(loads_adapters=False)), ("VLLM_ALLOW_RUNTIME_LORA_UPDATING=1",)),
+        (
+            adapter_world(NEW, pods=(vllm_pod(server=OTHER_BASE),)),
+            ("spec.model.name is base", "other, more", "--served-model-name base"),
+        ),
+        (
+            adapter_world(adapter(versions=(), serving={"servedName": "base"}), pods=(vllm_pod(server=BASE),)),
+            ("spec.serving.servedName",),
+        ),
+        (adapter_world(adapter(serving={"container": "x"}), containers=("a", "b")), ("container x", "a, b")),
+    ],
+)
+def test_what_is_wrong_with_the_server_is_told_by_flag_and_value_before_anything_is_made(
+    world: AdapterWorld, named: tuple[str, ...]
+) -> None:
+    plan = plan_adapter(world)
+    ready = condition_of(plan.status.conditions, "Ready")
+    assert ready is not None
+    for text in named:
+        assert text in ready.message
+    assert not any(isinstance(action, (CreateInit, PutInService)) for action in plan.actions)
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        ServerTraits(),
+        ServerTraits(lora_enabled=True, max_lora_rank=32, loads_adapters=True, served_model_names=("x", "base")),
+    ],
+)
+def test_a_server_that_fits_or_is_not_known_holds_nothing_up(server: ServerTraits) -> None:
+    plan = plan_adapter(adapter_world(NEW, pods=(vllm_pod(server=BASE),), server=server))
+    assert any(isinstance(action, CreateInit) for action in plan.actions)
+
+
+def test_what_serves_the_adapter_is_not_called_unfit_for_it() -> None:
+    world = adapter_world(pods=(vllm_pod(server=serves(0)),), server=ServerTraits(max_lora_rank=8))
+    assert said(plan_adapter(world), "Ready") == (ConditionStatus.TRUE, "Serving")
+
+
+@pytest.mark.parametrize(("slots", "told"), [(1, True), (2, False), (None, False)])
+def test_a_swap_that_has_no_slot_of_its_own_is_told_with_the_number_needed(slots: int | None, told: bool) -> None:
+    world = adapter_world(pods=(vllm_pod(server=serves(0)),), server=ServerTraits(max_loras=slots))
+    ready = condition_of(plan_adapter(world).status.conditions, "Ready")
+    assert ready is not None
+    assert ("--max-loras 2" in ready.message) is told
