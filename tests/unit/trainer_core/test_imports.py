@@ -9,6 +9,7 @@ import sys
 CORE = (
     "claas_trainer.step",
     "claas_trainer.batch",
+    "claas_trainer.distance",
     "claas_trainer.optimizer",
     "claas_trainer.policy",
     "claas_trainer.scoring",

@@ -154,11 +154,11 @@ def _token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     return logits.gather(-1, targets).squeeze(-1) - row_logsumexp(logits)
 
 
-def mean_kl(model: PolicyModel, before: Tensor, after: Tensor, tile_rows: int) -> float:
-    """KL(before || after) over the whole vocabulary, its mean over tokens; features of the same tokens, [N, F]."""
-    total = torch.zeros((), dtype=torch.float64, device=before.device)
+def token_kl(model: PolicyModel, before: Tensor, after: Tensor, tile_rows: int) -> Tensor:
+    """KL(before || after) over the whole vocabulary at each token, [N], float64, from its features, [N, F]."""
+    found = []
     for start in range(0, len(before), tile_rows):
         tile = slice(start, start + tile_rows)
         was, now = (model.logits(features[tile]).log_softmax(-1) for features in (before, after))
-        total += divergence(now, was, 0.0).double().sum()
-    return total.item() / len(before)
+        found.append(divergence(now, was, 0.0).double())
+    return torch.cat(found)

@@ -14,18 +14,16 @@ import torch
 from torch import Tensor
 
 from claas_trainer.batch import StepSample, TokenBatch, check_samples, micro_batches
+from claas_trainer.distance import Distance
 from claas_trainer.losses.support import Support
 from claas_trainer.optimizer import AdamWConfig, OptimizerState, Part, PlacedState, adamw_update, clip_gradient
 from claas_trainer.parameters import AdapterParameters
 from claas_trainer.policy import Network, PolicyModel
-from claas_trainer.scoring import Objective, Scored, Sums, mean_kl, score
+from claas_trainer.scoring import Objective, Scored, Sums, score
 from claas_trainer.step_errors import InvalidConfigError, NonFiniteError, PolicyMovedError
 from claas_trainer.teachers.base import Teacher
 from claas_trainer.teachers.frozen import FrozenTeacher
 from claas_trainer.transfers import ToDevice, ToHost
-
-_MEASURED_TOKENS = 128
-"""Response tokens on which the distance moved is measured: enough for a mean, and quick."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +94,9 @@ class Schedule:
 class StepMetrics:
     """How a step went; means are over all response tokens of the batch.
 
-    `kl_to_parent`: KL(policy before || policy after), nats a token, over the whole vocabulary, on the first tokens of
-    the sample of middling length, because serving waits meanwhile. `kl_to_base` is None unless the KL term was on.
+    `kl_to_parent`: KL(policy before || policy after), nats a token, over the whole vocabulary, on some response
+    tokens of every sample (`distance`); `kl_to_parent_max`: of the sample that it is largest for. `kl_to_base` is
+    None unless the KL term was on.
     `micro_batches`: how many there were; more than planned when memory ran out.
     """
 
@@ -108,6 +107,7 @@ class StepMetrics:
     ratio_max: float
     clipped_fraction: float
     kl_to_parent: float
+    kl_to_parent_max: float
     kl_to_base: float | None
     samples: int
     tokens: int
@@ -166,14 +166,6 @@ def _tell_nobody(number: int, count: int) -> None:
     return
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """The sample on which the distance moved is measured, and its features before the update."""
-
-    sample: StepSample
-    features: Tensor
-
-
 class _Step:
     """One step's inputs, and its parts in the order in which `take` has them."""
 
@@ -200,7 +192,7 @@ class _Step:
         average = self._average(parameters)
         arriving = ToDevice({part: state.vectors[part] for part in (Part.EXP_AVG, Part.EXP_AVG_SQ)}, model.device)
         model.refresh(average)
-        sums, measured, schedule = self._accumulate(parameters, schedule)
+        sums, distance, schedule = self._accumulate(parameters, schedule)
         # Of sums over tokens the batch's token mean, whatever the micro-batches were.
         parameters.grad.div_(self._tokens)
         loss = sums.loss.item() / self._tokens
@@ -211,11 +203,12 @@ class _Step:
             raise NonFiniteError(
                 f"the gradient's norm is {grad_norm}: the adapter was not updated; check the samples"
             )
+        distance.ready()
         moments = arriving.ready()
         placed = PlacedState(moments[Part.EXP_AVG], moments[Part.EXP_AVG_SQ], average, state.step)
         after = ToHost(adamw_update(parameters, placed, _adamw(config), self._teacher.average_rate), model.device)
         model.refresh()
-        moved = self._moved(measured, schedule)
+        moved, furthest = self._checked(*distance.moved())
         metrics = StepMetrics(
             loss=loss,
             divergence=sums.divergence.item() / self._tokens,
@@ -224,6 +217,7 @@ class _Step:
             ratio_max=sums.ratio_max.item(),
             clipped_fraction=sums.clipped.item() / self._tokens,
             kl_to_parent=moved,
+            kl_to_parent_max=furthest,
             kl_to_base=sums.kl_to_base.item() / self._tokens if config.kl_reg_weight > 0 else None,
             samples=len(self._samples),
             tokens=self._tokens,
@@ -238,7 +232,7 @@ class _Step:
         # It begins where the adapter is.
         return parameters.flat.clone() if found is None else found.to(parameters.flat.device, copy=True)
 
-    def _accumulate(self, parameters: AdapterParameters, schedule: Schedule) -> tuple[Sums, _Measured, Schedule]:
+    def _accumulate(self, parameters: AdapterParameters, schedule: Schedule) -> tuple[Sums, Distance, Schedule]:
         while True:
             try:
                 return *self._pass_over_all(schedule), schedule
@@ -251,21 +245,14 @@ class _Step:
             parameters.grad.zero_()
             torch.cuda.empty_cache()
 
-    def _pass_over_all(self, schedule: Schedule) -> tuple[Sums, _Measured]:
+    def _pass_over_all(self, schedule: Schedule) -> tuple[Sums, Distance]:
         sums = Sums.zero(self._model.device)
+        distance = Distance(self._model, self._samples, schedule.micro_batch_tokens, schedule.tile_rows)
         groups = list(micro_batches(self._samples, schedule.micro_batch_tokens))
-        middle, first = (len(self._samples) - 1) // 2, 0
-        measured: _Measured | None = None
         for number, group in enumerate(groups, start=1):
             self._on_micro_batch(number, len(groups))
-            features = self._micro_batch(group, schedule, sums)
-            if first <= middle < first + len(group):
-                before = sum(len(sample.response_ids) for sample in group[: middle - first])
-                sample = _shortened(group[middle - first])
-                measured = _Measured(sample, features[before : before + len(sample.response_ids)].clone())
-            first += len(group)
-        assert measured is not None, "there is a middle, because there are samples"
-        return sums, measured
+            distance.tell(group, self._micro_batch(group, schedule, sums))
+        return sums, distance
 
     def _micro_batch(self, group: Sequence[StepSample], schedule: Schedule, sums: Sums) -> Tensor:
         """Adds a micro-batch's gradient and sums; gives the student's features, [N, F]."""
@@ -284,11 +271,7 @@ class _Step:
         student.backward(score(model, self._teacher, scored, objective, schedule.tile_rows, sums))
         return student.features
 
-    def _moved(self, measured: _Measured, schedule: Schedule) -> float:
-        sample = measured.sample
-        batch = TokenBatch.of([sample.student_prompt_ids], [sample.response_ids], self._model.device)
-        now = self._model.features(batch, Network.STUDENT)
-        moved = mean_kl(self._model, measured.features, now, schedule.tile_rows)
+    def _checked(self, moved: float, furthest: float) -> tuple[float, float]:
         if not math.isfinite(moved):
             raise NonFiniteError("the updated policy is NaN or infinite; lower learning_rate")
         if 0 < self._config.max_kl < moved:
@@ -296,12 +279,7 @@ class _Step:
                 f"the step moved the policy by {moved:.3g} nats a token and max_kl is {self._config.max_kl:g}:"
                 " nothing is published; lower learning_rate, or give feedback in more steps"
             )
-        return moved
-
-
-def _shortened(sample: StepSample) -> StepSample:
-    """As much of a sample as the distance moved is measured on."""
-    return StepSample(sample.student_prompt_ids, sample.teacher_prompt_ids, sample.response_ids[:_MEASURED_TOKENS])
+        return moved, furthest
 
 
 def _old_logprobs(group: Sequence[StepSample], device: torch.device) -> Tensor:
