@@ -61,6 +61,11 @@ _F = FailureReason
 
 _AT_WORK = (
     (_A.INITIALISING, "The initial version is being made."),
+    (
+        _A.TRAINER_NOT_STARTED,
+        "The pod that makes the initial version can't start: quota, admission, scheduling, a volume, an image. The"
+        " message quotes what Kubernetes says; it goes on by itself once that is mended.",
+    ),
     (_A.LOADING, "A version is being loaded into the vLLM pods that do not serve it yet."),
     (
         _A.LOAD_FAILED,
@@ -302,6 +307,11 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
                 (_J.QUEUED, "Other steps on the same Deployment come first."),
                 (_J.ADAPTER_NOT_FOUND, "The adapter does not exist yet; the job waits for it for a bounded time."),
                 (_J.SAMPLES_NOT_FOUND, "What holds the samples does not exist yet; the job waits a bounded time."),
+                (
+                    _J.TRAINER_NOT_STARTED,
+                    "The trainer's pod could not start for a while; other jobs go first, and it is tried again."
+                    " That is no failed attempt.",
+                ),
                 (_J.ADAPTER_NOT_READY, "The adapter can't be trained yet; the job waits for it."),
                 (_J.NO_HANDOVER, "Serving can't make room for a step; the message says which flag to add to vLLM."),
                 (_J.SUSPENDED, "`spec.suspend` is true."),
@@ -323,6 +333,10 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
                 (_J.ADAPTER_NOT_FOUND, "The adapter of `spec.adapterRef` does not exist."),
                 (_J.ADAPTER_NOT_READY, "The next attempt waits for the adapter."),
                 (_J.NO_HANDOVER, "The next attempt waits: serving can't make room for a step."),
+                (
+                    _J.TRAINER_NOT_STARTED,
+                    "The trainer's pod can't start; the message quotes what Kubernetes says of it.",
+                ),
                 (_J.RUNNING, "The trainer is at work."),
                 (_J.RETRYING, "The last attempt failed and another one follows; the message says why."),
                 *_ENDINGS,

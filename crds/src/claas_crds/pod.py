@@ -204,6 +204,6 @@ class TrainerPod(ResourceModel):
     )
     """Where they appear."""
     annotations: dict[str, str] = {}
-    """Annotations of the pod."""
+    """Annotations of the pod and of its batch Job."""
     labels: dict[str, str] = {}
-    """Further labels of the pod."""
+    """Further labels of the pod and of its batch Job, such as a Kueue queue's name."""

@@ -131,6 +131,8 @@ def _initialising(world: AdapterWorld) -> Verdict:
             f"The initial version could not be made: {failure.reason}: {failure.message}",
         )
     said = f": {init.message}" if init.message else ""
+    if init.hindered:
+        return Verdict(False, AdapterReason.TRAINER_NOT_STARTED, f"The initial version waits for its trainer{said}")
     return Verdict(False, AdapterReason.INITIALISING, f"The initial version is being made{said}")
 
 

@@ -88,11 +88,14 @@ class Api:
             raise
 
     async def list(
-        self, resource: Resource, namespace: str | None, labels: Mapping[str, str] | str = ""
+        self, resource: Resource, namespace: str | None, labels: Mapping[str, str] | str = "", *, fields: str = ""
     ) -> list[Manifest]:
-        """All objects of a namespace (None: of the cluster), those with all `labels` (or of that selector) only."""
+        """All objects of a namespace (None: of the cluster), those with all `labels` (or of that selector) and of the
+        field selector only."""
         selector = labels if isinstance(labels, str) else ",".join(f"{key}={labels[key]}" for key in sorted(labels))
         query = {"labelSelector": selector} if selector else {}
+        if fields:
+            query["fieldSelector"] = fields
         answer = await self._request("GET", resource.path(namespace), query=query)
         return cast(list[Manifest], answer.get("items") or [])
 

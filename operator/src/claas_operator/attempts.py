@@ -7,18 +7,25 @@ end. So an attempt is judged by the container named `trainer`, and by the pod on
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 
 from claas_crds.contract import TrainerResult
-from claas_operator.core import BatchJob, Pod
-from claas_operator.naming import TRAINER_CONTAINER
-from claas_operator.world import Attempt, AttemptState, ObjectReference
+from claas_operator.core import BatchJob, Event, Pod
+from claas_operator.hindrance import hindrance, started
+from claas_operator.naming import OWNER_GENERATION_ANNOTATION, TRAINER_CONTAINER
+from claas_operator.world import Attempt, AttemptState, ObjectReference, TrainerStart
+
+EVENTS_AFTER_SECONDS = 5
+"""How old a batch Job is before Events are read for why its trainer does not run."""
 
 
-def describe_attempt(name: str, batch_job: BatchJob | None, pods: Sequence[Pod]) -> Attempt:
-    """How far an attempt is, from its batch Job and its pods."""
+def describe_attempt(
+    name: str, batch_job: BatchJob | None, pods: Sequence[Pod], events: Sequence[Event] = ()
+) -> Attempt:
+    """How far an attempt is, from its batch Job and its pods. `events`: of the pod, else of the batch Job; read only
+    where `needs_events`."""
     alive = bool(alive_trainers(pods))
     if batch_job is None or batch_job.metadata.deletion_timestamp is not None:
         return Attempt(name=name, state=AttemptState.ABSENT, alive=alive)
@@ -29,8 +36,16 @@ def describe_attempt(name: str, batch_job: BatchJob | None, pods: Sequence[Pod])
     if pod is None:
         ended = batch_job.ended_because
         state = AttemptState.LOST if ended else AttemptState.RUNNING
-        message = ended or "The trainer's pod is being made"
-        return Attempt(name=name, state=state, alive=alive, uid=owner, message=message, retired=batch_job.retired)
+        in_the_way = "" if ended else hindrance(batch_job, None, events)
+        return Attempt(
+            name=name,
+            state=state,
+            alive=alive,
+            uid=owner,
+            message=ended or in_the_way or "The trainer's pod is being made",
+            retired=batch_job.retired,
+            start=None if ended else _start(batch_job, in_the_way),
+        )
     its_pod = ObjectReference(pod.metadata.name, pod.metadata.uid)
     trainer = pod.state_of(TRAINER_CONTAINER).terminated
     if trainer is not None:
@@ -57,7 +72,28 @@ def describe_attempt(name: str, batch_job: BatchJob | None, pods: Sequence[Pod])
             message=_said(_other_failure(pod), pod.status.reason, pod.status.message),
             retired=batch_job.retired,
         )
-    return Attempt(name=name, state=AttemptState.RUNNING, alive=True, uid=owner, pod=its_pod, message=_waiting(pod))
+    in_the_way = "" if started(pod) else hindrance(batch_job, pod, events)
+    return Attempt(
+        name=name,
+        state=AttemptState.RUNNING,
+        alive=True,
+        uid=owner,
+        pod=its_pod,
+        message=in_the_way,
+        start=None if started(pod) else _start(batch_job, in_the_way),
+    )
+
+
+def needs_events(attempt: Attempt, now: datetime) -> bool:
+    """Whether a trainer does not run for some seconds, and nothing but Events could say why."""
+    start = attempt.start
+    return start is not None and not start.hindered and now - start.since > timedelta(seconds=EVENTS_AFTER_SECONDS)
+
+
+def _start(batch_job: BatchJob, in_the_way: str) -> TrainerStart:
+    since = batch_job.metadata.creation_timestamp or datetime.now(UTC)
+    generation = batch_job.metadata.annotations.get(OWNER_GENERATION_ANNOTATION, "")
+    return TrainerStart(since, bool(in_the_way), int(generation) if generation.isdecimal() else None)
 
 
 def alive_trainers(pods: Sequence[Pod]) -> tuple[ObjectReference, ...]:
@@ -90,17 +126,6 @@ def _other_failure(pod: Pod) -> str:
         ended = status.state.terminated
         if ended is not None and ended.exit_code:
             return f"container {status.name} ended with exit code {ended.exit_code} before the trainer ran"
-    return ""
-
-
-def _waiting(pod: Pod) -> str:
-    """Why a pod does not run yet: unschedulable, image can't be pulled, volume missing."""
-    for condition in pod.status.conditions:
-        if condition.type == "PodScheduled" and condition.status == "False":
-            return f"{condition.reason}: {condition.message}"
-    for status in pod.status.container_statuses:
-        if status.state.waiting is not None and status.state.waiting.reason not in ("", "ContainerCreating"):
-            return f"{status.state.waiting.reason}: {status.state.waiting.message}"
     return ""
 
 

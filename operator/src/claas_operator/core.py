@@ -337,6 +337,7 @@ class BatchJobStatus(ResourceModel):
 class BatchJobSpec(ResourceModel):
     """batch/v1 JobSpec, as far as it is read here."""
 
+    suspend: bool = False
     ttl_seconds_after_finished: int | None = None
 
 
@@ -359,6 +360,31 @@ class BatchJob(ResourceModel):
             if condition.type in ("Failed", "Complete") and condition.status == "True":
                 return condition.message or condition.reason or "ended"
         return ""
+
+
+class EventSeries(ResourceModel):
+    """core/v1 EventSeries, as far as it is read here."""
+
+    last_observed_time: datetime | None = None
+
+
+class Event(ResourceModel):
+    """core/v1 Event, as far as it is read here; which of its times is set depends on who recorded it."""
+
+    metadata: ObjectMeta
+    type: str = "Normal"
+    reason: str = ""
+    message: str = ""
+    event_time: datetime | None = None
+    last_timestamp: datetime | None = None
+    series: EventSeries | None = None
+
+    @property
+    def last_seen(self) -> float:
+        """When it happened last, in whole seconds since 1970: some recorders tell no fractions."""
+        last = self.series.last_observed_time if self.series is not None else None
+        times = (last, self.last_timestamp, self.event_time, self.metadata.creation_timestamp)
+        return max((float(int(each.timestamp())) for each in times if each is not None), default=0.0)
 
 
 class LeaseSpec(ResourceModel):

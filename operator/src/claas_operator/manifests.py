@@ -53,7 +53,10 @@ def child_metadata(name: str, owner: Owner, adapter: ObjectMeta) -> Manifest:
         "name": name,
         "namespace": owner.metadata.namespace,
         "labels": labels,
-        "annotations": {naming.OWNER_NAME_ANNOTATION: owner.metadata.name},
+        "annotations": {
+            naming.OWNER_NAME_ANNOTATION: owner.metadata.name,
+            naming.OWNER_GENERATION_ANNOTATION: str(owner.metadata.generation),
+        },
         "ownerReferences": [owner.reference()],
     }
 
@@ -109,10 +112,12 @@ def trainer_job(
     serving: LabelSelector | None,
 ) -> Manifest:
     """The batch Job of one attempt: it is made once, never retried by Kubernetes itself."""
+    # Whoever queues Jobs, such as Kueue, looks for its labels on the Job.
+    marked = _marked(metadata, adapter)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": metadata,
+        "metadata": {**metadata, **marked},
         "spec": {
             "backoffLimit": 0,
             "completions": 1,
@@ -120,14 +125,15 @@ def trainer_job(
             # A trainer that is ending must be gone before Kubernetes could think of another.
             "podReplacementPolicy": "Failed",
             "template": {
-                "metadata": _pod_metadata(metadata, adapter),
+                "metadata": marked,
                 "spec": _pod_spec(command, adapter, settings, mounts, serving),
             },
         },
     }
 
 
-def _pod_metadata(metadata: Manifest, adapter: AdapterObject) -> Manifest:
+def _marked(metadata: Manifest, adapter: AdapterObject) -> Manifest:
+    """Labels and annotations of a batch Job and of its pod: the user's, and over them the operator's own."""
     labels = metadata["labels"]
     annotations = metadata["annotations"]
     assert isinstance(labels, dict)

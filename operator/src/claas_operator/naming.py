@@ -14,6 +14,8 @@ OWNER_KIND_LABEL = f"{GROUP}/owner-kind"
 OWNER_NAME_ANNOTATION = f"{GROUP}/owner-name"
 TRAINER_CONTAINER = "trainer"
 """The container that speaks for its pod; whatever else is in there was put there by somebody else."""
+OWNER_GENERATION_ANNOTATION = f"{GROUP}/owner-generation"
+"""The generation of the owner's spec that a trainer was made from."""
 COMPANION_CONFIG_MAP = "claas-vllm-companion"
 COMMON_LABELS = {"app.kubernetes.io/managed-by": "claas-operator", "app.kubernetes.io/part-of": "claas"}
 TRAINER_LABELS = {

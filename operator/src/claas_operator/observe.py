@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 from claas_crds.contract import PublishedVersion
 from claas_operator import naming, serving
 from claas_operator.api import CONFIG_MAPS, SECRETS, Resource
-from claas_operator.attempts import alive_trainers, describe_attempt, held_open
+from claas_operator.attempts import alive_trainers, describe_attempt, held_open, needs_events
 from claas_operator.companion import CompanionSource
 from claas_operator.core import AdapterObject, JobObject
 from claas_operator.grant import ServingLease
 from claas_operator.handover_choice import HandoverChoice, choose_handover, server_of
 from claas_operator.job_view import JobView, KnownJob
 from claas_operator.observe_serving import handover_of, orphans, recorded_pods, reported, serving_pods
+from claas_operator.plan_unstarted import gave_way
 from claas_operator.queueing import finished, queue_key
 from claas_operator.reading import Reader
 from claas_operator.samples import input_error
@@ -132,6 +133,7 @@ class Observer:
             and job.metadata.deletion_timestamp is None
             and not finished(job.status.conditions)
             and not (job.spec.suspend and job.status.produced_version is None)
+            and not gave_way(job.status)
         )
         # The servers first: what sleeps now was not put to sleep by a trainer that is made only later.
         recorded = await recorded_pods(self._read, lease)
@@ -225,7 +227,12 @@ class Observer:
         if name is None:
             return Attempt(name="", state=AttemptState.ABSENT, alive=False)
         batch_job = await self._read.batch_job(namespace, name)
-        return describe_attempt(name, batch_job, await self._read.batch_job_pods(namespace, name))
+        pods = await self._read.batch_job_pods(namespace, name)
+        attempt = describe_attempt(name, batch_job, pods)
+        if not needs_events(attempt, datetime.now(UTC)):
+            return attempt
+        about = attempt.pod.uid if attempt.pod is not None else attempt.uid
+        return describe_attempt(name, batch_job, pods, await self._read.events(namespace, about or ""))
 
     async def _with_progress(self, namespace: str, attempt: Attempt) -> Attempt:
         """The attempt with what its pod says of itself, while it runs."""

@@ -28,7 +28,7 @@ from claas_operator.conditions import ConditionDraft
 from claas_operator.grant import ServedRecord, new_lease
 from claas_operator.job_draft import STOP_GRACE_SECONDS, end, retire
 from claas_operator.server_fitness import misconfiguration
-from claas_operator.world import AdapterWorld, AttemptState, ServingPod
+from claas_operator.world import AdapterWorld, AttemptState, ServingPod, TrainerStart
 
 INIT_RETRY_SECONDS = 30
 SOON_SECONDS = 2.0
@@ -110,11 +110,18 @@ def _init_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Ac
         return []  # Nobody could load it; what is wrong is told now, not when it was made.
     if init.state is AttemptState.ABSENT and not init.alive:
         return [CreateInit(naming.init_name(world.adapter.metadata))]
+    if init.hindered and init.start is not None and _is_outdated(init.start, world.adapter.metadata.generation):
+        return [end(init, 1, "the spec has changed since")]
     if init.state in (AttemptState.FAILED, AttemptState.LOST, AttemptState.SUCCEEDED):
         ended = init.finished_at
         if ended is None or world.now - ended > timedelta(seconds=INIT_RETRY_SECONDS):
             return [end(init, 1, "the initial version is tried again")]
     return []
+
+
+def _is_outdated(start: TrainerStart, generation: int) -> bool:
+    """Whether the trainer was made from an earlier spec; what keeps it from starting may be mended by now."""
+    return start.generation is not None and start.generation != generation
 
 
 def _let_init_go(world: AdapterWorld) -> list[Action]:

@@ -11,6 +11,7 @@ from claas_operator.actions import DeleteJob
 from claas_operator.conditions import ConditionDraft
 from claas_operator.job_draft import JobDraft, JobPlan
 from claas_operator.plan_step import FOLLOW_SECONDS, WAIT_SECONDS, grant_lease, obstacle, take_step
+from claas_operator.plan_unstarted import rest_left
 from claas_operator.queueing import finished
 from claas_operator.world import AttemptState, JobWorld
 
@@ -108,6 +109,9 @@ def _deadline_over(world: JobWorld) -> bool:
 
 def _queue(draft: JobDraft) -> JobPlan:
     world = draft.world
+    rest = rest_left(world)
+    if rest > 0:
+        return draft.plan(JobPhase.PENDING, rest)
     waits_for = obstacle(world)
     if waits_for is not None:
         draft.conditions.set(JobCondition.ADMITTED, False, waits_for.reason, waits_for.message)

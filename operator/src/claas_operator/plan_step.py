@@ -14,6 +14,7 @@ from claas_operator.actions import CreateAttempt, WriteLease
 from claas_operator.grant import Grant, new_lease
 from claas_operator.job_draft import JobDraft, JobPlan
 from claas_operator.plan_attempt import Failure, failure_of, succeeded_status
+from claas_operator.plan_unstarted import follow_unstarted, gave_way
 from claas_operator.world import AttemptState, JobWorld
 
 FIRST_RETRY_SECONDS = 5
@@ -92,6 +93,9 @@ def take_step(draft: JobDraft) -> JobPlan:
     assert world.lease is not None
     assert world.lease.grant is not None
     status = world.job.status
+    if gave_way(status):
+        # It has the lease only until its pod is surely gone.
+        return draft.plan(JobPhase.PENDING, FOLLOW_SECONDS)
     if status.start_time is None:
         draft.changes["start_time"] = world.now
         draft.changes["timings"] = status.timings.model_copy(update={"queued": round(world.age_seconds, 3)})
@@ -147,6 +151,8 @@ def _wait(draft: JobDraft, waits_for: Obstacle) -> JobPlan:
 
 def _follow(draft: JobDraft) -> JobPlan:
     world = draft.world
+    if world.attempt.hindered:
+        return follow_unstarted(draft)
     status = world.job.status
     draft.changes["attempts"] = _next_attempt(world)
     draft.changes["trainer_job"] = world.attempt.name

@@ -18,6 +18,7 @@ from claas_operator.api import (
     CONFIG_MAPS,
     DEPLOYMENTS,
     DISTILL_JOBS,
+    EVENTS,
     LEASES,
     PODS,
     SECRETS,
@@ -28,6 +29,7 @@ from claas_operator.core import (
     AdapterObject,
     BatchJob,
     Deployment,
+    Event,
     JobObject,
     Lease,
     Manifest,
@@ -152,6 +154,11 @@ class Reader:
         """The pods of a batch Job."""
         labels = {"batch.kubernetes.io/job-name": name}
         return [Pod.model_validate(pod) for pod in await self._api.list(PODS, namespace, labels)]
+
+    async def events(self, namespace: str, uid: str) -> list[Event]:
+        """The Events about the object of that UID."""
+        found = await self._api.list(EVENTS, namespace, fields=f"involvedObject.uid={uid}")
+        return [Event.model_validate(event) for event in found]
 
     async def trainer_pods(self, namespace: str, job_uid: str) -> list[Pod]:
         """The trainer pods of a DistillJob, of all its attempts."""

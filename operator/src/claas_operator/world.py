@@ -81,6 +81,18 @@ class ObjectReference:
 
 
 @dataclass(frozen=True)
+class TrainerStart:
+    """A trainer that does not run yet."""
+
+    since: datetime
+    """When its batch Job was made."""
+    hindered: bool
+    """Whether Kubernetes says what keeps it from starting; the attempt's message quotes it."""
+    generation: int | None = None
+    """Of its owner's spec, when the batch Job was made."""
+
+
+@dataclass(frozen=True)
 class Attempt:
     """One trainer pod, for a step or for the initial version."""
 
@@ -102,6 +114,13 @@ class Attempt:
     """Whether other containers keep its pod although its trainer has ended."""
     retired: bool = False
     """Whether its batch Job is set to be removed some time after its end."""
+    start: TrainerStart | None = None
+    """While its trainer does not run yet."""
+
+    @property
+    def hindered(self) -> bool:
+        """Whether something keeps its trainer from starting."""
+        return self.start is not None and self.start.hindered
 
 
 @dataclass(frozen=True)

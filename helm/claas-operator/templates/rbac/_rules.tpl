@@ -42,9 +42,10 @@
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [get, list, create, update, delete]
+# Its own Events, and those that say why a trainer's pod does not start.
 - apiGroups: [""]
   resources: [events]
-  verbs: [create]
+  verbs: [list, create]
 {{- end -}}
 
 {{/* What the operator needs in its own namespace: the Lease that keeps a second operator passive. */}}
