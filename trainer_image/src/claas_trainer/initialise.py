@@ -8,13 +8,16 @@ from datetime import UTC, datetime
 from claas_crds.contract import TrainerInput, TrainerResult
 from claas_crds.distill_job import JobPhase
 from claas_trainer.errors import InputError
+from claas_trainer.foreign import refuse_foreign
 from claas_trainer.heavy_imports import first_import_of
 from claas_trainer.libraries import library_versions
+from claas_trainer.lineage import base_name, check_lineage, config_digest
 from claas_trainer.logs import log
 from claas_trainer.paths import Paths
 from claas_trainer.reporting import Published, Reporter
 from claas_trainer.store.content import Bytes
 from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, VersionRecord
+from claas_trainer.store.verdict import VERDICT_FILE
 from claas_trainer.store.versions import StoredVersion, VersionStore
 
 _SEEDS = 2**31
@@ -27,16 +30,22 @@ def initialise(document: TrainerInput, paths: Paths, reporter: Reporter) -> Trai
     """
     reporter.phase(JobPhase.PREPARING, "looking for versions")
     store = VersionStore(paths.adapter_folder(document.storage_path))
-    store.prepare(owner=document.adapter.uid, attempt=1, needed_bytes=0)
     found = store.newest_whole()
     already = found is not None
-    if found is None:
+    if found is not None:
+        check_lineage(document, found, paths)
+    else:
+        refuse_foreign(store.root)
         taken = store.numbers()
         if taken:
             raise InputError(
-                f"storage_path: {store.versions} holds versions {taken[:5]} and none is whole; restore one from a"
-                " backup, or empty the folder"
+                f"storage.path: {store.versions} holds versions {taken[:5]}, and none is whole that serving did not"
+                f" refuse; restore one from a backup, remove {VERDICT_FILE} from one that serving is to try again, or"
+                " give spec.storage.path another folder"
             )
+    # Said now rather than by the first step: a volume that can't be written is no place for an adapter.
+    store.prepare(owner=document.adapter.uid, attempt=1, needed_bytes=0)
+    if found is None:
         found = _make(document, paths, store, reporter)
     published = found.published(paths.below_volume(found.folder))
     reporter.send(Published(version=published))
@@ -74,7 +83,8 @@ def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: R
         lora_id=document.adapter.lora_id,
         created=datetime.now(UTC),
         engine=document.engine.value,
-        base_model=document.model.repository or document.model.path or "",
+        base_model=base_name(document.model),
+        base_config=config_digest(folder),
         lora=lora,
         seed=seed,
         libraries=library_versions(),

@@ -21,6 +21,7 @@ from claas_trainer.errors import InputError, VersionRejectedError
 from claas_trainer.figures import seconds, seconds_since, significant
 from claas_trainer.handover.base import Handover, PauseTimes
 from claas_trainer.handover.choice import make_handover
+from claas_trainer.lineage import base_name, check_shape
 from claas_trainer.logs import log
 from claas_trainer.paths import Paths
 from claas_trainer.pods import ServingPod, connect
@@ -188,7 +189,7 @@ async def _publish(
         job_uid=attempt.job.uid,
         attempt=attempt.job.attempt,
         engine=chosen_engine(document).value,
-        base_model=document.model.repository or document.model.path or "",
+        base_model=base_name(document.model),
         lora=document.lora,
         training=document.training,
         seed=document.training.seed,
@@ -248,6 +249,7 @@ def _read_parent(store: VersionStore, attempt: Attempt, paths: Paths) -> StoredV
         message = f"version {attempt.parent} was refused by serving, so no step starts from it: {parent.verdict.why}"
         published = parent.published(paths.below_volume(parent.folder))
         raise VersionRejectedError(published, message, FailureReason.PARENT_REJECTED)
+    check_shape(attempt.document.lora, parent)
     return parent
 
 

@@ -70,6 +70,8 @@ class VersionRecord(BaseModel):
     attempt: int | None = None
     engine: str
     base_model: str
+    base_config: str = ""
+    """sha256 of the base's configuration, of version 0: later ones have a fingerprint of the base in `step`."""
     lora: LoraSpec
     training: TrainingConfig | None = None
     seed: int | None = None

@@ -1,0 +1,139 @@
+"""Whether an adapter goes on from a version: its shape and its base model must be those that the version has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from claas_crds.contract import FailureReason, ModelLocation, TrainerInput
+from claas_crds.lora_adapter import LoraSpec
+from claas_trainer.errors import InputError
+from claas_trainer.heavy_imports import first_import_of
+from claas_trainer.model_source import find_model, not_found
+from claas_trainer.paths import Paths
+from claas_trainer.store.errors import storage_errors
+from claas_trainer.store.record import ADAPTER_CONFIG_FILE
+from claas_trainer.store.versions import StoredVersion
+
+
+def base_name(model: ModelLocation) -> str:
+    """What a version records its base model as."""
+    return model.repository or model.path or ""
+
+
+def config_digest(folder: Path) -> str:
+    """sha256 of a base model's configuration; of which release wrote the file does not matter. Raises InputError."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise not_found(f"{path}: can't be read") from error
+    if isinstance(config, dict):
+        config.pop("transformers_version", None)
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def check_shape(lora: LoraSpec, version: StoredVersion) -> None:
+    """That the adapter's shape is the version's: a step goes on with its tensors, whatever the adapter says.
+
+    Raises InputError (ADAPTER_MISMATCH) that names each field that differs, and StoreError.
+    """
+    _refuse(version, shape_differences(lora, version.record.lora, _stored_shape(version)))
+
+
+def check_lineage(document: TrainerInput, version: StoredVersion, paths: Paths) -> None:
+    """That an adapter that is made on the version's folder has the version's shape and base model.
+
+    Raises InputError: ADAPTER_MISMATCH names each field that differs. Raises StoreError.
+    """
+    differences = shape_differences(document.lora, version.record.lora, _stored_shape(version))
+    _refuse(version, [*differences, *_base_differences(document.model, version, paths)])
+
+
+def shape_differences(lora: LoraSpec, recorded: LoraSpec, stored: Mapping[str, object]) -> list[str]:
+    """Each field of the shape that differs, with both values. `stored` is the version's PEFT configuration: what its
+    tensors are. Where names of layers are spelled otherwise than there, what was asked for then (`recorded`) counts.
+    """
+    differences = []
+    for field, now, then in (
+        ("rank", lora.rank, stored.get("r", recorded.rank)),
+        ("alpha", lora.alpha, stored.get("lora_alpha", recorded.alpha)),
+    ):
+        if now != then:
+            differences.append(f"spec.lora.{field} is {now} and was {then}")
+    modules = _names(stored.get("target_modules"))
+    if _names(lora.target_modules) not in (modules, _names(recorded.target_modules)):
+        was = modules or _names(recorded.target_modules)
+        differences.append(f"spec.lora.targetModules is {_said(_names(lora.target_modules))} and was {_said(was)}")
+    return differences
+
+
+def _names(modules: object) -> object:
+    """A list in whatever order; anything else as it is."""
+    return tuple(sorted(map(str, modules))) if isinstance(modules, list) else modules
+
+
+def _said(modules: object) -> str:
+    return ", ".join(modules) if isinstance(modules, tuple) else str(modules)
+
+
+def _stored_shape(version: StoredVersion) -> Mapping[str, object]:
+    path = version.file(ADAPTER_CONFIG_FILE)
+    if path is None:
+        return {}
+    with storage_errors(path):
+        text = path.read_bytes()
+    try:
+        config = json.loads(text)
+    except ValueError:
+        return {}
+    return config if isinstance(config, Mapping) else {}
+
+
+def _base_differences(model: ModelLocation, version: StoredVersion, paths: Paths) -> list[str]:
+    """By a fingerprint of the weights where both sides have one: a folder can be moved, and another model put where
+    one was. By the name otherwise."""
+    record, name = version.record, base_name(model)
+    recorded = record.step.base_fingerprint if record.step else ""
+    if recorded and model.repository is None:
+        found = _fingerprint(model, paths)
+        if found.partition(":")[0] == recorded.partition(":")[0]:
+            same = found == recorded
+            said = f"spec.model.source is {name}, and what lies there is not the model of that version"
+            return [] if same else [f"{said} (it was {record.base_model})"]
+    if name == record.base_model:
+        if not record.base_config or model.repository is not None:
+            return []
+        if config_digest(find_model(model, paths)) == record.base_config:
+            return []
+        return [f"spec.model.source is {name}, and what lies there has another configuration than the model then"]
+    return [f"spec.model.source is {name} and was {record.base_model}"]
+
+
+def _fingerprint(model: ModelLocation, paths: Paths) -> str:
+    with first_import_of("claas_trainer.engines.base_model"):
+        from claas_trainer.engines.base_model import base_fingerprint
+        from claas_trainer.model_shape import read_shape
+        from claas_trainer.step_errors import UnsupportedModelError, WeightsError
+
+    folder = find_model(model, paths)
+    try:
+        try:
+            shape = read_shape(folder)
+        except UnsupportedModelError:
+            shape = None
+        return base_fingerprint(folder, shape)
+    except WeightsError as error:
+        raise not_found(f"model: {error}") from error
+
+
+def _refuse(version: StoredVersion, differences: Sequence[str]) -> None:
+    if differences:
+        raise InputError(
+            f"version {version.record.number} in {version.folder.parent} was made with other values:"
+            f" {'; '.join(differences)}. Give spec.storage.path another folder to start anew, or make the adapter"
+            " with the old values to go on",
+            FailureReason.ADAPTER_MISMATCH,
+        )
