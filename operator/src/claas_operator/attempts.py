@@ -49,13 +49,16 @@ def describe_attempt(
     its_pod = ObjectReference(pod.metadata.name, pod.metadata.uid)
     trainer = pod.state_of(TRAINER_CONTAINER).terminated
     if trainer is not None:
+        result = _result(trainer.message)
+        # Killed after it had told of its version, it has done its work all the same.
+        published = result is not None and result.succeeded and result.version is not None
         return Attempt(
             name=name,
-            state=AttemptState.FAILED if trainer.exit_code else AttemptState.SUCCEEDED,
+            state=AttemptState.FAILED if trainer.exit_code and not published else AttemptState.SUCCEEDED,
             alive=alive,
             uid=owner,
             pod=its_pod,
-            result=_result(trainer.message),
+            result=result,
             exit_code=trainer.exit_code,
             message=_said(trainer.reason, pod.status.reason, pod.status.message),
             finished_at=trainer.finished_at,

@@ -12,6 +12,8 @@ from claas_operator.world import Attempt
 
 KILLED_EXIT_CODE = 137
 """128 + SIGKILL: the container was killed from outside, or ran out of memory."""
+OUT_OF_MEMORY_REASON = "OOMKilled"
+"""The reason that a kubelet gives a container which the kernel ended for its memory."""
 
 
 @dataclass(frozen=True)
@@ -28,15 +30,18 @@ def failure_of(attempt: Attempt, grant: Grant | None) -> Failure:
     if grant is not None and grant.stopped_because == JobReason.MAX_PAUSE_EXCEEDED:
         message = f"The trainer held serving paused for more than {grant.max_pause_seconds} s and was ended"
         return Failure(JobReason.MAX_PAUSE_EXCEEDED, message, permanent=False)
-    if attempt.result is not None and attempt.result.reason is not None:
-        permanent = attempt.exit_code == ExitCode.PERMANENT
-        return Failure(attempt.result.reason, attempt.result.message, permanent)
-    if "OOMKilled" in attempt.message:
+    reason = attempt.result.reason if attempt.result is not None else None
+    # A supervisor that can't see the kernel's count knows only that its worker was killed; Kubernetes knows by whom.
+    if reason in (None, FailureReason.INTERNAL) and attempt.message.startswith(OUT_OF_MEMORY_REASON):
         return Failure(
             FailureReason.OUT_OF_MEMORY,
-            "The trainer was killed for using more memory than spec.trainer.resources.limits allows",
+            "The kernel killed the trainer because its memory ran out (OOMKilled): raise the memory limit in"
+            " spec.trainer.resources.limits, or give shorter samples",
             permanent=False,
         )
+    if attempt.result is not None and reason is not None:
+        permanent = attempt.exit_code == ExitCode.PERMANENT
+        return Failure(reason, attempt.result.message, permanent)
     if attempt.exit_code is None:
         said = f" ({attempt.message})" if attempt.message else ""
         return Failure(JobReason.TRAINER_LOST, f"The trainer's pod is gone without a result{said}", permanent=False)

@@ -28,6 +28,10 @@ from tests.builders.world import NOW, attempt, grant
 JOB = BatchJob(metadata=ObjectMeta(name="a", uid="uid-of-a"))
 RESULT = TrainerResult(succeeded=False, reason=FailureReason.STORAGE_FULL, message="no space left")
 
+KILLED_WORKER = TrainerResult(
+    succeeded=False, reason=FailureReason.INTERNAL, message="the worker ended with signal SIGKILL"
+)
+
 
 def ended_job(kind: str) -> BatchJob:
     status = BatchJobStatus(conditions=[PodCondition(type=kind, status="True", reason="R", message="why")])
@@ -150,6 +154,30 @@ FAILURES: list[tuple[str, dict[str, object], bool, str, bool, str]] = [
     ("its exit code", {"result": RESULT, "exit_code": 64}, False, "StorageFull", True, "no space left"),
     ("the operator's, which ended it", {"result": RESULT, "exit_code": 137}, True, "MaxPauseExceeded", False, "7 s"),
     ("the kernel's", {"exit_code": 137, "message": "OOMKilled"}, False, "OutOfMemory", False, "memory"),
+    (
+        "the kernel's, of a supervisor that saw only a kill",
+        {"result": KILLED_WORKER, "exit_code": 75, "message": "OOMKilled"},
+        False,
+        "OutOfMemory",
+        False,
+        "spec.trainer.resources.limits",
+    ),
+    (
+        "its own words though the kernel killed something in its pod",
+        {"result": RESULT, "exit_code": 75, "message": "OOMKilled"},
+        False,
+        "StorageFull",
+        False,
+        "no space left",
+    ),
+    (
+        "its own, of a worker that somebody else killed",
+        {"result": KILLED_WORKER, "exit_code": 75, "message": "Error"},
+        False,
+        "InternalError",
+        False,
+        "SIGKILL",
+    ),
     ("nobody's", {"message": "Evicted"}, False, "TrainerLost", False, "Evicted"),
     ("a killer's", {"exit_code": 137}, False, "TrainerLost", False, "killed"),
     ("Python's", {"exit_code": 1}, False, "InternalError", False, "exit code 1"),

@@ -161,6 +161,20 @@ def test_the_result_is_the_trainers_beside_any_other_containers_words() -> None:
     assert describe_attempt("a", JOB, [pod(talkative, OK)]).result == GOOD
 
 
+@pytest.mark.parametrize(("code", "reason"), [(137, "OOMKilled"), (137, "Error"), (143, "Error")])
+def test_a_trainer_that_was_killed_after_it_had_told_of_its_version_has_succeeded(code: int, reason: str) -> None:
+    told = ("trainer", ended(code, GOOD.to_termination_message(), reason))
+    described = describe_attempt("a", JOB, [pod(told, phase="Failed")])
+    assert (described.state, described.result) == (AttemptState.SUCCEEDED, GOOD)
+
+
+def test_a_trainer_that_ran_out_of_memory_is_not_tried_again_as_it_is() -> None:
+    killed = describe_attempt("a", JOB, [pod(("trainer", ended(137, "", "OOMKilled")), phase="Failed")])
+    plan = plan_job(job_world(job(status=STARTED), held=MINE, now_at=killed))
+    failed = next(each for each in plan.status.conditions if each.type == "Failed")
+    assert failed.reason == FailureReason.OUT_OF_MEMORY
+
+
 def test_a_sidecar_that_ran_out_of_memory_is_not_the_trainer() -> None:
     killed = ("proxy", ended(137, "", "OOMKilled"))
     described = describe_attempt("a", JOB, [pod(killed, ("trainer", ended(75, "", "Error")), phase="Failed")])

@@ -12,12 +12,13 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from claas_crds.contract import ExitCode, FailureReason, TrainerInput, TrainerResult
+from claas_trainer.cgroup_memory import oom_kills
 from claas_trainer.documents import read_input
 from claas_trainer.environment import worker_environment
 from claas_trainer.errors import TrainerError
@@ -40,7 +41,6 @@ from claas_trainer.watch import Watch
 _LINE_LIMIT_BYTES = 1024 * 1024
 _KILL_TIMEOUT_SECONDS = 15.0
 _LAST_EVENTS_TIMEOUT_SECONDS = 1.0
-_MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
 
 
 def supervise(task: Task, input_path: Path, paths: Paths, command: Sequence[str] | None = None) -> ExitCode:
@@ -85,7 +85,7 @@ class _Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._end)
-        oom_kills = _oom_kills()
+        kills_before = oom_kills()
         reading, writing = os.pipe()
         process = await self._start(writing)
         os.close(writing)
@@ -114,7 +114,7 @@ class _Supervisor:
         asleep = await wake_announced(self._document.serving, self._paths, self._watch)
         if server is not None:
             server.close()
-        return self._result(process.returncode, overdue, asleep, _oom_kills() > oom_kills)
+        return self._result(process.returncode, overdue, asleep, oom_kills() > kills_before)
 
     async def _start(self, report_file_descriptor: int) -> asyncio.subprocess.Process:
         command = self._command or worker_command(self._task, self._input_path, report_file_descriptor)
@@ -242,14 +242,3 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
         await asyncio.wait_for(process.wait(), _KILL_TIMEOUT_SECONDS)
     except TimeoutError:
         log("worker-not-gone", seconds=_KILL_TIMEOUT_SECONDS)
-
-
-def _oom_kills() -> int:
-    """How often the kernel ended a process of this container for memory."""
-    counts: Mapping[str, str]
-    try:
-        lines = _MEMORY_EVENTS.read_text(encoding="ascii").splitlines()
-        counts = dict(line.split(" ", 1) for line in lines)
-        return int(counts.get("oom_kill", "0"))
-    except (OSError, ValueError):
-        return 0
