@@ -8,6 +8,7 @@ import pytest
 
 from claas_crds.contract import ExitCode, FailureReason
 from claas_operator.api import ADAPTERS, BATCH_JOBS, DEPLOYMENTS, DISTILL_JOBS, PODS
+from claas_operator.core import Manifest
 from tests.cluster.control_plane import free_ports
 from tests.simulation.operator_process import OperatorProcess
 from tests.simulation.scene import Scene, Simulation, VllmPod, holds, reason_of
@@ -329,3 +330,22 @@ def test_a_batch_job_that_somebody_deletes_counts_as_a_lost_attempt(operator: Op
     assert reason_of(job.status.conditions, "Failed") == "TrainerLost"
     wait_until_awake(scene, pod)
     assert not holds(job.status.conditions, "Trained")
+
+
+def test_what_the_api_server_refuses_of_spec_trainer_is_told_and_heals(
+    operator: OperatorProcess, scene: Scene
+) -> None:
+    scene.serve()
+    scene.ready_adapter()
+    scene.ready_adapter("other")
+    wrong: Manifest = {"volumeMounts": [{"name": "x", "mountPath": "/x"}]}
+    scene.merge(ADAPTERS, "tone", {"spec": {"trainer": wrong}})
+    scene.apply_job()
+    job = scene.wait_for_job("step", lambda job: reason_of(job.status.conditions, "Admitted") == "RequestRefused")
+    (admitted,) = [each for each in job.status.conditions if each.type == "Admitted"]
+    assert "volumeMounts" in admitted.message
+    assert 'Not found: "x"' in admitted.message
+    scene.apply_job("beside", "other")
+    scene.wait_until("beside", "Complete")
+    scene.merge(ADAPTERS, "tone", {"spec": {"trainer": {"volumeMounts": None}}})
+    scene.wait_until("step", "Complete", 45)

@@ -102,6 +102,16 @@ _WRONG = (
     ),
     (_A.SERVED_NAME_TAKEN, "An older LoraAdapter is served under the same name by the same Deployment."),
     (_A.INITIALISATION_FAILED, "The initial version could not be made; the message says why. It is tried again."),
+    (
+        _A.REQUEST_REFUSED,
+        "The API server refused what the operator asked of it: a wrong `spec.trainer`, a quota, a right or an"
+        " admission webhook; the message has its words. It is tried again.",
+    ),
+)
+_UNSEEN = (
+    _A.RECONCILE_FAILED,
+    "The operator could not look at the adapter: the API server does not answer, or it holds something that this"
+    " release can't read. It is tried again.",
 )
 
 ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
@@ -122,6 +132,7 @@ ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
             _unknown(
                 "The adapter was not looked at yet.",
                 (_A.PENDING, "The operator has not made its first pass over the adapter."),
+                _UNSEEN,
             ),
         ),
     ),
@@ -133,6 +144,7 @@ ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
                 "Something changes by itself; wait.",
                 *_AT_WORK,
                 (_A.CONTROL_REFUSED, "The token changed a moment ago, and a pod has the old one yet."),
+                _UNSEEN,
             ),
             _false(
                 "Nothing is left to do, or nothing that can be done without you.",
@@ -252,6 +264,14 @@ _TRAINER_FAILURES = (
     (_F.INTERRUPTED, "The trainer pod was told to end."),
     (_F.INTERNAL, "A fault of the trainer itself; its log has the trace."),
 )
+_REFUSED = (
+    (
+        _J.REQUEST_REFUSED,
+        "The API server refused to start the step: a wrong `spec.trainer`, a quota, a right or an admission webhook;"
+        " the message has its words. It is tried again, and other jobs go first meanwhile.",
+    ),
+    (_J.RECONCILE_FAILED, "The operator could not look at the job; the message says why. It is tried again."),
+)
 _LOST = (_J.TRAINER_LOST, "The trainer pod vanished without a result.")
 
 JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
@@ -315,6 +335,7 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
                 (_J.ADAPTER_NOT_READY, "The adapter can't be trained yet; the job waits for it."),
                 (_J.NO_HANDOVER, "Serving can't make room for a step; the message says which flag to add to vLLM."),
                 (_J.SUSPENDED, "`spec.suspend` is true."),
+                *_REFUSED,
             ),
             _unknown("Never set."),
         ),
@@ -339,6 +360,7 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
                 ),
                 (_J.RUNNING, "The trainer is at work."),
                 (_J.RETRYING, "The last attempt failed and another one follows; the message says why."),
+                *_REFUSED,
                 *_ENDINGS,
                 _LOST,
                 *_TRAINER_FAILURES,
@@ -353,6 +375,7 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
             _true("Clients get the new version.", (_J.IN_SERVICE, "Every ready vLLM pod serves it, or a later one.")),
             _false(
                 "Clients get an older version.",
+                *_REFUSED,
                 (_J.PUTTING_INTO_SERVICE, "It is being loaded, or the Deployment has no pod that could serve it."),
             ),
             _unknown("Never set."),

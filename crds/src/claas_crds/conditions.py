@@ -121,6 +121,10 @@ class AdapterReason(StrEnum):
     """The content of a Secret can't be sent as a token."""
     CONTROL_REFUSED = "ControlRefused"
     """The server refused the control token or the API key."""
+    REQUEST_REFUSED = "RequestRefused"
+    """The API server refused what the operator asked of it."""
+    RECONCILE_FAILED = "ReconcileFailed"
+    """The operator could not look at the object."""
 
 
 class JobReason(StrEnum):
@@ -167,6 +171,10 @@ class JobReason(StrEnum):
     """The trainer did not wake serving in time; the operator did."""
     ADAPTER_DELETED = "AdapterDeleted"
     """The adapter was deleted before the job was done."""
+    REQUEST_REFUSED = "RequestRefused"
+    """The API server refused what the operator asked of it for this job."""
+    RECONCILE_FAILED = "ReconcileFailed"
+    """The operator could not look at the job."""
 
 
 def condition_of(conditions: Iterable[Condition], condition_type: str) -> Condition | None:

@@ -17,6 +17,7 @@ from claas_operator.handover_choice import HandoverChoice, choose_handover, serv
 from claas_operator.job_view import JobView, KnownJob
 from claas_operator.observe_serving import handover_of, orphans, recorded_pods, reported, serving_pods
 from claas_operator.plan_unstarted import gave_way
+from claas_operator.pass_failures import stands_back
 from claas_operator.queueing import finished, queue_key
 from claas_operator.reading import Reader
 from claas_operator.samples import input_error
@@ -125,7 +126,7 @@ class Observer:
     async def lease_world(self, lease: ServingLease) -> LeaseWorld:
         """The world of a serving lease that is held."""
         grant = lease.grant
-        job = await self._read.job_object(lease.namespace, grant.job_name) if grant else None
+        job = await self._read.readable_job(lease.namespace, grant.job_name) if grant else None
         active = (
             grant is not None
             and job is not None
@@ -134,6 +135,7 @@ class Observer:
             and not finished(job.status.conditions)
             and not (job.spec.suspend and job.status.produced_version is None)
             and not gave_way(job.status)
+            and not stands_back(job.status)
         )
         # The servers first: what sleeps now was not put to sleep by a trainer that is made only later.
         recorded = await recorded_pods(self._read, lease)

@@ -67,6 +67,13 @@ class Reader:
         found = await self._api.get(DISTILL_JOBS, namespace, name)
         return JobObject.model_validate(found) if found else None
 
+    async def readable_job(self, namespace: str, name: str) -> JobObject | None:
+        """The DistillJob of that name, unless this release can't read it: then nothing is known to go on."""
+        try:
+            return await self.job_object(namespace, name)
+        except ValidationError:
+            return None
+
     async def adapters(self, namespace: str) -> list[AdapterObject]:
         """The LoraAdapters of a namespace that this release can read: another one is in nobody else's way."""
         return [

@@ -12,21 +12,25 @@ from claas_crds.lora_adapter import LoraAdapterStatus
 from claas_operator import actions
 from claas_operator.api import ADAPTERS, DISTILL_JOBS, Api, Resource
 from claas_operator.apply import Applier
-from claas_operator.core import Manifest, ObjectMeta
-from claas_operator.errors import Conflict
+from claas_operator.core import JobObject, Manifest, ObjectMeta
+from claas_operator.errors import ApiError, Conflict, OperatorError, Unavailable
 from claas_operator.events import Recorder
 from claas_operator.grant import lease_name
 from claas_operator.job_view import JobView, known_job
 from claas_operator.observe import Observer
+from claas_operator.pass_failures import adapter_status, job_status, refused_step, trouble_of
 from claas_operator.plan_adapter import plan_adapter
 from claas_operator.plan_job import plan_job
 from claas_operator.plan_lease import plan_lease
 from claas_operator.queueing import finished, queue_key
 from claas_operator.reading import Reader
 from claas_operator.work import Key, Kind, WorkQueue
+from claas_operator.world import AttemptState
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 2
+"""How many passes may fail because the API server can't answer before that is told in status."""
 CONFLICT_SECONDS = 0.2
 """When a pass is repeated that was decided on something which has changed meanwhile."""
 NEXT_IN_LINE = 2
@@ -45,7 +49,7 @@ class Reconciler:
         self._observer = observer
         self._applier = applier
         self._recorder = recorder
-        self.queue = WorkQueue(self.reconcile)
+        self.queue = WorkQueue(self.reconcile, describe=lambda error: trouble_of(error).message)
         self._listed: set[str | None] = set()
 
     async def reconcile(self, key: Key) -> float | None:
@@ -61,6 +65,30 @@ class Reconciler:
         except Conflict as conflict:
             log.debug("%s %s/%s is decided on anew: %s", key.kind, key.namespace, key.name, conflict)
             return CONFLICT_SECONDS
+        except Exception as error:
+            await self._tell(key, error)
+            raise
+
+    async def _tell(self, key: Key, error: Exception) -> None:
+        """Say in the object's status why the pass over it failed; its next pass says what is so then."""
+        if key.kind is Kind.LEASE:
+            return
+        resource, status_of = (ADAPTERS, adapter_status) if key.kind is Kind.ADAPTER else (DISTILL_JOBS, job_status)
+        try:
+            found = await self._api.get(resource, key.namespace, key.name)
+            before = (found or {}).get("status") or {}
+            # What may be over in a moment need not be told of an object that has a status.
+            passing = isinstance(error, Unavailable) and bool(before) and self.queue.failures(key) < PATIENCE
+            if found is None or passing:
+                return
+            after = status_of(found, trouble_of(error), datetime.now(UTC))
+            if all(isinstance(before, dict) and before.get(name) == value for name, value in after.items()):
+                return
+            metadata: Manifest = {"resourceVersion": ObjectMeta.model_validate(found["metadata"]).resource_version}
+            patch: Manifest = {"metadata": metadata, "status": after}
+            await self._api.merge(resource, key.namespace, key.name, patch, subresource="status")
+        except OperatorError as again:
+            log.warning("%s %s/%s: its status could not be written: %s", key.kind, key.namespace, key.name, again)
 
     async def resync(self, namespaces: tuple[str | None, ...]) -> None:
         """Wake every object of ours; None stands for all namespaces."""
@@ -149,7 +177,14 @@ class Reconciler:
         before, written = known_job(job), job.model_copy(update={"metadata": metadata, "status": plan.status})
         after = self.jobs.note(written) if metadata is not job.metadata else before
         await self._recorder.record(JOB_KIND, job.metadata, plan.notes)
-        await self._applier.for_job(job.model_copy(update={"metadata": metadata}), world.adapter, plan.actions)
+        try:
+            await self._applier.for_job(job.model_copy(update={"metadata": metadata}), world.adapter, plan.actions)
+        except Conflict:
+            raise
+        except ApiError as error:
+            if world.attempt.state is not AttemptState.ABSENT or plan.status.produced_version is not None:
+                raise
+            return await self._stand_back(written, error)
         adapter = Key(Kind.ADAPTER, key.namespace, job.spec.adapter_ref.name)
         published = plan.status.produced_version != job.status.produced_version
         ended = finished(plan.status.conditions) and not finished(job.status.conditions)
@@ -161,6 +196,16 @@ class Reconciler:
         if deployment is not None and (plan.actions or ended):
             self.queue.wake(Key(Kind.LEASE, key.namespace, lease_name(deployment)))
         return plan.requeue_seconds
+
+    async def _stand_back(self, job: JobObject, error: ApiError) -> float:
+        """The API server refuses to start the job's step: tell it, and let others go first for a while."""
+        now = datetime.now(UTC)
+        status = refused_step(job.status, job.metadata.generation, error, now)
+        metadata = await self._write_status(DISTILL_JOBS, job.metadata, job.status, status)
+        self.jobs.note(job.model_copy(update={"metadata": metadata, "status": status}))
+        log.warning("%s %s/%s: %s", JOB_KIND, job.metadata.namespace, job.metadata.name, trouble_of(error).message)
+        assert status.retry_time is not None
+        return (status.retry_time - now).total_seconds()
 
     async def _lease(self, key: Key) -> float | None:
         lease = await self._read.lease_named(key.namespace, key.name)

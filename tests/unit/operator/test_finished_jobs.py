@@ -13,29 +13,17 @@ import pytest
 from pydantic import JsonValue
 
 from claas_crds import API_VERSION
-from claas_operator.api import ADAPTERS, DEPLOYMENTS, DISTILL_JOBS, Api
-from claas_operator.apply import Applier
-from claas_operator.companion import CompanionSource
+from claas_operator.api import ADAPTERS, DEPLOYMENTS, DISTILL_JOBS
 from claas_operator.core import JobObject, Manifest
-from claas_operator.events import Recorder
 from claas_operator.handlers import Wakers
 from claas_operator.job_view import JobView
-from claas_operator.observe import Observer
-from claas_operator.reading import Reader
 from claas_operator.reconcile import Reconciler
-from claas_operator.settings import Settings
 from claas_operator.work import Key, Kind
 from tests.builders.api_server import SmallApi, serving_api
+from tests.builders.reconciler import reconciler_of
 from tests.builders.world import NAMESPACE, NOW, adapter, job
 
 MANY = 250
-SETTINGS = Settings.from_environment({"CLAAS_TRAINER_IMAGE": "trainer:1"})
-
-
-def reconciler_of(api: Api) -> Reconciler:
-    read, jobs, companion = Reader(api), JobView(), CompanionSource({})
-    applier = Applier(api, read, companion, SETTINGS)
-    return Reconciler(api, read, jobs, Observer(read, jobs, companion), applier, Recorder(api, "operator-0"))
 
 
 def manifest(of: JobObject, **status: JsonValue) -> Manifest:

@@ -128,7 +128,32 @@ async def test_a_pass_that_fails_is_run_again_with_growing_delay_and_others_go_o
     assert gaps[0] >= 0.02
     assert gaps[1] >= 0.04
     assert gaps[2] >= 0.08
-    assert "DistillJob team/a: ValueError: this one fails" in caplog.text
+    assert "DistillJob team/a: ValueError('this one fails'); again in" in caplog.text
+
+
+async def test_an_event_does_not_run_a_key_that_failed_before_its_delay_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(work, "FIRST_RETRY_SECONDS", 0.2)
+    times: list[float] = []
+
+    async def reconcile(key: Key) -> None:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) == 1:
+            queue.wake(A)
+            raise ValueError("this one fails")
+
+    async with running(reconcile) as queue:
+        queue.wake(A)
+        await until(lambda: len(times) == 1)
+        for _ in range(5):
+            queue.wake(A)
+            await asyncio.sleep(0.01)
+        await until(lambda: len(times) == 2)
+        assert times[1] - times[0] >= 0.2
+        assert queue.failures(A) == 0
+        queue.wake(A)
+        await until(lambda: len(times) == 3)
 
 
 async def test_no_more_passes_run_at_once_than_there_are_workers() -> None:
