@@ -25,7 +25,7 @@ from claas_operator.core import Manifest
 from claas_operator.naming import attempt_name
 from tests.simulation.cluster_api import field, text
 from tests.simulation.operator_process import OperatorProcess
-from tests.simulation.scene import Scene, Simulation, reason_of
+from tests.simulation.scene import SAMPLE, Scene, Simulation, reason_of
 from tests.simulation.trainer import Moment, Script
 
 pytestmark = pytest.mark.integration
@@ -135,15 +135,15 @@ MISSING: list[tuple[str, Manifest, str]] = [
 ]
 
 
-def test_what_a_job_names_and_is_not_there_fails_it_with_the_field_and_serving_is_never_paused(
+def test_what_a_job_names_and_does_not_come_fails_it_with_the_field_and_serving_is_never_paused(
     operator: OperatorProcess, scene: Scene
 ) -> None:
     (pod,) = scene.serve()
     scene.ready_adapter()
     scene.make_config_map("feedback", {"a.json": "[]"})
     for name, samples, _ in MISSING:
-        scene.apply_job(f"no-{name}", samples=samples)
-    scene.apply_job("no-adapter", "nobody")
+        scene.apply_job(f"no-{name}", samples=samples, activeDeadlineSeconds=3)
+    scene.apply_job("no-adapter", "nobody", activeDeadlineSeconds=3)
     for name, _, message in MISSING:
         job = scene.wait_until(f"no-{name}", "Failed", 30)
         (failed,) = [each for each in job.status.conditions if each.type == "Failed"]
@@ -155,21 +155,27 @@ def test_what_a_job_names_and_is_not_there_fails_it_with_the_field_and_serving_i
     assert pod.server.app.sleeps == []
 
 
-def test_samples_and_adapter_that_come_a_moment_after_the_job_are_waited_for(
+def test_samples_and_adapter_that_come_long_after_the_job_are_waited_for_and_hold_up_no_other_job(
     operator: OperatorProcess, scene: Scene
 ) -> None:
     scene.serve()
+    scene.ready_adapter("other")
     scene.apply_job(samples={"configMapRef": {"name": "feedback"}})
     scene.wait_for_job("step", lambda job: reason_of(job.status.conditions, "Admitted") == "AdapterNotFound")
-    scene.make_config_map("feedback", {"samples.json": "[]"})
     scene.apply_adapter()
+    scene.wait_for_job("step", lambda job: reason_of(job.status.conditions, "Admitted") == "SamplesNotFound")
+    scene.apply_job("later", "other")
+    scene.wait_until("later", "Complete")
+    time.sleep(6)
+    assert scene.job().status.phase == "Pending"
+    scene.make_config_map("feedback", {"samples.json": json.dumps([SAMPLE])})
     scene.wait_until("step", "Complete", 30)
 
 
 def test_samples_deleted_while_the_step_is_taken_do_not_end_it(operator: OperatorProcess, scene: Scene) -> None:
     scene.serve()
     scene.ready_adapter()
-    scene.make_config_map("feedback", {"samples.json": "[]"})
+    scene.make_config_map("feedback", {"samples.json": json.dumps([SAMPLE])})
     script = scene.script(Script(hold=True))
     scene.apply_job(samples={"configMapRef": {"name": "feedback"}})
     scene.wait_until_reached(script)

@@ -325,8 +325,14 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
             _false(
                 "It is not, or no longer, its turn.",
                 (_J.QUEUED, "Other steps on the same Deployment come first."),
-                (_J.ADAPTER_NOT_FOUND, "The adapter does not exist yet; the job waits for it for a bounded time."),
-                (_J.SAMPLES_NOT_FOUND, "What holds the samples does not exist yet; the job waits a bounded time."),
+                (
+                    _J.ADAPTER_NOT_FOUND,
+                    "The adapter does not exist yet; the job waits for it, at most for `activeDeadlineSeconds`.",
+                ),
+                (
+                    _J.SAMPLES_NOT_FOUND,
+                    "What holds the samples does not exist yet; the job waits, at most for `activeDeadlineSeconds`.",
+                ),
                 (
                     _J.TRAINER_NOT_STARTED,
                     "The trainer's pod could not start for a while; other jobs go first, and it is tried again."

@@ -120,7 +120,8 @@ class DistillJobSpec(ResourceModel):
     active_deadline_seconds: int = Field(default=3600, ge=1)
     """Seconds from `startTime` until the job is ended as failed (batch/v1 Job). Time in the queue does not count. It
     ends a step that hangs while serving goes on; until then other jobs of the Deployment wait. Give more to a first
-    job that downloads a large model."""
+    job that downloads a large model. A job also waits this long, from its creation or from when it was resumed, for
+    an adapter or for samples that do not exist yet."""
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0)
     """Seconds after which a finished job is deleted (batch/v1 Job); never when left out. Its version stays."""
 

@@ -11,13 +11,12 @@ from claas_operator.actions import DeleteJob
 from claas_operator.conditions import ConditionDraft
 from claas_operator.job_draft import JobDraft, JobPlan
 from claas_operator.pass_failures import stands_back
+from claas_operator.plan_missing import wait_for_missing
 from claas_operator.plan_step import FOLLOW_SECONDS, WAIT_SECONDS, grant_lease, obstacle, take_step
 from claas_operator.plan_unstarted import rest_left
 from claas_operator.queueing import finished
 from claas_operator.world import AttemptState, JobWorld
 
-MISSING_GRACE_SECONDS = 10
-"""How long a job waits for an adapter or samples that are applied together with it."""
 QUEUE_SECONDS = 15.0
 """How often a queued job is looked at; it is woken when its turn may have come."""
 
@@ -43,7 +42,7 @@ def plan_job(world: JobWorld) -> JobPlan:
     if world.input_error is not None and world.attempt.state is AttemptState.ABSENT:
         return draft.fail(FailureReason.INVALID_INPUT, world.input_error)
     if world.samples_error is not None and world.attempt.state is AttemptState.ABSENT:
-        return _without_samples(draft, world.samples_error)
+        return wait_for_missing(draft, JobReason.SAMPLES_NOT_FOUND, world.samples_error)
     if _deadline_over(world):
         draft.stop_attempt("activeDeadlineSeconds are over")
         seconds = job.spec.active_deadline_seconds
@@ -82,18 +81,9 @@ def _without_adapter(draft: JobDraft) -> JobPlan:
         draft.stop_attempt("the adapter was deleted")
         return draft.fail(JobReason.ADAPTER_DELETED, f"LoraAdapter {name} was deleted")
     message = f"spec.adapterRef.name: there is no LoraAdapter {name} in namespace {world.job.metadata.namespace}"
-    if world.age_seconds < MISSING_GRACE_SECONDS:
-        draft.conditions.set(JobCondition.ADMITTED, False, JobReason.ADAPTER_NOT_FOUND, message)
-        return draft.plan(JobPhase.PENDING, 1.0)
-    return draft.fail(JobReason.ADAPTER_NOT_FOUND, message)
-
-
-def _without_samples(draft: JobDraft, error: str) -> JobPlan:
-    if draft.world.age_seconds < MISSING_GRACE_SECONDS:
-        draft.conditions.set(JobCondition.ADMITTED, False, JobReason.SAMPLES_NOT_FOUND, error)
-        return draft.plan(JobPhase.PENDING, 1.0)
-    draft.stop_attempt("the samples are gone")
-    return draft.fail(JobReason.SAMPLES_NOT_FOUND, error)
+    if world.job.spec.suspend:
+        return _suspended(draft)
+    return wait_for_missing(draft, JobReason.ADAPTER_NOT_FOUND, message)
 
 
 def _suspended(draft: JobDraft) -> JobPlan:

@@ -14,6 +14,7 @@ from claas_operator.actions import CreateAttempt, DeleteAttempt, DeleteJob, Reti
 from claas_operator.handover_choice import HandoverChoice
 from claas_operator.job_draft import JobPlan
 from claas_operator.plan_job import plan_job
+from claas_operator.queueing import in_queue
 from claas_operator.world import Attempt, AttemptState, JobWorld
 from tests.builders.world import (
     ASLEEP,
@@ -58,14 +59,14 @@ def kinds(plan: JobPlan) -> list[str]:
 
 WAITS: list[tuple[str, JobWorld, JobPhase, str]] = [
     (
-        "for an adapter applied a moment later",
-        job_world(job(age_seconds=2), no_adapter=True),
+        "for an adapter applied minutes later",
+        job_world(job(age_seconds=900), no_adapter=True),
         JobPhase.PENDING,
         "AdapterNotFound",
     ),
     (
-        "for samples applied a moment later",
-        job_world(job(age_seconds=2), samples_error="no"),
+        "for samples applied minutes later",
+        job_world(job(age_seconds=900), samples_error="no"),
         JobPhase.PENDING,
         "SamplesNotFound",
     ),
@@ -244,8 +245,13 @@ def test_a_published_job_is_not_undone_by_suspending_it() -> None:
 
 
 FINAL: list[tuple[str, JobWorld, str, list[str]]] = [
-    ("an adapter that does not come", job_world(no_adapter=True), "AdapterNotFound", []),
-    ("samples that do not come", job_world(samples_error="spec.samples: no"), "SamplesNotFound", []),
+    ("an adapter that does not come", job_world(job(age_seconds=3601), no_adapter=True), "AdapterNotFound", []),
+    (
+        "samples that do not come",
+        job_world(job(age_seconds=61, deadline_seconds=60), samples_error="spec.samples: no"),
+        "SamplesNotFound",
+        [],
+    ),
     ("samples too large for the input", job_world(input_error="spec.samples.inline: too large"), "InvalidInput", []),
     ("an adapter that is being deleted", job_world(on=adapter(deleted=True)), "AdapterDeleted", []),
     (
@@ -413,3 +419,31 @@ def test_a_finished_job_is_deleted_when_its_time_is_over_and_not_before() -> Non
     assert (waiting.actions, waiting.requeue_seconds) == ((), 10)
     assert plan_job(job_world(job(status=finished(seconds=30), ttl_seconds=30))).actions == (DeleteJob(),)
     assert plan_job(job_world(job(status=finished(seconds=30), ttl_seconds=0))).actions == (DeleteJob(),)
+
+
+def test_a_job_that_waits_for_what_it_names_says_for_what_and_until_when() -> None:
+    plan = plan_job(job_world(job(age_seconds=900), samples_error="spec.samples.configMapRef.name: no"))
+    found = condition_of(plan.status.conditions, "Admitted")
+    assert found is not None
+    assert found.message == "spec.samples.configMapRef.name: no; the job waits for it until 2026-05-04 12:45:00 UTC"
+    assert plan.requeue_seconds == 5.0
+
+
+def test_a_job_that_waits_for_what_it_names_is_not_in_the_queue() -> None:
+    plan = plan_job(job_world(job(age_seconds=900), no_adapter=True))
+    assert not in_queue(job(status=plan.status))
+
+
+def test_a_suspended_job_waits_for_its_adapter_without_end_and_as_long_as_any_once_it_is_resumed() -> None:
+    plan = plan_job(job_world(job(age_seconds=90_000, suspend=True), no_adapter=True))
+    assert plan.status.phase is JobPhase.SUSPENDED
+    resumed = DistillJobStatus(conditions=[condition("Suspended", False, "Resumed", since_seconds=100)])
+    plan = plan_job(job_world(job(age_seconds=90_000, status=resumed), no_adapter=True))
+    assert plan.status.phase is JobPhase.PENDING
+
+
+def test_a_job_whose_samples_vanish_when_its_turn_has_come_does_not_keep_the_lease_for_them() -> None:
+    held = grant().model_copy(update={"granted_at": ago(20)})
+    assert plan_job(job_world(held=lease(held), samples_error="no")).status.phase is JobPhase.PENDING
+    held = grant().model_copy(update={"granted_at": ago(31)})
+    assert said(plan_job(job_world(held=lease(held), samples_error="no")), "Failed")[1] == "SamplesNotFound"
