@@ -40,7 +40,7 @@ def test_wrong_samples_fail_their_jobs_and_serving_is_never_paused(scene: Scene)
         }
         scene.stack.kubectl.apply([manifest])
         scene.apply("wrong-nan", source={"configMapRef": {"name": "nan-samples"}})
-        scene.apply("wrong-missing", source={"configMapRef": {"name": "nowhere"}})
+        scene.apply("wrong-missing", source={"configMapRef": {"name": "nowhere"}}, activeDeadlineSeconds=20)
         for name, (_, field) in WRONG.items():
             _assert_refused(scene, f"wrong-{name}", "InvalidSample", field)
         _assert_refused(scene, "wrong-nan", "InvalidSample", "samples[0].response_logprobs")

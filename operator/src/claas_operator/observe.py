@@ -8,19 +8,18 @@ from datetime import UTC, datetime
 
 from claas_crds.contract import PublishedVersion
 from claas_operator import naming, serving
-from claas_operator.api import CONFIG_MAPS, SECRETS, Resource
 from claas_operator.attempts import alive_trainers, describe_attempt, held_open, needs_events
 from claas_operator.companion import CompanionSource
 from claas_operator.core import AdapterObject, JobObject
 from claas_operator.grant import ServingLease
 from claas_operator.handover_choice import HandoverChoice, choose_handover, server_of
 from claas_operator.job_view import JobView, KnownJob
+from claas_operator.observe_samples import SamplesObserver
 from claas_operator.observe_serving import handover_of, orphans, recorded_pods, reported, serving_pods
 from claas_operator.plan_unstarted import gave_way
 from claas_operator.pass_failures import stands_back
 from claas_operator.queueing import finished, queue_key
 from claas_operator.reading import Reader
-from claas_operator.samples import input_error
 from claas_operator.world import AdapterWorld, Attempt, AttemptState, JobWorld, LeaseWorld, SecretsSeen
 
 
@@ -30,6 +29,7 @@ class Observer:
     def __init__(self, read: Reader, jobs: JobView, companion: CompanionSource) -> None:
         self._read = read
         self._jobs = jobs
+        self._samples = SamplesObserver(read)
         self._companion = companion
 
     async def adapter_world(self, adapter: AdapterObject, load_errors: dict[str, str]) -> AdapterWorld:
@@ -83,6 +83,7 @@ class Observer:
         mine = lease is not None and lease.holder == job.metadata.uid
         between_attempts = mine and attempt.state is AttemptState.ABSENT and job.status.failed_attempts > 0
         free = lease is None or lease.holder is None
+        samples = await self._samples.look(job)
         waits = not (job.spec.suspend or job.status.produced_version is not None)
         jobs_ahead = 0 if mine or adapter is None else await self._jobs_ahead(job, adapter)
         ask = waits and ((free and jobs_ahead == 0) or between_attempts)
@@ -91,8 +92,9 @@ class Observer:
             now=datetime.now(UTC),
             job=job,
             adapter=adapter,
-            samples_error=await self._samples_error(job),
-            input_error=input_error(job.spec.samples),
+            samples_error=samples.missing,
+            input_error=samples.too_large,
+            sample_fault=samples.invalid,
             jobs_ahead=jobs_ahead,
             lease=lease,
             attempt=attempt,
@@ -188,28 +190,6 @@ class Observer:
             if found.changed is not None:
                 changed = max(changed or found.changed, found.changed)
         return SecretsSeen(tuple(missing), tuple(invalid), changed)
-
-    async def _samples_error(self, job: JobObject) -> str | None:
-        source = job.spec.samples
-        namespace = job.metadata.namespace
-        if source.config_map_ref is not None:
-            return await self._missing_key(
-                CONFIG_MAPS, namespace, source.config_map_ref.name, source.config_map_ref.key
-            )
-        if source.secret_ref is not None:
-            return await self._missing_key(SECRETS, namespace, source.secret_ref.name, source.secret_ref.key)
-        if source.file is not None and not await self._read.claim_found(namespace, source.file.claim_name):
-            return f"spec.samples.file.claimName: there is no PersistentVolumeClaim {source.file.claim_name}"
-        return None
-
-    async def _missing_key(self, resource: Resource, namespace: str, name: str, key: str) -> str | None:
-        field, kind = ("secretRef", "Secret") if resource is SECRETS else ("configMapRef", "ConfigMap")
-        keys = await self._read.keys(resource, namespace, name)
-        if keys is None:
-            return f"spec.samples.{field}.name: there is no {kind} {name} in namespace {namespace}"
-        if key not in keys:
-            return f"spec.samples.{field}.key: {kind} {name} has no key {key}"
-        return None
 
     async def _jobs_ahead(self, job: JobObject, adapter: AdapterObject) -> int:
         deployment = adapter.spec.serving.deployment_ref.name

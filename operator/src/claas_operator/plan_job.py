@@ -41,6 +41,8 @@ def plan_job(world: JobWorld) -> JobPlan:
         draft.conditions.set(JobCondition.SUSPENDED, False, JobReason.RESUMED, "The job was resumed")
     if world.input_error is not None and world.attempt.state is AttemptState.ABSENT:
         return draft.fail(FailureReason.INVALID_INPUT, world.input_error)
+    if world.sample_fault is not None and world.attempt.state is AttemptState.ABSENT:
+        return draft.fail(FailureReason.INVALID_SAMPLE, world.sample_fault)
     if world.samples_error is not None and world.attempt.state is AttemptState.ABSENT:
         return wait_for_missing(draft, JobReason.SAMPLES_NOT_FOUND, world.samples_error)
     if _deadline_over(world):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import cast
 
@@ -49,6 +49,16 @@ class SecretToken:
     text: str | None
     fault: str | None
     changed: datetime | None
+
+
+@dataclass(frozen=True)
+class Document:
+    """One key of a ConfigMap or Secret."""
+
+    uid: str
+    version: str
+    data: bytes | None = field(repr=False)
+    """None: the object has no such key."""
 
 
 class Reader:
@@ -105,12 +115,21 @@ class Reader:
         """A ConfigMap as it is."""
         return await self._api.get(CONFIG_MAPS, namespace, name)
 
-    async def keys(self, resource: Resource, namespace: str, name: str) -> frozenset[str] | None:
-        """The keys of a ConfigMap or Secret."""
+    async def document(self, resource: Resource, namespace: str, name: str, key: str) -> Document | None:
+        """One key of a ConfigMap or Secret; None when there is no such object."""
         found = await self._api.get(resource, namespace, name)
         if found is None:
             return None
-        return frozenset({*cast(Manifest, found.get("data") or {}), *cast(Manifest, found.get("binaryData") or {})})
+        metadata = ObjectMeta.model_validate(found["metadata"])
+        texts = cast(dict[str, str], found.get("data") or {})
+        binary = cast(dict[str, str], found.get("binaryData") or {})
+        data = None
+        if key in texts:
+            text = texts[key]
+            data = base64.b64decode(text) if resource is SECRETS else text.encode("utf-8", "surrogatepass")
+        elif key in binary:
+            data = base64.b64decode(binary[key])
+        return Document(metadata.uid, metadata.resource_version, data)
 
     async def credentials(
         self, namespace: str, control_token: SecretKeyRef | None, api_key: SecretKeyRef | None

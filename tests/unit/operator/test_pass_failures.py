@@ -65,7 +65,7 @@ def refuses(method: str, resource: Resource, answer: tuple[int, str, str]) -> Re
 async def cluster(refuse: Refuse | None = None, **changes: Manifest) -> AsyncIterator[Cluster]:
     """An adapter with a version, whose Deployment has no pods, and a job."""
     small = SmallApi(refuse or (lambda method, path: None))
-    for resource, found in ((ADAPTERS, adapter_object()), (DISTILL_JOBS, job_object())):
+    for resource, found in ((ADAPTERS, adapter_object(serving={"handover": "None"})), (DISTILL_JOBS, job_object())):
         plain = found.model_dump(mode="json", by_alias=True, exclude_none=True)
         small.put(resource, NAMESPACE, {**plain, **changes.get(resource.plural, {})})
     selector: Manifest = {"matchLabels": {"app": "vllm"}}

@@ -252,6 +252,12 @@ FINAL: list[tuple[str, JobWorld, str, list[str]]] = [
         "SamplesNotFound",
         [],
     ),
+    (
+        "a wrong sample, whoever's turn it is",
+        job_world(held=OTHERS, jobs_ahead=7, sample_fault="samples[0].feedback: is empty"),
+        "InvalidSample",
+        [],
+    ),
     ("samples too large for the input", job_world(input_error="spec.samples.inline: too large"), "InvalidInput", []),
     ("an adapter that is being deleted", job_world(on=adapter(deleted=True)), "AdapterDeleted", []),
     (

@@ -165,6 +165,7 @@ job_worlds = st.builds(
     adapter=st.none() | adapters,
     samples_error=messages,
     input_error=messages,
+    sample_fault=messages,
     jobs_ahead=st.integers(0, 3),
     lease=leases,
     attempt=attempts,
