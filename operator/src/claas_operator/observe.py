@@ -17,7 +17,6 @@ from claas_operator.job_view import JobView, KnownJob
 from claas_operator.observe_samples import SamplesObserver
 from claas_operator.observe_serving import handover_of, orphans, recorded_pods, reported, serving_pods
 from claas_operator.plan_unstarted import gave_way
-from claas_operator.pass_failures import stands_back
 from claas_operator.queueing import finished, queue_key
 from claas_operator.reading import Reader
 from claas_operator.world import AdapterWorld, Attempt, AttemptState, JobWorld, LeaseWorld, SecretsSeen
@@ -137,7 +136,6 @@ class Observer:
             and not finished(job.status.conditions)
             and not (job.spec.suspend and job.status.produced_version is None)
             and not gave_way(job.status)
-            and not stands_back(job.status)
         )
         # The servers first: what sleeps now was not put to sleep by a trainer that is made only later.
         recorded = await recorded_pods(self._read, lease)

@@ -19,8 +19,6 @@ from claas_crds.conditions import (
     ConditionStatus,
     JobCondition,
     JobReason,
-    condition_of,
-    is_true,
 )
 from claas_crds.distill_job import DistillJobStatus, JobPhase
 from claas_operator.conditions import ConditionDraft
@@ -148,14 +146,4 @@ def refused_step(status: DistillJobStatus, generation: int, error: ApiError, now
             "phase": JobPhase.PENDING,
             "retry_time": now + timedelta(seconds=delay),
         }
-    )
-
-
-def stands_back(status: DistillJobStatus) -> bool:
-    """Whether the API server refused the job's step the last time."""
-    admitted = condition_of(status.conditions, JobCondition.ADMITTED)
-    return (
-        admitted is not None
-        and admitted.reason == JobReason.REQUEST_REFUSED
-        and not is_true(status.conditions, JobCondition.ADMITTED)
     )

@@ -10,7 +10,6 @@ from claas_crds.distill_job import JobPhase
 from claas_operator.actions import DeleteJob
 from claas_operator.conditions import ConditionDraft
 from claas_operator.job_draft import JobDraft, JobPlan
-from claas_operator.pass_failures import stands_back
 from claas_operator.plan_missing import wait_for_missing
 from claas_operator.plan_step import FOLLOW_SECONDS, WAIT_SECONDS, grant_lease, obstacle, take_step
 from claas_operator.plan_unstarted import rest_left
@@ -49,9 +48,6 @@ def plan_job(world: JobWorld) -> JobPlan:
         draft.stop_attempt("activeDeadlineSeconds are over")
         seconds = job.spec.active_deadline_seconds
         return draft.fail(JobReason.DEADLINE_EXCEEDED, f"The job was not done {seconds} s after it was admitted")
-    if stands_back(job.status) and job.status.retry_time is not None and world.now < job.status.retry_time:
-        # Its Lease goes to others meanwhile.
-        return draft.plan(JobPhase.PENDING, (job.status.retry_time - world.now).total_seconds())
     if world.lease is None or world.lease.holder != job.metadata.uid:
         return _queue(draft)
     return take_step(draft)

@@ -44,9 +44,10 @@ def follow_unstarted(draft: JobDraft) -> JobPlan:
 
 
 def gave_way(status: DistillJobStatus) -> bool:
-    """Whether the job's trainer was taken back because it could not start, and the job has not queued again."""
+    """Whether the job's trainer was refused, or taken back because it could not start, and the job has not queued
+    again."""
     admitted = condition_of(status.conditions, JobCondition.ADMITTED)
-    return admitted is not None and admitted.reason == JobReason.TRAINER_NOT_STARTED
+    return admitted is not None and admitted.reason in (JobReason.TRAINER_NOT_STARTED, JobReason.REQUEST_REFUSED)
 
 
 def rest_left(world: JobWorld) -> float:

@@ -228,7 +228,9 @@ def test_a_refused_step_waits_half_as_long_as_it_has_tried(tried: float, wait: f
     status = refused_step(DistillJobStatus(start_time=ago(tried)), 1, ApiError(422, "POST", "no"), NOW)
     assert status.retry_time is not None
     assert (status.retry_time - NOW).total_seconds() == wait
-    plan = plan_job(job_world(job_object(status=status), held=lease(grant())))
+    # Whoever has the Lease: it is let go, and not taken again before that.
+    assert plan_job(job_world(job_object(status=status), held=lease(grant()))).actions == ()
+    plan = plan_job(job_world(job_object(status=status), held=lease()))
     assert plan.actions == ()
     assert plan.requeue_seconds == wait
 
