@@ -39,6 +39,7 @@ HUB: Object = {"repository": "Qwen/Qwen3-8B"}
 TRAINER = "spec.trainer"
 
 NO_QUANTITIES: list[JsonValue] = ["half", "1 Gi", "4GB", "", -1, -0.5, "-1", False, {}, [], {"a": 1}, [1]]
+NO_TARGETS: list[JsonValue] = [[], "", 7, -1, 0, 1.5, True, False, {}, {"a": 1}, [""], [7], [["q_proj"]], ["a"] * 257]
 OWN_PATHS = ("/tmp", "//tmp/", "/var/lib/claas/storage", "/var/run/claas/input/x", "/dev/termination-log")
 
 
@@ -72,7 +73,7 @@ WRONG_ADAPTERS: list[tuple[str, JsonValue, str]] = [
     ("spec.lora.rank", "32", 'spec.lora.rank: Invalid value: "string"'),
     ("spec.lora.alpha", 0, "spec.lora.alpha in body should be greater than or equal to 1"),
     ("spec.lora.alpha", 257, "spec.lora.alpha in body should be less than or equal to 256"),
-    ("spec.lora.targetModules", [], "spec.lora.targetModules in body should have at least 1 items"),
+    *(("spec.lora.targetModules", wrong, "spec.lora.targetModules") for wrong in NO_TARGETS),
     ("spec.engine", "quantum", 'spec.engine: Unsupported value: "quantum"'),
     ("spec.serving", {}, "spec.serving.deploymentRef: Required value"),
     ("spec.serving.deploymentRef", {}, "spec.serving.deploymentRef.name: Required value"),
@@ -242,6 +243,11 @@ VALID = [
     ADAPTER,
     changed(ADAPTER, "spec.loraId", "user123/coder-v1"),
     changed(ADAPTER, "spec.storage.path", "team.a/..hidden/x@1"),
+    changed(ADAPTER, "spec.storage.path", "team.a/"),
+    changed(ADAPTER, "spec.model.source.persistentVolumeClaim.path", "llama-8b/"),
+    changed(ADAPTER, "spec.lora", {"rank": 16, "targetModules": "all-linear"}),
+    changed(ADAPTER, "spec.lora", {"targetModules": r".*\.self_attn\.(q|v)_proj"}),
+    changed(ADAPTER, "spec.lora", {"targetModules": ["q_proj", "mlp.down_proj"]}),
     changed(ADAPTER, "spec.model.source", {"hub": {**HUB, "revision": "main", "cacheClaimName": "hub"}}),
     changed(ADAPTER, "spec.trainer.resources.limits", {"nvidia.com/gpu": 1, "memory": "8Gi"}),
     changed(ADAPTER, "spec.trainer.volumes", [{"name": "cache", "emptyDir": {"sizeLimit": "1Gi"}}]),
@@ -303,7 +309,6 @@ def test_fields_of_kubernetes_own_types_are_handed_on_whole(server: ApiServer) -
 ADAPTER_DEFAULTS: list[tuple[str, JsonValue]] = [
     ("spec.lora.rank", 32),
     ("spec.lora.alpha", 64),
-    ("spec.lora.targetModules.0", "q_proj"),
     ("spec.serving.port", 8000),
     ("spec.serving.handover", "Auto"),
     ("spec.serving.maxSlowdown", 40),
@@ -391,6 +396,27 @@ def test_how_it_is_served_and_run_can_be_changed(
 ) -> None:
     answer = server.merge(stored[kind], {"spec": spec}, dry_run=True)
     assert answer.status == 200, answer.message
+
+
+@pytest.mark.parametrize(
+    ("name", "before"), [("left-out", None), ("as-text", "all-linear"), ("as-list", ["q_proj"])], ids=str
+)
+@pytest.mark.parametrize("after", [None, "all-linear", ".*_proj", ["q_proj"], ["q_proj", "v_proj"]], ids=str)
+def test_target_modules_are_kept_whether_text_list_or_left_out(
+    server: ApiServer, name: str, before: JsonValue, after: JsonValue
+) -> None:
+    manifest = changed(ADAPTER, "metadata.name", name)
+    manifest = changed(manifest, "spec.lora", {"rank": 16} | ({} if before is None else {"targetModules": before}))
+    assert server.create(manifest).status in (201, 409)
+    answer = server.merge(manifest, {"spec": {"lora": {"targetModules": after}}}, dry_run=True)
+    if before == after:
+        assert answer.status == 200, answer.message
+        lora = at(answer.body, "spec.lora")
+        assert isinstance(lora, dict)
+        assert lora.get("targetModules") == before
+    else:
+        assert answer.status == 422
+        assert 'spec.lora: Invalid value: "object": lora is immutable' in answer.message
 
 
 def test_an_adapter_made_without_a_lora_id_can_not_be_given_one(server: ApiServer) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated, TypeAlias
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
 from claas_crds.base import ResourceModel
 from claas_crds.conditions import Condition
@@ -24,6 +25,15 @@ _NOT_IN_PATHS = r"/\x00-\x1f\x7f"
 _SEGMENT = rf"[^{_NOT_IN_PATHS}]*[^.{_NOT_IN_PATHS}][^{_NOT_IN_PATHS}]*"
 RELATIVE_PATH = rf"^{_SEGMENT}(/{_SEGMENT})*$"
 """A path below a volume's root, in any script: no segment is made of dots alone, so that none leads out of it."""
+
+
+def _without_end(path: str) -> str:
+    return path.rstrip("/")
+
+
+Folder: TypeAlias = Annotated[str, AfterValidator(_without_end)]
+"""A folder below a volume's root; a slash at its end, as shells write it, means nothing."""
+FOLDER_PATH = rf"{RELATIVE_PATH[:-1]}/?$"
 
 
 class EngineName(StrEnum):
@@ -74,7 +84,7 @@ class ClaimVolume(ResourceModel):
 
     claim_name: str = Field(min_length=1, max_length=253)
     """Name of the claim."""
-    path: str = Field(default="", max_length=1024, json_schema_extra={"pattern": rf"^({RELATIVE_PATH[1:-1]})?$"})
+    path: Folder = Field(default="", max_length=1024, json_schema_extra={"pattern": rf"^({FOLDER_PATH[1:-1]})?$"})
     """Folder below the volume's root; the root itself when empty."""
 
 
@@ -118,6 +128,29 @@ class BaseModelSpec(ResourceModel):
     """Where the trainer reads it."""
 
 
+TargetModules: TypeAlias = Annotated[
+    Annotated[str, Field(min_length=1, max_length=1024)]
+    | Annotated[list[Annotated[str, Field(min_length=1, max_length=253)]], Field(min_length=1, max_length=256)],
+    WithJsonSchema(
+        {
+            # Text or a list, which no type of a structural schema is. Without a type a bound is for values of its
+            # kind alone, and no number is within these.
+            "x-kubernetes-preserve-unknown-fields": True,
+            "minLength": 1,
+            "maxLength": 1024,
+            "minItems": 1,
+            "maxItems": 256,
+            "items": {"type": "string", "minLength": 1, "maxLength": 253},
+            "maxProperties": 0,
+            "minimum": 1,
+            "maximum": 0,
+            "not": {"enum": [True, False, {}]},
+        }
+    ),
+]
+"""Layers by name, or by a pattern (PEFT's `target_modules`)."""
+
+
 class LoraSpec(ResourceModel):
     """Shape of the adapter."""
 
@@ -125,10 +158,10 @@ class LoraSpec(ResourceModel):
     """Rank r; vLLM's `--max-lora-rank` must be at least this."""
     alpha: int = Field(default=64, ge=1, le=256)
     """Scaling: the adapter's output is multiplied by alpha / rank."""
-    target_modules: list[str] = Field(
-        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1
-    )
-    """Names of the linear layers that get an adapter."""
+    target_modules: TargetModules | None = None
+    """Which linear layers of the language model get an adapter, as in PEFT: a list of names (`[q_proj, v_proj]`) or
+    of endings of dotted ones, a regular expression over whole names, or `all-linear`. All that fit the model when
+    left out. Embeddings, head and experts can't be among them."""
 
 
 class DeploymentReference(ResourceModel):
@@ -183,7 +216,7 @@ class Storage(ResourceModel):
 
     claim_name: str = Field(min_length=1, max_length=253)
     """PersistentVolumeClaim in the same namespace."""
-    path: str | None = Field(default=None, max_length=512, json_schema_extra={"pattern": RELATIVE_PATH})
+    path: Folder | None = Field(default=None, max_length=512, json_schema_extra={"pattern": FOLDER_PATH})
     """Folder below the volume's root; `<namespace>/<name>` when left out."""
 
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from pydantic import JsonValue, ValidationError
 
 from claas_crds.distill_job import DistillJob
+from claas_crds.lora_adapter import ClaimVolume, LoraSpec, Storage
 from claas_crds.training import (
     DistillBatchItem,
     DistillBatchRequestPayload,
@@ -145,3 +146,19 @@ def test_a_lora_id_may_have_segments(lora_id: str) -> None:
 def test_a_lora_id_that_could_be_taken_for_something_else_is_refused(lora_id: str) -> None:
     with pytest.raises(ValidationError, match="lora_id"):
         DistillBatchRequestPayload(lora_id=lora_id, samples=[DistillBatchItem.model_validate(SAMPLE)])
+
+
+@pytest.mark.parametrize("wanted", ["all-linear", r".*\.(q|v)_proj", ["q_proj", "mlp.up_proj"], None])
+def test_target_modules_are_text_a_list_or_left_out_and_reach_the_trainer_as_they_are(
+    wanted: str | list[str] | None,
+) -> None:
+    spec = LoraSpec.model_validate({"rank": 8} if wanted is None else {"rank": 8, "targetModules": wanted})
+    assert spec.target_modules == wanted
+    assert LoraSpec.model_validate_json(spec.model_dump_json(exclude_none=True)) == spec
+
+
+@pytest.mark.parametrize("path", ["qwen3-8b", "qwen3-8b/", "models/qwen3-8b/"])
+def test_a_slash_at_a_folder_s_end_means_nothing(path: str) -> None:
+    volume = ClaimVolume.model_validate({"claimName": "models", "path": path})
+    assert volume.path == path.removesuffix("/")
+    assert Storage.model_validate({"claimName": "adapters", "path": path}).path == path.removesuffix("/")

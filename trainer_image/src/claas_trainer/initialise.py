@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from claas_crds.contract import TrainerInput, TrainerResult
 from claas_crds.distill_job import JobPhase
+from claas_crds.lora_adapter import LoraSpec
 from claas_trainer.errors import InputError
 from claas_trainer.foreign import refuse_foreign
 from claas_trainer.heavy_imports import first_import_of
@@ -67,14 +68,11 @@ def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: R
     seed = initial_seed(document.adapter.lora_id)
     lora = document.lora
     try:
-        adapter = new_adapter(folder, LoraShape(lora.rank, lora.alpha, tuple(sorted(lora.target_modules))), seed)
+        adapter = new_adapter(folder, LoraShape(lora.rank, lora.alpha, _targets(lora)), seed)
     except AdapterError as error:
-        raise InputError(f"lora: {error}") from error
+        raise InputError(f"lora.targetModules: {error}") from error
     except WeightsError as error:
         raise not_found(f"model: {error}") from error
-    missing = [name for name in lora.target_modules if not any(f".{name}." in key for key in adapter.tensors)]
-    if missing:
-        raise InputError(f"lora.target_modules: the base model has no layer named {', '.join(missing)}")
     weights = Tensors(adapter.tensors, {"format": "pt"}, dtype)
     store.prepare(owner=owner, attempt=1, needed_bytes=weights.size_bytes)
     reporter.phase(JobPhase.PUBLISHING, "the initial version")
@@ -92,7 +90,7 @@ def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: R
     publication = store.publish(
         record, {ADAPTER_CONFIG_FILE: Bytes(config_file(adapter.shape)), ADAPTER_WEIGHTS_FILE: weights}, owner=owner
     )
-    log("initialised", version=0, tensors=len(adapter.tensors), created=publication.created)
+    log("initialised", version=0, targets=" ".join(adapter.shape.target_modules), created=publication.created)
     return publication.version
 
 
@@ -100,3 +98,8 @@ def initial_seed(lora_id: str) -> int:
     """The seed of an adapter's initial weights: the same identifier starts from the same weights."""
     digest = hashlib.sha256(lora_id.encode()).digest()
     return int.from_bytes(digest[:8], "big") % _SEEDS
+
+
+def _targets(lora: LoraSpec) -> tuple[str, ...] | str:
+    wanted = lora.target_modules
+    return wanted if isinstance(wanted, str) else tuple(wanted or ())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
-ALL_LINEAR = "all-linear"
+_TENSOR_NAME = re.compile(r"base_model\.model\.(.+)\.lora_[AB]\.weight")
 # PEFT's name for its first adapter; it stands in parameter names, never in published ones.
 _PEFT_ADAPTER = "default"
 # Features of PEFT whose presence changes what the tensors mean; their values when absent.
@@ -48,11 +49,12 @@ _UNSUPPORTED = {
 
 @dataclass(frozen=True)
 class LoraShape:
-    """What an adapter looks like. No target modules means every linear layer but the head."""
+    """What an adapter looks like. `target_modules`: names or endings of names, or PEFT's regular expression or
+    `all-linear`; none means those that fit the model (`targets`)."""
 
     rank: int
     alpha: float
-    target_modules: tuple[str, ...] = ()
+    target_modules: tuple[str, ...] | str = ()
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,26 @@ def published_name(parameter_name: str) -> str:
     return parameter_name.replace(f".{_PEFT_ADAPTER}.", ".")
 
 
-def wrap(base: PreTrainedModel, shape: LoraShape) -> PeftModel:
-    """The base model with a new LoRA adapter injected, its parameters float32.
+def adapted_modules(tensors: Iterable[str]) -> list[str]:
+    """The whole names of the base's modules that an adapter's tensors belong to."""
+    return sorted({match[1] for name in tensors if (match := _TENSOR_NAME.fullmatch(name))})
+
+
+def wrap(base: PreTrainedModel, adapter: LoraAdapter) -> PeftModel:
+    """The base model with a new LoRA adapter injected where the given one has tensors, its parameters float32.
 
     Raises:
-        AdapterError: the base has no module of these names.
+        AdapterError: the base has no such modules.
     """
     from peft import LoraConfig, get_peft_model
 
+    modules = adapted_modules(adapter.tensors)
+    if not modules:
+        raise AdapterError("the adapter has no tensors of LoRA")
     config = LoraConfig(
-        r=shape.rank,
-        lora_alpha=shape.alpha,
-        target_modules=list(shape.target_modules) or ALL_LINEAR,
+        r=adapter.shape.rank,
+        lora_alpha=adapter.shape.alpha,
+        target_modules=modules,
         lora_dropout=0.0,
         bias="none",
         task_type="CAUSAL_LM",
@@ -87,8 +97,7 @@ def wrap(base: PreTrainedModel, shape: LoraShape) -> PeftModel:
     try:
         return get_peft_model(base, config)
     except ValueError as error:
-        names = ", ".join(shape.target_modules) or ALL_LINEAR
-        raise AdapterError(f"target modules {names}: {error}") from error
+        raise AdapterError(f"the adapter's modules, such as {modules[0]}: {error}") from error
 
 
 def new_adapter(model_folder: Path, shape: LoraShape, seed: int) -> LoraAdapter:
@@ -98,35 +107,31 @@ def new_adapter(model_folder: Path, shape: LoraShape, seed: int) -> LoraAdapter:
 
     Raises:
         WeightsError: the folder has no usable configuration.
-        AdapterError: no module has these names.
+        AdapterError: the model lacks a layer that is wanted, or can't have an adapter on it.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
+
+    from claas_trainer.targets import short_names, target_layers
 
     with model_errors(model_folder, "model configuration"):
         config = AutoConfig.from_pretrained(model_folder, local_files_only=True)
         with torch.device("meta"):
             base = AutoModelForCausalLM.from_config(config)
-    modules = [name for name, _ in base.named_modules()]
-    peft = wrap(base, shape)
+    layers = target_layers(base, shape.target_modules)
+    sizes: dict[str, tuple[int, int]] = {}
+    for name, layer in layers.items():
+        sizes[f"base_model.model.{name}.lora_A.weight"] = (shape.rank, layer.in_features)
+        sizes[f"base_model.model.{name}.lora_B.weight"] = (layer.out_features, shape.rank)
     generator = torch.Generator().manual_seed(seed)
     tensors: dict[str, Tensor] = {}
-    shapes = {published_name(name): p.shape for name, p in peft.named_parameters() if p.requires_grad}
-    for name in sorted(shapes):
-        tensor = torch.zeros(shapes[name])
+    for name in sorted(sizes):
+        tensor = torch.zeros(sizes[name])
         if ".lora_A." in name:
             bound = 1 / math.sqrt(tensor.shape[1])
             tensor.uniform_(-bound, bound, generator=generator)
         tensors[name] = tensor
-    targets = _short_names(modules, peft.peft_config[_PEFT_ADAPTER].target_modules)
+    targets = short_names((name for name, _ in base.named_modules()), layers)
     return LoraAdapter(LoraShape(shape.rank, shape.alpha, targets), tensors)
-
-
-def _short_names(modules: Iterable[str], targets: Iterable[str]) -> tuple[str, ...]:
-    """The targets by their last names, where these mean the same modules; by their full names otherwise."""
-    full = set(targets)
-    short = {target.rpartition(".")[2] for target in full}
-    meant = {name for name in modules if name.rpartition(".")[2] in short}
-    return tuple(sorted(short if meant == full else full))
 
 
 def write_adapter(folder: Path, adapter: LoraAdapter) -> None:
@@ -138,6 +143,7 @@ def write_adapter(folder: Path, adapter: LoraAdapter) -> None:
 
 def config_file(shape: LoraShape) -> bytes:
     """The content of PEFT's configuration file."""
+    targets = shape.target_modules
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -146,7 +152,7 @@ def config_file(shape: LoraShape) -> bytes:
         "r": shape.rank,
         "lora_alpha": shape.alpha,
         "lora_dropout": 0.0,
-        "target_modules": list(shape.target_modules) or ALL_LINEAR,
+        "target_modules": targets if isinstance(targets, str) else list(targets),
         "init_lora_weights": True,
     } | {key: _UNSUPPORTED[key] for key in ("bias", "use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save")}
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
@@ -173,9 +179,9 @@ def read_adapter(folder: Path) -> LoraAdapter:
     rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
     if not isinstance(rank, int) or not isinstance(alpha, int | float):
         raise AdapterError(f"{folder / CONFIG_FILE}: r and lora_alpha must be numbers")
-    if targets == ALL_LINEAR:
-        targets = []
-    if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-        raise AdapterError(f"{folder / CONFIG_FILE}: target_modules must be a list of names or {ALL_LINEAR}")
-    shape = LoraShape(rank, alpha, tuple(sorted(targets)))
+    if isinstance(targets, list) and all(isinstance(target, str) for target in targets):
+        targets = tuple(sorted(targets))
+    elif not isinstance(targets, str):
+        raise AdapterError(f"{folder / CONFIG_FILE}: target_modules must be a list of names, or text")
+    shape = LoraShape(rank, alpha, targets)
     return LoraAdapter(shape, {name: tensor.float() for name, tensor in sorted(tensors.items())})

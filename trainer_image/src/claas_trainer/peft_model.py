@@ -168,7 +168,7 @@ def attached(base: PreTrainedModel, adapter: LoraAdapter) -> Iterator[AdaptedMod
         raise AdapterError(f"{type(base).__name__}: its head is no linear layer; this model can't be trained")
     # PEFT draws initial weights, which are overwritten at once: not at the expense of the caller's generator.
     with torch.random.fork_rng():
-        peft = wrap(base, adapter.shape)
+        peft = wrap(base, adapter)
     try:
         if base.get_output_embeddings() is not head:
             raise AdapterError("target modules: the head can't be a target; name other layers")
