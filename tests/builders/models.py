@@ -72,6 +72,12 @@ def build_versions(model_folder: Path, storage: Path, *, count: int, rank: int =
     return folders
 
 
+def silence_adapter(folder: Path) -> None:
+    """Make an adapter one that changes nothing: the base answers."""
+    file = folder / "adapter_model.safetensors"
+    save_file({name: torch.zeros_like(value) for name, value in load_file(file).items()}, file)
+
+
 def spoil_adapter(folder: Path) -> None:
     """Make every weight of an adapter NaN, as a diverged step would."""
     file = folder / "adapter_model.safetensors"

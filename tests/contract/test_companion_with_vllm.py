@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from claas_vllm_client import (
+    AdapterNotApplied,
     AdapterRejected,
     AliasRejected,
     DrainTimedOut,
@@ -20,6 +21,7 @@ from claas_vllm_client import (
     Refused,
     SleepState,
     SwapMethod,
+    Verification,
     VllmClient,
     ensure_awake,
     loaded_version,
@@ -27,8 +29,9 @@ from claas_vllm_client import (
     put_in_service,
     resume_serving,
     take_out_of_service,
+    verify_in_service,
 )
-from tests.builders.models import build_adapter, spoil_adapter
+from tests.builders.models import build_adapter, silence_adapter, spoil_adapter
 from tests.contract.site import API_KEY, TOKEN, VERSIONS, Site
 from tests.contract.vllm_server import BASE_MODEL
 
@@ -398,6 +401,71 @@ async def test_without_the_companion_versions_are_swapped_by_vllms_own_routes(si
         assert await take_out_of_service(client, served_name=name)
         assert not await take_out_of_service(client, served_name=name)
         assert await client.model(name) is None
+
+
+async def test_a_version_that_the_server_does_not_apply_is_seen_after_a_wake_and_loaded_again(
+    site: Site, client: VllmClient
+) -> None:
+    name = "doubted"
+    # A file that changes nothing answers as a version that vLLM has lost does.
+    folder = build_adapter(site.server.model, site.root / "doubted" / "versions" / "1", seed=13)
+    weights = (folder / "adapter_model.safetensors").read_bytes()
+    await put_in_service(client, served_name=name, version=1, path=str(folder), probe=PROBE)
+    await pause_serving(client)
+    await resume_serving(client)
+    assert await verify_in_service(client, served_name=name, probe=PROBE) is Verification.ANSWERED
+    assert await verify_in_service(client, served_name=name, probe=PROBE) is Verification.NOTHING_TO_DO
+
+    silence_adapter(folder)
+    await client.unload_adapter(f"{name}@1")
+    await client.load_adapter(f"{name}@1", str(folder))
+    await client.wake_up()
+    with pytest.raises(AdapterNotApplied):
+        await verify_in_service(client, served_name=name, probe=PROBE)
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    assert await verify_in_service(client, served_name=name, probe=PROBE) is Verification.RELOADED
+
+    answer = await client.probe(name, PROBE.prompt, max_tokens=PROBE.max_tokens)
+    base = await client.probe(BASE_MODEL, PROBE.prompt, max_tokens=PROBE.max_tokens)
+    assert answer.answered_by.startswith(f"{name}@1-")
+    assert answer.likeliest != base.likeliest
+    assert await take_out_of_service(client, served_name=name)
+
+
+async def test_a_version_zero_answers_as_the_base_exactly_and_is_no_fault(site: Site, client: VllmClient) -> None:
+    folder = build_adapter(site.server.model, site.root / "fresh" / "versions" / "0", seed=14)
+    silence_adapter(folder)
+    await put_in_service(client, served_name="fresh", version=0, path=str(folder), probe=PROBE)
+    await client.wake_up()
+    assert await verify_in_service(client, served_name="fresh", probe=PROBE) is Verification.ANSWERED
+    answer = await client.probe("fresh", PROBE.prompt, max_tokens=PROBE.max_tokens)
+    base = await client.probe(BASE_MODEL, PROBE.prompt, max_tokens=PROBE.max_tokens)
+    assert (answer.token_ids, answer.likeliest) == (base.token_ids, base.likeliest)
+    assert await take_out_of_service(client, served_name="fresh")
+
+
+async def test_clients_read_the_name_they_asked_for_and_learn_of_no_version(site: Site, client: VllmClient) -> None:
+    await serve(client, site, 2)
+    async with httpx.AsyncClient(base_url=site.server.url, headers=HEADERS, timeout=60.0, trust_env=False) as http:
+        listed = [card["id"] for card in (await http.get("/v1/models")).json()["data"]]
+        body = {"model": NAME, "prompt": "Hello", "max_tokens": 3, "temperature": 0.0}
+        whole = await http.post("/v1/completions", json=body)
+        streamed = await http.post("/v1/completions", json={**body, "stream": True})
+        chat = {"model": NAME, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3, "stream": True}
+        chunks = await http.post("/v1/chat/completions", json=chat)
+        response = await http.post("/v1/responses", json={"model": NAME, "input": "Hello", "max_output_tokens": 3})
+        missing = await http.post("/v1/completions", json={**body, "model": "nope"})
+    assert listed == [BASE_MODEL, NAME]
+    for answer in (whole, streamed, chunks, response):
+        assert answer.status_code == httpx.codes.OK
+        assert answer.headers["x-claas-version"] == f"{NAME}@2"
+        assert f'"model":"{NAME}"' in answer.text
+        assert "@2" not in answer.text
+    assert missing.status_code == httpx.codes.NOT_FOUND
+    assert (
+        missing.json()["error"]["message"]
+        == f"The model `nope` does not exist. This server has: {BASE_MODEL}, {NAME}"
+    )
 
 
 async def test_a_version_of_nan_weights_fails_its_probe_and_is_not_served(site: Site, client: VllmClient) -> None:

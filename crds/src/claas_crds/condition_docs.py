@@ -71,6 +71,11 @@ _AT_WORK = (
         _A.LOAD_FAILED,
         "vLLM refused the version or it failed its probe; what served before goes on, and it is tried again.",
     ),
+    (
+        _A.ADAPTER_NOT_APPLIED,
+        "A pod has the version loaded, and the base model answers the probe in its place; loading it again did not"
+        " help. It is tried again; restart the pod.",
+    ),
     (_A.ASLEEP, "A pod sleeps or is paused, and not by a DistillJob: whoever paused it has to wake it."),
     (_A.NO_READY_PODS, "The Deployment has no ready pod; the version is loaded as soon as one is."),
     (_A.VLLM_UNREACHABLE, "A ready pod does not answer on the serving port; it is asked again."),

@@ -117,6 +117,8 @@ class AdapterReason(StrEnum):
     """Every ready pod has the companion."""
     SERVED_NAME_TAKEN = "ServedNameTaken"
     """An older adapter is served under the same name by the same Deployment."""
+    ADAPTER_NOT_APPLIED = "AdapterNotApplied"
+    """A pod answers with the base in the version's place."""
     SECRET_INVALID = "SecretInvalid"
     """The content of a Secret can't be sent as a token."""
     CONTROL_REFUSED = "ControlRefused"

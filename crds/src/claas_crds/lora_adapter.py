@@ -172,10 +172,10 @@ class DeploymentReference(ResourceModel):
 
 
 class Probe(ResourceModel):
-    """The request that shows that a version which was loaded really answers."""
+    """The request that shows that a version which was loaded really answers, and not the base in its place."""
 
     prompt: str = Field(default="Hello", min_length=1, max_length=4096)
-    """A fixed prompt, asked at temperature 0."""
+    """A fixed prompt, asked at temperature 0; best one whose answer your feedback changes."""
     max_tokens: int = Field(default=8, ge=1, le=256)
     """Length of the answer."""
 
@@ -278,6 +278,8 @@ class ReplicaState(StrEnum):
     """The pod is not ready."""
     LOAD_FAILED = "LoadFailed"
     """vLLM refused the version."""
+    NOT_APPLIED = "NotApplied"
+    """vLLM has the version loaded and answers with the base in its place."""
 
 
 class Replica(ResourceModel):

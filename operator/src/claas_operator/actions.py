@@ -57,6 +57,13 @@ class PutInService:
 
 
 @dataclass(frozen=True)
+class VerifyServed:
+    """See that the version in service is applied in one vLLM pod, and load it again where it is not."""
+
+    pod: ServingPod
+
+
+@dataclass(frozen=True)
 class TakeOutOfService:
     """Make one vLLM pod forget a served name whose adapter is gone."""
 
@@ -118,6 +125,7 @@ Action: TypeAlias = (
     | DeleteAttempt
     | RetireAttempt
     | PutInService
+    | VerifyServed
     | TakeOutOfService
     | WriteLease
     | DeleteLease

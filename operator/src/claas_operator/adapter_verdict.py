@@ -158,6 +158,7 @@ def _serving(world: AdapterWorld, latest: AdapterVersion, replicas: list[Replica
         )
     for state, reason in (
         (ReplicaState.UNREACHABLE, AdapterReason.VLLM_UNREACHABLE),
+        (ReplicaState.NOT_APPLIED, AdapterReason.ADAPTER_NOT_APPLIED),
         (ReplicaState.LOAD_FAILED, AdapterReason.LOAD_FAILED),
     ):
         troubled = next((replica for replica in replicas if replica.state is state), None)

@@ -22,13 +22,14 @@ from claas_operator.api import (
 )
 from claas_operator.companion import CompanionSource
 from claas_operator.core import AdapterObject, JobObject
-from claas_operator.errors import ApiError, Conflict, ServingError
+from claas_operator.errors import ApiError, Conflict, NotAppliedError, ServingError
 from claas_operator.grant import Grant, ServedRecord, ServingLease, lease_manifest
 from claas_operator.manifests import Owner
 from claas_operator.pod_volumes import Mount
 from claas_operator.reading import Reader
 from claas_operator.samples import samples_document, samples_file, samples_mounts
 from claas_operator.settings import Settings
+from claas_operator.world import ServingPod
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,14 @@ class Outcome:
 
     load_errors: dict[str, str] = field(default_factory=dict)
     """Why a version could not be put into service, by pod."""
+    not_applied: set[str] = field(default_factory=set)
+    """The pods of these where the base answers in the version's place."""
+
+    def failed(self, pod: str, error: ServingError) -> None:
+        """A pod could not be made to serve the version."""
+        self.load_errors[pod] = str(error)
+        if isinstance(error, NotAppliedError):
+            self.not_applied.add(pod)
 
 
 class Applier:
@@ -75,7 +84,9 @@ class Applier:
                             adapter.spec.serving.probe,
                         )
                     except ServingError as error:
-                        outcome.load_errors[pod.name] = str(error)
+                        outcome.failed(pod.name, error)
+                case actions.VerifyServed(pod):
+                    await self._verify(adapter, pod, outcome)
                 case _:
                     await self._common(namespace, action)
         return outcome
@@ -139,6 +150,18 @@ class Applier:
         except ApiError as error:
             if error.status != 404:
                 raise
+
+    async def _verify(self, adapter: AdapterObject, pod: ServingPod, outcome: Outcome) -> None:
+        where = f"{adapter.served_name} in pod {adapter.metadata.namespace}/{pod.name}"
+        credentials = await self._credentials(adapter)
+        try:
+            if await serving.verify(pod.url or "", credentials, adapter.served_name, adapter.spec.serving.probe):
+                log.warning("%s was answered by the base model: its version is loaded again", where)
+        except NotAppliedError as error:
+            outcome.failed(pod.name, error)
+        except ServingError as error:
+            # Neither good nor bad is known of it; the next pass asks again.
+            log.warning("%s could not be verified: %s", where, error)
 
     async def _credentials(self, adapter: AdapterObject) -> serving.Credentials:
         spec = adapter.spec.serving

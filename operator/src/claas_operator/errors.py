@@ -6,6 +6,7 @@ OperatorError
 │   ├── Forbidden       a right is missing
 │   └── Unavailable     it can't answer now: HTTP 429 or 5xx, or no connection
 ├── ServingError        a vLLM server could not be asked or told
+│   └── NotAppliedError has a version loaded, and the base answers in its place
 └── SettingsError       the operator's own configuration is wrong
 """
 
@@ -43,6 +44,10 @@ class Unavailable(ApiError):  # noqa: N818  (a state of the API server)
 
 class ServingError(OperatorError):
     """A vLLM server could not be asked or told something."""
+
+
+class NotAppliedError(ServingError):
+    """A vLLM server has a version loaded and answers with the base in its place."""
 
 
 class SettingsError(OperatorError):

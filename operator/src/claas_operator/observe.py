@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 
 from claas_crds.contract import PublishedVersion
 from claas_operator import naming, serving
@@ -31,8 +32,14 @@ class Observer:
         self._samples = SamplesObserver(read)
         self._companion = companion
 
-    async def adapter_world(self, adapter: AdapterObject, load_errors: dict[str, str]) -> AdapterWorld:
-        """The world of a LoraAdapter; `load_errors` are those of this pass, by pod."""
+    async def adapter_world(
+        self,
+        adapter: AdapterObject,
+        load_errors: Mapping[str, str] = MappingProxyType({}),
+        not_applied: Set[str] = frozenset(),
+    ) -> AdapterWorld:
+        """The world of a LoraAdapter; `load_errors` are those of this pass, by pod, and `not_applied` the pods of
+        these where the base answers in the version's place."""
         namespace = adapter.metadata.namespace
         spec = adapter.spec
         deployment = await self._read.deployment(namespace, spec.serving.deployment_ref.name)
@@ -40,6 +47,7 @@ class Observer:
         jobs = self._jobs.of_adapters(namespace, [adapter.metadata.name])
         holder = next((job for job in jobs if lease is not None and lease.holder == job.uid), None)
         pods = await serving_pods(self._read, adapter, deployment, load_errors, ask=True)
+        pods = tuple(replace(pod, not_applied=pod.name in not_applied) for pod in pods)
         said = reported(pods)
         return AdapterWorld(
             now=datetime.now(UTC),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from claas_crds.contract import VllmPod
 from claas_operator import serving
@@ -21,7 +21,7 @@ async def serving_pods(
     read: Reader,
     adapter: AdapterObject,
     deployment: Deployment | None,
-    load_errors: dict[str, str],
+    load_errors: Mapping[str, str],
     *,
     ask: bool,
 ) -> tuple[ServingPod, ...]:

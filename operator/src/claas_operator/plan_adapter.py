@@ -21,6 +21,7 @@ from claas_operator.actions import (
     CreateInit,
     Note,
     PutInService,
+    VerifyServed,
     WriteLease,
 )
 from claas_operator.adapter_verdict import Verdict, judge_adapter, unfit
@@ -144,6 +145,7 @@ def _serving_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list
         if server is None or not server.reachable or server.refused or server.asleep or pod.storage_path is None:
             continue
         if server.loaded_version == latest.number and server.loaded_path == version_path(pod, latest.number):
+            actions.extend(() if server.verified else (VerifyServed(pod),))
             continue
         # While a step of this adapter runs, its trainer decides which version the pods serve.
         if world.running_job is not None and server.loaded_version is not None:
@@ -184,6 +186,8 @@ def _replica(world: AdapterWorld, pod: ServingPod, latest: AdapterVersion | None
         return Replica(pod=pod.name, version=version, state=ReplicaState.UNREACHABLE, message=server.error)
     if server.asleep:
         return Replica(pod=pod.name, version=version, state=ReplicaState.ASLEEP)
+    if pod.not_applied:
+        return Replica(pod=pod.name, version=version, state=ReplicaState.NOT_APPLIED, message=pod.load_error)
     if pod.load_error is not None:
         return Replica(pod=pod.name, version=version, state=ReplicaState.LOAD_FAILED, message=pod.load_error)
     if latest is not None and version == latest.number:

@@ -144,7 +144,7 @@ class Reconciler:
         if adapter is None or adapter.metadata.deletion_timestamp is not None:
             await self._wake_after(key)
             return None
-        world = await self._observer.adapter_world(adapter, {})
+        world = await self._observer.adapter_world(adapter)
         plan = plan_adapter(world)
         if plan.actions:
             outcome = await self._applier.for_adapter(adapter, plan.actions)
@@ -153,7 +153,7 @@ class Reconciler:
             if again is None or again.metadata.deletion_timestamp is not None:
                 return 0.0
             adapter = again
-            plan = plan_adapter(await self._observer.adapter_world(adapter, outcome.load_errors))
+            plan = plan_adapter(await self._observer.adapter_world(adapter, outcome.load_errors, outcome.not_applied))
         before = adapter.status
         await self._write_status(ADAPTERS, adapter.metadata, before, plan.status)
         await self._recorder.record(ADAPTER_KIND, adapter.metadata, plan.notes)

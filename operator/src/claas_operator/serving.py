@@ -12,20 +12,23 @@ from pydantic import ValidationError
 
 from claas_crds.contract import PROGRESS_PATH, PROGRESS_PORT, Progress
 from claas_crds.lora_adapter import Probe
-from claas_operator.errors import ServingError
+from claas_operator.errors import NotAppliedError, ServingError
 from claas_operator.server_traits import EXPORT_CLASS, ServerTraits
 from claas_operator.world import ServerState
 from claas_vllm_client import (
+    AdapterNotApplied,
     ProbeSpec,
     Refused,
     RouteMissing,
     ServerSettings,
+    Verification,
     VllmClient,
     VllmError,
     ensure_awake,
     loaded_version,
     put_in_service,
     take_out_of_service,
+    verify_in_service,
 )
 
 ASK_SECONDS = 4.0
@@ -63,11 +66,13 @@ async def ask_state(url: str, served_name: str | None, credentials: Credentials)
             status = await client.companion_status()
             loaded = await loaded_version(client, served_name)
             models = await client.models()
+            alias = status.alias(served_name) if status else None
             return ServerState(
                 reachable=True,
                 asleep=asleep,
                 loaded_version=loaded.version if loaded else None,
                 loaded_path=loaded.path if loaded else None,
+                verified=alias is None or alias.verified,
                 companion=status is not None,
                 companion_supported=status is None or status.vllm_supported,
                 persisted=status is None or status.persisted,
@@ -127,10 +132,26 @@ async def serve(url: str, credentials: Credentials, served_name: str, version: i
                 probe=ProbeSpec(probe.prompt, probe.max_tokens),
             )
             return outcome.changed
+    except AdapterNotApplied as error:
+        raise NotAppliedError(str(error)) from error
     except VllmError as error:
         raise ServingError(str(error)) from error
     except TimeoutError:
         raise ServingError(f"{url} did not put version {version} into service within {SERVE_SECONDS:g} s") from None
+
+
+async def verify(url: str, credentials: Credentials, served_name: str, probe: Probe) -> bool:
+    """See that the version in service is applied; True when it had to be loaded again. Raises ServingError."""
+    try:
+        async with asyncio.timeout(SERVE_SECONDS), _client(url, credentials, TELL_SECONDS) as client:
+            spec = ProbeSpec(probe.prompt, probe.max_tokens)
+            return await verify_in_service(client, served_name=served_name, probe=spec) is Verification.RELOADED
+    except AdapterNotApplied as error:
+        raise NotAppliedError(str(error)) from error
+    except VllmError as error:
+        raise ServingError(str(error)) from error
+    except TimeoutError:
+        raise ServingError(f"{url} did not answer the probe within {SERVE_SECONDS:g} s") from None
 
 
 async def forget(url: str, credentials: Credentials, served_name: str) -> None:

@@ -24,6 +24,8 @@ class ServerState:
     loaded_version: int | None = None
     """The version behind the served name; None: none."""
     loaded_path: str | None = None
+    verified: bool = True
+    """False: nobody has seen the version answer its probe since it was loaded, or since the server last woke."""
     companion: bool = False
     companion_supported: bool = True
     persisted: bool = True
@@ -49,6 +51,8 @@ class ServingPod:
     """None when it was not asked, because it is not ready."""
     load_error: str | None = None
     """Why this pass could not put the version into service there."""
+    not_applied: bool = False
+    """Whether that is because the base answers in the version's place."""
     storage_problem: str = ""
     """Why it does not see the adapter's folder, when it does not."""
 

@@ -9,7 +9,7 @@ import pytest
 from claas_crds.conditions import ConditionStatus, condition_of
 from claas_crds.contract import TrainerResult
 from claas_crds.lora_adapter import HISTORY_LIMIT, HandoverKind, ReplicaState
-from claas_operator.actions import ApplyCompanion, CreateInit, DeleteAttempt, PutInService, WriteLease
+from claas_operator.actions import ApplyCompanion, CreateInit, DeleteAttempt, PutInService, VerifyServed, WriteLease
 from claas_operator.handover_choice import HandoverChoice
 from claas_operator.plan_adapter import INIT_RETRY_SECONDS, AdapterPlan, plan_adapter
 from claas_operator.server_traits import ServerTraits
@@ -117,6 +117,12 @@ NOT_READY: list[tuple[str, AdapterWorld, str, bool]] = [
         False,
     ),
     ("a version is not loaded yet", adapter_world(pods=(vllm_pod(server=serves(None)),)), "Loading", False),
+    (
+        "a version is loaded and not applied",
+        adapter_world(pods=(replace(vllm_pod(server=serves(0), load_error="the base answers"), not_applied=True),)),
+        "AdapterNotApplied",
+        False,
+    ),
     (
         "a version could not be loaded",
         adapter_world(pods=(vllm_pod(server=serves(None), load_error="refused"),)),
@@ -248,6 +254,19 @@ def test_the_newest_version_is_put_into_every_pod_that_can_take_it() -> None:
     )
     plan = plan_adapter(adapter_world(adapter(versions=(0, 1)), pods=pods))
     assert put_into(plan) == [("serves-old", 1), ("serves-none", 1)]
+
+
+def test_a_version_that_nobody_has_seen_to_answer_since_a_wake_is_verified() -> None:
+    doubted = replace(serves(1), verified=False)
+    pods = (
+        vllm_pod("doubted", server=doubted),
+        vllm_pod("seen", server=serves(1)),
+        vllm_pod("sleeps", server=replace(doubted, asleep=True)),
+        vllm_pod("serves-old", server=replace(serves(0), verified=False)),
+    )
+    plan = plan_adapter(adapter_world(adapter(versions=(0, 1)), pods=pods))
+    assert [action.pod.name for action in plan.actions if isinstance(action, VerifyServed)] == ["doubted"]
+    assert put_into(plan) == [("serves-old", 1)]
 
 
 def test_a_version_of_the_same_number_from_another_path_is_replaced() -> None:

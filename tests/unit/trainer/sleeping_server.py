@@ -33,6 +33,8 @@ class SleepingServer:
         self.refused = threading.Event()
         """Set once its lock has turned a call away."""
         self.gpu_uuids: list[str] | None = None
+        self.aliases: list[dict[str, object]] = []
+        """What its companion serves, as `/claas/status` lists it."""
         self.engine_dead = False
         self.tokens: Callable[[], int] | None = None
         """What its counter of generated tokens says; None: it has no metrics."""
@@ -74,7 +76,7 @@ class SleepingServer:
                         "vllm_version": "0.32.0",
                         "supported_vllm_versions": [],
                         "vllm_supported": True,
-                        "aliases": [],
+                        "aliases": self.aliases,
                         "gpu_uuids": self.gpu_uuids,
                         "persisted": True,
                     }
@@ -83,7 +85,11 @@ class SleepingServer:
                 case "/collective_rpc":
                     return 500, {"error": {"message": "no such method"}}
                 case "/v1/models":
-                    return 200, {"data": []}
+                    return 200, {"data": [{"id": "base", "root": "/base"}]}
+                case "/v1/completions":
+                    logprobs = {"token_logprobs": [-0.5], "top_logprobs": [{"token_id:1": -0.5}]}
+                    choice = {"text": "", "token_ids": [1], "logprobs": logprobs}
+                    return 200, {"model": self.aliases[0]["target"], "choices": [choice]}
                 case "/v1/load_lora_adapter":
                     return 500, {"error": {"message": "rank is above --max-lora-rank"}}
                 case "/sleep" if self.refuses_sleep:
@@ -118,6 +124,9 @@ class SleepingServer:
 def _handler(server: SleepingServer) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self._answer()
+
+        def do_PUT(self) -> None:
             self._answer()
 
         def do_POST(self) -> None:

@@ -90,6 +90,24 @@ async def test_a_pause_is_announced_before_it_is_made_and_ended_after_the_step(
     assert isinstance(told[-1], Awake)
 
 
+async def test_after_the_pause_the_adapter_is_seen_to_answer_and_the_gap_is_over_before_that(
+    server: SleepingServer, events: Events, paths: Paths
+) -> None:
+    server.gpu_uuids = []
+    alias = {"name": "coder", "target": "coder@1", "path": "/adapters/a/versions/1", "version": 1, "verified": False}
+    server.aliases = [alias]
+    async with handover(target(server.url), events, paths) as sleep:
+        await sleep.check(None)
+        assert "POST /v1/completions" not in server.calls
+        async with sleep.paused() as times:
+            pass
+    woken = server.calls.index("POST /wake_up")
+    # The adapter and the base are asked; this server can't remember the answer, which costs the step nothing.
+    assert server.calls[woken:].count("POST /v1/completions") == 2
+    assert "PUT /claas/aliases/coder" in server.calls
+    assert times.serving_gap is not None
+
+
 async def test_a_step_that_fails_wakes_serving(server: SleepingServer, events: Events, paths: Paths) -> None:
     async with handover(target(server.url), events, paths) as sleep:
         with pytest.raises(ZeroDivisionError):

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
 from claas_crds.lora_adapter import SERVED_NAME_LIMIT
 from claas_crds.training import LORA_ID_PATTERN
@@ -207,7 +208,7 @@ class Swapping:
     """A server with a companion, adapters, and an answer to the probe."""
 
     adapters: dict[str, str] = field(default_factory=dict)
-    aliases: dict[str, dict[str, str | int]] = field(default_factory=dict)
+    aliases: dict[str, dict[str, JsonValue]] = field(default_factory=dict)
     conflicts: int = 0
     vanishings: int = 0
     logprob: str = "-0.5"
@@ -262,7 +263,8 @@ async def test_a_target_unloaded_by_an_earlier_swap_is_loaded_again_before_the_f
     outcome = await put_in_service(server.client(), served_name="n", version=7, path="/v/7", probe=PROBE)
     assert outcome.changed
     assert server.loads == ["n@7", "n@7"]
-    assert server.aliases["n"] == {"target": "n@7", "path": "/v/7", "version": 7}
+    alias = server.aliases["n"]
+    assert (alias["target"], alias["path"], alias["version"]) == ("n@7", "/v/7", 7)
 
 
 async def test_a_target_unloaded_by_an_earlier_swap_is_loaded_again_before_the_probe() -> None:

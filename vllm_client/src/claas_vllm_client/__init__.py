@@ -2,6 +2,7 @@
 
 from claas_vllm_client.client import VllmClient, same_path
 from claas_vllm_client.errors import (
+    AdapterNotApplied,
     AdapterRejected,
     AliasRejected,
     AnswerTimedOut,
@@ -18,19 +19,19 @@ from claas_vllm_client.errors import (
     Unreachable,
     VllmError,
 )
-from claas_vllm_client.serving import (
+from claas_vllm_client.in_service import (
     LoadedVersion,
-    ProbeSpec,
     ServiceOutcome,
     SwapMethod,
-    ensure_awake,
+    Verification,
     loaded_version,
-    pause_serving,
     put_in_service,
-    resume_serving,
     take_out_of_service,
+    verify_in_service,
     version_in_path,
 )
+from claas_vllm_client.probing import ProbeSpec
+from claas_vllm_client.serving import ensure_awake, pause_serving, resume_serving
 from claas_vllm_client.tokens import token_fault, token_text
 from claas_vllm_client.wire import (
     Alias,
@@ -47,6 +48,7 @@ from claas_vllm_client.wire import (
 )
 
 __all__ = [
+    "AdapterNotApplied",
     "AdapterRejected",
     "Alias",
     "AliasRejected",
@@ -76,6 +78,7 @@ __all__ = [
     "SwapMethod",
     "UnexpectedAnswer",
     "Unreachable",
+    "Verification",
     "VllmClient",
     "VllmError",
     "ensure_awake",
@@ -87,5 +90,6 @@ __all__ = [
     "take_out_of_service",
     "token_fault",
     "token_text",
+    "verify_in_service",
     "version_in_path",
 ]

@@ -36,6 +36,9 @@ from claas_vllm_client.wire import (
     parse_metrics,
 )
 
+_LIKELIEST = 5
+"""Tokens at each place of a probe's answer; vLLM's --max-logprobs allows 20."""
+
 
 def same_path(left: str | None, right: str) -> bool:
     """Whether two adapter paths name the same directory as text (a trailing slash does not matter)."""
@@ -188,9 +191,15 @@ class VllmClient:
         check(answer)
         return read(answer, CompanionStatus)
 
-    async def set_alias(self, name: str, *, target: str, path: str, version: int) -> CompanionStatus:
-        """Point the served name at a loaded adapter, atomically. Raises `AliasRejected` when it isn't loaded."""
+    async def set_alias(
+        self, name: str, *, target: str, path: str, version: int, probe: Mapping[str, JsonValue] | None = None
+    ) -> CompanionStatus:
+        """Point the served name at a loaded adapter, atomically. Raises `AliasRejected` when it isn't loaded.
+
+        `probe` is for the companion to remember; with it the version counts as verified.
+        """
         body: Json = {"target": target, "path": path, "version": version}
+        body = body if probe is None else {**body, "probe": dict(probe)}
         answer = await self._transport.send("PUT", _alias_route(name), json=body)
         if answer.status_code == httpx.codes.CONFLICT:
             raise AliasRejected(self._transport.url(_alias_route(name)), answer.status_code, error_message(answer))
@@ -234,11 +243,16 @@ class VllmClient:
             "prompt": prompt,
             "max_tokens": max_tokens,
             "temperature": 0.0,
-            "logprobs": 1,
+            "logprobs": _LIKELIEST,
             "return_token_ids": True,
+            "return_tokens_as_token_ids": True,
         }
         url = self._transport.url("/v1/completions")
         answer = await self._transport.send("POST", "/v1/completions", json=body, timeout_seconds=timeout_seconds)
+        if answer.status_code == httpx.codes.BAD_REQUEST:
+            # A server whose --max-logprobs is below that answers with fewer.
+            body = {**body, "logprobs": 1}
+            answer = await self._transport.send("POST", "/v1/completions", json=body, timeout_seconds=timeout_seconds)
         check_access(answer)
         # The body of an error may quote the prompt, so only its status goes into a message.
         if answer.status_code == httpx.codes.NOT_FOUND:
@@ -258,7 +272,14 @@ class VllmClient:
             )
         values = tuple(value for value in logprobs if value is not None)
         answered_by = answer.headers.get(VERSION_HEADER, choices.model)
-        return ProbeAnswer(answered_by=answered_by, text=choice.text, token_ids=choice.token_ids, logprobs=values)
+        likeliest = (choice.logprobs.top_logprobs if choice.logprobs else None) or ()
+        return ProbeAnswer(
+            answered_by=answered_by,
+            text=choice.text,
+            token_ids=choice.token_ids,
+            logprobs=values,
+            likeliest=tuple(found or {} for found in likeliest),
+        )
 
     async def _control(
         self,

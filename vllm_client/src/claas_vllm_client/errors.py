@@ -72,6 +72,10 @@ class ProbedNothing(ProbeFailed):
     """The adapter to probe was not loaded (404): somebody unloaded it meanwhile."""
 
 
+class AdapterNotApplied(VllmError):
+    """A version is loaded, and the base answers in its place; loading it again did not help."""
+
+
 class DrainTimedOut(VllmError):
     """Running requests did not end within the drain timeout. Serving was resumed; none was aborted."""
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import httpx
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from claas_vllm_client.errors import (
     AnswerTimedOut,
@@ -19,7 +19,7 @@ from claas_vllm_client.tokens import Token
 from claas_vllm_client.wire import ErrorAnswer, Message
 
 M = TypeVar("M", bound=Message)
-Json = Mapping[str, str | int | float | bool | None]
+Json = Mapping[str, JsonValue]
 
 CONTROL_TOKEN_HEADER = "X-Claas-Token"
 VERSION_HEADER = "X-Claas-Version"

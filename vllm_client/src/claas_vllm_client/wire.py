@@ -1,6 +1,7 @@
 """What vLLM and the companion say on the wire, as pydantic models, and the typed values made from it."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -58,7 +59,8 @@ class Alias(Message):
     """One served name of the companion: requests for `name` go to `target`, version `version` from `path`.
 
     `in_flight` counts requests by the target that answers them, older targets included. `loaded` is False when
-    someone unloaded the target behind the companion's back.
+    someone unloaded the target behind the companion's back. `probe` is what was remembered of the version's answer to
+    its probe, and `verified` whether it was seen to answer so since it was loaded and last woke.
     """
 
     name: str
@@ -66,6 +68,8 @@ class Alias(Message):
     path: str
     version: int
     loaded: bool = True
+    probe: dict[str, JsonValue] | None = None
+    verified: bool = True
     in_flight: dict[str, int] = Field(default_factory=dict)
 
 
@@ -147,6 +151,7 @@ class ErrorAnswer(Message):
 
 class CompletionLogprobs(Message):
     token_logprobs: tuple[float | None, ...]
+    top_logprobs: tuple[dict[str, float] | None, ...] | None = None
 
 
 class CompletionChoice(Message):
@@ -175,13 +180,15 @@ class ServerLoad:
 class ProbeAnswer:
     """A greedy completion: token ids and the log-probability of each, in order.
 
-    `answered_by` is the name of the adapter that answered (`name@7`).
+    `answered_by` is the name of the adapter that answered (`name@7`). `likeliest` are the likeliest tokens at each
+    place, by `token_id:<id>`, with their log-probabilities.
     """
 
     answered_by: str
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
+    likeliest: tuple[Mapping[str, float], ...] = ()
 
 
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{(?P<labels>.*)\})?\s+(?P<value>\S+)")

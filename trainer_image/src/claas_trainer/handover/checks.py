@@ -1,4 +1,4 @@
-"""What a hand-over makes sure of before it begins, server by server."""
+"""What a hand-over makes sure of before it begins and when it has ended, server by server."""
 
 from __future__ import annotations
 
@@ -6,15 +6,25 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from claas_crds.contract import FailureReason
+from claas_crds.contract import FailureReason, ServingTarget
 from claas_trainer.engines.base import GpuNeed
 from claas_trainer.errors import ServingError
+from claas_trainer.logs import log
 from claas_trainer.pods import ServingPod, serving_error
-from claas_vllm_client import CompanionStatus, Refused, RouteMissing, VllmError
+from claas_vllm_client import (
+    CompanionStatus,
+    ProbeSpec,
+    Refused,
+    RouteMissing,
+    VllmError,
+    verify_in_service,
+)
 
 SECRET_SYNC_SECONDS = 120.0
 """For how long a refused token is tried again; mostly the kubelet is done within 90."""
 REFUSED_POLL_SECONDS = 1.0
+APPLIED_SECONDS = 30.0
+"""For asking the adapter and the base, and loading it again. The operator goes on trying."""
 
 
 async def check_answers(serving_pod: ServingPod) -> CompanionStatus | None:
@@ -60,6 +70,22 @@ async def check_awake(serving_pod: ServingPod) -> None:
             FailureReason.ALREADY_ASLEEP,
             f"pod {pod.name}: is asleep or paused already; whoever paused it must wake it, or POST /wake_up",
         )
+
+
+async def check_applied(pods: Sequence[ServingPod], serving: ServingTarget) -> None:
+    """After a wake: each pod answers with its adapter, or is made to. What can't is the operator's."""
+    await asyncio.gather(*(_check_applied(pod, serving) for pod in pods))
+
+
+async def _check_applied(pod: ServingPod, serving: ServingTarget) -> None:
+    probe = ProbeSpec(prompt=serving.probe.prompt, max_tokens=serving.probe.max_tokens)
+    try:
+        async with asyncio.timeout(APPLIED_SECONDS):
+            found = await verify_in_service(pod.client, served_name=serving.served_name, probe=probe)
+    except (VllmError, TimeoutError) as error:
+        log("not-verified", pod=pod.pod.name, error=type(error).__name__)
+        return
+    log("verified", pod=pod.pod.name, found=found.value)
 
 
 def holding(

@@ -15,7 +15,7 @@ from claas_trainer.errors import ServingError
 from claas_trainer.figures import seconds_since
 from claas_trainer.gpu import gpu_of
 from claas_trainer.handover.base import Handover, PauseTimes
-from claas_trainer.handover.checks import check_answers, check_awake, holding
+from claas_trainer.handover.checks import check_answers, check_applied, check_awake, holding
 from claas_trainer.logs import log
 from claas_trainer.pods import ServingPod, first_error, serving_error
 from claas_trainer.reporting import Awake, PauseAnnounced, PauseConfirmed, Reporter
@@ -68,6 +68,7 @@ class SleepHandover(Handover):
             await self._resume()
             times.wake = seconds_since(waking)
             times.serving_gap = seconds_since(started)
+            await check_applied(self._to_pause, self._serving)
 
     async def _check_pod(self, pod: ServingPod) -> CompanionStatus | None:
         status = await check_answers(pod)
