@@ -18,7 +18,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import claas_trainer.engines.local_step  # noqa: E402 - a server that trains has long imported it
 import claas_trainer.run  # noqa: E402
-from claas_crds.contract import ServingTarget  # noqa: E402
+from claas_crds.contract import ServingTarget, TrainerCommand  # noqa: E402
 from claas_trainer.engines.base import GpuNeed, TrainingEngine  # noqa: E402
 from claas_trainer.handover.base import Handover  # noqa: E402
 from claas_trainer.handover.sleep import SleepHandover  # noqa: E402
@@ -27,7 +27,6 @@ from claas_trainer.paths import Paths  # noqa: E402
 from claas_trainer.pods import ServingPod  # noqa: E402
 from claas_trainer.reporting import Reporter  # noqa: E402
 from claas_trainer.result import exit_code, write_termination_message  # noqa: E402
-from claas_trainer.task import Task  # noqa: E402
 from claas_trainer.worker import attempt  # noqa: E402
 
 
@@ -60,7 +59,7 @@ def main() -> int:
     vars(claas_trainer.run)["make_handover"] = _pause_first
     paths = Paths.from_environment()
     with open(os.devnull, "wb") as nobody:
-        result = attempt(Task.RUN, Path(sys.argv[1]), paths, Reporter(nobody.fileno()))
+        result = attempt(TrainerCommand.RUN, Path(sys.argv[1]), paths, Reporter(nobody.fileno()))
     write_termination_message(paths.termination_message, result)
     return int(exit_code(result))
 

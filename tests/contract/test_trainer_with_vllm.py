@@ -30,6 +30,7 @@ from claas_crds.contract import (
     JobIdentity,
     ModelLocation,
     ServingTarget,
+    TrainerCommand,
     TrainerInput,
     TrainerResult,
     VllmPod,
@@ -40,7 +41,6 @@ from claas_trainer.paths import Paths
 from claas_trainer.reporting import Reporter
 from claas_trainer.result import exit_code
 from claas_trainer.store.versions import VersionStore
-from claas_trainer.task import Task
 from claas_trainer.worker import attempt
 from tests.contract.site import API_KEY, TOKEN, Site
 from tests.contract.vllm_server import BASE_MODEL, REPOSITORY
@@ -61,7 +61,7 @@ class Pod:
     root: Path
     site: Site
 
-    def start(self, task: Task, document: TrainerInput, hold_at: str = "") -> subprocess.Popen[str]:
+    def start(self, task: TrainerCommand, document: TrainerInput, hold_at: str = "") -> subprocess.Popen[str]:
         """Start the trainer as a process; its output is kept in `log`. At `hold_at` it stands still, once: see
         `tests/e2e/faults`."""
         environment = dict(os.environ) | {
@@ -89,7 +89,7 @@ class Pod:
         code = process.wait(timeout=RUN_TIMEOUT_SECONDS)
         return code, TrainerResult.model_validate_json(self.paths.termination_message.read_text())
 
-    def attempt(self, task: Task, document: TrainerInput) -> tuple[int, TrainerResult]:
+    def attempt(self, task: TrainerCommand, document: TrainerInput) -> tuple[int, TrainerResult]:
         """What the trainer's worker does, in this process; gives what the supervisor would make of it."""
         with self.log.open("a") as log, open(os.devnull, "wb") as nobody, contextlib.redirect_stdout(log):
             result = attempt(task, self._input(document), self.paths, Reporter(nobody.fileno()))
@@ -169,7 +169,7 @@ def pod(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
     (root / "api-key").write_text(API_KEY)
     (root / "scratch").mkdir()
     pod = Pod(root, site)
-    code, result = pod.attempt(Task.INIT, pod.initial())
+    code, result = pod.attempt(TrainerCommand.INIT, pod.initial())
     assert code == ExitCode.SUCCEEDED, result
     assert not result.already_published
     yield pod
@@ -214,7 +214,7 @@ def served_version(pod: Pod) -> str | None:
 
 def test_init_makes_version_0_once(pod: Pod) -> None:
     made = pod.store.read(0)
-    code, again = pod.attempt(Task.INIT, pod.initial())
+    code, again = pod.attempt(TrainerCommand.INIT, pod.initial())
     assert code == ExitCode.SUCCEEDED
     assert again.already_published
     assert again.version is not None
@@ -239,7 +239,7 @@ def test_a_recorded_rollout_becomes_a_served_version_and_no_client_notices(pod: 
     for thread in clients:
         thread.start()
     try:
-        code, result = pod.finish(pod.start(Task.RUN, pod.document(uid="uid-1", parent=0, samples=samples)))
+        code, result = pod.finish(pod.start(TrainerCommand.RUN, pod.document(uid="uid-1", parent=0, samples=samples)))
     finally:
         stop.set()
         for thread in clients:
@@ -289,7 +289,7 @@ def test_vllm_answers_with_the_version_as_transformers_does(pod: Pod) -> None:
 
 def test_a_second_attempt_of_the_same_job_takes_no_second_step(pod: Pod) -> None:
     document = pod.document(uid="uid-1", parent=0, samples=hand_written(), attempt=2)
-    code, result = pod.attempt(Task.RUN, document)
+    code, result = pod.attempt(TrainerCommand.RUN, document)
     assert code == ExitCode.SUCCEEDED
     assert result.already_published
     assert result.version is not None
@@ -299,7 +299,7 @@ def test_a_second_attempt_of_the_same_job_takes_no_second_step(pod: Pod) -> None
 
 
 def test_the_next_job_starts_from_the_parent_and_its_optimiser_state(pod: Pod) -> None:
-    code, result = pod.attempt(Task.RUN, pod.document(uid="uid-2", parent=1, samples=hand_written()))
+    code, result = pod.attempt(TrainerCommand.RUN, pod.document(uid="uid-2", parent=1, samples=hand_written()))
     assert code == ExitCode.SUCCEEDED, result
     assert served_version(pod) == f"{NAME}@2"
 
@@ -316,7 +316,9 @@ def test_a_wrong_sample_fails_before_any_pause_and_names_its_field(
 ) -> None:
     sample = hand_written()[0] | {field: value}
     before = aliases(pod)
-    code, result = pod.attempt(Task.RUN, pod.document(uid="uid-wrong", parent=0, samples=[*hand_written(), sample]))
+    code, result = pod.attempt(
+        TrainerCommand.RUN, pod.document(uid="uid-wrong", parent=0, samples=[*hand_written(), sample])
+    )
     assert (code, result.reason) == (ExitCode.PERMANENT, FailureReason.INVALID_SAMPLE)
     assert place in result.message
     assert result.timings.sleep is None
@@ -329,7 +331,7 @@ def test_a_wrong_control_token_fails_before_any_pause(pod: Pod) -> None:
     without = document.model_copy(
         update={"serving": document.serving.model_copy(update={"has_control_token": False})}
     )
-    code, result = pod.attempt(Task.RUN, without)
+    code, result = pod.attempt(TrainerCommand.RUN, without)
     assert (code, result.reason) == (ExitCode.PERMANENT, FailureReason.CONTROL_REFUSED)
 
 
@@ -337,7 +339,9 @@ def test_a_server_that_somebody_else_has_paused_is_left_alone(pod: Pod) -> None:
     with control(pod) as http:
         http.post("/pause", params={"mode": "keep"}).raise_for_status()
         try:
-            code, result = pod.attempt(Task.RUN, pod.document(uid="uid-asleep", parent=0, samples=hand_written()))
+            code, result = pod.attempt(
+                TrainerCommand.RUN, pod.document(uid="uid-asleep", parent=0, samples=hand_written())
+            )
             assert http.get("/is_paused").json() == {"is_paused": True}
         finally:
             http.post("/resume").raise_for_status()
@@ -346,7 +350,7 @@ def test_a_server_that_somebody_else_has_paused_is_left_alone(pod: Pod) -> None:
 
 def test_a_worker_that_is_killed_in_the_pause_leaves_the_server_awake_and_the_retry_steps_once(pod: Pod) -> None:
     document = pod.document(uid="uid-3", parent=2, samples=hand_written())
-    process = pod.start(Task.RUN, document, hold_at="stepping")
+    process = pod.start(TrainerCommand.RUN, document, hold_at="stepping")
     with control(pod) as http:
         deadline = time.monotonic() + RUN_TIMEOUT_SECONDS
         while not (pod.root / "stepping").exists():
@@ -364,7 +368,7 @@ def test_a_worker_that_is_killed_in_the_pause_leaves_the_server_awake_and_the_re
     assert (code, result.succeeded) == (ExitCode.RETRYABLE, False)
     assert pod.store.numbers() == [0, 1, 2]
     retry = pod.document(uid="uid-3", parent=2, samples=hand_written(), attempt=2)
-    code, result = pod.attempt(Task.RUN, retry)
+    code, result = pod.attempt(TrainerCommand.RUN, retry)
     assert code == ExitCode.SUCCEEDED, result
     assert pod.store.numbers() == [0, 1, 2, 3]
     assert not list(pod.store.versions.glob(".staging-*"))
@@ -388,7 +392,7 @@ def test_a_step_beside_the_server_pauses_nothing_and_tells_what_it_cost(pod: Pod
     traffic = threading.Thread(target=client)
     traffic.start()
     try:
-        process = pod.start(Task.RUN, document.model_copy(update={"serving": serving}))
+        process = pod.start(TrainerCommand.RUN, document.model_copy(update={"serving": serving}))
         with control(pod) as http:
             while process.poll() is None:
                 paused.append(http.get("/is_sleeping").json()["is_sleeping"])

@@ -69,6 +69,8 @@ def main() -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
             case "exit":
                 os._exit(3)
+            case "endless-line":
+                os.write(int(os.environ["CLAAS_REPORT_TO"]), b"x" * 3_000_000 + b"\n")
             case "half-a-line":
                 os.write(int(os.environ["CLAAS_REPORT_TO"]), b'{"kind": "finis')
             case _:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from claas_crds.contract import TrainerCommand
 from claas_trainer.paths import Paths
 from claas_trainer.supervisor import supervise
-from claas_trainer.task import Task
 
 if __name__ == "__main__":
-    sys.exit(int(supervise(Task.RUN, Path(sys.argv[1]), Paths.from_environment(), [sys.executable, *sys.argv[2:]])))
+    command = [sys.executable, *sys.argv[2:]]
+    sys.exit(int(supervise(TrainerCommand.RUN, Path(sys.argv[1]), Paths.from_environment(), command)))

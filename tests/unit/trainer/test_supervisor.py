@@ -15,13 +15,19 @@ from pathlib import Path
 import httpx
 import pytest
 
-from claas_crds.contract import TERMINATION_MESSAGE_LIMIT_BYTES, ExitCode, FailureReason, Progress, TrainerResult
+from claas_crds.contract import (
+    TERMINATION_MESSAGE_LIMIT_BYTES,
+    ExitCode,
+    FailureReason,
+    Progress,
+    TrainerCommand,
+    TrainerResult,
+)
 from claas_crds.distill_job import JobPhase
 from claas_crds.lora_adapter import VersionVerdict
 from claas_trainer import supervisor
 from claas_trainer.paths import Paths
 from claas_trainer.supervisor import supervise
-from claas_trainer.task import Task
 from tests.unit.trainer.conftest import document
 from tests.unit.trainer.sleeping_server import SleepingServer, sleeping_server
 
@@ -37,7 +43,7 @@ def run_supervisor(
     command = [sys.executable, str(FAKE_WORKER), script, server.url]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        code = supervise(Task.RUN, input_path, paths, command)
+        code = supervise(TrainerCommand.RUN, input_path, paths, command)
     return code, TrainerResult.model_validate_json(paths.termination_message.read_text())
 
 
@@ -71,7 +77,8 @@ def test_a_worker_that_pauses_for_too_long_is_ended_and_the_server_woken(how: st
         assert not server.asleep
         assert server.woken_at is not None
         assert server.woken_at - started < 1 + 3
-    assert code is ExitCode.RETRYABLE
+    # The same step would take as long again, and pause serving for it.
+    assert code is ExitCode.PERMANENT
     assert result.reason is FailureReason.MAX_PAUSE_EXCEEDED
     assert "maxPauseSeconds" in result.message
 
@@ -83,6 +90,12 @@ def test_a_worker_that_resumed_in_time_may_go_on_for_longer_than_the_longest_pau
         assert server.calls.count("POST /wake_up") == 1
     assert code is ExitCode.SUCCEEDED
     assert result.swapped_pods == ["vllm-0"]
+
+
+def test_a_line_that_is_too_long_costs_no_later_event(paths: Paths) -> None:
+    with sleeping_server() as server:
+        code, _ = run_supervisor("endless-line,announce,sleep,confirm,wake,publish,finish", server, paths)
+    assert code is ExitCode.SUCCEEDED
 
 
 def test_a_server_that_fails_to_wake_at_first_is_tried_again(paths: Paths) -> None:
@@ -166,7 +179,7 @@ def test_a_server_that_is_held_up_is_not_lost(paths: Paths) -> None:
 def test_an_input_that_cannot_be_read_fails_at_once_and_names_the_field(paths: Paths) -> None:
     input_path = paths.scratch / "input.json"
     input_path.write_text('{"adapter": {"namespace": "n"}}')
-    assert supervise(Task.RUN, input_path, paths, ["false"]) is ExitCode.PERMANENT
+    assert supervise(TrainerCommand.RUN, input_path, paths, ["false"]) is ExitCode.PERMANENT
     result = TrainerResult.model_validate_json(paths.termination_message.read_text())
     assert result.reason is FailureReason.INVALID_INPUT
     assert "adapter.name" in result.message
@@ -175,7 +188,7 @@ def test_an_input_that_cannot_be_read_fails_at_once_and_names_the_field(paths: P
 def test_a_worker_that_cannot_be_started_is_told_to_the_operator_all_the_same(paths: Paths) -> None:
     input_path = paths.scratch / "input.json"
     input_path.write_text(document().model_dump_json())
-    assert supervise(Task.RUN, input_path, paths, [str(paths.scratch / "absent")]) is ExitCode.RETRYABLE
+    assert supervise(TrainerCommand.RUN, input_path, paths, [str(paths.scratch / "absent")]) is ExitCode.RETRYABLE
     result = TrainerResult.model_validate_json(paths.termination_message.read_text())
     assert (result.reason, result.message) == (
         FailureReason.INTERNAL,
@@ -241,7 +254,7 @@ def test_a_pod_that_is_told_to_end_while_its_worker_starts_ends_at_once(
     monkeypatch.setattr(supervisor, "serve_progress", told_to_end_meanwhile)
     started = time.monotonic()
     # A worker that says nothing at all, as one does while it imports.
-    code = supervise(Task.RUN, input_path, paths, ["sleep", "20"])
+    code = supervise(TrainerCommand.RUN, input_path, paths, ["sleep", "20"])
     assert time.monotonic() - started < 10
     result = TrainerResult.model_validate_json(paths.termination_message.read_text())
     assert (code, result.reason) == (ExitCode.RETRYABLE, FailureReason.INTERRUPTED)

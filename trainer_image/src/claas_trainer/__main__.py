@@ -8,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from claas_crds.contract import INPUT_FILE, ExitCode
+from claas_crds.contract import INPUT_FILE, ExitCode, TrainerCommand
 
 _INTERRUPTED = int(ExitCode.RETRYABLE)
 
@@ -25,7 +25,7 @@ def main() -> int:
         command = commands.add_parser(name, help=text)
         command.add_argument("--input", type=Path, default=Path(INPUT_FILE), help="the input document")
     worker = commands.add_parser("step", help="internal: the process that the others start and watch")
-    worker.add_argument("task", choices=["run", "init", "recover"])
+    worker.add_argument("task", choices=[each.value for each in TrainerCommand])
     worker.add_argument("--input", type=Path, required=True)
     worker.add_argument("--report-to", type=int, required=True, help="file descriptor for events")
     worker.add_argument("--supervisor", type=int, required=True, help="process id to die with")
@@ -35,17 +35,15 @@ def main() -> int:
         # Process 1 has no default for SIGTERM: without this, one that comes during the imports would be lost.
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(_INTERRUPTED))
 
-    from claas_trainer.task import Task
-
     if arguments.command == "step":
         from claas_trainer.worker import work
 
-        return work(Task(arguments.task), arguments.input, arguments.report_to, arguments.supervisor)
+        return work(TrainerCommand(arguments.task), arguments.input, arguments.report_to, arguments.supervisor)
 
     from claas_trainer.paths import Paths
     from claas_trainer.supervisor import supervise
 
-    return int(supervise(Task(arguments.command), arguments.input, Paths.from_environment()))
+    return int(supervise(TrainerCommand(arguments.command), arguments.input, Paths.from_environment()))
 
 
 if __name__ == "__main__":

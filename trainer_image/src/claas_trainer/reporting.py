@@ -89,7 +89,7 @@ def encode(event: Event) -> bytes:
 
 
 def decode(line: bytes) -> Event:
-    """The event of one line. Raises pydantic's ValidationError for anything else."""
+    """The event of one line. Raises ValueError for anything else."""
     return _EVENT.validate_json(line)
 
 

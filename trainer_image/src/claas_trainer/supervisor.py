@@ -15,9 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from claas_crds.contract import ExitCode, FailureReason, TrainerInput, TrainerResult
+from claas_crds.contract import ExitCode, FailureReason, TrainerCommand, TrainerInput, TrainerResult
 from claas_trainer.cgroup_memory import oom_kills
 from claas_trainer.documents import read_input
 from claas_trainer.environment import worker_environment
@@ -34,7 +32,7 @@ from claas_trainer.result import (
     published_without_swap,
     write_termination_message,
 )
-from claas_trainer.task import Task, worker_command
+from claas_trainer.task import worker_command
 from claas_trainer.waking import wake_announced
 from claas_trainer.watch import Watch
 
@@ -43,7 +41,7 @@ _KILL_TIMEOUT_SECONDS = 15.0
 _LAST_EVENTS_TIMEOUT_SECONDS = 1.0
 
 
-def supervise(task: Task, input_path: Path, paths: Paths, command: Sequence[str] | None = None) -> ExitCode:
+def supervise(task: TrainerCommand, input_path: Path, paths: Paths, command: Sequence[str] | None = None) -> ExitCode:
     """Run the task in a worker process to its end; returns the exit code of the pod.
 
     `command` replaces the worker's command line (tests); its file descriptor for events is 3 then.
@@ -68,7 +66,12 @@ def supervise(task: Task, input_path: Path, paths: Paths, command: Sequence[str]
 
 class _Supervisor:
     def __init__(
-        self, task: Task, input_path: Path, document: TrainerInput, paths: Paths, command: Sequence[str] | None
+        self,
+        task: TrainerCommand,
+        input_path: Path,
+        document: TrainerInput,
+        paths: Paths,
+        command: Sequence[str] | None,
     ) -> None:
         self._task = task
         self._input_path = input_path
@@ -138,12 +141,16 @@ class _Supervisor:
             lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(file_descriptor, "rb", 0)
         )
         try:
-            while line := await reader.readline():
+            while True:
                 try:
+                    line = await reader.readline()
+                    if not line:
+                        return
                     self._watch.take(decode(line))
-                except ValidationError:
-                    # The last line of a worker that was killed in mid-write.
-                    log("event-not-readable", bytes=len(line))
+                except ValueError:
+                    # The last line of a worker that was killed in mid-write, or one that is too long. Who stopped to
+                    # read at it would miss the next pause, and leave the worker waiting at a full pipe.
+                    log("event-not-readable")
                 self._news.set()
         finally:
             transport.close()

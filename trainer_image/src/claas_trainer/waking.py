@@ -11,7 +11,7 @@ from claas_trainer.logs import log
 from claas_trainer.paths import Paths
 from claas_trainer.pods import ServingPod, connect
 from claas_trainer.watch import Watch
-from claas_vllm_client import ServerGone, VllmError, ensure_awake, resume_serving
+from claas_vllm_client import ServerGone, ensure_awake, resume_serving
 
 _WAKE_TIMEOUT_SECONDS = 60.0
 _LATE_PAUSE_CHECK_SECONDS = (0.5, 1.5)
@@ -44,7 +44,7 @@ async def _wake(pod: ServingPod, confirmed: bool) -> bool:
                 await ensure_awake(pod.client, timeout_seconds=_WAKE_TIMEOUT_SECONDS)
     except ServerGone:
         log("server-gone", pod=pod.pod.name)
-    except VllmError as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other servers are woken all the same
         log("wake-failed", pod=pod.pod.name, error=type(error).__name__)
         return False
     return True

@@ -12,20 +12,19 @@ from collections.abc import Coroutine
 from pathlib import Path
 from types import TracebackType
 
-from claas_crds.contract import TrainerResult
+from claas_crds.contract import TrainerCommand, TrainerResult
 from claas_trainer.documents import read_input
 from claas_trainer.errors import TrainerError
 from claas_trainer.logs import Field, log, log_exception
 from claas_trainer.paths import Paths
 from claas_trainer.reporting import Finished, Reporter
 from claas_trainer.result import failure, internal_failure
-from claas_trainer.task import Task
 
 _PR_SET_PDEATHSIG = 1
 _UMASK = 0o002
 
 
-def work(task: Task, input_path: Path, report_file_descriptor: int, supervisor: int) -> int:
+def work(task: TrainerCommand, input_path: Path, report_file_descriptor: int, supervisor: int) -> int:
     """Do the task and report its result; the exit code only says whether it was reported."""
     _die_with(supervisor)
     os.umask(_UMASK)
@@ -41,15 +40,15 @@ def work(task: Task, input_path: Path, report_file_descriptor: int, supervisor: 
     return 0
 
 
-def attempt(task: Task, input_path: Path, paths: Paths, reporter: Reporter) -> TrainerResult:
+def attempt(task: TrainerCommand, input_path: Path, paths: Paths, reporter: Reporter) -> TrainerResult:
     """Do the task in this process; every failure becomes a result."""
     try:
         document = read_input(input_path)
-        if task is Task.INIT:
+        if task is TrainerCommand.INIT:
             from claas_trainer.initialise import initialise
 
             return initialise(document, paths, reporter)
-        if task is Task.RECOVER:
+        if task is TrainerCommand.RECOVER:
             from claas_trainer.recover import recover
 
             return recover(document, paths, reporter)
