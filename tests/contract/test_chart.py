@@ -79,7 +79,7 @@ def test_the_chart_passes_a_strict_lint(helm: Path) -> None:
 
 def test_every_value_has_a_comment_above_it() -> None:
     lines = (CHART / "values.yaml").read_text().splitlines()
-    groups = ("crds:", "image:", "trainer:", "serviceAccount:", "rbac:", "networkPolicy:")
+    groups = ("crds:", "image:", "trainer:", "podSecurityContext:", "serviceAccount:", "rbac:", "networkPolicy:")
     bare = [
         line
         for above, line in zip(["", *lines], lines, strict=False)
@@ -137,6 +137,46 @@ def test_the_operator_pod_meets_the_restricted_pod_security_standard(helm: Path)
     assert {"name": "tmp", "mountPath": "/tmp"} in cast(list[JsonValue], containers[0]["volumeMounts"])
 
 
+def test_the_operators_user_and_group_can_be_left_to_the_cluster(helm: Path) -> None:
+    spec = pod_spec(template(helm, "podSecurityContext.runAsUser=null", "podSecurityContext.runAsGroup=null"))
+    assert spec["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert "securityContext" not in pod_spec(template(helm, "podSecurityContext=null"))
+
+
+NUMBERS = [
+    ("image: {tag: 20261127}", "/image/tag"),
+    ("trainer: {image: {tag: 2.10}}", "/trainer/image/tag"),
+    ("image: {tag: 1e5}", "/image/tag"),
+    ("nodeSelector: {gpu: true}", "/nodeSelector/gpu"),
+    ("podLabels: {version: 1.20}", "/podLabels/version"),
+    ("podAnnotations: {a: 1}", "/podAnnotations/a"),
+    ("commonLabels: {team: 7}", "/commonLabels/team"),
+    ("serviceAccount: {annotations: {id: 12}}", "/serviceAccount/annotations/id"),
+    ("extraEnv: [{name: A, value: 1}]", "/extraEnv/0/value"),
+    ("priorityClassName: 5", "/priorityClassName"),
+    ("watchNamespaces: [2026]", "/watchNamespaces/0"),
+]
+
+
+@pytest.mark.parametrize(("values", "path"), NUMBERS, ids=[row[0] for row in NUMBERS])
+def test_a_number_where_text_belongs_is_refused_with_what_to_do(
+    helm: Path, tmp_path: Path, values: str, path: str
+) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(values)
+    result = call(helm, "template", "claas", str(CHART), "--values", str(file))
+    assert result.returncode != 0
+    assert (
+        f"at '{path}': value must be 'text: write the value in quotes (with --set use --set-string)'" in result.stderr
+    )
+
+
+@pytest.mark.parametrize("tag", ["20261127", "2.10", "1e5"])
+def test_a_tag_of_digits_in_quotes_is_taken_as_it_stands(helm: Path, tag: str) -> None:
+    result = call(helm, "template", "claas", str(CHART), "--set-string", f"image.tag={tag}")
+    assert f'image: "claas-operator:{tag}"' in result.stdout
+
+
 def test_one_operator_runs_at_a_time(helm: Path) -> None:
     spec = at(one(template(helm), "Deployment"), "spec")
     assert at(spec, "replicas") == 1
@@ -164,6 +204,8 @@ def test_the_deployment_selects_its_own_pods_whatever_labels_are_added(helm: Pat
         (["trainer.image.repository=r/t", "trainer.image.tag=dev"], "CLAAS_TRAINER_IMAGE", "r/t:dev"),
         ([f"trainer.image.digest={DIGEST}"], "CLAAS_TRAINER_IMAGE", f"claas-trainer@{DIGEST}"),
         (["trainer.image.pullPolicy=Never"], "CLAAS_TRAINER_IMAGE_PULL_POLICY", "Never"),
+        ([], "CLAAS_TRAINER_IDENTITY", "Fixed"),
+        (["trainer.identity=Assigned"], "CLAAS_TRAINER_IDENTITY", "Assigned"),
         ([], "CLAAS_WATCH_NAMESPACES", ""),
         (["watchNamespaces={a,b,a}"], "CLAAS_WATCH_NAMESPACES", "a,b"),
         (["resyncSeconds=5"], "CLAAS_RESYNC_SECONDS", "5"),
