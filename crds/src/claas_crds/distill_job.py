@@ -187,6 +187,17 @@ class SampleCounts(ResourceModel):
     """Samples whose token ids or log-probabilities were made by the trainer: ratio 1."""
     response_tokens: int = 0
     """Tokens the loss was averaged over."""
+    recorded_prompts: int = 0
+    """Samples whose prompt was recorded with the answer."""
+    server_prompts: int = 0
+    """Samples whose prompt was made as the server makes it: by its chat template and template arguments."""
+    template_prompts: int = 0
+    """Samples whose prompt was made by the model's own chat template, since no server could be asked."""
+    hints_inserted: int = 0
+    """Samples whose recorded prompt the teacher sees, with the feedback after the user's last message."""
+    rebuilt_conversations: int = 0
+    """Samples with a recorded prompt that does not end with `user_prompt`: the teacher sees a conversation of the
+    sample's texts instead, without what only the prompt has."""
 
 
 class DistillJobStatus(ResourceModel):

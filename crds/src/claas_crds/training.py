@@ -68,6 +68,9 @@ class TrainingConfig(PayloadModel):
     """Decoupled weight decay of AdamW."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Seed of the step: the same input, parent version and seed give the same bytes on a CPU."""
+    require_recorded_prompt: bool = False
+    """Refuse a sample without a recorded prompt that ends with its `user_prompt`: the conversation would have to be
+    made of the sample's texts, without what they don't show."""
 
 
 class TrainingOverrides(PayloadModel):
@@ -97,6 +100,8 @@ class TrainingOverrides(PayloadModel):
     """Decoupled weight decay of AdamW."""
     seed: int | None = Field(default=None, ge=0, le=2**31 - 1)
     """Seed of the step."""
+    require_recorded_prompt: bool | None = None
+    """Refuse a sample without a recorded prompt that ends with its `user_prompt`."""
 
     def over(self, defaults: TrainingConfig) -> TrainingConfig:
         """`defaults` with every value that is set here put in its place."""

@@ -187,6 +187,8 @@ def _account_success(draft: JobDraft) -> JobPlan:
         said = (
             f"; {made} of {result.samples.total} samples without recorded tokens or log-probabilities" if made else ""
         )
+        if rebuilt := result.samples.rebuilt_conversations:
+            said += f"; in {rebuilt} recorded prompts user_prompt is not the last message: their teacher saw less"
         draft.conditions.set(
             JobCondition.TRAINED,
             True,

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from claas_crds.contract import FailureReason
 from claas_crds.training import DistillBatchItem
+from claas_trainer.chat_template import PromptOrigin, TemplateRenderer
 from claas_trainer.errors import InputError, SampleError
 from claas_trainer.hub_tokenizer import HubTokenizer, read_tokenizer
 from claas_trainer.samples import ModelLimits
@@ -104,5 +106,11 @@ def test_a_model_without_a_chat_template_is_not_usable(folder: Path, tmp_path: P
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     config.pop("chat_template", None)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="chat template"):
-        read_tokenizer(tmp_path)
+    without = read_tokenizer(tmp_path)
+    with pytest.raises(InputError, match="chat template") as caught:
+        tokenise([item()], without, LIMITS)
+    assert caught.value.reason is FailureReason.MODEL_NOT_FOUND
+    told = TemplateRenderer(
+        without.tokenizer, PromptOrigin.SERVER, "{% for m in messages %}{{ m.content }};{% endfor %}"
+    )
+    assert without.decode(tokenise([item()], without, LIMITS, told).samples[0].student_prompt_ids) == "Why?;"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
-
+from claas_trainer.chat_template import ChatRenderer, PromptOrigin, ServerChat, ServerRenderer, TemplateRenderer
 from claas_trainer.model_source import not_found
+from claas_trainer.user_text import Piece, UserTextEncoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,39 +25,59 @@ _DIRECT = {
 }
 """The class that transformers chooses for a model type and the class that the tokenizer's file names. To have it
 choose takes seconds: it imports what it would make models with."""
+_DEFAULT_TEMPLATE = "default"
 _OTHER_NAMES = {"PreTrainedTokenizerFast": _GENERIC, "Qwen2TokenizerFast": _QWEN}
 
 
-@dataclass(frozen=True)
 class HubTokenizer:
-    """A tokenizer of the transformers library with its chat template, as `ChatTokenizer` wants it."""
+    """A tokenizer of the transformers library, as `ChatTokenizer` wants it."""
 
-    tokenizer: PreTrainedTokenizerBase
-    end_of_turn_ids: frozenset[int]
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, end_of_turn_ids: frozenset[int]) -> None:
+        self.tokenizer = tokenizer
+        self.end_of_turn_ids = end_of_turn_ids
+        added = tokenizer.added_tokens_decoder
+        self.added_ids = frozenset(added) | frozenset(tokenizer.all_special_ids)
+        self.special_ids = frozenset(tokenizer.all_special_ids) | {id_ for id_, each in added.items() if each.special}
+        self._user_text = UserTextEncoder(tokenizer)
 
     def encode(self, text: str) -> list[int]:
         return [int(token) for token in self.tokenizer.encode(text, add_special_tokens=False)]
 
+    def encode_pieces(self, pieces: Sequence[Piece], hidden: frozenset[int]) -> list[int]:
+        return self._user_text.encode(pieces, hidden)
+
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
-    def render(self, chat: list[dict[str, str]], *, answer_next: bool, thinking: bool) -> str:
-        try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    chat, tokenize=False, add_generation_prompt=answer_next, enable_thinking=thinking
-                )
-            )
-        except TemplateError:
-            roles = ", ".join(message["role"] for message in chat)
-            # The template's own words may quote the conversation.
+    def own_template(self) -> TemplateRenderer:
+        """The model's own chat template. Raises InputError (MODEL_NOT_FOUND) when it has none to be used."""
+        found = self.tokenizer.chat_template
+        place = self.tokenizer.name_or_path
+        if not found:
             raise not_found(
-                f"the chat template refuses a conversation of {roles}; some know no system prompt"
-            ) from None
+                f"{place}: its tokenizer has no chat template; add chat_template.jinja to the model's folder"
+            )
+        if isinstance(found, dict) and _DEFAULT_TEMPLATE not in found:
+            names = ", ".join(sorted(found))
+            raise not_found(
+                f"{place}: its tokenizer has several chat templates ({names}) and none is called"
+                f" {_DEFAULT_TEMPLATE}; add one, or start vLLM with --chat-template and the companion"
+            )
+        return TemplateRenderer(self.tokenizer, PromptOrigin.MODEL)
+
+    def renderer(self, server: ServerChat | None) -> ChatRenderer:
+        """What makes prompts: the server's way, or where none is known the model's template. Raises InputError."""
+        if server is None:
+            return self.own_template()
+        if server.ask is not None:
+            return ServerRenderer(server.ask, self.decode)
+        if server.template is None:
+            return replace(self.own_template(), origin=PromptOrigin.SERVER, arguments=server.arguments)
+        return TemplateRenderer(self.tokenizer, PromptOrigin.SERVER, server.template, server.arguments)
 
 
 def read_tokenizer(folder: Path) -> HubTokenizer:
-    """The model's tokenizer. Raises InputError (MODEL_NOT_FOUND) when it, or its chat template, is missing."""
+    """The model's tokenizer. Raises InputError (MODEL_NOT_FOUND) when it is missing."""
     import transformers
 
     try:
@@ -65,10 +85,6 @@ def read_tokenizer(folder: Path) -> HubTokenizer:
         tokenizer = chosen.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise not_found(f"{folder}: its tokenizer can't be read ({type(error).__name__})") from error
-    if not tokenizer.chat_template:
-        raise not_found(
-            f"{folder}: its tokenizer has no chat template; add chat_template.jinja to the model's folder"
-        )
     return HubTokenizer(tokenizer, _end_ids(folder, tokenizer.eos_token_id))
 
 

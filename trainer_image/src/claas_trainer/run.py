@@ -27,6 +27,7 @@ from claas_trainer.paths import Paths
 from claas_trainer.pods import ServingPod, connect
 from claas_trainer.reporting import Published, Reporter
 from claas_trainer.samples import read_samples
+from claas_trainer.server_chat import server_chat
 from claas_trainer.store.record import VersionRecord
 from claas_trainer.store.verdict import NOT_KEPT, keep_verdict
 from claas_trainer.store.versions import StoredVersion, VersionStore
@@ -114,6 +115,7 @@ async def _take_step(
             handover.weights,
             handover.export,
             handover.rest,
+            await server_chat(pods),
         )
         reporter.phase(JobPhase.PREPARING, f"loading the model for {len(payload.samples)} samples")
         prepared = await engine.prepare(payload, plan)

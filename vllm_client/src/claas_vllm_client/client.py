@@ -1,6 +1,6 @@
 """One vLLM server over HTTP: each method is one route, its answer checked and typed."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from posixpath import normpath
 from types import TracebackType
 from urllib.parse import quote
@@ -33,6 +33,7 @@ from claas_vllm_client.wire import (
     RpcResults,
     ServedModel,
     ServerLoad,
+    TokenIds,
     parse_metrics,
 )
 
@@ -182,6 +183,27 @@ class VllmClient:
             return False
         check_control(answer)
         return True
+
+    async def tokenize_chat(
+        self,
+        messages: Sequence[Mapping[str, JsonValue]],
+        *,
+        answer_next: bool = True,
+        template_arguments: Mapping[str, JsonValue] | None = None,
+    ) -> tuple[int, ...]:
+        """Token ids of a conversation as the server renders it, with `answer_next` up to where the answer begins.
+
+        `template_arguments` go before those of --default-chat-template-kwargs. Raises `RequestFailed` with status 400
+        when the chat template refuses the conversation; the server's words may quote it.
+        """
+        body: dict[str, JsonValue] = {
+            "messages": [dict(each) for each in messages],
+            "add_generation_prompt": answer_next,
+            "chat_template_kwargs": dict(template_arguments or {}),
+        }
+        answer = await self._transport.send("POST", "/tokenize", json=body)
+        check(answer)
+        return read(answer, TokenIds).tokens
 
     async def companion_status(self) -> CompanionStatus | None:
         """The companion's state, or None when the server has no companion."""

@@ -49,6 +49,12 @@ class ModelList(Message):
     data: tuple[ServedModel, ...]
 
 
+class TokenIds(Message):
+    """What `/tokenize` answers."""
+
+    tokens: tuple[int, ...]
+
+
 class RpcResults(Message):
     """What each worker answered to `/collective_rpc`."""
 

@@ -11,6 +11,7 @@ from claas_crds.contract import ModelLocation
 from claas_crds.distill_job import SampleCounts
 from claas_crds.lora_adapter import LoraSpec
 from claas_crds.training import DistillBatchRequestPayload, DistillResponse
+from claas_trainer.chat_template import ServerChat
 from claas_trainer.paths import Paths
 from claas_trainer.store.content import FileContent
 from claas_trainer.store.record import StepRecord
@@ -36,7 +37,7 @@ class StepPlan:
     whom to tell how far the step is (`micro-batch 3 of 8`; from any thread). `export`: what vLLM's worker extension
     answers when it is asked for its weights, None where it was not. `rest` is called by the thread that computes,
     between parts of the step, a layer of a micro-batch or less often: it may wait, for the sake of what is served
-    beside the step."""
+    beside the step. `chat`: how the servers make prompts, None where none is known."""
 
     model: ModelLocation
     lora: LoraSpec
@@ -47,6 +48,7 @@ class StepPlan:
     weights: WeightAccess = WeightAccess.COPY
     export: Mapping[str, object] | None = None
     rest: Callable[[], None] = go_on
+    chat: ServerChat | None = None
 
 
 @dataclass(frozen=True)

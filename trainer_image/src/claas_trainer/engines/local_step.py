@@ -96,7 +96,7 @@ class LocalStep:
             self._fit.schedule,
             on_micro_batch=self._before_micro_batch,
         )
-        self._metrics = _metrics(self._result, self._fit, self._placement.device)
+        self._metrics = _metrics(self._result, self._fit, self._placement.device) | _prompt_metrics(self._counts)
         return self._metrics
 
     def _before_micro_batch(self, number: int, count: int) -> None:
@@ -150,7 +150,15 @@ def prepare(payload: DistillBatchRequestPayload, plan: StepPlan, resources: Exit
     with first_import_of("transformers"):
         tokenizer = read_tokenizer(folder)
     config = read_config(folder)
-    batch = tokenise(payload.samples, tokenizer, config.limits)
+    batch = tokenise(
+        payload.samples,
+        tokenizer,
+        config.limits,
+        tokenizer.renderer(plan.chat),
+        require_recorded_prompt=payload.training.require_recorded_prompt,
+    )
+    if batch.rebuilt:
+        log("conversations-rebuilt", samples=",".join(map(str, batch.rebuilt)))
     inputs = StepInput(batch.samples, step_config(payload.training), teacher_of(payload.training))
     adapter, adapter_config = _read_parent(plan.parent)
     device = step_device()
@@ -259,6 +267,14 @@ def _metrics(result: StepResult, fit: Fit, device: torch.device) -> dict[str, fl
     if device.type == "cuda":
         metrics["peak_memory_bytes"] = float(torch.cuda.max_memory_allocated(device))
     return metrics
+
+
+def _prompt_metrics(counts: SampleCounts) -> dict[str, float]:
+    """What became of the hint in the batch's recorded prompts."""
+    return {
+        "hints_inserted": float(counts.hints_inserted),
+        "rebuilt_conversations": float(counts.rebuilt_conversations),
+    }
 
 
 def _out_of_turn(what: str) -> EngineError:

@@ -2,14 +2,13 @@
 
 The hindsight block stands at the end of the user's last message, so that the system prompt, the earlier
 turns and the thinking setting stay as the student saw them (arXiv 2601.20802, 2603.12273).
-Two ways lead to the same prompt: from messages (`teacher_conversation`, for samples written by hand) and
-from a prompt that a server has already rendered (`insert_hindsight`, for recorded rollouts).
+Where that is in a prompt that a server has already rendered, `prompt_turns` finds.
 Plain Python: usable without torch and without a tokenizer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -17,7 +16,6 @@ from claas_trainer.step_errors import HindsightError
 
 HEADING = "[HINDSIGHT CONTEXT]"
 SEPARATOR = "\n\n"
-_PLACEHOLDER = "user-message-placeholder"
 
 
 class Role(StrEnum):
@@ -75,45 +73,3 @@ def teacher_conversation(messages: Sequence[Message], feedback: str) -> tuple[Me
     last = messages[-1]
     hinted = replace(last, content=f"{last.content}{SEPARATOR}{hindsight_block(feedback)}")
     return (*messages[:-1], hinted)
-
-
-def closing_text(render: Callable[[list[dict[str, str]]], str]) -> str:
-    """What a chat template puts after the user's last message, up to where the answer begins.
-
-    `render` applies the template, with the generation prompt and the thinking setting wanted, and gives
-    text. A server that thinks and one that doesn't close differently: ask once for each setting.
-
-    Raises:
-        HindsightError: the template does not show the user's message.
-    """
-    rendered = render(as_chat(conversation(_PLACEHOLDER)))
-    _, found, closing = rendered.rpartition(_PLACEHOLDER)
-    if not found:
-        raise HindsightError("the chat template does not show the user's message: hindsight has no place")
-    return closing
-
-
-def insert_hindsight(prompt: str, user_prompt: str, feedback: str, closings: Sequence[str] = ()) -> str:
-    """A rendered prompt with the hindsight block after the user's last message.
-
-    `prompt` is the text that the student answered after, chat template applied; `user_prompt` is the clean
-    text of its last user message. `closings` (see `closing_text`) say exactly where that message ends;
-    without one that fits, its last occurrence counts.
-
-    Raises:
-        HindsightError: `user_prompt` is blank or is not in `prompt`, or the feedback is blank.
-    """
-    text = user_prompt.strip()
-    if not text:
-        raise HindsightError("user_prompt is blank: it must be the text of the last user message")
-    block = f"{SEPARATOR}{hindsight_block(feedback)}"
-    for message in dict.fromkeys((user_prompt, text)):
-        for closing in sorted(closings, key=len, reverse=True):
-            if prompt.endswith(message + closing):
-                head = prompt[: len(prompt) - len(closing)]
-                return f"{head}{block}{closing}"
-    for message in dict.fromkeys((user_prompt, text)):
-        head, found, tail = prompt.rpartition(message)
-        if found:
-            return f"{head}{found}{block}{tail}"
-    raise HindsightError("user_prompt does not occur in prompt: it must be the last user message, as it was sent")

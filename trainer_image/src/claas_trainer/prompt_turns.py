@@ -1,0 +1,211 @@
+"""Where the user's last message stands in a prompt that a chat template has rendered.
+
+How a template opens and closes a user's turn is learned from the template itself: conversations of markers are
+rendered, and what stands around the markers is compared. A message is found as a turn (opening, text, closing), never
+as a bare piece of text, which may stand in a tool's result or inside a word.
+Plain Python: usable without torch and without a tokenizer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Chat = Sequence[Mapping[str, object]]
+Render = Callable[[Chat, bool], str | None]
+"""The chat template applied, with True up to where the answer begins; None when the template refuses."""
+_Form = Literal["NFC", "NFKC"]
+_FORMS: tuple[_Form, ...] = ("NFC", "NFKC")
+_SYSTEM, _FIRST, _ANSWER, _LAST, _RESULT = (
+    f"claas{name}marker" for name in ("system", "first", "answer", "last", "result")
+)
+_SYSTEM_TURN = {"role": "system", "content": _SYSTEM}
+_FIRST_TURN = {"role": "user", "content": _FIRST}
+_LATER_TURNS = ({"role": "assistant", "content": _ANSWER}, {"role": "user", "content": _LAST})
+_TOOL_TURNS = (
+    {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "marker001", "type": "function", "function": {"name": "marker", "arguments": "{}"}}],
+    },
+    {"role": "tool", "tool_call_id": "marker001", "name": "marker", "content": _RESULT},
+)
+
+
+@dataclass(frozen=True)
+class UserTurns:
+    """How a chat template writes a user's turn."""
+
+    opening: str
+    closing: str
+    after_system: tuple[str, ...]
+    """What stands between system prompt and message, where the template puts both into one turn."""
+    tool_openings: tuple[str, ...]
+    """How a tool's result begins, where the template shows it in a user's turn."""
+    lead: str
+    """What stands before the message of a conversation that has no other."""
+    tail: str
+    """What stands after it, up to where the answer begins."""
+    turns_text: str
+    """Turns of both sides as text, for the control tokens that stand between them."""
+
+    @classmethod
+    def of(cls, render: Render, control_texts: Callable[[str], Iterable[str]] = lambda text: ()) -> UserTurns | None:
+        """What the template shows of markers; None when it does not show the user's message once.
+
+        `control_texts` gives the control tokens that a text spells: an opening begins with a whole one.
+        """
+        alone = _around(render((_FIRST_TURN,), True))
+        if len(alone) != 1:
+            return None
+        (lead, tail) = alone[0][1:]
+        longer = render((_FIRST_TURN, *_LATER_TURNS), True)
+        around = [*alone, *_around(longer)]
+        ended = _around(render((_FIRST_TURN,), False))
+        closings = [after for _, _, after in (*around, *ended) if after.strip()]
+        opening = _common_suffix([before for _, before, _ in around])
+        with_system = [
+            each
+            for chat in ((_SYSTEM_TURN, _FIRST_TURN), (_SYSTEM_TURN, _FIRST_TURN, *_LATER_TURNS))
+            for each in _around(render(chat, True))
+        ]
+        folded = set()
+        for previous, before, _ in with_system:
+            shared = _common_suffix([opening, before])
+            if shared.strip():
+                opening = shared
+            elif previous == _SYSTEM:
+                folded.add(before)
+        opening = _from_whole_token(lead, opening, control_texts(lead))
+        return cls(
+            opening=opening,
+            closing=_common_prefix(closings),
+            after_system=tuple(sorted(folded)),
+            tool_openings=_tool_openings(render, opening),
+            lead=lead,
+            tail=tail,
+            turns_text=render((_FIRST_TURN, *_LATER_TURNS), False) or longer or lead + tail,
+        )
+
+    def contents(self, render: Render, message: str) -> tuple[str, ...]:
+        """The texts that a message may stand as: as the template shows it, as it was given, trimmed."""
+        shown = render(({"role": "user", "content": message},), True) or ""
+        given = [message, message.strip()]
+        if shown.startswith(self.lead) and shown.endswith(self.tail):
+            given.insert(0, shown[len(self.lead) : len(shown) - len(self.tail)])
+        return tuple(dict.fromkeys(text for text in given if text.strip()))
+
+    def end_of_message(self, prompt: str, contents: Iterable[str], system_prompt: str = "") -> int | None:
+        """Where the user's last message ends in `prompt`; None when the last turn of a user is not that message.
+
+        Prompt and message may be in different Unicode forms: a tokenizer normalises what it reads.
+        """
+        if not self.opening.strip() or not self.closing.strip():
+            return None
+        variants = tuple(contents)
+        found = self._end(prompt, variants, system_prompt, None)
+        for form in _FORMS:
+            if found is None:
+                end = self._end(unicodedata.normalize(form, prompt), variants, system_prompt, form)
+                found = None if end is None else _position(prompt, form, end)
+        return found
+
+    def _end(self, prompt: str, contents: Sequence[str], system_prompt: str, form: _Form | None) -> int | None:
+        def normal(text: str) -> str:
+            return text if form is None else unicodedata.normalize(form, text)
+
+        opening, closing = normal(self.opening), normal(self.closing)
+        ends = [self._turn_end(prompt, normal(text), opening, closing) for text in contents]
+        ends += [
+            _folded_end(prompt, normal(between + text), opening, closing, normal(system_prompt))
+            for text in contents
+            for between in self.after_system
+        ]
+        end = max(ends, default=-1)
+        return end if end >= 0 and self._is_last(prompt, end, opening, normal) else None
+
+    @staticmethod
+    def _turn_end(prompt: str, content: str, opening: str, closing: str) -> int:
+        at = prompt.rfind(opening + content + closing)
+        return at + len(opening) + len(content) if at >= 0 else -1
+
+    def _is_last(self, prompt: str, end: int, opening: str, normal: Callable[[str], str]) -> bool:
+        """That every user's turn after it shows a tool's result."""
+        at = prompt.find(opening, end)
+        while at >= 0:
+            at += len(opening)
+            if not prompt.startswith(tuple(normal(each) for each in self.tool_openings), at):
+                return False
+            at = prompt.find(opening, at)
+        return True
+
+
+def _folded_end(prompt: str, content: str, opening: str, closing: str, system_prompt: str) -> int:
+    """The end of a message that stands in one turn with the system prompt; -1 when there is none."""
+    at = prompt.rfind(content + closing)
+    start = prompt.rfind(opening, 0, max(at, 0))
+    if at < 0 or start < 0:
+        return -1
+    system = prompt[start + len(opening) : at]
+    fits = system.strip() == system_prompt.strip() if system_prompt else bool(system.strip())
+    return at + len(content) if fits and closing not in system else -1
+
+
+def _around(text: str | None) -> list[tuple[str, str, str]]:
+    """For each user's marker: the marker before it, the text between both, and the text up to the next marker."""
+    if text is None:
+        return []
+    markers = (_SYSTEM, _FIRST, _ANSWER, _LAST, _RESULT)
+    places = sorted((text.find(marker), marker) for marker in markers if text.count(marker) == 1)
+    found = []
+    for number, (start, marker) in enumerate(places):
+        previous, begin = ("", 0) if number == 0 else (places[number - 1][1], _end_of(places[number - 1]))
+        end = places[number + 1][0] if number + 1 < len(places) else len(text)
+        if marker in (_FIRST, _LAST):
+            found.append((previous, text[begin:start], text[start + len(marker) : end]))
+    return found
+
+
+def _end_of(place: tuple[int, str]) -> int:
+    return place[0] + len(place[1])
+
+
+def _from_whole_token(lead: str, opening: str, tokens: Iterable[str]) -> str:
+    """`opening`, with which `lead` ends, without the rest of a token that begins before it."""
+    start = len(lead) - len(opening)
+    for token in tokens:
+        at = lead.find(token, max(0, start - len(token) + 1))
+        if 0 <= at < start:
+            start = at + len(token)
+    return lead[start:]
+
+
+def _tool_openings(render: Render, opening: str) -> tuple[str, ...]:
+    text = render((_FIRST_TURN, *_TOOL_TURNS), True) or ""
+    before, found, _ = text.partition(_RESULT)
+    _, opened, begun = before.partition(_FIRST)[2].rpartition(opening) if opening else ("", "", "")
+    return (begun,) if found and opened and begun.strip() else ()
+
+
+def _common_prefix(texts: Sequence[str]) -> str:
+    same = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*texts, strict=False))
+    return "".join(letters[0] for letters in same)
+
+
+def _common_suffix(texts: Sequence[str]) -> str:
+    return _common_prefix([text[::-1] for text in texts])[::-1]
+
+
+def _position(text: str, form: _Form, target: int) -> int | None:
+    """The place in `text` that is at `target` in its normal form; None when it is inside a character there."""
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high) // 2
+        if len(unicodedata.normalize(form, text[:middle])) < target:
+            low = middle + 1
+        else:
+            high = middle
+    return low if len(unicodedata.normalize(form, text[:low])) == target else None

@@ -1,0 +1,160 @@
+"""The three token sequences of a sample: what the student saw, what the teacher sees, what was answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from claas_crds.training import DistillBatchItem
+from claas_trainer.chat_template import ChatRenderer, ChatTemplateError, PromptOrigin
+from claas_trainer.prompt_turns import Chat, UserTurns
+from claas_trainer.teachers.hindsight import (
+    SEPARATOR,
+    Message,
+    Role,
+    as_chat,
+    conversation,
+    hindsight_block,
+)
+from claas_trainer.user_text import Piece
+
+if TYPE_CHECKING:
+    from claas_trainer.tokens import ChatTokenizer
+
+_QUESTION, _ANSWER = "question-placeholder", "answer-placeholder"
+_HINT = "hindsight-placeholder"
+
+
+class TeacherPrompt(StrEnum):
+    """How the teacher's prompt came about."""
+
+    INSERTED = "inserted"
+    """The recorded prompt, with the hint after the user's last message."""
+    MADE = "made"
+    """No prompt was recorded: the conversation that the student has, with the hint."""
+    REBUILT = "rebuilt"
+    """A conversation of the sample's texts: the user's last message is not in the recorded prompt."""
+
+
+class Prompts:
+    """Makes them by one tokenizer and one template.
+
+    Raises:
+        ChatTemplateError: the template can't render a user's message.
+    """
+
+    def __init__(self, tokenizer: ChatTokenizer, renderer: ChatRenderer) -> None:
+        self._tokenizer = tokenizer
+        self._renderer = renderer
+        # A template that renders nothing says why here.
+        renderer.render(as_chat(conversation(_QUESTION)), answer_next=True)
+        turns = UserTurns.of(self._render, self._control_texts)
+        if turns is None:
+            raise ChatTemplateError("it does not show the user's message: hindsight has no place", by_itself=True)
+        self._turns = turns
+        between = frozenset(tokenizer.encode(turns.turns_text)) & tokenizer.added_ids
+        self._control_ids = tokenizer.special_ids | tokenizer.end_of_turn_ids | between
+        self._ending = self._turn_ending()
+
+    @property
+    def origin(self) -> PromptOrigin:
+        """How prompts that were not recorded are made."""
+        return self._renderer.origin
+
+    def student(self, item: DistillBatchItem) -> list[int]:
+        """The prompt that the student answered. Raises ChatTemplateError."""
+        if item.prompt_token_ids:
+            return item.prompt_token_ids
+        return self._tokenizer.encode(item.prompt or self._renderer.render(as_chat(_chat(item)), answer_next=True))
+
+    def teacher(self, item: DistillBatchItem) -> tuple[list[int], TeacherPrompt]:
+        """The same prompt with the hint in it. Raises ChatTemplateError and ControlTextError."""
+        recorded = self._tokenizer.decode(item.prompt_token_ids) if item.prompt_token_ids else item.prompt
+        if not recorded:
+            return self._hinted(item, self._renderer), TeacherPrompt.MADE
+        contents = self._turns.contents(self._render, item.user_prompt)
+        end = self._turns.end_of_message(recorded, contents, item.system_prompt)
+        if end is None:
+            return self._hinted(item, self._renderer_of(recorded)), TeacherPrompt.REBUILT
+        return self._inserted(item, recorded, end), TeacherPrompt.INSERTED
+
+    def response(self, text: str) -> list[int]:
+        """The answer as the model would have sampled it, with the token that ends its turn once. Raises
+        ControlTextError."""
+        ending = self._ending
+        for token in sorted(self._tokenizer.end_of_turn_ids):
+            spelled = self._tokenizer.decode([token])
+            if spelled and text.rstrip().endswith(spelled):
+                text, ending = text.rstrip().removesuffix(spelled), (token,)
+                break
+        return [*self._tokenizer.encode_pieces([Piece(text, from_user=True)], self._control_ids), *ending]
+
+    def _inserted(self, item: DistillBatchItem, recorded: str, end: int) -> list[int]:
+        hint = Piece(SEPARATOR + hindsight_block(item.feedback), from_user=True)
+        if item.prompt_token_ids and self._tokenizer.encode(recorded) != item.prompt_token_ids:
+            # The server's tokens are not those that the tokenizer would choose: what was recorded stays as it is.
+            place = self._token_at(item.prompt_token_ids, recorded[:end])
+            if place is not None:
+                block = self._tokenizer.encode_pieces([hint], self._tokenizer.added_ids)
+                return [*item.prompt_token_ids[:place], *block, *item.prompt_token_ids[place:]]
+        pieces = [Piece(recorded[:end]), hint, Piece(recorded[end:])]
+        return self._tokenizer.encode_pieces(pieces, self._tokenizer.added_ids)
+
+    def _token_at(self, ids: Sequence[int], text: str) -> int | None:
+        """How many of the tokens make up `text`; None when it ends inside one."""
+        low, high = 0, len(ids)
+        while low < high:
+            middle = (low + high) // 2
+            if len(self._tokenizer.decode(ids[:middle])) < len(text):
+                low = middle + 1
+            else:
+                high = middle
+        return low if self._tokenizer.decode(ids[:low]) == text else None
+
+    def _hinted(self, item: DistillBatchItem, renderer: ChatRenderer) -> list[int]:
+        """The sample's conversation with the hint at the end of the user's last message."""
+        *earlier, last = _chat(item)
+        mark = _HINT
+        while any(mark in message.content for message in (*earlier, last)):
+            mark += "x"
+        marked = Message(Role.USER, f"{last.content}{SEPARATOR}{mark}")
+        before, found, after = renderer.render(as_chat((*earlier, marked)), answer_next=True).partition(mark)
+        if not found:
+            raise ChatTemplateError("it does not show the user's message: hindsight has no place", by_itself=True)
+        pieces = [Piece(before), Piece(hindsight_block(item.feedback), from_user=True), Piece(after)]
+        return self._tokenizer.encode_pieces(pieces, self._tokenizer.added_ids)
+
+    def _renderer_of(self, recorded: str) -> ChatRenderer:
+        """The renderer whose prompts end as the recorded one does: a request can switch thinking on and off."""
+        fitting = self._renderer, 0
+        for renderer in (self._renderer, self._renderer.with_thinking(False), self._renderer.with_thinking(True)):
+            tail = renderer.render(as_chat(conversation(_QUESTION)), answer_next=True).rpartition(_QUESTION)[2]
+            if recorded.endswith(tail) and len(tail) > fitting[1]:
+                fitting = renderer, len(tail)
+        return fitting[0]
+
+    def _render(self, chat: Chat, answer_next: bool) -> str | None:
+        try:
+            return self._renderer.render(chat, answer_next=answer_next)
+        except ChatTemplateError:
+            return None
+
+    def _control_texts(self, text: str) -> list[str]:
+        found = frozenset(self._tokenizer.encode(text)) & self._tokenizer.added_ids
+        return [self._tokenizer.decode([token]) for token in found]
+
+    def _turn_ending(self) -> tuple[int, ...]:
+        """The token that ends an answer, as the template writes it; empty when there is none."""
+        chat = as_chat((Message(Role.USER, _QUESTION), Message(Role.ASSISTANT, _ANSWER)))
+        _, found, closing = (self._render(chat, False) or "").rpartition(_ANSWER)
+        after = self._tokenizer.encode(closing.lstrip()) if found else []
+        if after and after[0] in self._tokenizer.end_of_turn_ids:
+            return (after[0],)
+        # A template that writes no ending: the model's own end of text.
+        return tuple(sorted(self._tokenizer.end_of_turn_ids)[:1])
+
+
+def _chat(item: DistillBatchItem) -> tuple[Message, ...]:
+    earlier = [Message(Role(turn.role.value), turn.content) for turn in item.messages]
+    return conversation(item.user_prompt, item.system_prompt or None, earlier)
