@@ -27,6 +27,11 @@ def test_a_job_goes_from_apply_to_complete_and_tells_its_story(operator: Operato
         "Served": "True",
         "Complete": "True",
     }
+    assert job.status.start_time is not None
+    assert job.status.completion_time is not None
+    assert job.status.timings.start is not None
+    wall = (job.status.completion_time - job.status.start_time).total_seconds()
+    assert job.status.timings.seconds == pytest.approx(wall, abs=0.2)
     scene.wait("the last Event", lambda: "Completed" in [reason for _, reason, _ in scene.events("step")])
     told = [reason for _, reason, _ in scene.events("step")]
     assert [reason for reason in told if reason != "PuttingIntoService"][-3:] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from claas_crds.contract import (
@@ -184,6 +185,7 @@ def _succeeded(version: PublishedVersion, *, found: bool = False, swapped: list[
         already_published=found,
         swapped_pods=swapped or [],
         samples=SampleCounts(total=1, reconstructed=1, response_tokens=4),
+        began=datetime.now(UTC) - timedelta(seconds=0.14),
         timings=Timings(prepare=0.1, sleep=0.01, step=0.02, wake=0.01, serving_gap=0.04),
     )
     return End(ExitCode.SUCCEEDED, result.to_termination_message())

@@ -268,6 +268,8 @@ class TrainerResult(ContractModel):
     reasons VersionRejected and ParentRejected, the version that was refused."""
     already_published: bool = False
     """An earlier attempt had published it: no step was taken by this one."""
+    began: datetime | None = None
+    """When its work began, after everything was loaded for it; None where nobody could tell."""
     swapped_pods: list[str] = []
     """Pods that serve the version."""
     samples: SampleCounts = SampleCounts()

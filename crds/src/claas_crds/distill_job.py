@@ -138,11 +138,11 @@ class JobPhase(StrEnum):
     PREPARING = "Preparing"
     """The trainer checks samples and loads the model; serving goes on."""
     PAUSING = "Pausing"
-    """Serving is being paused; with the hand-overs Share and None nothing is, and the phase is over at once."""
+    """Serving is being paused (hand-over Sleep)."""
     TRAINING = "Training"
     """The step is being taken; serving is paused (hand-over Sleep), or goes on beside it."""
     RESUMING = "Resuming"
-    """Serving is being woken, where it was paused."""
+    """Serving is being woken (hand-over Sleep)."""
     PUBLISHING = "Publishing"
     """The new version is being written to the volume; serving goes on."""
     SWAPPING = "Swapping"
@@ -154,10 +154,16 @@ class JobPhase(StrEnum):
 
 
 class Timings(ResourceModel):
-    """Seconds that each part of the step took."""
+    """Seconds that each part of the step took. All but `queued` and `servingGap` follow each other: together they are
+    the time from `startTime` to `completionTime`."""
 
     queued: float | None = None
     """From the job's creation to its admission."""
+    retried: float | None = None
+    """Failed attempts, and the waits between them."""
+    start: float | None = None
+    """From the attempt's turn to its work: the pod is made, scheduled and started, images are pulled, programs
+    loaded."""
     prepare: float | None = None
     """Checks, tokenising, loading weights; serving goes on."""
     sleep: float | None = None
@@ -166,14 +172,25 @@ class Timings(ResourceModel):
     """Weights to the device."""
     step: float | None = None
     """Forward, backward and optimiser."""
+    release: float | None = None
+    """Until the device was given back."""
     wake: float | None = None
     """Until serving answered again."""
     publish: float | None = None
     """Writing the version; serving goes on."""
     swap: float | None = None
     """Load, probe and flip."""
+    settle: float | None = None
+    """The rest, until the job was complete: the trainer ends, the operator sees it, and what the trainer did not put
+    into service is."""
     serving_gap: float | None = None
     """The pause as clients see it: from the pause call to serving awake. 0 when the step was taken beside serving."""
+
+    @property
+    def seconds(self) -> float:
+        """The parts that follow each other, together."""
+        parts = self.model_dump(exclude_none=True, exclude={"queued", "serving_gap"})
+        return sum(float(value) for value in parts.values())
 
 
 class SampleCounts(ResourceModel):

@@ -10,6 +10,7 @@ from claas_crds.distill_job import DistillJobStatus, JobPhase
 from claas_operator.actions import Action, DeleteAttempt, Note, RetireAttempt
 from claas_operator.conditions import ConditionDraft
 from claas_operator.queueing import finished
+from claas_operator.timing import settled
 from claas_operator.world import Attempt, AttemptState, JobWorld
 
 STOP_GRACE_SECONDS = 20
@@ -58,6 +59,8 @@ class JobDraft:
                 "observed_generation": self.world.job.metadata.generation,
             }
         )
+        if "completion_time" in self.changes:
+            status = status.model_copy(update={"timings": settled(status)})
         return JobPlan(tuple(self.actions), status, tuple(self.conditions.notes), requeue_seconds)
 
     def fail(self, reason: str, message: str) -> JobPlan:

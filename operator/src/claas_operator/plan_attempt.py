@@ -8,6 +8,7 @@ from claas_crds.conditions import JobReason
 from claas_crds.contract import ExitCode, FailureReason, PublishedVersion, TrainerResult
 from claas_crds.distill_job import DistillJobStatus
 from claas_operator.grant import Grant
+from claas_operator.timing import timings_of
 from claas_operator.world import Attempt
 
 KILLED_EXIT_CODE = 137
@@ -56,7 +57,6 @@ def failure_of(attempt: Attempt, grant: Grant | None) -> Failure:
 
 def succeeded_status(status: DistillJobStatus, result: TrainerResult, version: PublishedVersion) -> dict[str, object]:
     """The fields of a job's status that a successful attempt sets."""
-    measured = result.timings.model_dump(exclude_none=True, exclude={"queued"})
     gap = result.timings.serving_gap
     loss = version.metrics.get("loss")
     return {
@@ -68,6 +68,6 @@ def succeeded_status(status: DistillJobStatus, result: TrainerResult, version: P
         "metrics": version.metrics,
         "loss": None if loss is None else f"{loss:.4g}",
         "samples": result.samples,
-        "timings": status.timings.model_copy(update=measured),
+        "timings": timings_of(status, result),
         "serving_gap": None if gap is None else f"{gap:.2f}s",
     }

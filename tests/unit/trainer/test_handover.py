@@ -11,6 +11,7 @@ from dataclasses import replace
 import pytest
 
 from claas_crds.contract import FailureReason, ServingTarget, VllmPod
+from claas_crds.distill_job import JobPhase
 from claas_crds.lora_adapter import PauseMode
 from claas_trainer.engines.base import GpuNeed
 from claas_trainer.errors import ServingError
@@ -20,7 +21,7 @@ from claas_trainer.handover import sleep as sleep_handover
 from claas_trainer.handover.sleep import SleepHandover
 from claas_trainer.paths import Paths
 from claas_trainer.pods import connect
-from claas_trainer.reporting import Awake, Event, PauseAnnounced, Reporter, decode
+from claas_trainer.reporting import Awake, Event, PauseAnnounced, PhaseReached, Reporter, decode
 from tests.unit.trainer.sleeping_server import TOKEN, SleepingServer, sleeping_server
 
 NOBODY = "http://127.0.0.1:9"
@@ -86,6 +87,8 @@ async def test_a_pause_is_announced_before_it_is_made_and_ended_after_the_step(
     assert times.serving_gap is not None
     assert times.serving_gap >= times.sleep
     told = events.read()
+    assert [each.phase for each in told if isinstance(each, PhaseReached)] == [JobPhase.PAUSING, JobPhase.RESUMING]
+    told = [each for each in told if not isinstance(each, PhaseReached)]
     assert isinstance(told[0], PauseAnnounced)
     assert isinstance(told[-1], Awake)
 

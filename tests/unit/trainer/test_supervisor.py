@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
@@ -282,3 +283,13 @@ def test_a_termination_message_is_never_longer_than_the_kubelet_reads() -> None:
     )
     assert len(result.to_termination_message().encode()) <= TERMINATION_MESSAGE_LIMIT_BYTES
     assert TrainerResult.model_validate_json(result.to_termination_message()).reason is FailureReason.INTERNAL
+
+
+def test_a_worker_that_has_reported_is_not_logged_as_one_that_a_signal_ended(
+    paths: Paths, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with sleeping_server() as server:
+        code, _ = run_supervisor("publish,finish", server, paths)
+    assert code is ExitCode.SUCCEEDED
+    (ended,) = [line for line in capfd.readouterr().out.splitlines() if '"worker-ended"' in line]
+    assert json.loads(ended)["code"] in (None, 0)

@@ -57,6 +57,7 @@ async def run(document: TrainerInput, paths: Paths, reporter: Reporter) -> Train
 
     Raises TrainerError.
     """
+    began = time.monotonic()
     attempt = Attempt.of(document)
     store = VersionStore(paths.adapter_folder(document.storage_path))
     # The engine is closed after the swap: to give sixteen gigabytes back takes half a second.
@@ -66,7 +67,7 @@ async def run(document: TrainerInput, paths: Paths, reporter: Reporter) -> Train
             log("found-published", version=found.record.number, attempt=attempt.job.attempt)
             stored, timings = found, found.record.timings
         else:
-            stored, timings = await _take_step(attempt, store, pods, paths, reporter, resources)
+            stored, timings = await _take_step(attempt, store, pods, paths, reporter, resources, began)
         published = stored.published(paths.below_volume(stored.folder))
         reporter.send(Published(version=published))
         started = time.monotonic()
@@ -89,10 +90,10 @@ async def _take_step(
     paths: Paths,
     reporter: Reporter,
     resources: AsyncExitStack,
+    began: float,
 ) -> tuple[StoredVersion, Timings]:
     """Prepare, pause, step, resume, publish. The engine is among `resources` then."""
     document = attempt.document
-    started = time.monotonic()
     reporter.phase(JobPhase.PREPARING, "checking samples")
     payload = _payload(document, read_samples(attempt.samples_file))
     parent = _read_parent(store, attempt, paths)
@@ -121,10 +122,9 @@ async def _take_step(
         prepared = await engine.prepare(payload, plan)
         store.prepare(owner=attempt.job.uid, attempt=attempt.job.attempt, needed_bytes=prepared.version_bytes)
         await handover.check(prepared.gpu)
-        timings = Timings(prepare=seconds_since(started))
+        timings = Timings(prepare=seconds_since(began))
         log("prepared", seconds=timings.prepare, samples=len(payload.samples), version=plan.version)
 
-        reporter.phase(JobPhase.PAUSING)
         timings, pause = await _step(engine, handover, payload, prepared, timings, reporter)
 
         reporter.phase(JobPhase.PUBLISHING, f"version {plan.version}")
@@ -151,13 +151,15 @@ async def _step(
             response = await engine.distill(payload)
             step_seconds = seconds_since(stepping)
         finally:
+            releasing = time.monotonic()
             await engine.release()
-        reporter.phase(JobPhase.RESUMING)
+        release_seconds = seconds_since(releasing)
     log("stepped", lora_id=response.lora_id, seconds=step_seconds, serving_gap=pause.serving_gap)
     taken = {
         "sleep": pause.sleep,
         "load": seconds(stepping - loading),
         "step": step_seconds,
+        "release": release_seconds,
         "wake": pause.wake,
         "serving_gap": pause.serving_gap,
     }

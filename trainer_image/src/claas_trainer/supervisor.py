@@ -100,6 +100,7 @@ class _Supervisor:
         events = asyncio.create_task(self._read_events(reading))
         watching = asyncio.create_task(self._watch_shared())
         overdue = await self._wait(process)
+        code = process.returncode
         await _kill(process)
         watching.cancel()
         if self._watch.result is None and not self._lost:
@@ -110,7 +111,9 @@ class _Supervisor:
         events.cancel()
         log(
             "worker-ended",
-            code=process.returncode,
+            # Of one that ended by itself; one that has reported is ended here, at once.
+            code=code,
+            killed=code is None,
             reported=self._watch.result is not None,
             paused=len(self._watch.announced),
         )

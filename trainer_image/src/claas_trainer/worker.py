@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
@@ -54,7 +55,9 @@ def attempt(task: TrainerCommand, input_path: Path, paths: Paths, reporter: Repo
             return recover(document, paths, reporter)
         from claas_trainer.run import run
 
-        return asyncio.run(_quietly(run(document, paths, reporter)))
+        began = datetime.now(UTC)
+        result = asyncio.run(_quietly(run(document, paths, reporter)))
+        return result.model_copy(update={"began": began})
     except TrainerError as error:
         return failure(error)
     except Exception as error:  # noqa: BLE001 - the edge of the process: whatever it is, the supervisor is told

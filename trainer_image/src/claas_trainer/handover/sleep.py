@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 
 from claas_crds.contract import FailureReason, ServingTarget
+from claas_crds.distill_job import JobPhase
 from claas_crds.lora_adapter import PauseMode
 from claas_trainer.engines.base import GpuNeed
 from claas_trainer.errors import ServingError
@@ -58,6 +59,7 @@ class SleepHandover(Handover):
     async def _paused(self) -> AsyncIterator[PauseTimes]:
         times = PauseTimes()
         started = time.monotonic()
+        self._reporter.phase(JobPhase.PAUSING)
         try:
             await self._pause()
             await self._wait_for_memory()
@@ -65,6 +67,7 @@ class SleepHandover(Handover):
             yield times
         finally:
             waking = time.monotonic()
+            self._reporter.phase(JobPhase.RESUMING)
             await self._resume()
             times.wake = seconds_since(waking)
             times.serving_gap = seconds_since(started)
