@@ -61,7 +61,12 @@ def test_every_sample_is_looked_at_and_few_tokens_go_through_a_forward_for_it(
     forwards = sum(window.tokens * (1 if window.whole else 2) for window in found)
     middle = samples[(len(samples) - 1) // 2]
     usual = len(middle.student_prompt_ids) + min(128, len(middle.response_ids))
-    assert forwards <= max(usual, sum(map(sum, lengths)) // 12, 32 * len(samples))
+    assert forwards <= max(usual, sum(map(sum, lengths)) // 12, 32 * len(samples), 1024)
+
+
+def test_one_sample_of_a_thousand_tokens_is_looked_at_whole() -> None:
+    (window,) = windows(of_lengths([(512, 512)]))
+    assert window.whole
 
 
 @pytest.mark.parametrize("count", [1, 3, 20])

@@ -23,6 +23,9 @@ _SHARE = 12
 _MEASURED_TOKENS = 128
 """... or the sample of middling length with so many response tokens, where that is more. Of samples that are looked
 at through windows, so many response tokens are compared in all, and at least one of each."""
+_FREE_TOKENS = 1024
+"""A forward of so few tokens takes hardly longer than its kernels' launches: a batch of one short sample is looked at
+whole, since windows would need a second forward."""
 _LEAST_WINDOW = 16
 _USUAL_WINDOW = 64
 _MOST_WINDOWS = 4
@@ -69,7 +72,7 @@ def _share(samples: Sequence[StepSample]) -> int:
     middle = samples[(len(samples) - 1) // 2]
     usual = len(middle.student_prompt_ids) + min(_MEASURED_TOKENS, len(middle.response_ids))
     lengths = sorted(map(_length, samples))
-    left = max(usual, sum(lengths) // _SHARE)
+    left = max(usual, sum(lengths) // _SHARE, _FREE_TOKENS)
     for others, length in zip(range(len(lengths), 0, -1), lengths, strict=True):
         if length * others > left:
             return left // others
