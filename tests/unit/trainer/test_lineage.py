@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -67,11 +68,56 @@ def lora(rank: int = 8, alpha: int = 16, modules: list[str] | None = None) -> Lo
 def test_each_field_of_the_shape_that_differs_is_named_with_both_values(
     now: LoraSpec, recorded: LoraSpec, stored: dict[str, object], fields: list[str]
 ) -> None:
-    differences = shape_differences(now, recorded, stored)
+    differences = shape_differences(now, recorded, stored, lambda: _meant(now))
     assert len(differences) == len(fields)
     for difference, field in zip(differences, fields, strict=True):
         assert difference.startswith("spec.lora.")
         assert field in difference
+
+
+def _meant(asked: LoraSpec) -> list[str]:
+    """On a model with three kinds of layers."""
+    match asked.target_modules:
+        case None | "all-linear":
+            return ["o_proj", *Q_AND_V]
+        case str() as pattern:
+            return [name for name in ("o_proj", *Q_AND_V) if re.fullmatch(pattern, name)]
+        case names:
+            return [name.rpartition(".")[2] for name in names]
+
+
+@pytest.mark.parametrize("asked", [None, "all-linear", "[oqv]_proj", ["v_proj", "o_proj", "q_proj"]])
+@pytest.mark.parametrize("recorded", [None, "all-linear", ["o_proj", "q_proj", "v_proj"]])
+def test_the_same_layers_in_other_words_are_no_difference(
+    asked: list[str] | str | None, recorded: list[str] | str | None
+) -> None:
+    now, then = (LoraSpec(rank=8, alpha=16, target_modules=modules) for modules in (asked, recorded))
+    stored: dict[str, object] = {"r": 8, "lora_alpha": 16, "target_modules": ["o_proj", *Q_AND_V]}
+    assert shape_differences(now, then, stored, lambda: _meant(now)) == []
+    # A step does not load the model's parts to compare words.
+    assert shape_differences(now, then, stored, None) == []
+
+
+@pytest.mark.parametrize(("asked", "said"), [(None, "left out"), ("all-linear", "all-linear"), ("[oq]_proj", "[oq]")])
+def test_other_layers_in_other_words_are_a_difference(asked: str | None, said: str) -> None:
+    now = LoraSpec(rank=8, alpha=16, target_modules=asked)
+    stored: dict[str, object] = {"r": 8, "lora_alpha": 16, "target_modules": Q_AND_V}
+    [difference] = shape_differences(now, lora(), stored, lambda: _meant(now))
+    assert difference.startswith(f"spec.lora.targetModules is {said}")
+    assert difference.endswith("was q_proj, v_proj")
+
+
+def test_layers_that_the_model_is_asked_for_are_compared_by_what_they_come_to(
+    model: Path, paths: Paths, reporter: Reporter
+) -> None:
+    everything = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    task = job(model, paths).model_copy(update={"lora": lora(modules=everything)})
+    initialise(task, paths, reporter)
+    for words in (None, "all-linear"):
+        anew = LoraSpec(rank=8, alpha=16, target_modules=words)
+        assert initialise(task.model_copy(update={"lora": anew}), paths, reporter).already_published
+    fewer = LoraSpec(rank=8, alpha=16, target_modules=r".*\.[qv]_proj")
+    assert "targetModules" in refused(task.model_copy(update={"lora": fewer}), paths, reporter).message
 
 
 def refused(task: TrainerInput, paths: Paths, reporter: Reporter) -> TrainerError:

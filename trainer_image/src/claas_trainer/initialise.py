@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from claas_crds.contract import TrainerInput, TrainerResult
 from claas_crds.distill_job import JobPhase
@@ -14,12 +16,16 @@ from claas_trainer.heavy_imports import first_import_of
 from claas_trainer.libraries import library_versions
 from claas_trainer.lineage import base_name, check_lineage, config_digest
 from claas_trainer.logs import log
+from claas_trainer.model_source import find_model, not_found
 from claas_trainer.paths import Paths
 from claas_trainer.reporting import Published, Reporter
 from claas_trainer.store.content import Bytes
 from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, VersionRecord
 from claas_trainer.store.verdict import VERDICT_FILE
 from claas_trainer.store.versions import StoredVersion, VersionStore
+
+if TYPE_CHECKING:
+    from claas_trainer.lora import LoraAdapter
 
 _SEEDS = 2**31
 
@@ -34,7 +40,7 @@ def initialise(document: TrainerInput, paths: Paths, reporter: Reporter) -> Trai
     found = store.newest_whole()
     already = found is not None
     if found is not None:
-        check_lineage(document, found, paths)
+        check_lineage(document, found, paths, lambda: _adapter(document, paths)[0].shape.target_modules)
     else:
         refuse_foreign(store.root)
         taken = store.numbers()
@@ -53,27 +59,32 @@ def initialise(document: TrainerInput, paths: Paths, reporter: Reporter) -> Trai
     return TrainerResult(succeeded=True, version=published, already_published=already)
 
 
-def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: Reporter) -> StoredVersion:
-    # Imported here: an adapter that has a version is answered without them.
+def _adapter(document: TrainerInput, paths: Paths) -> tuple[LoraAdapter, Path]:
+    """The adapter that changes nothing yet, and the base model's folder. Raises InputError."""
+    # Imported here: most adapters that have a version are answered without them.
     with first_import_of("claas_trainer.lora"):
-        from claas_trainer.lora import LoraShape, config_file, new_adapter
-        from claas_trainer.model_config import read_config
-        from claas_trainer.model_source import find_model, not_found
+        from claas_trainer.lora import LoraShape, new_adapter
         from claas_trainer.step_errors import AdapterError, WeightsError
-        from claas_trainer.store.tensors import Tensors
 
     folder = find_model(document.model, paths, weights=False)
-    dtype = read_config(folder).dtype
-    owner = document.adapter.uid
-    seed = initial_seed(document.adapter.lora_id)
     lora = document.lora
+    seed = initial_seed(document.adapter.lora_id)
     try:
-        adapter = new_adapter(folder, LoraShape(lora.rank, lora.alpha, _targets(lora)), seed)
+        return new_adapter(folder, LoraShape(lora.rank, lora.alpha, _targets(lora)), seed), folder
     except AdapterError as error:
         raise InputError(f"lora.targetModules: {error}") from error
     except WeightsError as error:
         raise not_found(f"model: {error}") from error
-    weights = Tensors(adapter.tensors, {"format": "pt"}, dtype)
+
+
+def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: Reporter) -> StoredVersion:
+    adapter, folder = _adapter(document, paths)
+    from claas_trainer.lora import config_file
+    from claas_trainer.model_config import read_config
+    from claas_trainer.store.tensors import Tensors
+
+    owner = document.adapter.uid
+    weights = Tensors(adapter.tensors, {"format": "pt"}, read_config(folder).dtype)
     store.prepare(owner=owner, attempt=1, needed_bytes=weights.size_bytes)
     reporter.phase(JobPhase.PUBLISHING, "the initial version")
     record = VersionRecord(
@@ -83,8 +94,8 @@ def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: R
         engine=document.engine.value,
         base_model=base_name(document.model),
         base_config=config_digest(folder),
-        lora=lora,
-        seed=seed,
+        lora=document.lora,
+        seed=initial_seed(document.adapter.lora_id),
         libraries=library_versions(),
     )
     publication = store.publish(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from claas_crds.contract import FailureReason, ModelLocation, TrainerInput
@@ -36,25 +36,32 @@ def config_digest(folder: Path) -> str:
 
 
 def check_shape(lora: LoraSpec, version: StoredVersion) -> None:
-    """That the adapter's shape is the version's: a step goes on with its tensors, whatever the adapter says.
+    """That the adapter's shape is the version's: a step goes on with its tensors, whatever the adapter says. Layers
+    are compared by name, where both sides name them.
 
     Raises InputError (ADAPTER_MISMATCH) that names each field that differs, and StoreError.
     """
-    _refuse(version, shape_differences(lora, version.record.lora, _stored_shape(version)))
+    _refuse(version, shape_differences(lora, version.record.lora, _stored_shape(version), None))
 
 
-def check_lineage(document: TrainerInput, version: StoredVersion, paths: Paths) -> None:
-    """That an adapter that is made on the version's folder has the version's shape and base model.
+def check_lineage(
+    document: TrainerInput, version: StoredVersion, paths: Paths, meant: Callable[[], Sequence[str]]
+) -> None:
+    """That an adapter that is made on the version's folder has the version's shape and base model. `meant` finds out
+    which layers the adapter means on its base model, which takes a while.
 
-    Raises InputError: ADAPTER_MISMATCH names each field that differs. Raises StoreError.
+    Raises InputError: ADAPTER_MISMATCH names each field that differs. Raises StoreError, and what `meant` raises.
     """
-    differences = shape_differences(document.lora, version.record.lora, _stored_shape(version))
-    _refuse(version, [*differences, *_base_differences(document.model, version, paths)])
+    shape = shape_differences(document.lora, version.record.lora, _stored_shape(version), meant)
+    _refuse(version, [*shape, *_base_differences(document.model, version, paths)])
 
 
-def shape_differences(lora: LoraSpec, recorded: LoraSpec, stored: Mapping[str, object]) -> list[str]:
+def shape_differences(
+    lora: LoraSpec, recorded: LoraSpec, stored: Mapping[str, object], meant: Callable[[], Sequence[str]] | None
+) -> list[str]:
     """Each field of the shape that differs, with both values. `stored` is the version's PEFT configuration: what its
-    tensors are. Where names of layers are spelled otherwise than there, what was asked for then (`recorded`) counts.
+    tensors are; `recorded` what was asked for then. Layers that are not asked for in the same words may be the same:
+    `meant` finds out which are meant now; without it they are taken to be.
     """
     differences = []
     for field, now, then in (
@@ -63,10 +70,12 @@ def shape_differences(lora: LoraSpec, recorded: LoraSpec, stored: Mapping[str, o
     ):
         if now != then:
             differences.append(f"spec.lora.{field} is {now} and was {then}")
-    modules = _names(stored.get("target_modules"))
-    if _names(lora.target_modules) not in (modules, _names(recorded.target_modules)):
-        was = modules or _names(recorded.target_modules)
-        differences.append(f"spec.lora.targetModules is {_said(_names(lora.target_modules))} and was {_said(was)}")
+    wanted, asked, made = map(_names, (lora.target_modules, recorded.target_modules, stored.get("target_modules")))
+    if wanted in (asked, made) or (meant is None and not _plain(wanted)):
+        return differences
+    if meant is not None and _names(list(meant())) == made:
+        return differences
+    differences.append(f"spec.lora.targetModules is {_said(wanted)} and was {_said(made or asked)}")
     return differences
 
 
@@ -75,7 +84,14 @@ def _names(modules: object) -> object:
     return tuple(sorted(map(str, modules))) if isinstance(modules, list) else modules
 
 
+def _plain(modules: object) -> bool:
+    """Whether these are names of layers as a version keeps them."""
+    return isinstance(modules, tuple) and not any("." in name for name in modules)
+
+
 def _said(modules: object) -> str:
+    if modules is None:
+        return "left out"
     return ", ".join(modules) if isinstance(modules, tuple) else str(modules)
 
 
