@@ -78,6 +78,12 @@ WRONG_ADAPTERS: list[tuple[str, JsonValue, str]] = [
     ("spec.serving", {}, "spec.serving.deploymentRef: Required value"),
     ("spec.serving.deploymentRef", {}, "spec.serving.deploymentRef.name: Required value"),
     ("spec.serving.port", 0, "spec.serving.port in body should be greater than or equal to 1"),
+    (
+        "spec.serving.scheme",
+        "tls",
+        'spec.serving.scheme: Unsupported value: "tls": supported values: "http", "https"',
+    ),
+    ("spec.serving.tls", {}, "spec.serving.tls: Invalid value: tls needs scheme: https"),
     ("spec.serving.port", 65536, "spec.serving.port in body should be less than or equal to 65535"),
     ("spec.serving.handover", "Steal", 'spec.serving.handover: Unsupported value: "Steal"'),
     ("spec.serving.maxSlowdown", 0, "spec.serving.maxSlowdown in body should be greater than or equal to 1"),

@@ -21,6 +21,7 @@ INPUT_FILE = f"{INPUT_DIRECTORY}/input.json"
 SAMPLES_DIRECTORY = "/var/run/claas/samples"
 CONTROL_TOKEN_FILE = "/var/run/claas/control/token"
 API_KEY_FILE = "/var/run/claas/api-key/token"
+SERVING_CA_FILE = "/var/run/claas/serving-ca/ca.crt"
 HUB_TOKEN_FILE = "/var/run/claas/hub-token/token"
 STORAGE_DIRECTORY = "/var/lib/claas/storage"
 MODEL_DIRECTORY = "/var/lib/claas/model"
@@ -194,9 +195,18 @@ class VllmPod(ContractModel):
     uid: str
     """UID of the pod: a pod of the same name made later is another one."""
     url: str
-    """`http://<pod address>:<port>`."""
+    """`<scheme>://<pod address>:<port>`."""
     storage_path: str | None = None
     """Where that pod mounts the adapter's folder (`<mountPath>/<path on the volume>`); None when it does not."""
+
+
+class ServerTrust(ContractModel):
+    """How servers whose URLs begin with https are verified."""
+
+    has_ca: bool = False
+    """Whether SERVING_CA_FILE is mounted; public CAs otherwise."""
+    server_name: str | None = None
+    """A name that their certificates are for; None: their addresses."""
 
 
 class ServingTarget(ContractModel):
@@ -218,6 +228,7 @@ class ServingTarget(ContractModel):
     """Whether CONTROL_TOKEN_FILE is mounted."""
     has_api_key: bool = False
     """Whether API_KEY_FILE is mounted."""
+    tls: ServerTrust = ServerTrust()
 
 
 class TrainerInput(ContractModel):

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue, WithJsonSchem
 from claas_crds.base import ResourceModel
 from claas_crds.conditions import Condition
 from claas_crds.pod import SecretKeyRef, TrainerPod
+from claas_crds.tls import SERVING_RULES, TLS_RULES, Scheme, ServingTls
 from claas_crds.training import LORA_ID_PATTERN, TrainingConfig
 
 KIND = "LoraAdapter"
@@ -186,9 +187,13 @@ class Serving(ResourceModel):
     deployment_ref: DeploymentReference
     """The Deployment whose pods run vLLM."""
     container: str | None = None
-    """The container that runs vLLM; the pod's first one when left out."""
+    """The container that runs vLLM; the first one of the Deployment's template when left out."""
     port: int = Field(default=8000, ge=1, le=65535)
     """vLLM's port."""
+    scheme: Scheme = Scheme.HTTP
+    """What vLLM speaks on it; `https` with `--ssl-certfile`."""
+    tls: ServingTls | None = Field(default=None, json_schema_extra={"x-kubernetes-validations": TLS_RULES})
+    """How its certificate is verified; with `scheme: https` only."""
     served_name: str | None = Field(
         default=None, min_length=1, max_length=SERVED_NAME_LIMIT, json_schema_extra={"pattern": LORA_ID_PATTERN}
     )
@@ -245,7 +250,7 @@ class LoraAdapterSpec(ResourceModel):
     """Shape of the adapter. Immutable."""
     engine: EngineName | None = None
     """Where steps are computed; the operator's execution mode when left out."""
-    serving: Serving
+    serving: Serving = Field(json_schema_extra={"x-kubernetes-validations": SERVING_RULES})
     """The vLLM servers of the adapter."""
     storage: Storage
     """Where versions are kept. Immutable."""

@@ -6,9 +6,10 @@ import logging
 from dataclasses import dataclass, field
 
 from claas_crds import contract
-from claas_crds.contract import AdapterIdentity, JobIdentity, ModelLocation, ServingTarget, TrainerInput
+from claas_crds.contract import AdapterIdentity, JobIdentity, ModelLocation, ServerTrust, ServingTarget, TrainerInput
 from claas_crds.distill_job import KIND as JOB_KIND
 from claas_crds.lora_adapter import KIND as ADAPTER_KIND
+from claas_crds.tls import ServingTls
 from claas_operator import actions, manifests, serving
 from claas_operator.api import (
     BATCH_JOBS,
@@ -166,7 +167,7 @@ class Applier:
     async def _credentials(self, adapter: AdapterObject) -> serving.Credentials:
         spec = adapter.spec.serving
         return await self._read.credentials(
-            adapter.metadata.namespace, spec.control_token_secret_ref, spec.api_key_secret_ref
+            adapter.metadata.namespace, spec.control_token_secret_ref, spec.api_key_secret_ref, spec.tls
         )
 
     async def _write_lease(self, lease: ServingLease) -> None:
@@ -182,7 +183,7 @@ class Applier:
             await self._api.delete(SECRETS, namespace, name, uid=uid)
 
     async def _take_out(self, namespace: str, url: str, served_name: str, record: ServedRecord) -> None:
-        credentials = await self._read.credentials(namespace, record.control_token, record.api_key)
+        credentials = await self._read.credentials(namespace, record.control_token, record.api_key, record.tls)
         try:
             await serving.forget(url, credentials, served_name)
             log.info("took %s out of service at %s: LoraAdapter %s is gone", served_name, url, record.adapter_name)
@@ -191,7 +192,7 @@ class Applier:
 
     async def _wake(self, namespace: str, grant: Grant | None, pods: tuple[contract.VllmPod, ...]) -> None:
         assert grant is not None
-        credentials = await self._read.credentials(namespace, grant.control_token, grant.api_key)
+        credentials = await self._read.credentials(namespace, grant.control_token, grant.api_key, grant.tls)
         for pod in pods:
             try:
                 await serving.wake(pod.url, credentials)
@@ -238,6 +239,7 @@ class Applier:
                 probe=spec.probe,
                 has_control_token=spec.control_token_secret_ref is not None,
                 has_api_key=spec.api_key_secret_ref is not None,
+                tls=server_trust(spec.tls),
             ),
         )
         mounts = [
@@ -270,6 +272,13 @@ class Applier:
             await self._api.create(BATCH_JOBS, namespace, job)
         except Conflict:
             log.info("adopted trainer %s/%s", namespace, name)
+
+
+def server_trust(tls: ServingTls | None) -> ServerTrust:
+    """How a trainer verifies servers."""
+    if tls is None:
+        return ServerTrust()
+    return ServerTrust(has_ca=tls.certificates is not None, server_name=tls.server_name)
 
 
 def _identity(adapter: AdapterObject) -> AdapterIdentity:

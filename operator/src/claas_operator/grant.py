@@ -16,6 +16,7 @@ from claas_crds import GROUP
 from claas_crds.contract import VllmPod
 from claas_crds.lora_adapter import HandoverKind
 from claas_crds.pod import SecretKeyRef
+from claas_crds.tls import Scheme, ServingTls
 from claas_operator.core import Lease, Manifest
 
 GRANT_ANNOTATION = f"{GROUP}/grant"
@@ -46,6 +47,7 @@ class Grant(GrantModel):
     """What becomes of serving during the attempt; never Auto."""
     control_token: SecretKeyRef | None = None
     api_key: SecretKeyRef | None = None
+    tls: ServingTls | None = None
     max_pause_seconds: int
     granted_at: datetime
     asleep_since: datetime | None = None
@@ -65,8 +67,10 @@ class ServedRecord(GrantModel):
     adapter_name: str
     adapter_uid: str
     port: int
+    scheme: Scheme = Scheme.HTTP
     control_token: SecretKeyRef | None = None
     api_key: SecretKeyRef | None = None
+    tls: ServingTls | None = None
 
 
 class ServingLease(GrantModel):

@@ -14,7 +14,7 @@ from claas_crds.lora_adapter import KIND as ADAPTER_KIND
 from claas_crds.pod import Identity, TrainerPod
 from claas_operator import naming
 from claas_operator.core import AdapterObject, LabelSelector, Manifest, ObjectMeta
-from claas_operator.pod_volumes import Mount, claim_mount, pod_volumes, secret_mount, wire
+from claas_operator.pod_volumes import Mount, certificates_mount, claim_mount, pod_volumes, secret_mount, wire
 from claas_operator.settings import Settings
 
 TERMINATION_GRACE_SECONDS = 30
@@ -91,7 +91,7 @@ def common_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
 
 
 def serving_mounts(adapter: AdapterObject) -> list[Mount]:
-    """What a pod that pauses and swaps needs: the control token and the API key."""
+    """What a pod that pauses and swaps needs: the control token, the API key, and whom to trust."""
     serving = adapter.spec.serving
     mounts = []
     if serving.control_token_secret_ref is not None:
@@ -100,6 +100,8 @@ def serving_mounts(adapter: AdapterObject) -> list[Mount]:
     if serving.api_key_secret_ref is not None:
         reference = serving.api_key_secret_ref
         mounts.append(secret_mount(reference.name, "claas-api-key", reference, "/var/run/claas/api-key"))
+    if serving.tls is not None and serving.tls.certificates is not None:
+        mounts.append(certificates_mount(serving.tls, serving.tls.certificates))
     return mounts
 
 

@@ -21,6 +21,7 @@ from claas_operator.plan_unstarted import gave_way
 from claas_operator.queueing import finished, queue_key
 from claas_operator.reading import Reader
 from claas_operator.world import AdapterWorld, Attempt, AttemptState, JobWorld, LeaseWorld, SecretsSeen
+from claas_vllm_client import certificates_fault
 
 
 class Observer:
@@ -195,7 +196,20 @@ class Observer:
                 invalid.append(f"{field}: {found.fault}")
             if found.changed is not None:
                 changed = max(changed or found.changed, found.changed)
+        await self._certificates(adapter, missing, invalid)
         return SecretsSeen(tuple(missing), tuple(invalid), changed)
+
+    async def _certificates(self, adapter: AdapterObject, missing: list[str], invalid: list[str]) -> None:
+        tls = adapter.spec.serving.tls
+        reference = tls.certificates if tls is not None else None
+        if tls is None or reference is None:
+            return
+        found = await self._read.certificates(adapter.metadata.namespace, tls)
+        if found is None:
+            missing.append(f"{reference.name}/{reference.key}")
+        elif (fault := certificates_fault(found)) is not None:
+            field, kind = ("caSecretRef", "Secret") if tls.ca_secret_ref else ("caConfigMapRef", "ConfigMap")
+            invalid.append(f"spec.serving.tls.{field}: key {reference.key} of {kind} {reference.name} {fault}")
 
     async def _jobs_ahead(self, job: JobObject, adapter: AdapterObject) -> int:
         deployment = adapter.spec.serving.deployment_ref.name

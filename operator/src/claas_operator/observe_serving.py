@@ -31,13 +31,15 @@ async def serving_pods(
     pods = await read.deployment_pods(namespace, deployment)
     credentials = None
     if ask and pods:
-        credentials = await read.credentials(namespace, spec.control_token_secret_ref, spec.api_key_secret_ref)
+        credentials = await read.credentials(
+            namespace, spec.control_token_secret_ref, spec.api_key_secret_ref, spec.tls
+        )
     return tuple(
         await asyncio.gather(
             *(
                 _serving_pod(
                     pod,
-                    spec.port,
+                    f"{spec.scheme}://{{}}:{spec.port}",
                     mounted_folder(pod, adapter, deployment),
                     adapter.served_name,
                     credentials,
@@ -51,16 +53,17 @@ async def serving_pods(
 
 async def _serving_pod(
     pod: Pod,
-    port: int,
+    address_form: str,
     folder: MountedFolder,
     served_name: str,
     credentials: Credentials | None,
     load_error: str | None,
 ) -> ServingPod:
-    """One pod; its server is asked if it is ready and there are credentials to ask with."""
+    """One pod, whose server is at `address_form` with the pod's address in it; it is asked if it is ready and there
+    are credentials to ask with."""
     address = pod.status.pod_ip
     host = f"[{address}]" if ":" in address else address
-    url = f"http://{host}:{port}" if address else None
+    url = address_form.format(host) if address else None
     server = None
     if credentials is not None and pod.ready and url is not None:
         server = await serving.ask_state(url, served_name, credentials)
@@ -98,7 +101,7 @@ async def recorded_pods(read: Reader, lease: ServingLease) -> tuple[RecordedPod,
     grant = lease.grant
     if grant is None or not grant.may_pause:
         return ()
-    credentials = await read.credentials(lease.namespace, grant.control_token, grant.api_key)
+    credentials = await read.credentials(lease.namespace, grant.control_token, grant.api_key, grant.tls)
     return tuple(
         await asyncio.gather(
             *(_recorded_pod(read, lease.namespace, target, credentials) for target in grant.may_pause)
@@ -134,9 +137,14 @@ async def _orphan_pods(
 ) -> tuple[ServingPod, ...]:
     deployment = await read.deployment(lease.namespace, lease.deployment)
     pods = await read.deployment_pods(lease.namespace, deployment)
-    credentials = await read.credentials(lease.namespace, record.control_token, record.api_key)
+    credentials = await read.credentials(lease.namespace, record.control_token, record.api_key, record.tls)
     return tuple(
         await asyncio.gather(
-            *(_serving_pod(pod, record.port, MountedFolder(None), served_name, credentials, None) for pod in pods)
+            *(
+                _serving_pod(
+                    pod, f"{record.scheme}://{{}}:{record.port}", MountedFolder(None), served_name, credentials, None
+                )
+                for pod in pods
+            )
         )
     )

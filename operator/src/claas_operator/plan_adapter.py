@@ -163,8 +163,10 @@ def _record_served(world: AdapterWorld) -> list[Action]:
         adapter_name=world.adapter.metadata.name,
         adapter_uid=world.adapter.metadata.uid,
         port=serving.port,
+        scheme=serving.scheme,
         control_token=serving.control_token_secret_ref,
         api_key=serving.api_key_secret_ref,
+        tls=serving.tls,
     )
     lease = world.lease or new_lease(world.adapter.metadata.namespace, serving.deployment_ref.name)
     if lease.served.get(world.adapter.served_name) == record:

@@ -80,6 +80,7 @@ def grant_lease(world: JobWorld) -> WriteLease:
         handover=world.handover.kind,
         control_token=serving.control_token_secret_ref,
         api_key=serving.api_key_secret_ref,
+        tls=serving.tls,
         max_pause_seconds=serving.max_pause_seconds,
         granted_at=world.now,
     )

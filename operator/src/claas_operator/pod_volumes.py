@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
+from claas_crds.contract import SERVING_CA_FILE
 from claas_crds.pod import PassThrough, SecretKeyRef, TrainerPod
+from claas_crds.tls import CertificatesKeyRef, ServingTls
 from claas_operator.core import Manifest
 
 
@@ -28,6 +30,18 @@ def secret_mount(name: str, volume: str, reference: SecretKeyRef, path: str) -> 
     """One key of a Secret as the file `token` in a folder."""
     items: list[JsonValue] = [{"key": reference.key, "path": "token"}]
     return Mount({"name": volume, "secret": {"secretName": name, "items": items}}, path)
+
+
+def certificates_mount(tls: ServingTls, reference: CertificatesKeyRef) -> Mount:
+    """The CA of vLLM's certificate, as the file that the contract names."""
+    folder, _, file = SERVING_CA_FILE.rpartition("/")
+    items: list[JsonValue] = [{"key": reference.key, "path": file}]
+    source: Manifest = (
+        {"secret": {"secretName": reference.name, "items": items}}
+        if tls.ca_secret_ref is not None
+        else {"configMap": {"name": reference.name, "items": items}}
+    )
+    return Mount({"name": "claas-serving-ca", **source}, folder)
 
 
 def claim_mount(volume: str, claim: str, path: str, *, read_only: bool) -> Mount:

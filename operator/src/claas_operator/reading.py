@@ -10,6 +10,7 @@ from typing import cast
 from pydantic import ValidationError
 
 from claas_crds.pod import SecretKeyRef
+from claas_crds.tls import ServingTls
 from claas_operator import naming
 from claas_operator.api import (
     ADAPTERS,
@@ -39,7 +40,7 @@ from claas_operator.core import (
 )
 from claas_operator.grant import SERVING_LEASE_LABELS, ServingLease, lease_name, read_lease
 from claas_operator.serving import Credentials
-from claas_vllm_client import token_fault, token_text
+from claas_vllm_client import Tls, token_fault, token_text
 
 
 @dataclass(frozen=True)
@@ -132,12 +133,32 @@ class Reader:
         return Document(metadata.uid, metadata.resource_version, data)
 
     async def credentials(
-        self, namespace: str, control_token: SecretKeyRef | None, api_key: SecretKeyRef | None
+        self,
+        namespace: str,
+        control_token: SecretKeyRef | None,
+        api_key: SecretKeyRef | None,
+        tls: ServingTls | None = None,
     ) -> Credentials:
         """The contents of the Secrets that open a server; None for what is not named, not there or unusable."""
         token = await self.secret(namespace, control_token) if control_token else None
         key = await self.secret(namespace, api_key) if api_key else None
-        return Credentials(token.text if token else None, key.text if key else None)
+        verified = None
+        if tls is not None:
+            # Certificates that are named and not there are none to trust, never the public ones.
+            ca = (await self.certificates(namespace, tls) or "") if tls.certificates else None
+            verified = Tls(ca, tls.server_name)
+        return Credentials(token.text if token else None, key.text if key else None, verified)
+
+    async def certificates(self, namespace: str, tls: ServingTls) -> str | None:
+        """The certificates that an adapter's TLS settings name, in PEM; None when they are not there."""
+        reference = tls.certificates
+        if reference is None:
+            return None
+        found = await self._api.get(SECRETS if tls.ca_secret_ref else CONFIG_MAPS, namespace, reference.name)
+        text = cast(dict[str, str], (found or {}).get("data") or {}).get(reference.key)
+        if text is None or tls.ca_secret_ref is None:
+            return text
+        return base64.b64decode(text).decode(errors="replace")
 
     async def secret(self, namespace: str, reference: SecretKeyRef) -> SecretToken | None:
         """One key of a Secret as a token; None when it is not there."""

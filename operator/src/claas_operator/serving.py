@@ -21,6 +21,7 @@ from claas_vllm_client import (
     Refused,
     RouteMissing,
     ServerSettings,
+    Tls,
     Verification,
     VllmClient,
     VllmError,
@@ -39,10 +40,11 @@ PROGRESS_SECONDS = 1.5
 
 @dataclass(frozen=True)
 class Credentials:
-    """What opens a server: the companion's control token and vLLM's API key."""
+    """What opens a server: the companion's control token and vLLM's API key; and how it is verified."""
 
     control_token: str | None = None
     api_key: str | None = None
+    tls: Tls | None = None
 
 
 @asynccontextmanager
@@ -51,6 +53,7 @@ async def _client(url: str, credentials: Credentials, timeout_seconds: float) ->
         url,
         control_token=credentials.control_token,
         api_key=credentials.api_key,
+        tls=credentials.tls,
         timeout_seconds=timeout_seconds,
     ) as client:
         yield client

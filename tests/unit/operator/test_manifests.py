@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import PurePosixPath
 from typing import cast
 
 import pytest
@@ -14,15 +15,18 @@ from claas_crds.contract import (
     INPUT_DIRECTORY,
     MODEL_DIRECTORY,
     SAMPLES_DIRECTORY,
+    SERVING_CA_FILE,
     STORAGE_DIRECTORY,
     AdapterIdentity,
     ModelLocation,
+    ServerTrust,
     TrainerInput,
 )
 from claas_crds.distill_job import LARGEST_INLINE_BYTES, FileReference, KeyReference, SamplesSource
 from claas_crds.lora_adapter import EngineName
 from claas_crds.pod import Identity, TrainerPod
 from claas_crds.training import DistillBatchItem
+from claas_operator.apply import server_trust
 from claas_operator.core import AdapterObject, LabelSelector, Manifest
 from claas_operator.manifests import (
     Owner,
@@ -348,3 +352,34 @@ def test_a_hub_model_brings_its_cache_and_token() -> None:
 def test_the_companions_config_map_carries_each_file_under_its_name() -> None:
     manifest = companion_config_map("team", {"__init__.py": "the source"})
     assert at(manifest, "data", "__init__.py") == "the source"
+
+
+@pytest.mark.parametrize(
+    ("tls", "source"),
+    [
+        (
+            {"caSecretRef": {"name": "tls"}},
+            {"secret": {"secretName": "tls", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+        ),
+        (
+            {"caConfigMapRef": {"name": "tls", "key": "root.pem"}, "serverName": "vllm.team.svc"},
+            {"configMap": {"name": "tls", "items": [{"key": "root.pem", "path": "ca.crt"}]}},
+        ),
+    ],
+)
+def test_the_trainer_is_given_the_ca_of_vllms_certificate(tls: Manifest, source: Manifest) -> None:
+    found = adapter(serving={**SERVING, "scheme": "https", "tls": tls})
+    job = made(found)
+    volumes = cast("list[Manifest]", pod_spec(job)["volumes"])
+    mounts = cast("list[Manifest]", container(job)["volumeMounts"])
+    assert {"name": "claas-serving-ca", **source} in volumes
+    folder = str(PurePosixPath(SERVING_CA_FILE).parent)
+    assert {"name": "claas-serving-ca", "mountPath": folder, "readOnly": True} in mounts
+    trust = server_trust(found.spec.serving.tls)
+    assert (trust.has_ca, trust.server_name) == (True, tls.get("serverName"))
+
+
+def test_without_tls_settings_public_authorities_are_trusted_and_nothing_is_mounted() -> None:
+    volumes = cast("list[Manifest]", pod_spec(made(adapter(serving={**SERVING, "scheme": "https"})))["volumes"])
+    assert "claas-serving-ca" not in {volume["name"] for volume in volumes}
+    assert server_trust(None) == ServerTrust()

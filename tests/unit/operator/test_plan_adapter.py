@@ -380,3 +380,10 @@ def test_a_swap_that_has_no_slot_of_its_own_is_told_with_the_number_needed(slots
     ready = condition_of(plan_adapter(world).status.conditions, "Ready")
     assert ready is not None
     assert ("--max-loras 2" in ready.message) is told
+
+
+def test_what_is_served_over_tls_is_recorded_with_how_it_is_verified() -> None:
+    of = adapter(serving={"scheme": "https", "tls": {"serverName": "vllm.team.svc"}})
+    (written,) = [a for a in plan_adapter(adapter_world(of)).actions if isinstance(a, WriteLease)]
+    record = written.lease.served["tone"]
+    assert (record.scheme, record.tls) == ("https", of.spec.serving.tls)

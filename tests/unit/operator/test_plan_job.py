@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from pydantic import JsonValue
 
 from claas_crds.conditions import ConditionStatus, condition_of
 from claas_crds.contract import FailureReason, Progress, TrainerResult
@@ -453,3 +454,12 @@ def test_a_job_whose_samples_vanish_when_its_turn_has_come_does_not_keep_the_lea
     assert plan_job(job_world(held=lease(held), samples_error="no")).status.phase is JobPhase.PENDING
     held = grant().model_copy(update={"granted_at": ago(31)})
     assert said(plan_job(job_world(held=lease(held), samples_error="no")), "Failed")[1] == "SamplesNotFound"
+
+
+def test_a_grant_keeps_how_its_servers_are_verified_so_that_they_can_be_woken_without_the_adapter() -> None:
+    tls: dict[str, JsonValue] = {"caSecretRef": {"name": "ca"}, "serverName": "vllm.team.svc"}
+    of = adapter(serving={"scheme": "https", "tls": tls})
+    (action,) = plan_job(job_world(on=of)).actions
+    assert isinstance(action, WriteLease)
+    assert action.lease.grant is not None
+    assert action.lease.grant.tls == of.spec.serving.tls

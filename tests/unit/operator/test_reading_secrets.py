@@ -10,10 +10,12 @@ import pytest
 from pydantic import JsonValue
 
 from claas_crds.pod import SecretKeyRef
+from claas_crds.tls import ServingTls
 from claas_operator.api import Api, Resource
 from claas_operator.core import Manifest
 from claas_operator.reading import Reader
 from claas_operator.serving import Credentials
+from claas_vllm_client import Tls
 
 REFERENCE = SecretKeyRef(name="vllm-control", key="token")
 
@@ -67,3 +69,20 @@ async def test_a_secret_that_holds_no_token_is_told_by_name_and_key_and_opens_no
 async def test_a_secret_or_key_that_is_not_there_is_none() -> None:
     assert await reader(None).secret("team", REFERENCE) is None
     assert await reader(b"x").secret("team", SecretKeyRef(name="vllm-control", key="other")) is None
+
+
+@pytest.mark.parametrize(
+    ("tls", "raw", "ca"),
+    [
+        ({"caSecretRef": {"name": "tls", "key": "token"}}, b"PEM", "PEM"),
+        ({"caSecretRef": {"name": "tls", "key": "token"}}, None, ""),
+        ({"caSecretRef": {"name": "tls"}}, b"PEM", ""),
+        ({}, b"PEM", None),
+    ],
+    ids=["there", "no Secret", "no such key", "not named"],
+)
+async def test_a_ca_that_is_named_and_not_there_is_none_to_trust_and_never_the_public_ones(
+    tls: Manifest, raw: bytes | None, ca: str | None
+) -> None:
+    found = await reader(raw).credentials("team", None, None, ServingTls.model_validate({**tls, "serverName": "n"}))
+    assert found.tls == Tls(ca, "n")

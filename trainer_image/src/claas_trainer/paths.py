@@ -24,6 +24,7 @@ class Paths:
     scratch: Path = Path(contract.SCRATCH_DIRECTORY)
     control_token: Path = Path(contract.CONTROL_TOKEN_FILE)
     api_key: Path = Path(contract.API_KEY_FILE)
+    serving_ca: Path = Path(contract.SERVING_CA_FILE)
     hub_token: Path = Path(contract.HUB_TOKEN_FILE)
     termination_message: Path = Path(contract.TERMINATION_MESSAGE_FILE)
     progress_port: int = contract.PROGRESS_PORT
@@ -42,6 +43,7 @@ class Paths:
             scratch=path("CLAAS_SCRATCH_DIRECTORY", contract.SCRATCH_DIRECTORY),
             control_token=path("CLAAS_CONTROL_TOKEN_FILE", contract.CONTROL_TOKEN_FILE),
             api_key=path("CLAAS_API_KEY_FILE", contract.API_KEY_FILE),
+            serving_ca=path("CLAAS_SERVING_CA_FILE", contract.SERVING_CA_FILE),
             hub_token=path("CLAAS_HUB_TOKEN_FILE", contract.HUB_TOKEN_FILE),
             termination_message=path("CLAAS_TERMINATION_MESSAGE_FILE", contract.TERMINATION_MESSAGE_FILE),
             progress_port=int(environment.get("CLAAS_PROGRESS_PORT") or contract.PROGRESS_PORT),
@@ -71,6 +73,17 @@ class Paths:
     def mounted_api_key(self, mounted: bool) -> MountedToken | None:
         """vLLM's API key, or None when none is mounted. Raises InputError."""
         return MountedToken(self.api_key, "spec.serving.apiKeySecretRef") if mounted else None
+
+    def read_serving_ca(self, mounted: bool) -> str | None:
+        """The CA of vLLM's certificate in PEM, or None when none is mounted. Raises InputError."""
+        if not mounted:
+            return None
+        try:
+            return self.serving_ca.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise InputError(
+                f"spec.serving.tls: the file {self.serving_ca} can't be read; check the Secret or ConfigMap"
+            ) from None
 
     def read_hub_token(self) -> str | None:
         """The hub's token, or None when none is mounted. Raises InputError."""

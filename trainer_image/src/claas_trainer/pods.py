@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from claas_crds.contract import FailureReason, ServingTarget, VllmPod
 from claas_trainer.errors import ServingError
 from claas_trainer.paths import Paths
-from claas_vllm_client import DrainTimedOut, Refused, StillPaused, Unreachable, VllmClient, VllmError
+from claas_vllm_client import (
+    DrainTimedOut,
+    Refused,
+    StillPaused,
+    Tls,
+    TlsFailed,
+    Unreachable,
+    VllmClient,
+    VllmError,
+)
 
 
 @dataclass(frozen=True)
@@ -26,14 +35,20 @@ async def connect(serving: ServingTarget | None, paths: Paths) -> AsyncIterator[
     if serving is None:
         yield ()
         return
+    tls = trust_in(serving, paths)
     token = paths.mounted_control_token(serving.has_control_token)
     key = paths.mounted_api_key(serving.has_api_key)
     async with AsyncExitStack() as stack:
         pods = []
         for pod in serving.pods:
-            client = VllmClient(pod.url, control_token=token, api_key=key)
+            client = VllmClient(pod.url, control_token=token, api_key=key, tls=tls)
             pods.append(ServingPod(pod, await stack.enter_async_context(client)))
         yield tuple(pods)
+
+
+def trust_in(serving: ServingTarget, paths: Paths) -> Tls:
+    """How the servers are verified. Raises InputError when their CA can't be read."""
+    return Tls(paths.read_serving_ca(serving.tls.has_ca), serving.tls.server_name)
 
 
 def serving_error(pod: VllmPod, error: VllmError, otherwise: FailureReason) -> ServingError:
@@ -45,7 +60,7 @@ def serving_error(pod: VllmPod, error: VllmError, otherwise: FailureReason) -> S
         reason = FailureReason.RESUME_FAILED
     elif isinstance(error, Refused):
         reason = FailureReason.CONTROL_REFUSED
-    elif isinstance(error, Unreachable):
+    elif isinstance(error, (Unreachable, TlsFailed)):
         reason = FailureReason.VLLM_UNREACHABLE
     return ServingError(reason, f"pod {pod.name}: {error}")
 

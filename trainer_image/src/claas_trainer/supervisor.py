@@ -23,6 +23,7 @@ from claas_trainer.errors import TrainerError
 from claas_trainer.liveness import WATCH_SECONDS, gone
 from claas_trainer.logs import log, log_exception
 from claas_trainer.paths import Paths
+from claas_trainer.pods import trust_in
 from claas_trainer.progress_server import serve_progress
 from claas_trainer.reporting import decode
 from claas_trainer.result import (
@@ -168,7 +169,10 @@ class _Supervisor:
 
     async def _missing(self) -> list[str]:
         """Pods that are gone and whose memory is computed with."""
-        missing = await gone(tuple(self._watch.shared))
+        serving = self._document.serving
+        if serving is None or not self._watch.shared:
+            return []
+        missing = await gone(tuple(self._watch.shared), trust_in(serving, self._paths))
         # What was given back while it was asked for may go.
         return [self._watch.shared[url] for url in missing if url in self._watch.shared]
 

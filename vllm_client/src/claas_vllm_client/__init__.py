@@ -15,6 +15,7 @@ from claas_vllm_client.errors import (
     RouteMissing,
     ServerGone,
     StillPaused,
+    TlsFailed,
     UnexpectedAnswer,
     Unreachable,
     VllmError,
@@ -32,6 +33,7 @@ from claas_vllm_client.in_service import (
 )
 from claas_vllm_client.probing import ProbeSpec
 from claas_vllm_client.serving import ensure_awake, pause_serving, resume_serving
+from claas_vllm_client.tls import Tls, certificates_fault
 from claas_vllm_client.tokens import token_fault, token_text
 from claas_vllm_client.wire import (
     Alias,
@@ -76,11 +78,14 @@ __all__ = [
     "SleepState",
     "StillPaused",
     "SwapMethod",
+    "Tls",
+    "TlsFailed",
     "UnexpectedAnswer",
     "Unreachable",
     "Verification",
     "VllmClient",
     "VllmError",
+    "certificates_fault",
     "ensure_awake",
     "loaded_version",
     "pause_serving",

@@ -9,6 +9,7 @@ import httpx
 from pydantic import JsonValue
 
 from claas_vllm_client.errors import AdapterRejected, AliasRejected, ProbedNothing, ProbeFailed, UnexpectedAnswer
+from claas_vllm_client.tls import Tls
 from claas_vllm_client.tokens import Token
 from claas_vllm_client.transport import (
     VERSION_HEADER,
@@ -63,6 +64,7 @@ class VllmClient:
         api_key: Token = None,
         timeout_seconds: float = 10.0,
         keep_alive: bool = True,
+        tls: Tls | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._transport = Transport(
@@ -71,9 +73,11 @@ class VllmClient:
             api_key=api_key,
             timeout_seconds=timeout_seconds,
             keep_alive=keep_alive,
+            tls=tls,
             transport=transport,
         )
         self.base_url = self._transport.base_url
+        self.tls = tls
         self.renews_token = callable(control_token)
         """Whether a token that was refused may be another one at the next request."""
 

@@ -31,6 +31,10 @@ class AnswerTimedOut(Unreachable):
     """The server accepted the request and did not answer in time; whether it acted on it is not known."""
 
 
+class TlsFailed(VllmError):
+    """Something listens there, and the two sides do not agree on TLS: scheme, certificate, or a mesh between them."""
+
+
 class UnexpectedAnswer(VllmError):
     """A success whose body is not what vLLM or the companion says."""
 

@@ -1,5 +1,6 @@
 """Requests to one server: keys, timeouts, and an exception of this package for everything that goes wrong."""
 
+import ssl
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -12,9 +13,12 @@ from claas_vllm_client.errors import (
     Refused,
     RequestFailed,
     RouteMissing,
+    TlsFailed,
     UnexpectedAnswer,
     Unreachable,
+    VllmError,
 )
+from claas_vllm_client.tls import MESH, Tls, answer_fault, handshake_fault, plain_fault, trust
 from claas_vllm_client.tokens import Token
 from claas_vllm_client.wire import ErrorAnswer, Message
 
@@ -40,15 +44,25 @@ class Transport:
         api_key: Token,
         timeout_seconds: float,
         keep_alive: bool,
+        tls: Tls | None,
         transport: httpx.AsyncBaseTransport | None,
     ) -> None:
         self._control_token = control_token
         self._api_key = api_key
         self.base_url = base_url.rstrip("/")
         self._timeout_seconds = timeout_seconds
+        self._server_name = tls.server_name if tls else None
+        self._answered = False
+        self._asks_why = transport is None
+        secure = self.base_url.startswith("https:") and transport is None
+        try:
+            verify = trust(tls) if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        except ValueError as error:
+            raise TlsFailed(self.base_url, str(error)) from None
         # A pod is reached directly: a proxy of the environment must not get the control token.
         self._http = httpx.AsyncClient(
             transport=transport,
+            verify=verify,
             trust_env=False,
             follow_redirects=False,
             limits=httpx.Limits(
@@ -68,6 +82,8 @@ class Transport:
         token = self._control_token() if callable(self._control_token) else self._control_token
         key = self._api_key() if callable(self._api_key) else self._api_key
         headers = {} if token is None else {CONTROL_TOKEN_HEADER: token}
+        if self._server_name is not None:
+            headers["Host"] = self._server_name
         return headers if key is None else {**headers, "Authorization": f"Bearer {key}"}
 
     async def send(
@@ -79,29 +95,46 @@ class Transport:
         json: Json | None = None,
         timeout_seconds: float | None = None,
     ) -> httpx.Response:
-        """One request; any status is an answer. Raises `Unreachable` or `AnswerTimedOut`."""
+        """One request; any status is an answer. Raises `Unreachable`, `AnswerTimedOut` or `TlsFailed`."""
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         timeout = httpx.Timeout(seconds, connect=min(seconds, _CONNECT_TIMEOUT_SECONDS))
         url = self.url(route)
         try:
-            return await self._http.request(
+            answer = await self._http.request(
                 method,
                 url,
                 params=params,
                 json=None if json is None else dict(json),
                 headers=self._headers(),
                 timeout=timeout,
+                # The name that is asked for and verified, where the address is not in the certificate.
+                extensions={"sni_hostname": self._server_name} if self._server_name is not None else None,
             )
         except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
             raise AnswerTimedOut(url, f"no answer within {seconds:g} s; look at the server's log") from error
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            kind = type(error).__name__
-            raise NotConnected(url, f"no answer ({kind}); check that the pod runs and its port is open") from error
         except httpx.HTTPError as error:
-            kind = type(error).__name__
-            raise Unreachable(url, f"no answer ({kind}); the server may have ended, look at its log") from error
+            raise await self._failure(url, error) from error
         except httpx.InvalidURL as error:
             raise Unreachable(url, "this is no usable address; check host and port") from error
+        self._answered = True
+        return answer
+
+    async def _failure(self, url: str, error: httpx.HTTPError) -> VllmError:
+        """What a request that got no answer means."""
+        kind = type(error).__name__
+        fault = handshake_fault(error)
+        if fault is not None:
+            return TlsFailed(url, fault)
+        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+            return NotConnected(url, f"no answer ({kind}); check that the pod runs and its port is open")
+        if self._answered or not self._asks_why:
+            return Unreachable(url, f"no answer ({kind}); the server may have ended, look at its log")
+        fault = await plain_fault(url) if url.startswith("http:") else None
+        if fault is not None:
+            return TlsFailed(url, f"no answer ({kind}): {fault}")
+        return Unreachable(
+            url, f"no answer ({kind}), the connection was closed; the server may have ended, look at its log; {MESH}"
+        )
 
 
 def check(answer: httpx.Response) -> None:
@@ -125,7 +158,10 @@ def check_control(answer: httpx.Response) -> None:
 
 
 def check_access(answer: httpx.Response) -> None:
-    """Raise `Refused` when a key is missing or wrong."""
+    """Raise `Refused` when a key is missing or wrong, `TlsFailed` when a proxy before vLLM answers instead of it."""
+    fault = answer_fault(answer)
+    if fault is not None:
+        raise TlsFailed(shown(answer), f"HTTP {answer.status_code}: {fault}")
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         raise Refused(shown(answer), 401, "vLLM wants its API key; give the one of --api-key")
     if answer.status_code == httpx.codes.FORBIDDEN:

@@ -80,7 +80,9 @@ class ShareHandover(Handover):
 
     async def _check_alive(self) -> None:
         """A server that ended before it was watched would not be missed."""
-        missing = await gone(each.pod.url for each in self._beside)
+        missing = await gone(
+            [each.pod.url for each in self._beside], self._beside[0].client.tls if self._beside else None
+        )
         if missing:
             names = ", ".join(each.pod.name for each in self._beside if each.pod.url in missing)
             raise ServingError(FailureReason.SERVING_LOST, f"pod {names}: vLLM ended before the step began")
