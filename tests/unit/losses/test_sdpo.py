@@ -157,6 +157,40 @@ def test_k3_estimates_the_kl_from_student_to_base_and_not_the_other_way() -> Non
     assert (k3(student.log(), base.log()) >= 0).all()
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.floats(-500, 0), st.floats(-500, 0)), min_size=1))
+def test_k3_is_bounded_and_within_its_bound_exact(pairs: list[tuple[float, float]]) -> None:
+    """The log-ratio is clamped to 20 on both sides: no token has more than e^20 to say, or a gradient beyond."""
+    sampled = torch.tensor([pair[0] for pair in pairs], dtype=torch.float64, requires_grad=True)
+    base = torch.tensor([pair[1] for pair in pairs], dtype=torch.float64)
+    value = k3(sampled, base)
+    torch.autograd.backward(value.sum())
+    assert sampled.grad is not None
+    assert (value <= math.exp(20) - 21).all()
+    assert (sampled.grad.abs() <= math.exp(20)).all()
+    for got, (s, b) in zip(value.tolist(), pairs, strict=True):
+        if abs(b - s) <= 20:
+            assert got == pytest.approx(math.exp(b - s) - (b - s) - 1, rel=1e-9, abs=1e-9)
+
+
+def test_one_unlikely_token_does_not_make_the_loss_infinite_in_float32() -> None:
+    sampled = torch.tensor([-120.0, -1.0], requires_grad=True)
+    losses = sdpo_token_losses(
+        torch.log(torch.tensor([[0.5, 0.5]] * 2)),
+        torch.log(torch.tensor([[0.5, 0.5]] * 2)),
+        sampled,
+        sampled.detach(),
+        alpha=0.5,
+        is_clip=5.0,
+        base=torch.tensor([-1.0, -1.0]),
+        kl_reg_weight=0.1,
+    )
+    torch.autograd.backward(losses.loss.sum())
+    assert losses.loss.isfinite().all()
+    assert sampled.grad is not None
+    assert sampled.grad.isfinite().all()
+
+
 def test_the_kl_term_pulls_the_sampled_tokens_probability_towards_the_base() -> None:
     sampled = torch.tensor([-1.0, -3.0], requires_grad=True)
     base = torch.tensor([-2.0, -2.0])

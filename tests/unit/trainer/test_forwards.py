@@ -10,19 +10,28 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from claas_crds.contract import FailureReason
-from claas_crds.training import SupportKind, TeacherKind, TrainingConfig
+from claas_crds.training import (
+    DistillBatchItem,
+    DistillBatchRequestPayload,
+    SupportKind,
+    TeacherKind,
+    TrainingConfig,
+)
+from claas_trainer.engines.base import StepPlan, WeightAccess
 from claas_trainer.engines.decoder_placement import CPU_SCHEDULE
+from claas_trainer.engines.local import LocalEngine
 from claas_trainer.errors import TrainerError
+from claas_trainer.initialise import initialise
 from claas_trainer.paths import Paths
 from claas_trainer.reporting import Reporter
 from claas_trainer.run import run
 from claas_trainer.store.record import ForwardKind
 from tests.builders.models import build_tiny_qwen3
-from tests.unit.trainer.attempts import TRAINING, attempt, job, record, step_record, store
+from tests.unit.trainer.attempts import SAMPLES, TRAINING, attempt, job, record, step_record, store
 from tests.unit.trainer.tiny_models import build_gemma, build_mistral
 
 WORKER = """
@@ -157,6 +166,29 @@ async def test_a_base_model_that_was_exchanged_is_refused(
         await run(job(other, paths, uid="job-2", parent=1), paths, reporter)
     assert caught.value.reason is FailureReason.INVALID_INPUT
     assert store(paths).numbers() == [0, 1]
+
+
+@pytest.mark.parametrize("access", list(WeightAccess))
+async def test_weights_that_are_no_numbers_are_the_model_s_fault_and_not_the_learning_rate_s(
+    access: WeightAccess, tmp_path: Path, paths: Paths, reporter: Reporter
+) -> None:
+    """Copied weights are looked through when they are read, mapped ones when a step fails on them."""
+    model = build_tiny_qwen3(tmp_path / "broken")
+    file = model / "model.safetensors"
+    tensors = load_file(file)
+    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+    task = job(model, paths)
+    initialise(task, paths, reporter)
+    plan = StepPlan(task.model, task.lora, store(paths).read(0), 1, paths, lambda detail: None, weights=access)
+    payload = DistillBatchRequestPayload(
+        lora_id="team/coder", training=TRAINING, samples=[DistillBatchItem.model_validate(each) for each in SAMPLES]
+    )
+    engine = LocalEngine()
+    with pytest.raises(TrainerError, match=r"model\.safetensors: tensor model\.layers\.1\.mlp\.up_proj") as caught:
+        await engine.prepare(payload, plan)
+    await engine.close()
+    assert caught.value.reason is FailureReason.MODEL_NOT_FOUND
 
 
 async def test_weights_that_are_missing_are_the_model_s_fault(

@@ -22,6 +22,7 @@ from claas_trainer.model_errors import model_errors
 from claas_trainer.parameters import AdapterParameters, Layout
 from claas_trainer.policy import Network, PolicyModel, StudentPass
 from claas_trainer.step_errors import AdapterError, WeightsError
+from claas_trainer.weights.finite import ADVICE, is_finite
 
 
 class ResponseHead(nn.Module):
@@ -140,7 +141,7 @@ def load_base(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel
     """The base model on the CPU, without gradients or dropout; in its own dtype unless another is given.
 
     Raises:
-        WeightsError: there is no usable model in the folder, or a part of its weights is missing.
+        WeightsError: there is no usable model in the folder, or a part of its weights is missing or not finite.
     """
     with model_errors(folder, "model"):
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -150,6 +151,9 @@ def load_base(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel
     if missing:
         # The library would go on with random weights in their place.
         raise WeightsError(f"{folder}: {len(missing)} weights are missing there, such as {missing[0]}")
+    for name, parameter in model.named_parameters():
+        if not is_finite(parameter):
+            raise WeightsError(f"{folder}: weight {name} has values that are NaN or infinite; {ADVICE}")
     for tensor in (*model.parameters(), *model.buffers()):
         # The library maps files: their bytes would be read at first use, which is in the pause.
         tensor.data = tensor.data.clone()

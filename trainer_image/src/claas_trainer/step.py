@@ -197,7 +197,10 @@ class _Step:
         parameters.grad.div_(self._tokens)
         loss = sums.loss.item() / self._tokens
         if not math.isfinite(loss):
-            raise NonFiniteError(f"the loss is {loss}: the adapter was not updated; lower learning_rate or is_clip")
+            raise NonFiniteError(
+                f"the loss is {loss}: the adapter was not updated; where the base model's weights are finite, its"
+                " activations overflow on these samples, as those of float16 weights do: use a bfloat16 checkpoint"
+            )
         grad_norm = clip_gradient(parameters, config.max_grad_norm).item()
         if not math.isfinite(grad_norm):
             raise NonFiniteError(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from claas_trainer.model_source import find_model
 from claas_trainer.optimizer import OptimizerState, Part
 from claas_trainer.parameters import Layout
 from claas_trainer.step import StepResult, sdpo_step
-from claas_trainer.step_errors import AdapterError, OptimizerStateError, UnsupportedModelError
+from claas_trainer.step_errors import AdapterError, NonFiniteError, OptimizerStateError, UnsupportedModelError
 from claas_trainer.store.content import Bytes, FileContent
 from claas_trainer.store.errors import storage_errors
 from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, OPTIMIZER_FILES, StepRecord
@@ -46,6 +47,7 @@ from claas_trainer.store.tensors import Tensors
 from claas_trainer.store.versions import StoredVersion
 from claas_trainer.tokens import tokenise
 from claas_trainer.transfers import reserve_pinned
+from claas_trainer.weights.finite import is_finite, search
 from claas_trainer.weights.shape import ModelShape
 
 _MASTER_BYTES = 4
@@ -63,8 +65,11 @@ class LocalStep:
         base_fingerprint: str,
         placement: Placement,
         state: OptimizerState,
+        mapped_folder: Path | None,
     ) -> None:
+        """`mapped_folder`: where the base model lies, when its weights are computed with without a copy."""
         self.plan = plan
+        self._mapped_folder = mapped_folder
         self._counts = counts
         self._inputs = inputs
         self._adapter_config = adapter_config
@@ -87,15 +92,16 @@ class LocalStep:
         """Take the step; gives its metrics."""
         if self._fit is None:
             raise _out_of_turn("a step before it has its device")
-        self._result = sdpo_step(
-            self._placement.model,
-            self._inputs.samples,
-            self._inputs.config,
-            self._state,
-            self._inputs.teacher,
-            self._fit.schedule,
-            on_micro_batch=self._before_micro_batch,
-        )
+        with _weights_blamed(self._mapped_folder):
+            self._result = sdpo_step(
+                self._placement.model,
+                self._inputs.samples,
+                self._inputs.config,
+                self._state,
+                self._inputs.teacher,
+                self._fit.schedule,
+                on_micro_batch=self._before_micro_batch,
+            )
         self._metrics = _metrics(self._result, self._fit, self._placement.device) | _prompt_metrics(self._counts)
         return self._metrics
 
@@ -171,9 +177,23 @@ def prepare(payload: DistillBatchRequestPayload, plan: StepPlan, resources: Exit
         reserve_pinned(state.layout.elements, _vectors(inputs))
     log("placed", forward=placement.forward.value, device=device_name(device))
     started = time.monotonic()
-    placement.warm_up(state)
+    with _weights_blamed(folder):
+        placement.warm_up(state)
     log("warmed-up", seconds=seconds_since(started))
-    return LocalStep(plan, batch.counts, inputs, adapter_config, fingerprint, placement, state)
+    mapped = folder if plan.weights is WeightAccess.SHARED else None
+    return LocalStep(plan, batch.counts, inputs, adapter_config, fingerprint, placement, state, mapped)
+
+
+@contextmanager
+def _weights_blamed(folder: Path | None) -> Iterator[None]:
+    """Where a step is not finite, look for the reason in base weights that nobody has looked through yet, those in
+    `folder`. Raises WeightsError."""
+    try:
+        yield
+    except NonFiniteError:
+        if folder is not None:
+            search(folder)
+        raise
 
 
 def _place(
@@ -226,7 +246,13 @@ def _read_parent(parent: StoredVersion) -> tuple[LoraAdapter, bytes]:
     """The parent's adapter, and its configuration file as it is: the new version has the same."""
     try:
         with storage_errors(parent.folder):
-            return read_adapter(parent.folder), (parent.folder / ADAPTER_CONFIG_FILE).read_bytes()
+            adapter, config = read_adapter(parent.folder), (parent.folder / ADAPTER_CONFIG_FILE).read_bytes()
+        broken = next((name for name, tensor in adapter.tensors.items() if not is_finite(tensor)), None)
+        if broken is not None:
+            raise AdapterError(
+                f"{parent.folder}: tensor {broken} has values that are NaN or infinite; train from an earlier version"
+            )
+        return adapter, config
     except AdapterError as error:
         raise EngineError(FailureReason.PARENT_CORRUPT, str(error)) from error
 

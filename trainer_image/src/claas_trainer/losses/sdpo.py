@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# exp() of more than this says nothing any more, and the clip cuts it anyway.
+# exp() of more than this says nothing any more. The authors' code has the same bound.
 _MAX_LOG_RATIO = 20.0
 
 
@@ -51,8 +51,12 @@ def importance_ratio(sampled: Tensor, old: Tensor, clip: float) -> tuple[Tensor,
 
 
 def k3(sampled: Tensor, base: Tensor) -> Tensor:
-    """The k3 estimate of KL(S || base) from tokens that S sampled: r - log r - 1 with r = base / S; [N]."""
-    difference = base - sampled
+    """The k3 estimate of KL(S || base) from tokens that S sampled: r - log r - 1 with r = base / S; [N].
+
+    log r is clamped, as the authors' framework does (verl, `kl_penalty` with `low_var_kl`): one token that the base
+    finds likely and S does not must not be all that the batch learns from, or overflow.
+    """
+    difference = (base - sampled).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     return torch.expm1(difference) - difference
 
 

@@ -72,6 +72,11 @@ class Checkpoint:
     def __contains__(self, name: str) -> bool:
         return self._stored(name) is not None
 
+    def readable(self) -> list[StoredTensor]:
+        """All tensors of the dtypes that can be read, as they lie in the files."""
+        found = [stored for stored in self._tensors.values() if stored.dtype in _DTYPES]
+        return sorted(found, key=lambda stored: (stored.file, stored.start))
+
     def find(self, name: str, shape: Iterable[int]) -> StoredTensor:
         """A tensor by the name that transformers gives it; files that leave the prefix `model.` out are found too.
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from claas_trainer.weights.files import Checkpoint, fingerprint, read_into, sample
+from claas_trainer.step_errors import WeightsError
+from claas_trainer.weights.files import Checkpoint, StoredTensor, fingerprint, read_into, sample
+from claas_trainer.weights.finite import ADVICE, is_finite, read_finite_into
 from claas_trainer.weights.layout import (
     EMBEDDING,
     HEAD,
@@ -85,7 +87,7 @@ class HostWeights(WeightSource):
         targets = dict(stored_tensors(shape, blocks, slices(memory, blocks)))
         stored = [checkpoint.find(name, target.shape) for name, target in targets.items()]
         with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), "weights") as readers:
-            list(readers.map(read_into, stored, targets.values()))
+            list(readers.map(_read, [shape] * len(targets), targets, stored, targets.values()))
             sampled = zip(stored, readers.map(sample, stored), strict=True)
             digest = fingerprint(dict(zip(targets, sampled, strict=True)))
         return cls(shape, device, dtype, memory, digest)
@@ -116,6 +118,9 @@ class HostWeights(WeightSource):
 
         Args:
             ids: token ids on the CPU, int64, [N], in any order and number.
+
+        Raises:
+            WeightsError: one of these rows is NaN or infinite.
         """
         if self._table is None:
             return
@@ -130,6 +135,8 @@ class HostWeights(WeightSource):
         rows = carve(memory, parts)
         rows["ids"].copy_(known)
         torch.index_select(self._table, 0, known, out=rows["table"])
+        if not is_finite(rows["table"]):
+            raise WeightsError(f"{EMBEDDING} has values that are NaN or infinite for tokens of the samples; {ADVICE}")
         self._parts["embedding"], self._host["embedding"] = parts, memory
         if not self._cuda:
             self._views["embedding"] = rows
@@ -214,6 +221,11 @@ class HostWeights(WeightSource):
                 # The error stays CUDA's last one until a launch reports it.
                 with suppress(RuntimeError):
                     torch.ones(1, device=self.device)
+
+
+def _read(shape: ModelShape, name: str, stored: StoredTensor, target: Tensor) -> None:
+    """Of a table that is not the head's too, the rows in use alone have to be numbers; `expect` looks at those."""
+    (read_into if name == EMBEDDING and not shape.tied else read_finite_into)(stored, target)
 
 
 def _host_memory(size: int, device: torch.device) -> Tensor:
