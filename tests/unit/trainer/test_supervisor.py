@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -259,6 +260,43 @@ def test_a_pod_that_is_told_to_end_while_its_worker_starts_ends_at_once(
     assert time.monotonic() - started < 10
     result = TrainerResult.model_validate_json(paths.termination_message.read_text())
     assert (code, result.reason) == (ExitCode.RETRYABLE, FailureReason.INTERRUPTED)
+
+
+@pytest.mark.parametrize("module", ["claas_crds.contract", "claas_trainer.paths", "claas_trainer.supervisor"])
+def test_a_pod_that_is_told_to_end_during_its_imports_says_interrupted(module: str, paths: Paths) -> None:
+    # A finder that is asked for the module first, and sends the signal while it is being imported.
+    program = (
+        "import os, runpy, signal, sys\n"
+        "class Finder:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        if name == {module!r} and signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "sys.argv = ['claas_trainer', 'run']\n"
+        "runpy.run_module('claas_trainer', run_name='__main__')\n"
+    )
+    environment = dict(os.environ) | {"CLAAS_TERMINATION_MESSAGE_FILE": str(paths.termination_message)}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, timeout=30)
+    assert done.returncode == ExitCode.RETRYABLE
+    result = TrainerResult.model_validate_json(paths.termination_message.read_text())
+    assert result.reason is FailureReason.INTERRUPTED
+
+
+def test_a_watch_over_servers_that_fails_once_goes_on(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    async def gone(urls: Iterable[str]) -> list[str]:
+        asked.append(len(list(urls)))
+        if len(asked) == 1:
+            raise KeyError("nobody thought of it")
+        return []
+
+    monkeypatch.setattr(supervisor, "gone", gone)
+    with sleeping_server() as server:
+        code, _ = run_supervisor("share,linger,linger,unshare,finish", server, paths)
+    assert code is ExitCode.SUCCEEDED
+    assert len(asked) > 1
 
 
 def test_progress_answers_while_the_worker_is_stopped_and_nothing_else_does(paths: Paths) -> None:

@@ -4,46 +4,79 @@ or a look for what a job has published."""
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
+from types import FrameType
 
-from claas_crds.contract import INPUT_FILE, ExitCode, TrainerCommand
+_WORKER = "step"
 
-_INTERRUPTED = int(ExitCode.RETRYABLE)
+
+class _ToldToEnd(BaseException):
+    """SIGTERM came before the supervisor listened for it."""
 
 
 def main() -> int:
     """Parse the command line and do it; returns the exit code of the contract."""
+    if sys.argv[1:2] == [_WORKER]:
+        return _work()
+    # Before all imports: process 1 has no default for SIGTERM, and one that comes meanwhile would be lost.
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        return _supervise()
+    except _ToldToEnd:
+        return _ended()
+
+
+def _work() -> int:
+    from claas_crds.contract import TrainerCommand
+
+    parser = argparse.ArgumentParser(description="internal: the process that the others start and watch")
+    parser.add_argument(_WORKER)
+    parser.add_argument("task", choices=[each.value for each in TrainerCommand])
+    parser.add_argument("--input", type=Path, required=True)
+    parser.add_argument("--report-to", type=int, required=True, help="file descriptor for events")
+    parser.add_argument("--supervisor", type=int, required=True, help="process id to die with")
+    arguments = parser.parse_args()
+    from claas_trainer.worker import work
+
+    return work(TrainerCommand(arguments.task), arguments.input, arguments.report_to, arguments.supervisor)
+
+
+def _supervise() -> int:
+    from claas_crds.contract import INPUT_FILE, TrainerCommand
+
     parser = argparse.ArgumentParser(prog="python -m claas_trainer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("run", "take one step and put its version into service"),
-        ("init", "make the initial version"),
-        ("recover", "say which version a job has published; needs the volume alone, and changes nothing"),
+    for task, text in (
+        (TrainerCommand.RUN, "take one step and put its version into service"),
+        (TrainerCommand.INIT, "make the initial version"),
+        (TrainerCommand.RECOVER, "say which version a job has published; needs the volume alone"),
     ):
-        command = commands.add_parser(name, help=text)
+        command = commands.add_parser(task.value, help=text)
         command.add_argument("--input", type=Path, default=Path(INPUT_FILE), help="the input document")
-    worker = commands.add_parser("step", help="internal: the process that the others start and watch")
-    worker.add_argument("task", choices=[each.value for each in TrainerCommand])
-    worker.add_argument("--input", type=Path, required=True)
-    worker.add_argument("--report-to", type=int, required=True, help="file descriptor for events")
-    worker.add_argument("--supervisor", type=int, required=True, help="process id to die with")
     arguments = parser.parse_args()
-
-    if arguments.command != "step":
-        # Process 1 has no default for SIGTERM: without this, one that comes during the imports would be lost.
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(_INTERRUPTED))
-
-    if arguments.command == "step":
-        from claas_trainer.worker import work
-
-        return work(TrainerCommand(arguments.task), arguments.input, arguments.report_to, arguments.supervisor)
-
     from claas_trainer.paths import Paths
     from claas_trainer.supervisor import supervise
 
     return int(supervise(TrainerCommand(arguments.command), arguments.input, Paths.from_environment()))
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _ToldToEnd
+
+
+def _ended() -> int:
+    """Say so in the termination message. Modules may be half imported, so that little is used here."""
+    from claas_crds.contract import TERMINATION_MESSAGE_FILE, ExitCode, FailureReason, TrainerResult
+
+    message = "the pod was told to end before the step began; nothing was published"
+    result = TrainerResult(succeeded=False, reason=FailureReason.INTERRUPTED, message=message)
+    path = Path(os.environ.get("CLAAS_TERMINATION_MESSAGE_FILE") or TERMINATION_MESSAGE_FILE)
+    path.write_text(result.to_termination_message(), encoding="utf-8")
+    return int(ExitCode.RETRYABLE)
 
 
 if __name__ == "__main__":

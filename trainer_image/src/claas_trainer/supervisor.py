@@ -163,7 +163,10 @@ class _Supervisor:
         """Look after the servers whose memory the worker computes with, until one of them is gone."""
         while not self._lost:
             await asyncio.sleep(WATCH_SECONDS)
-            self._lost = await self._missing()
+            try:
+                self._lost = await self._missing()
+            except Exception as error:  # noqa: BLE001 - nobody else looks: whatever it is, look again
+                log_exception("watching-failed", error)
         log("serving-lost", pods=", ".join(self._lost))
         self._news.set()
 
