@@ -11,6 +11,7 @@ from claas_crds.conditions import Condition, ConditionStatus
 from claas_crds.contract import PublishedVersion, TrainerResult, VllmPod
 from claas_crds.distill_job import (
     AdapterReference,
+    CompletionPoint,
     DistillJobSpec,
     DistillJobStatus,
     SamplesSource,
@@ -32,6 +33,7 @@ from claas_crds.training import DistillBatchItem
 from claas_operator.core import AdapterObject, JobObject, ObjectMeta
 from claas_operator.grant import Grant, ServedRecord, ServingLease, lease_name
 from claas_operator.handover_choice import HandoverChoice
+from claas_operator.load_failures import LoadFailure
 from claas_operator.naming import attempt_name, init_name
 from claas_operator.server_traits import ServerTraits
 from claas_operator.world import (
@@ -155,6 +157,7 @@ def job(
     ttl_seconds: int | None = None,
     deleted: bool = False,
     samples: SamplesSource | None = None,
+    complete_when: CompletionPoint = CompletionPoint.IN_SERVICE,
 ) -> JobObject:
     """A DistillJob with one inline sample."""
     sample = DistillBatchItem(user_prompt="a prompt", response="an answer", feedback="a feedback")
@@ -167,6 +170,7 @@ def job(
             backoff_limit=backoff_limit,
             active_deadline_seconds=deadline_seconds,
             ttl_seconds_after_finished=ttl_seconds,
+            complete_when=complete_when,
         ),
         status=status or DistillJobStatus(),
     )
@@ -179,6 +183,8 @@ def vllm_pod(
     ready: bool = True,
     mounted: bool = True,
     load_error: str | None = None,
+    load_version: int = 0,
+    retry_in: float = 30.0,
 ) -> ServingPod:
     """A pod of the Deployment; its server was not asked unless `server` says what it answered."""
     return ServingPod(
@@ -188,7 +194,7 @@ def vllm_pod(
         url=f"http://{name}:8000",
         storage_path=MOUNTED if mounted else None,
         server=server,
-        load_error=load_error,
+        load_failure=None if load_error is None else LoadFailure(load_version, 1, load_error, 1, ago(-retry_in)),
     )
 
 
@@ -293,25 +299,34 @@ def job_world(
     input_error: str | None = None,
     sample_fault: str | None = None,
     jobs_ahead: int = 0,
+    newest: int | None = None,
+    unsettled: str | None = None,
     held: ServingLease | None = None,
     now_at: Attempt | None = None,
+    looked: Attempt | None = None,
     alive: bool | None = None,
     pods: tuple[ServingPod, ...] = (vllm_pod(),),
     pods_recorded: tuple[RecordedPod, ...] = (),
     handover: HandoverChoice = SLEEP,
 ) -> JobWorld:
-    """A DistillJob's world; `held` is the lease, by default there is none."""
+    """A DistillJob's world; `held` is the lease, by default there is none; `looked` the pod that looks for what the
+    attempt left."""
     current = now_at or attempt()
+    trained = on or adapter()
     return JobWorld(
         now=NOW,
         job=of or job(),
-        adapter=None if no_adapter else (on or adapter()),
+        adapter=None if no_adapter else trained,
         samples_error=samples_error,
         input_error=input_error,
         sample_fault=sample_fault,
         jobs_ahead=jobs_ahead,
+        newest_version=trained.status.latest_version if newest is None else newest,
+        wanted_replicas=len(pods),
+        unsettled=unsettled,
         lease=held,
         attempt=current,
+        recovery=looked or Attempt(name="", state=AttemptState.ABSENT, alive=False),
         attempts_alive=current.alive if alive is None else alive,
         pods=pods,
         recorded=pods_recorded,
@@ -334,6 +349,7 @@ def adapter_world(
     handover: HandoverChoice = SLEEP,
     server: ServerTraits | None = None,
     containers: tuple[str, ...] | None = ("vllm",),
+    looked: Attempt | None = None,
 ) -> AdapterWorld:
     """A LoraAdapter's world."""
     current = of or adapter()
@@ -350,6 +366,7 @@ def adapter_world(
         lease=held,
         products=products,
         running_job=running_job,
+        recovery=looked or Attempt(name="", state=AttemptState.ABSENT, alive=False),
         companion_current=companion_current,
         handover=handover,
         server=server or ServerTraits(),
@@ -361,6 +378,7 @@ def lease_world(
     held: Grant | None = None,
     *,
     active: bool = True,
+    unaccounted: bool = False,
     alive: tuple[ObjectReference, ...] = (),
     attempts_open: bool = False,
     pods: tuple[RecordedPod, ...] = (recorded(),),
@@ -375,6 +393,7 @@ def lease_world(
         now=NOW,
         lease=record.model_copy(update={"served": served or {}}),
         job_active=active,
+        unaccounted=unaccounted,
         alive_pods=alive,
         attempts_open=attempts_open,
         pods=() if free else pods,

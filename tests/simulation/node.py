@@ -43,8 +43,9 @@ class Run:
 
     @property
     def job(self) -> str | None:
-        """The DistillJob; None for the initial version."""
-        return self.document.job.name if self.document.job else None
+        """The DistillJob that a step is taken for; None for the initial version, and for one that is looked for."""
+        taken = self.document.job if self.document.parent is not None else None
+        return taken.name if taken else None
 
 
 @dataclass

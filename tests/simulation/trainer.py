@@ -91,7 +91,8 @@ class Trainer:
         job = self.document.job
         if job is None:
             return _succeeded(self.volume.initial(self.namespace, folder))
-        assert self.document.parent is not None
+        if self.document.parent is None:
+            return self._recover(job)
         await asyncio.sleep(self.script.prepare_seconds)
         early = await self._at(Moment.PREPARING)
         if early is not None:
@@ -108,6 +109,12 @@ class Trainer:
             return ended
         swapped = await self._swap(version)
         return _succeeded(version, found=found, swapped=swapped)
+
+    def _recover(self, job: JobIdentity) -> End:
+        version = self.volume.published_by(self.namespace, self.document.storage_path, job.uid)
+        if version is not None:
+            return _succeeded(version, found=True)
+        return End(ExitCode.SUCCEEDED, TrainerResult(succeeded=True).to_termination_message())
 
     async def _step(self, job: JobIdentity) -> End | None:
         """The pause (hand-over Sleep), what happens in it, and the wake; an End when the script ends there."""

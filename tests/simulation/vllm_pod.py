@@ -38,6 +38,9 @@ class VllmApp:
         self.sleeps: list[float] = []
         self.wakes: list[float] = []
         self.loads: list[str] = []
+        self.refuses = ""
+        """Paths that end so are no adapters that it takes; empty: it takes all."""
+        self.refusals: list[float] = []
 
     @property
     def asleep(self) -> bool:
@@ -103,6 +106,9 @@ class VllmApp:
             return _error(400, f"The lora adapter '{name}' has already been loaded.")
         if not self._volume.can_load(self._namespace, path):
             return _error(404, f"No adapter found for {name}")
+        if self.refuses and path.endswith(self.refuses):
+            self.refusals.append(time.monotonic())
+            return _error(400, f"{name}: the rank is greater than max_lora_rank")
         self.adapters[name] = path
         self.loads.append(path)
         return 200, {}

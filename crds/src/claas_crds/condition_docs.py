@@ -211,7 +211,10 @@ ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
 
 _ENDINGS = (
     (_J.ADAPTER_DELETED, "The adapter was deleted before the job was done."),
-    (_J.DEADLINE_EXCEEDED, "The job ran longer than `activeDeadlineSeconds`."),
+    (
+        _J.DEADLINE_EXCEEDED,
+        "The job ran longer than `activeDeadlineSeconds`. If `Trained` is True, its version is published and stays.",
+    ),
     (_J.SAMPLES_NOT_FOUND, "The ConfigMap, Secret, claim or key that holds the samples does not exist."),
 )
 _TRAINER_FAILURES = (
@@ -282,11 +285,16 @@ _LOST = (_J.TRAINER_LOST, "The trainer pod vanished without a result.")
 JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
     ConditionDoc(
         JobCondition.COMPLETE,
-        "The step was taken, published and is in service. Final, as in batch/v1 Job.",
+        "The step was taken, published and is in service, or with `completeWhen: Published` published. Final, as in"
+        " batch/v1 Job.",
         (
             _true(
                 "Done.",
-                (_J.COMPLETED, "The version was published and every ready vLLM pod serves it."),
+                (
+                    _J.COMPLETED,
+                    "The version was published and every ready vLLM pod serves it; with `completeWhen: Published` it"
+                    " is published, and `Served` says whether it is in service.",
+                ),
             ),
             _false("Never set: the condition appears when it becomes True."),
             _unknown("Never set."),
@@ -372,6 +380,11 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
                 (_J.RUNNING, "The trainer is at work."),
                 (_J.RETRYING, "The last attempt failed and another one follows; the message says why."),
                 *_REFUSED,
+                (
+                    _J.RECOVERING,
+                    "The last attempt ended without telling what came of it: before the job ends, a pod without a GPU"
+                    " looks on the volume for a version of this job.",
+                ),
                 *_ENDINGS,
                 _LOST,
                 *_TRAINER_FAILURES,
@@ -388,6 +401,12 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
                 "Clients get an older version.",
                 *_REFUSED,
                 (_J.PUTTING_INTO_SERVICE, "It is being loaded, or the Deployment has no pod that could serve it."),
+                (
+                    _J.DEADLINE_EXCEEDED,
+                    "It was published and not in service in time; the message says why. It stays the newest version,"
+                    " and is still put into service.",
+                ),
+                (_J.ADAPTER_DELETED, "It was published, and the adapter was deleted before it was in service."),
             ),
             _unknown("Never set."),
         ),

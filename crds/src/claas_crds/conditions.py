@@ -167,6 +167,8 @@ class JobReason(StrEnum):
     """The job ran longer than `activeDeadlineSeconds`."""
     TRAINER_NOT_STARTED = "TrainerNotStarted"
     """The trainer's pod can't start."""
+    RECOVERING = "Recovering"
+    """The last attempt ended without telling; the volume is looked at for what it left."""
     TRAINER_LOST = "TrainerLost"
     """The trainer pod vanished without a result."""
     MAX_PAUSE_EXCEEDED = "MaxPauseExceeded"

@@ -88,6 +88,16 @@ def _immutable(field: str) -> list[JsonValue]:
     return [{"rule": "self == oldSelf", "message": f"{field} is immutable: apply a new DistillJob instead"}]
 
 
+class CompletionPoint(StrEnum):
+    """When a job is done."""
+
+    IN_SERVICE = "InService"
+    """When every ready vLLM pod serves its version, or a later one."""
+    PUBLISHED = "Published"
+    """When its version is on the volume and in the adapter's history. It is put into service all the same, once there
+    are pods to serve it."""
+
+
 class DistillJobSpec(ResourceModel):
     """One step: which adapter, which feedback, and how."""
 
@@ -114,14 +124,19 @@ class DistillJobSpec(ResourceModel):
     """Training settings of this step, in CLaaS's own names, over the adapter's `spec.training`. Immutable."""
     suspend: bool = False
     """Do not start, or end the running attempt; set back to false, the job queues again (batch/v1 Job)."""
+    complete_when: CompletionPoint = CompletionPoint.IN_SERVICE
+    """When the job is Complete. By default it waits for a ready vLLM pod before its step, and for its version to be
+    in service after it. `Published` trains without serving too: a Deployment that is scaled to zero does not hold it
+    up."""
     backoff_limit: int = Field(default=3, ge=0, le=20)
     """How many failed attempts are tried again before the job fails (batch/v1 Job). A step whose version was
     already published is never taken twice."""
     active_deadline_seconds: int = Field(default=3600, ge=1)
     """Seconds from `startTime` until the job is ended as failed (batch/v1 Job). Time in the queue does not count. It
     ends a step that hangs while serving goes on; until then other jobs of the Deployment wait. Give more to a first
-    job that downloads a large model. A job also waits this long, from its creation or from when it was resumed, for
-    an adapter or for samples that do not exist yet."""
+    job that downloads a large model. A version that was published by then stays, and has a minute more to come into
+    service. A job also waits this long, from its creation or from when it was resumed, for an adapter or for samples
+    that do not exist yet."""
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0)
     """Seconds after which a finished job is deleted (batch/v1 Job); never when left out. Its version stays."""
 
@@ -241,6 +256,8 @@ class DistillJobStatus(ResourceModel):
     """When it finished, either way."""
     retry_time: datetime | None = None
     """Not before this time is the next attempt made."""
+    recovery_time: datetime | None = None
+    """Since when it is being found out what the last attempt left on the volume; absent when that is known."""
     timings: Timings = Timings()
     """Seconds by phase."""
     serving_gap: str | None = None

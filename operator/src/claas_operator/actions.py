@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from claas_crds.contract import VllmPod
+from claas_crds.contract import JobIdentity, VllmPod
 from claas_operator.grant import Grant, ServedRecord, ServingLease
 from claas_operator.world import ObjectReference, ServingPod
 
@@ -61,6 +61,7 @@ class VerifyServed:
     """See that the version in service is applied in one vLLM pod, and load it again where it is not."""
 
     pod: ServingPod
+    version: int
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,14 @@ class CreateAttempt:
 
 
 @dataclass(frozen=True)
+class CreateRecovery:
+    """Make the pod that looks on the volume for a version of a job."""
+
+    name: str
+    job: JobIdentity
+
+
+@dataclass(frozen=True)
 class WakePods:
     """Wake pods that a step left asleep."""
 
@@ -130,6 +139,7 @@ Action: TypeAlias = (
     | WriteLease
     | DeleteLease
     | CreateAttempt
+    | CreateRecovery
     | WakePods
     | KillTrainer
     | DeleteJob

@@ -6,7 +6,15 @@ import logging
 from dataclasses import dataclass, field
 
 from claas_crds import contract
-from claas_crds.contract import AdapterIdentity, JobIdentity, ModelLocation, ServerTrust, ServingTarget, TrainerInput
+from claas_crds.contract import (
+    AdapterIdentity,
+    JobIdentity,
+    ModelLocation,
+    ServerTrust,
+    ServingTarget,
+    TrainerCommand,
+    TrainerInput,
+)
 from claas_crds.distill_job import KIND as JOB_KIND
 from claas_crds.lora_adapter import KIND as ADAPTER_KIND
 from claas_crds.tls import ServingTls
@@ -25,6 +33,7 @@ from claas_operator.companion import CompanionSource
 from claas_operator.core import AdapterObject, JobObject
 from claas_operator.errors import ApiError, Conflict, NotAppliedError, ServingError
 from claas_operator.grant import Grant, ServedRecord, ServingLease, lease_manifest
+from claas_operator.load_failures import Load
 from claas_operator.manifests import Owner
 from claas_operator.pod_volumes import Mount
 from claas_operator.reading import Reader
@@ -37,18 +46,13 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Outcome:
-    """What went wrong while a plan was carried out, as far as the next look at the world can't tell."""
+    """What came of a plan, as far as the next look at the world can't tell."""
 
-    load_errors: dict[str, str] = field(default_factory=dict)
-    """Why a version could not be put into service, by pod."""
-    not_applied: set[str] = field(default_factory=set)
-    """The pods of these where the base answers in the version's place."""
+    loads: list[Load] = field(default_factory=list)
 
-    def failed(self, pod: str, error: ServingError) -> None:
+    def failed(self, pod: ServingPod, version: int, error: ServingError) -> None:
         """A pod could not be made to serve the version."""
-        self.load_errors[pod] = str(error)
-        if isinstance(error, NotAppliedError):
-            self.not_applied.add(pod)
+        self.loads.append(Load(pod.uid, version, str(error), isinstance(error, NotAppliedError)))
 
 
 class Applier:
@@ -74,6 +78,8 @@ class Applier:
                     await self._api.apply(CONFIG_MAPS, namespace, manifest)
                 case actions.CreateInit(name):
                     await self._create_init(adapter, name)
+                case actions.CreateRecovery(name, job):
+                    await self._create_recovery(Owner(ADAPTER_KIND, adapter.metadata), adapter, name, job)
                 case actions.PutInService(pod, version, path):
                     try:
                         await serving.serve(
@@ -85,9 +91,11 @@ class Applier:
                             adapter.spec.serving.probe,
                         )
                     except ServingError as error:
-                        outcome.failed(pod.name, error)
-                case actions.VerifyServed(pod):
-                    await self._verify(adapter, pod, outcome)
+                        outcome.failed(pod, version, error)
+                    else:
+                        outcome.loads.append(Load(pod.uid, version))
+                case actions.VerifyServed(pod, version):
+                    await self._verify(adapter, pod, version, outcome)
                 case _:
                     await self._common(namespace, action)
         return outcome
@@ -100,6 +108,9 @@ class Applier:
                 case actions.CreateAttempt(name, attempt, grant, parent):
                     assert adapter is not None
                     await self._create_attempt(job, adapter, name, attempt, grant, parent)
+                case actions.CreateRecovery(name, identity):
+                    assert adapter is not None
+                    await self._create_recovery(Owner(JOB_KIND, job.metadata), adapter, name, identity)
                 case actions.DeleteJob():
                     await self._api.delete(
                         DISTILL_JOBS,
@@ -152,14 +163,15 @@ class Applier:
             if error.status != 404:
                 raise
 
-    async def _verify(self, adapter: AdapterObject, pod: ServingPod, outcome: Outcome) -> None:
+    async def _verify(self, adapter: AdapterObject, pod: ServingPod, version: int, outcome: Outcome) -> None:
         where = f"{adapter.served_name} in pod {adapter.metadata.namespace}/{pod.name}"
         credentials = await self._credentials(adapter)
         try:
             if await serving.verify(pod.url or "", credentials, adapter.served_name, adapter.spec.serving.probe):
                 log.warning("%s was answered by the base model: its version is loaded again", where)
+            outcome.loads.append(Load(pod.uid, version))
         except NotAppliedError as error:
-            outcome.failed(pod.name, error)
+            outcome.failed(pod, version, error)
         except ServingError as error:
             # Neither good nor bad is known of it; the next pass asks again.
             log.warning("%s could not be verified: %s", where, error)
@@ -210,7 +222,19 @@ class Applier:
         )
         owner = Owner(ADAPTER_KIND, adapter.metadata)
         mounts = manifests.common_mounts(adapter, name)
-        await self._create_trainer("init", name, owner, adapter, document, None, mounts)
+        await self._create_trainer(TrainerCommand.INIT, name, owner, adapter, document, None, mounts)
+
+    async def _create_recovery(self, owner: Owner, adapter: AdapterObject, name: str, job: JobIdentity) -> None:
+        document = TrainerInput(
+            adapter=_identity(adapter),
+            engine=adapter.spec.engine or self._settings.engine,
+            model=_model(adapter),
+            lora=adapter.spec.lora,
+            storage_path=adapter.storage_path,
+            job=job,
+        )
+        mounts = manifests.storage_mounts(adapter, name)
+        await self._create_trainer(TrainerCommand.RECOVER, name, owner, adapter, document, None, mounts)
 
     async def _create_attempt(
         self, job: JobObject, adapter: AdapterObject, name: str, attempt: int, grant: Grant, parent: int
@@ -249,11 +273,11 @@ class Applier:
         ]
         owner = Owner(JOB_KIND, job.metadata)
         samples = samples_document(job.spec.samples)
-        await self._create_trainer("run", name, owner, adapter, document, samples, mounts)
+        await self._create_trainer(TrainerCommand.RUN, name, owner, adapter, document, samples, mounts)
 
     async def _create_trainer(
         self,
-        command: str,
+        command: TrainerCommand,
         name: str,
         owner: Owner,
         adapter: AdapterObject,
@@ -265,7 +289,7 @@ class Applier:
         namespace = adapter.metadata.namespace
         deployment = await self._read.deployment(namespace, adapter.spec.serving.deployment_ref.name)
         selector = deployment.spec.selector if deployment else None
-        metadata = manifests.child_metadata(name, owner, adapter.metadata)
+        metadata = manifests.child_metadata(name, owner, adapter.metadata, command)
         await self._api.apply(SECRETS, namespace, manifests.input_secret(metadata, document, samples))
         job = manifests.trainer_job(command, metadata, adapter, self._settings, mounts, selector)
         try:

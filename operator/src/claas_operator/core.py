@@ -321,11 +321,20 @@ class DeploymentSpec(ResourceModel):
     template: PodTemplate = PodTemplate()
 
 
+class DeploymentStatus(ResourceModel):
+    """apps/v1 DeploymentStatus, as far as it is read here."""
+
+    observed_generation: int | None = None
+    replicas: int = 0
+    updated_replicas: int = 0
+
+
 class Deployment(ResourceModel):
     """apps/v1 Deployment."""
 
     metadata: ObjectMeta
     spec: DeploymentSpec = DeploymentSpec()
+    status: DeploymentStatus = DeploymentStatus()
 
 
 class BatchJobStatus(ResourceModel):

@@ -22,6 +22,7 @@ from claas_operator.core import Lease, Manifest
 GRANT_ANNOTATION = f"{GROUP}/grant"
 DEPLOYMENT_ANNOTATION = f"{GROUP}/deployment"
 SERVED_ANNOTATION = f"{GROUP}/served"
+UNACCOUNTED_ANNOTATION = f"{GROUP}/unaccounted"
 SERVING_LEASE_LABELS = {f"{GROUP}/lease": "serving", "app.kubernetes.io/managed-by": "claas-operator"}
 
 
@@ -73,6 +74,15 @@ class ServedRecord(GrantModel):
     tls: ServingTls | None = None
 
 
+class Unaccounted(GrantModel):
+    """A job that held the lease and went before it was known whether it had published."""
+
+    job_name: str
+    attempt: int
+    adapter_name: str
+    adapter_uid: str
+
+
 class ServingLease(GrantModel):
     """A Lease as it lies in the cluster; `grant` is None while nobody holds it."""
 
@@ -86,14 +96,21 @@ class ServingLease(GrantModel):
     grant: Grant | None = None
     served: dict[str, ServedRecord] = {}
     """What the pods serve for us, by served name. It outlives the adapter, so that no finalizer is needed."""
+    unaccounted: dict[str, Unaccounted] = {}
+    """Jobs whose version, if there is one, the adapter has yet to adopt; by their UID."""
 
     @property
     def holder(self) -> str | None:
         """UID of the DistillJob that holds it."""
         return self.grant.job_uid if self.grant else None
 
+    def unaccounted_of(self, adapter_uid: str) -> tuple[str, Unaccounted] | None:
+        """The first such job of an adapter, with its UID."""
+        return next((each for each in self.unaccounted.items() if each[1].adapter_uid == adapter_uid), None)
+
 
 _SERVED = TypeAdapter(dict[str, ServedRecord])
+_UNACCOUNTED = TypeAdapter(dict[str, Unaccounted])
 
 
 def lease_name(deployment: str) -> str:
@@ -117,6 +134,7 @@ def read_lease(lease: Lease) -> ServingLease:
         deployment=lease.metadata.annotations.get(DEPLOYMENT_ANNOTATION, ""),
         grant=Grant.model_validate_json(text) if held and text else None,
         served=_SERVED.validate_json(lease.metadata.annotations.get(SERVED_ANNOTATION, "{}")),
+        unaccounted=_UNACCOUNTED.validate_json(lease.metadata.annotations.get(UNACCOUNTED_ANNOTATION, "{}")),
     )
 
 
@@ -134,6 +152,8 @@ def lease_manifest(lease: ServingLease) -> Manifest:
         annotations[GRANT_ANNOTATION] = lease.grant.model_dump_json(exclude_none=True)
     if lease.served:
         annotations[SERVED_ANNOTATION] = _SERVED.dump_json(lease.served, exclude_none=True).decode()
+    if lease.unaccounted:
+        annotations[UNACCOUNTED_ANNOTATION] = _UNACCOUNTED.dump_json(lease.unaccounted).decode()
     metadata: Manifest = {
         "name": lease.name,
         "namespace": lease.namespace,

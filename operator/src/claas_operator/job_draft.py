@@ -48,6 +48,8 @@ class JobDraft:
     conditions: ConditionDraft
     changes: dict[str, object] = field(default_factory=dict)
     actions: list[Action] = field(default_factory=list)
+    caveat: str = ""
+    """What is not known about the end that is to be told."""
 
     def plan(self, phase: JobPhase, requeue_seconds: float | None) -> JobPlan:
         """The plan, with everything gathered so far."""
@@ -65,6 +67,7 @@ class JobDraft:
 
     def fail(self, reason: str, message: str) -> JobPlan:
         """The job has failed for good."""
+        message += self.caveat
         if not is_true(self.conditions.conditions, JobCondition.TRAINED):
             self.conditions.set(JobCondition.TRAINED, False, reason, message, quiet=True)
         self.conditions.set(JobCondition.FAILED, True, reason, message, warning=True)

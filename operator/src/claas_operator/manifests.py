@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from claas_crds import API_VERSION, contract
-from claas_crds.contract import TrainerInput
+from claas_crds.contract import TrainerCommand, TrainerInput
 from claas_crds.lora_adapter import KIND as ADAPTER_KIND
 from claas_crds.pod import Identity, TrainerPod
 from claas_operator import naming
@@ -40,14 +40,16 @@ class Owner:
         }
 
 
-def child_metadata(name: str, owner: Owner, adapter: ObjectMeta) -> Manifest:
+def child_metadata(
+    name: str, owner: Owner, adapter: ObjectMeta, command: TrainerCommand = TrainerCommand.RUN
+) -> Manifest:
     """Metadata of a child: who it belongs to, and labels to find it by."""
     labels: dict[str, JsonValue] = {
         **naming.TRAINER_LABELS,
         naming.ADAPTER_UID_LABEL: adapter.uid,
         naming.OWNER_KIND_LABEL: owner.kind,
     }
-    if owner.kind != ADAPTER_KIND:
+    if owner.kind != ADAPTER_KIND and command is TrainerCommand.RUN:
         labels[naming.JOB_UID_LABEL] = owner.metadata.uid
     return {
         "name": name,
@@ -70,13 +72,18 @@ def input_secret(metadata: Manifest, document: TrainerInput, samples: str | None
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data}
 
 
-def common_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
-    """What every trainer pod sees: input, the adapter's volume, the model, a scratch folder."""
-    mounts = [
+def storage_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
+    """What every trainer pod sees: input, the adapter's volume, a scratch folder."""
+    return [
         Mount({"name": "claas-input", "secret": {"secretName": input_name}}, contract.INPUT_DIRECTORY),
         claim_mount("claas-storage", adapter.spec.storage.claim_name, contract.STORAGE_DIRECTORY, read_only=False),
         Mount({"name": "claas-scratch", "emptyDir": {}}, contract.SCRATCH_DIRECTORY, read_only=False),
     ]
+
+
+def common_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
+    """What a pod sees that makes a version: the model too."""
+    mounts = storage_mounts(adapter, input_name)
     source = adapter.spec.model.source
     if source.persistent_volume_claim is not None:
         claim = source.persistent_volume_claim.claim_name
@@ -106,7 +113,7 @@ def serving_mounts(adapter: AdapterObject) -> list[Mount]:
 
 
 def trainer_job(
-    command: str,
+    command: TrainerCommand,
     metadata: Manifest,
     adapter: AdapterObject,
     settings: Settings,
@@ -114,6 +121,8 @@ def trainer_job(
     serving: LabelSelector | None,
 ) -> Manifest:
     """The batch Job of one attempt: it is made once, never retried by Kubernetes itself."""
+    if command is TrainerCommand.RECOVER:
+        adapter = _without_devices(adapter)
     # Whoever queues Jobs, such as Kueue, looks for its labels on the Job.
     marked = _marked(metadata, adapter)
     return {
@@ -134,6 +143,20 @@ def trainer_job(
     }
 
 
+def _without_devices(adapter: AdapterObject) -> AdapterObject:
+    """The adapter with a trainer that asks for no GPU: to look at a volume, none needs to be free."""
+    trainer = adapter.spec.trainer
+    resources = trainer.resources
+    plain = resources.model_copy(
+        update={
+            "limits": {name: value for name, value in resources.limits.items() if "/" not in name},
+            "requests": {name: value for name, value in resources.requests.items() if "/" not in name},
+        }
+    )
+    modest = trainer.model_copy(update={"resources": plain, "resource_claims": []})
+    return adapter.model_copy(update={"spec": adapter.spec.model_copy(update={"trainer": modest})})
+
+
 def _marked(metadata: Manifest, adapter: AdapterObject) -> Manifest:
     """Labels and annotations of a batch Job and of its pod: the user's, and over them the operator's own."""
     labels = metadata["labels"]
@@ -145,7 +168,7 @@ def _marked(metadata: Manifest, adapter: AdapterObject) -> Manifest:
 
 
 def _pod_spec(
-    command: str,
+    command: TrainerCommand,
     adapter: AdapterObject,
     settings: Settings,
     mounts: list[Mount],
@@ -175,7 +198,7 @@ def _pod_spec(
             {"name": claim.name, "resourceClaimName": claim.resource_claim_name} for claim in trainer.resource_claims
         ]
     if trainer.same_node_as_serving and serving is not None:
-        spec["affinity"] = {"podAffinity": _beside(serving, required=command == "run")}
+        spec["affinity"] = {"podAffinity": _beside(serving, required=command is TrainerCommand.RUN)}
     return spec
 
 
@@ -203,7 +226,9 @@ def _beside(pods: LabelSelector, *, required: bool) -> Manifest:
     return {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]}
 
 
-def _container(command: str, adapter: AdapterObject, settings: Settings, mounts: list[JsonValue]) -> Manifest:
+def _container(
+    command: TrainerCommand, adapter: AdapterObject, settings: Settings, mounts: list[JsonValue]
+) -> Manifest:
     trainer = adapter.spec.trainer
     resources: Manifest = {}
     if trainer.resources.limits:
@@ -219,7 +244,7 @@ def _container(command: str, adapter: AdapterObject, settings: Settings, mounts:
         "name": naming.TRAINER_CONTAINER,
         "image": trainer.image or settings.trainer_image,
         "imagePullPolicy": trainer.image_pull_policy or settings.trainer_image_pull_policy,
-        "args": [command],
+        "args": [command.value],
         "env": _environment(adapter, settings),
         "ports": [{"name": "progress", "containerPort": contract.PROGRESS_PORT}],
         "resources": resources,

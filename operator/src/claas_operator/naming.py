@@ -4,11 +4,13 @@ applied again under the same name is a new job with children of its own."""
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 
 from claas_crds import GROUP
 from claas_operator.core import ObjectMeta
 
 JOB_UID_LABEL = f"{GROUP}/job-uid"
+"""On all that takes a step for a job; not on what only looks for its version."""
 ADAPTER_UID_LABEL = f"{GROUP}/adapter-uid"
 OWNER_KIND_LABEL = f"{GROUP}/owner-kind"
 OWNER_NAME_ANNOTATION = f"{GROUP}/owner-name"
@@ -36,6 +38,11 @@ def _child_name(owner: ObjectMeta, suffix: str) -> str:
 def attempt_name(job: ObjectMeta, attempt: int) -> str:
     """Name of an attempt's batch Job, input Secret and pod prefix."""
     return _child_name(job, str(attempt))
+
+
+def recovery_name(job: ObjectMeta, attempt: int, since: datetime | None) -> str:
+    """Name of the batch Job that looks for what an attempt left; one that looks again later has another name."""
+    return _child_name(job, f"{attempt}-found" if since is None else f"{attempt}-f{int(since.timestamp()):x}")
 
 
 def init_name(adapter: ObjectMeta) -> str:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
-from types import MappingProxyType
 
-from claas_crds.contract import PublishedVersion
+from claas_crds.distill_job import JobPhase
 from claas_operator import naming, serving
 from claas_operator.attempts import alive_trainers, describe_attempt, held_open, needs_events
 from claas_operator.companion import CompanionSource
 from claas_operator.core import AdapterObject, JobObject
 from claas_operator.grant import ServingLease
 from claas_operator.handover_choice import HandoverChoice, choose_handover, server_of
-from claas_operator.job_view import JobView, KnownJob
+from claas_operator.holder import HolderState, holder_state
+from claas_operator.job_view import JobView
+from claas_operator.load_failures import LoadFailure
 from claas_operator.observe_samples import SamplesObserver
 from claas_operator.observe_serving import handover_of, orphans, recorded_pods, reported, serving_pods
-from claas_operator.plan_unstarted import gave_way
+from claas_operator.plan_adoption import adoption_name
+from claas_operator.products import newest_version, products, running_job
 from claas_operator.queueing import finished, queue_key
 from claas_operator.reading import Reader
+from claas_operator.rollout import unsettled
 from claas_operator.world import AdapterWorld, Attempt, AttemptState, JobWorld, LeaseWorld, SecretsSeen
 from claas_vllm_client import certificates_fault
 
@@ -33,22 +36,14 @@ class Observer:
         self._samples = SamplesObserver(read)
         self._companion = companion
 
-    async def adapter_world(
-        self,
-        adapter: AdapterObject,
-        load_errors: Mapping[str, str] = MappingProxyType({}),
-        not_applied: Set[str] = frozenset(),
-    ) -> AdapterWorld:
-        """The world of a LoraAdapter; `load_errors` are those of this pass, by pod, and `not_applied` the pods of
-        these where the base answers in the version's place."""
+    async def adapter_world(self, adapter: AdapterObject, failures: Mapping[str, LoadFailure]) -> AdapterWorld:
+        """The world of a LoraAdapter; `failures` are loads that failed, by the pod's UID."""
         namespace = adapter.metadata.namespace
         spec = adapter.spec
         deployment = await self._read.deployment(namespace, spec.serving.deployment_ref.name)
         lease = await self._read.lease(namespace, spec.serving.deployment_ref.name)
         jobs = self._jobs.of_adapters(namespace, [adapter.metadata.name])
-        holder = next((job for job in jobs if lease is not None and lease.holder == job.uid), None)
-        pods = await serving_pods(self._read, adapter, deployment, load_errors, ask=True)
-        pods = tuple(replace(pod, not_applied=pod.name in not_applied) for pod in pods)
+        pods = await serving_pods(self._read, adapter, deployment, failures, ask=True)
         said = reported(pods)
         return AdapterWorld(
             now=datetime.now(UTC),
@@ -60,10 +55,9 @@ class Observer:
             pods=pods,
             init=await self._attempt(namespace, naming.init_name(adapter.metadata)),
             lease=lease,
-            products=tuple(_products(jobs, adapter)),
-            running_job=(
-                holder.name if holder is not None and holder.published is None and not holder.finished else None
-            ),
+            products=products(jobs, adapter),
+            running_job=running_job(adapter, lease, jobs),
+            recovery=await self._adoption(adapter, lease),
             name_taken_by=await self._name_taken_by(adapter),
             companion_current=self._companion.is_current(
                 await self._read.config_map(namespace, naming.COMPANION_CONFIG_MAP)
@@ -89,23 +83,39 @@ class Observer:
         deployment = await self._read.deployment(namespace, deployment_name) if deployment_name else None
         lease = await self._read.lease(namespace, deployment_name) if deployment_name else None
         mine = lease is not None and lease.holder == job.metadata.uid
-        between_attempts = mine and attempt.state is AttemptState.ABSENT and job.status.failed_attempts > 0
+        status = job.status
+        waited = status.phase in (JobPhase.PENDING, JobPhase.SUSPENDED)
+        to_start = mine and attempt.state is AttemptState.ABSENT
+        between_attempts = to_start and (status.failed_attempts > 0 or waited)
         free = lease is None or lease.holder is None
         samples = await self._samples.look(job)
         waits = not (job.spec.suspend or job.status.produced_version is not None)
         jobs_ahead = 0 if mine or adapter is None else await self._jobs_ahead(job, adapter)
         ask = waits and ((free and jobs_ahead == 0) or between_attempts)
         pods = await serving_pods(self._read, adapter, deployment, {}, ask=ask) if adapter else ()
+        now = datetime.now(UTC)
         return JobWorld(
-            now=datetime.now(UTC),
+            now=now,
             job=job,
             adapter=adapter,
             samples_error=samples.missing,
             input_error=samples.too_large,
             sample_fault=samples.invalid,
             jobs_ahead=jobs_ahead,
+            newest_version=(
+                newest_version(adapter, self._jobs.of_adapters(namespace, [adapter.metadata.name]))
+                if adapter
+                else None
+            ),
+            wanted_replicas=deployment.spec.replicas if deployment else 0,
+            unsettled=(
+                unsettled(deployment, await self._read.pods_of(namespace, deployment), now)
+                if deployment and ask
+                else None
+            ),
             lease=lease,
             attempt=attempt,
+            recovery=await self._recovery(job),
             attempts_alive=bool(alive_trainers(trainers)),
             pods=pods,
             recorded=await recorded_pods(self._read, lease) if lease is not None and between_attempts else (),
@@ -125,7 +135,11 @@ class Observer:
             input_error=None,
             jobs_ahead=0,
             lease=None,
+            newest_version=None,
+            wanted_replicas=0,
+            unsettled=None,
             attempt=await self._attempt(namespace, job.status.trainer_job),
+            recovery=await self._attempt(namespace, None),
             attempts_alive=bool(alive_trainers(trainers)),
             pods=(),
             recorded=(),
@@ -137,21 +151,16 @@ class Observer:
         """The world of a serving lease that is held."""
         grant = lease.grant
         job = await self._read.readable_job(lease.namespace, grant.job_name) if grant else None
-        active = (
-            grant is not None
-            and job is not None
-            and job.metadata.uid == grant.job_uid
-            and job.metadata.deletion_timestamp is None
-            and not finished(job.status.conditions)
-            and not (job.spec.suspend and job.status.produced_version is None)
-            and not gave_way(job.status)
-        )
+        adapter = await self._read.readable_adapter(lease.namespace, grant.adapter_name) if grant else None
+        now = datetime.now(UTC)
+        holder = holder_state(grant, job, adapter, now) if grant else HolderState(False, False)
         # The servers first: what sleeps now was not put to sleep by a trainer that is made only later.
         recorded = await recorded_pods(self._read, lease)
         return LeaseWorld(
-            now=datetime.now(UTC),
+            now=now,
             lease=lease,
-            job_active=active,
+            job_active=holder.needs_lease,
+            unaccounted=holder.unaccounted,
             alive_pods=(
                 alive_trainers(await self._read.trainer_pods(lease.namespace, grant.job_uid)) if grant else ()
             ),
@@ -159,7 +168,35 @@ class Observer:
             pods=recorded,
             deployment_found=await self._read.deployment(lease.namespace, lease.deployment) is not None,
             orphans=await orphans(self._read, lease) if grant is None else (),
+            lost=await self._lost(lease) if grant is None and lease.unaccounted else (),
         )
+
+    async def _lost(self, lease: ServingLease) -> tuple[str, ...]:
+        """Jobs that are not accounted for and whose adapter is gone, or served by another Deployment."""
+        here = {
+            adapter.metadata.uid
+            for adapter in await self._read.adapters(lease.namespace)
+            if adapter.metadata.deletion_timestamp is None
+            and adapter.spec.serving.deployment_ref.name == lease.deployment
+        }
+        return tuple(uid for uid, job in lease.unaccounted.items() if job.adapter_uid not in here)
+
+    async def _recovery(self, job: JobObject) -> Attempt:
+        """The pod that looks for what the job's attempt left, if one was made."""
+        since = job.status.recovery_time
+        if since is None:
+            return await self._attempt(job.metadata.namespace, None)
+        name = naming.recovery_name(job.metadata, job.status.failed_attempts + 1, since)
+        return await self._attempt(job.metadata.namespace, name)
+
+    async def _adoption(self, adapter: AdapterObject, lease: ServingLease | None) -> Attempt:
+        """The pod that looks for what a job left that is gone, if there is such a job."""
+        namespace = adapter.metadata.namespace
+        found = lease.unaccounted_of(adapter.metadata.uid) if lease is not None else None
+        if found is None:
+            return await self._attempt(namespace, None)
+        uid, job = found
+        return await self._attempt(namespace, adoption_name(namespace, job.job_name, uid, job.attempt))
 
     async def _name_taken_by(self, adapter: AdapterObject) -> str | None:
         mine = queue_key(adapter.metadata.creation_timestamp, adapter.metadata.name)
@@ -244,13 +281,3 @@ class Observer:
         if pod is None or not pod.status.pod_ip:
             return attempt
         return replace(attempt, progress=await serving.ask_progress(pod.status.pod_ip))
-
-
-def _products(jobs: Iterable[KnownJob], adapter: AdapterObject) -> Iterator[PublishedVersion]:
-    """The versions that jobs report of this adapter, and not of an earlier one of the same name."""
-    created = adapter.metadata.creation_timestamp
-    for job in jobs:
-        version = job.published
-        if version is not None and (created is None or version.created >= created):
-            path = version.path or f"{adapter.storage_path}/versions/{version.number}"
-            yield version.model_copy(update={"path": path})

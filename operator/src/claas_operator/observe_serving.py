@@ -10,6 +10,7 @@ from claas_operator import serving
 from claas_operator.core import AdapterObject, Deployment, Pod
 from claas_operator.grant import ServedRecord, ServingLease
 from claas_operator.handover_choice import HandoverChoice, choose_handover
+from claas_operator.load_failures import LoadFailure
 from claas_operator.mounts import MountedFolder, mounted_folder
 from claas_operator.reading import Reader
 from claas_operator.server_traits import ServerTraits
@@ -21,11 +22,12 @@ async def serving_pods(
     read: Reader,
     adapter: AdapterObject,
     deployment: Deployment | None,
-    load_errors: Mapping[str, str],
+    failures: Mapping[str, LoadFailure],
     *,
     ask: bool,
 ) -> tuple[ServingPod, ...]:
-    """The Deployment's pods; with `ask` their servers are asked. `load_errors` are those of this pass, by pod."""
+    """The Deployment's pods; with `ask` their servers are asked. `failures` are loads that failed, by the
+    pod's UID."""
     namespace = adapter.metadata.namespace
     spec = adapter.spec.serving
     pods = await read.deployment_pods(namespace, deployment)
@@ -43,7 +45,7 @@ async def serving_pods(
                     mounted_folder(pod, adapter, deployment),
                     adapter.served_name,
                     credentials,
-                    load_errors.get(pod.metadata.name),
+                    failures.get(pod.metadata.uid),
                 )
                 for pod in pods
             )
@@ -57,7 +59,7 @@ async def _serving_pod(
     folder: MountedFolder,
     served_name: str,
     credentials: Credentials | None,
-    load_error: str | None,
+    load_failure: LoadFailure | None,
 ) -> ServingPod:
     """One pod, whose server is at `address_form` with the pod's address in it; it is asked if it is ready and there
     are credentials to ask with."""
@@ -74,7 +76,7 @@ async def _serving_pod(
         url=url,
         storage_path=folder.path,
         server=server,
-        load_error=load_error,
+        load_failure=load_failure,
         storage_problem=folder.problem,
     )
 

@@ -28,6 +28,8 @@ from claas_operator.adapter_verdict import Verdict, judge_adapter, unfit
 from claas_operator.conditions import ConditionDraft
 from claas_operator.grant import ServedRecord, new_lease
 from claas_operator.job_draft import STOP_GRACE_SECONDS, end, retire
+from claas_operator.load_failures import LoadFailure
+from claas_operator.plan_adoption import Adoption, plan_adoption, without
 from claas_operator.server_fitness import misconfiguration
 from claas_operator.world import AdapterWorld, AttemptState, ServingPod, TrainerStart
 
@@ -44,6 +46,8 @@ class AdapterPlan:
     status: LoraAdapterStatus
     notes: tuple[Note, ...]
     requeue_seconds: float | None
+    news: tuple[Note, ...] = ()
+    """Events about versions, to be told once they stand in status."""
 
 
 def plan_adapter(world: AdapterWorld) -> AdapterPlan:
@@ -51,11 +55,17 @@ def plan_adapter(world: AdapterWorld) -> AdapterPlan:
     actions: list[Action] = []
     if not world.companion_current:
         actions.append(ApplyCompanion())
-    versions = _versions(world)
+    adoption = plan_adoption(world)
+    versions = _versions(world, adoption.version)
     latest = versions[-1] if versions else None
     actions.extend(_init_actions(world, latest))
-    actions.extend(_serving_actions(world, latest))
-    replicas = [_replica(world, pod, latest) for pod in world.pods]
+    actions.extend(_lease_actions(world, latest, adoption))
+    actions.extend(adoption.actions)
+    # While a step of this adapter is under way, its trainer decides which version the pods serve. The same holds
+    # until it is known what a job left that is gone: what clients have seen is not taken back in between.
+    open_step = world.running_job is not None or adoption.pending is not None
+    actions.extend(_serving_actions(world, latest, open_step))
+    replicas = [_replica(world, pod, latest, open_step) for pod in world.pods]
     verdict = judge_adapter(world, latest, replicas)
     draft = ConditionDraft(world.now, world.adapter.metadata.generation, list(world.adapter.status.conditions))
     _write_conditions(draft, world, verdict, replicas)
@@ -76,16 +86,23 @@ def plan_adapter(world: AdapterWorld) -> AdapterPlan:
         }
     )
     requeue = None if verdict.ready else (HEAL_SECONDS if verdict.stalled else SOON_SECONDS)
+    if verdict.reason in (AdapterReason.LOAD_FAILED, AdapterReason.ADAPTER_NOT_APPLIED):
+        failures = [failure for pod in world.pods if (failure := _failure(world, pod, latest)) is not None]
+        soonest = min((failure.retry_at for failure in failures), default=world.now)
+        requeue = min(HEAL_SECONDS, max(SOON_SECONDS, (soonest - world.now).total_seconds()))
     if any(pod.server is not None and pod.server.asleep for pod in world.pods):
         requeue = SOON_SECONDS
-    return AdapterPlan(tuple(actions), status, tuple(draft.notes), requeue)
+    if adoption.pending is not None or adoption.settled is not None:
+        requeue = SOON_SECONDS
+    return AdapterPlan(tuple(actions), status, tuple(draft.notes), requeue, adoption.notes)
 
 
-def _versions(world: AdapterWorld) -> list[AdapterVersion]:
-    """Versions in status, the initial one, and those that jobs report: each number once, the newest few."""
+def _versions(world: AdapterWorld, adopted: PublishedVersion | None) -> list[AdapterVersion]:
+    """Versions in status, the initial one, those that jobs report and one that was found: each number once, the
+    newest few."""
     known = {version.number: version for version in world.adapter.status.versions}
     initial = world.init.result.version if world.init.result is not None else None
-    found: tuple[PublishedVersion, ...] = (*((initial,) if initial else ()), *world.products)
+    found: tuple[PublishedVersion, ...] = tuple(each for each in (initial, adopted, *world.products) if each)
     for version in found:
         if version.number not in known:
             known[version.number] = AdapterVersion(
@@ -136,30 +153,51 @@ def _let_init_go(world: AdapterWorld) -> list[Action]:
     return [] if init.retired else [retire(init, world.now)]
 
 
-def _serving_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Action]:
+def _serving_actions(world: AdapterWorld, latest: AdapterVersion | None, open_step: bool) -> list[Action]:
     if latest is None or world.name_taken_by is not None or misconfiguration(world) is not None:
         return []
-    actions = _record_served(world)
+    actions: list[Action] = []
     for pod in world.pods:
         server = pod.server
         if server is None or not server.reachable or server.refused or server.asleep or pod.storage_path is None:
             continue
+        failure = _failure(world, pod, latest)
+        rests = failure is not None and world.now < failure.retry_at
         if server.loaded_version == latest.number and server.loaded_path == version_path(pod, latest.number):
-            actions.extend(() if server.verified else (VerifyServed(pod),))
+            actions.extend(() if server.verified or rests else (VerifyServed(pod, latest.number),))
             continue
-        # While a step of this adapter runs, its trainer decides which version the pods serve.
-        if world.running_job is not None and server.loaded_version is not None:
+        if rests or (open_step and server.loaded_version is not None):
             continue
         actions.append(PutInService(pod, latest.number, version_path(pod, latest.number)))
     return actions
 
 
-def _record_served(world: AdapterWorld) -> list[Action]:
-    """Write down what will be served before it is, so that it can be taken out of service without the adapter."""
-    if not world.deployment_found:
-        return []
+def _failure(world: AdapterWorld, pod: ServingPod, latest: AdapterVersion | None) -> LoadFailure | None:
+    """Why the newest version could not be put into service in the pod; None where that was not tried by this spec, or
+    has come about since."""
+    failure, server = pod.load_failure, pod.server
+    if failure is None or latest is None or server is None:
+        return None
+    if failure.version != latest.number or failure.generation != world.adapter.metadata.generation:
+        return None
+    return None if server.loaded_version == latest.number and server.verified else failure
+
+
+def _lease_actions(world: AdapterWorld, latest: AdapterVersion | None, adoption: Adoption) -> list[Action]:
+    """One write of the lease: what will be served is written down before it is, so that it can be taken out of
+    service without the adapter, and a job that is accounted for is forgotten."""
     serving = world.adapter.spec.serving
-    record = ServedRecord(
+    before = world.lease or new_lease(world.adapter.metadata.namespace, serving.deployment_ref.name)
+    lease = without(before, adoption.settled)
+    if latest is not None and world.name_taken_by is None and world.deployment_found:
+        served = {**lease.served, world.adapter.served_name: _served_record(world)}
+        lease = lease.model_copy(update={"served": served})
+    return [] if lease == before else [WriteLease(lease)]
+
+
+def _served_record(world: AdapterWorld) -> ServedRecord:
+    serving = world.adapter.spec.serving
+    return ServedRecord(
         adapter_name=world.adapter.metadata.name,
         adapter_uid=world.adapter.metadata.uid,
         port=serving.port,
@@ -168,10 +206,6 @@ def _record_served(world: AdapterWorld) -> list[Action]:
         api_key=serving.api_key_secret_ref,
         tls=serving.tls,
     )
-    lease = world.lease or new_lease(world.adapter.metadata.namespace, serving.deployment_ref.name)
-    if lease.served.get(world.adapter.served_name) == record:
-        return []
-    return [WriteLease(lease.model_copy(update={"served": {**lease.served, world.adapter.served_name: record}}))]
 
 
 def version_path(pod: ServingPod, number: int) -> str:
@@ -179,7 +213,7 @@ def version_path(pod: ServingPod, number: int) -> str:
     return f"{(pod.storage_path or '').rstrip('/')}/versions/{number}"
 
 
-def _replica(world: AdapterWorld, pod: ServingPod, latest: AdapterVersion | None) -> Replica:
+def _replica(world: AdapterWorld, pod: ServingPod, latest: AdapterVersion | None, open_step: bool) -> Replica:
     server = pod.server
     if not pod.ready or server is None:
         return Replica(pod=pod.name, state=ReplicaState.NOT_READY)
@@ -188,13 +222,14 @@ def _replica(world: AdapterWorld, pod: ServingPod, latest: AdapterVersion | None
         return Replica(pod=pod.name, version=version, state=ReplicaState.UNREACHABLE, message=server.error)
     if server.asleep:
         return Replica(pod=pod.name, version=version, state=ReplicaState.ASLEEP)
-    if pod.not_applied:
-        return Replica(pod=pod.name, version=version, state=ReplicaState.NOT_APPLIED, message=pod.load_error)
-    if pod.load_error is not None:
-        return Replica(pod=pod.name, version=version, state=ReplicaState.LOAD_FAILED, message=pod.load_error)
+    failure = _failure(world, pod, latest)
+    if failure is not None and failure.not_applied:
+        return Replica(pod=pod.name, version=version, state=ReplicaState.NOT_APPLIED, message=failure.error)
     if latest is not None and version == latest.number:
         return Replica(pod=pod.name, version=version, state=ReplicaState.SERVING)
-    if version is not None and world.running_job is not None:
+    if failure is not None:
+        return Replica(pod=pod.name, version=version, state=ReplicaState.LOAD_FAILED, message=failure.error)
+    if version is not None and open_step:
         return Replica(pod=pod.name, version=version, state=ReplicaState.SERVING)
     return Replica(pod=pod.name, version=version, state=ReplicaState.LOADING)
 

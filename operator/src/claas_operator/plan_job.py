@@ -1,19 +1,23 @@
-"""What to do about a DistillJob: check it, queue it, take its step (`plan_step`), wait for its version, finish it."""
+"""What to do about a DistillJob: check it, queue it, take its step (`plan_step`), see its version into service
+(`plan_published`), and end it, but never before it is known what its last attempt left (`plan_recovery`)."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from claas_crds.conditions import JobCondition, JobReason, condition_of, is_true
+from claas_crds.conditions import JobCondition, JobReason, is_true
 from claas_crds.contract import FailureReason
 from claas_crds.distill_job import JobPhase
 from claas_operator.actions import DeleteJob
 from claas_operator.conditions import ConditionDraft
-from claas_operator.job_draft import JobDraft, JobPlan
+from claas_operator.job_draft import JobDraft, JobPlan, end
+from claas_operator.obstacles import grant_lease, obstacle
 from claas_operator.plan_missing import wait_for_missing
-from claas_operator.plan_step import FOLLOW_SECONDS, WAIT_SECONDS, grant_lease, obstacle, take_step
+from claas_operator.plan_published import put_into_service
+from claas_operator.plan_recovery import FOLLOW_SECONDS, begun, found_published, settle
+from claas_operator.plan_step import WAIT_SECONDS, account_success, take_step
 from claas_operator.plan_unstarted import rest_left
-from claas_operator.queueing import finished
+from claas_operator.queueing import deadline_of, finished
 from claas_operator.world import AttemptState, JobWorld
 
 QUEUE_SECONDS = 15.0
@@ -27,27 +31,33 @@ def plan_job(world: JobWorld) -> JobPlan:
     draft.end_held_open()
     if finished(job.status.conditions):
         return _tidy(draft)
+    if job.status.produced_version is not None:
+        return put_into_service(draft)
+    # Before anything else is judged: a version that was published is never thrown away.
+    published = found_published(world)
+    if published is not None:
+        return account_success(draft, published)
     if world.adapter is None:
         return _without_adapter(draft)
     if world.adapter.metadata.deletion_timestamp is not None:
         draft.stop_attempt("the adapter is being deleted")
         return draft.fail(JobReason.ADAPTER_DELETED, f"LoraAdapter {world.adapter.metadata.name} is being deleted")
-    if job.status.produced_version is not None:
-        return _put_into_service(draft)
     if job.spec.suspend:
         return _suspended(draft)
     if is_true(job.status.conditions, JobCondition.SUSPENDED):
         draft.conditions.set(JobCondition.SUSPENDED, False, JobReason.RESUMED, "The job was resumed")
-    if world.input_error is not None and world.attempt.state is AttemptState.ABSENT:
-        return draft.fail(FailureReason.INVALID_INPUT, world.input_error)
-    if world.sample_fault is not None and world.attempt.state is AttemptState.ABSENT:
-        return draft.fail(FailureReason.INVALID_SAMPLE, world.sample_fault)
-    if world.samples_error is not None and world.attempt.state is AttemptState.ABSENT:
-        return wait_for_missing(draft, JobReason.SAMPLES_NOT_FOUND, world.samples_error)
-    if _deadline_over(world):
-        draft.stop_attempt("activeDeadlineSeconds are over")
+        if begun(world):
+            return _resumed(draft)
+    if job.status.start_time is not None and world.now > deadline_of(job):
         seconds = job.spec.active_deadline_seconds
-        return draft.fail(JobReason.DEADLINE_EXCEEDED, f"The job was not done {seconds} s after it was admitted")
+        message = f"The job was not done {seconds} s after it was admitted"
+        return _end(draft, JobReason.DEADLINE_EXCEEDED, message, "activeDeadlineSeconds are over")
+    if world.input_error is not None and not begun(world):
+        return draft.fail(FailureReason.INVALID_INPUT, world.input_error)
+    if world.sample_fault is not None and not begun(world):
+        return draft.fail(FailureReason.INVALID_SAMPLE, world.sample_fault)
+    if world.samples_error is not None and not begun(world):
+        return wait_for_missing(draft, JobReason.SAMPLES_NOT_FOUND, world.samples_error)
     if world.lease is None or world.lease.holder != job.metadata.uid:
         return _queue(draft)
     return take_step(draft)
@@ -84,19 +94,29 @@ def _without_adapter(draft: JobDraft) -> JobPlan:
     return wait_for_missing(draft, JobReason.ADAPTER_NOT_FOUND, message)
 
 
+def _end(draft: JobDraft, reason: JobReason, message: str, why: str) -> JobPlan:
+    """The job fails, once it is known that its last attempt published nothing."""
+    return settle(draft, why) or draft.fail(reason, message)
+
+
 def _suspended(draft: JobDraft) -> JobPlan:
-    draft.stop_attempt("the job was suspended")
     draft.conditions.set(JobCondition.SUSPENDED, True, JobReason.SUSPENDED, "spec.suspend is true")
     draft.conditions.set(JobCondition.ADMITTED, False, JobReason.SUSPENDED, "spec.suspend is true")
-    draft.changes["start_time"] = None
-    draft.changes["attempts"] = draft.world.job.status.failed_attempts
+    waits = settle(draft, "the job was suspended")
+    if waits is not None:
+        return waits
+    draft.changes.update(start_time=None, attempts=draft.world.job.status.failed_attempts)
     return draft.plan(JobPhase.SUSPENDED, FOLLOW_SECONDS if draft.world.attempts_alive else None)
 
 
-def _deadline_over(world: JobWorld) -> bool:
-    limit = world.job.spec.active_deadline_seconds
-    start = world.job.status.start_time
-    return start is not None and world.now - start > timedelta(seconds=limit)
+def _resumed(draft: JobDraft) -> JobPlan:
+    """It goes on before its attempt was accounted for: what that one left, the next one finds by itself."""
+    world = draft.world
+    if world.attempt.state is AttemptState.ABSENT:
+        draft.changes.update(attempts=world.job.status.failed_attempts, recovery_time=None)
+    if world.recovery.state is not AttemptState.ABSENT:
+        draft.actions.append(end(world.recovery, 1, "the job was resumed"))
+    return draft.plan(JobPhase.SUSPENDED, 0.0)
 
 
 def _queue(draft: JobDraft) -> JobPlan:
@@ -120,30 +140,3 @@ def _queue(draft: JobDraft) -> JobPlan:
         requeue = QUEUE_SECONDS
     draft.conditions.set(JobCondition.ADMITTED, False, JobReason.QUEUED, message)
     return draft.plan(JobPhase.QUEUED, requeue)
-
-
-def _put_into_service(draft: JobDraft) -> JobPlan:
-    """The version is published; the adapter's own reconcile loads it. Complete when it is in service."""
-    world = draft.world
-    adapter = world.adapter
-    produced = world.job.status.produced_version
-    assert adapter is not None
-    assert produced is not None
-    served = adapter.status.served_version
-    latest = adapter.status.latest_version
-    if latest is not None and latest >= produced and (not world.pods or (served is not None and served >= produced)):
-        if world.pods:
-            message = f"Version {produced} is in service"
-            draft.conditions.set(JobCondition.SERVED, True, JobReason.IN_SERVICE, message)
-        else:
-            message = f"Version {produced} was published; the Deployment has no pod to serve it"
-            draft.conditions.set(JobCondition.SERVED, False, JobReason.PUTTING_INTO_SERVICE, message)
-        draft.conditions.set(JobCondition.COMPLETE, True, JobReason.COMPLETED, message)
-        draft.changes["completion_time"] = world.now
-        return draft.plan(JobPhase.SUCCEEDED, 0.0)
-    ready = condition_of(adapter.status.conditions, "Ready")
-    said = f": {ready.message}" if ready is not None and not is_true([ready], "Ready") else ""
-    draft.conditions.set(
-        JobCondition.SERVED, False, JobReason.PUTTING_INTO_SERVICE, f"Version {produced} is being loaded{said}"
-    )
-    return draft.plan(JobPhase.SWAPPING, FOLLOW_SECONDS)

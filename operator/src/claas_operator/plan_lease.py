@@ -19,7 +19,7 @@ from claas_operator.actions import (
     WakePods,
     WriteLease,
 )
-from claas_operator.grant import Grant
+from claas_operator.grant import Grant, Unaccounted
 from claas_operator.world import LeaseWorld
 
 MAX_PAUSE_MARGIN_SECONDS = 5
@@ -50,7 +50,23 @@ def plan_lease(world: LeaseWorld) -> LeasePlan:
         return LeasePlan((), HEAL_SECONDS)
     if world.job_active or world.attempts_open:
         return LeasePlan((), WATCH_SECONDS)
-    return LeasePlan((WriteLease(world.lease.model_copy(update={"grant": None})),), 0.0)
+    return _release(world)
+
+
+def _release(world: LeaseWorld) -> LeasePlan:
+    """Let the next job have the lease, and note in the same write a version that the adapter may not know of."""
+    grant = world.lease.grant
+    assert grant is not None
+    unaccounted = dict(world.lease.unaccounted)
+    if world.unaccounted:
+        unaccounted[grant.job_uid] = Unaccounted(
+            job_name=grant.job_name,
+            attempt=grant.attempt,
+            adapter_name=grant.adapter_name,
+            adapter_uid=grant.adapter_uid,
+        )
+    free = world.lease.model_copy(update={"grant": None, "unaccounted": unaccounted})
+    return LeasePlan((WriteLease(free),), 0.0)
 
 
 def _watch(world: LeaseWorld) -> LeasePlan:
@@ -78,7 +94,8 @@ def _rewrite(world: LeaseWorld, grant: Grant) -> LeasePlan:
 
 def _clean_up(world: LeaseWorld) -> LeasePlan:
     """Nobody takes a step: take out of service what has lost its adapter."""
-    if not world.deployment_found:
+    unaccounted = {uid: each for uid, each in world.lease.unaccounted.items() if uid not in world.lost}
+    if not world.deployment_found and not unaccounted:
         return LeasePlan((DeleteLease(world.lease),), None)
     actions: list[Action] = []
     clean: list[str] = []
@@ -88,8 +105,8 @@ def _clean_up(world: LeaseWorld) -> LeasePlan:
         # A pod that can't be asked may come back with the name, from its alias folder.
         if all(pod.server is not None and pod.server.reachable and not pod.server.refused for pod in orphan.pods):
             clean += [orphan.served_name] if not serving else []
-    if clean:
+    if clean or world.lost:
         served = {name: record for name, record in world.lease.served.items() if name not in clean}
-        actions.append(WriteLease(world.lease.model_copy(update={"served": served})))
+        actions.append(WriteLease(world.lease.model_copy(update={"served": served, "unaccounted": unaccounted})))
     left = len(world.orphans) - len(clean)
     return LeasePlan(tuple(actions), (HEAL_SECONDS if actions else ORPHAN_SECONDS) if left else None)

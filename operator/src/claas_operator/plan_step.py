@@ -2,90 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 
-from claas_crds.conditions import JobCondition, JobReason, condition_of, is_true
-from claas_crds.contract import PERMANENT_REASONS, FailureReason
+from claas_crds.conditions import JobCondition, JobReason
+from claas_crds.contract import PERMANENT_REASONS, FailureReason, TrainerResult
 from claas_crds.distill_job import JobPhase
-from claas_crds.lora_adapter import HandoverKind
 from claas_operator import naming
-from claas_operator.actions import CreateAttempt, WriteLease
-from claas_operator.grant import Grant, new_lease
-from claas_operator.job_draft import JobDraft, JobPlan
+from claas_operator.actions import CreateAttempt
+from claas_operator.job_draft import JobDraft, JobPlan, end
+from claas_operator.obstacles import Obstacle, grant_lease, not_ready, obstacle, unaccounted
 from claas_operator.plan_attempt import Failure, failure_of, succeeded_status
+from claas_operator.plan_recovery import FOLLOW_SECONDS, next_attempt, settle
 from claas_operator.plan_unstarted import follow_unstarted, gave_way
-from claas_operator.world import AttemptState, JobWorld
+from claas_operator.world import AttemptState
 
 FIRST_RETRY_SECONDS = 5
 LONGEST_RETRY_SECONDS = 300
-FOLLOW_SECONDS = 1.0
 WAIT_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Obstacle:
-    """Why no step can be taken at the moment."""
-
-    reason: JobReason
-    message: str
-
-
-def obstacle(world: JobWorld) -> Obstacle | None:
-    """What a step would find nothing to serve its version by, or no room for itself; None when it can be taken."""
-    adapter = world.adapter
-    assert adapter is not None
-    if adapter.status.latest_version is None:
-        ready = condition_of(adapter.status.conditions, "Ready")
-        said = ready.message if ready else "new"
-        return _not_ready(f"LoraAdapter {adapter.metadata.name} has no version yet: {said}")
-    stalled = condition_of(adapter.status.conditions, "Stalled")
-    if stalled is not None and is_true([stalled], "Stalled"):
-        return _not_ready(f"LoraAdapter {adapter.metadata.name} is stalled: {stalled.message}")
-    if world.handover.kind is None:
-        return Obstacle(JobReason.NO_HANDOVER, world.handover.message)
-    sleeper = next((pod.name for pod in world.pods if pod.server is not None and pod.server.asleep), None)
-    if sleeper is not None and world.handover.kind is HandoverKind.SLEEP:
-        # A grant would name it, and the operator wakes what may have been paused: this sleep is somebody else's.
-        return _not_ready(f"vLLM in pod {sleeper} is asleep or paused, and not by a DistillJob: wake it")
-    refusing = next((pod for pod in world.pods if pod.server is not None and pod.server.refused), None)
-    if refusing is not None and refusing.server is not None:
-        return _not_ready(f"pod {refusing.name}: {refusing.server.error}")
-    if world.pods and not any(pod.ready for pod in world.pods):
-        return _not_ready(f"no pod of Deployment {adapter.spec.serving.deployment_ref.name} is ready")
-    return None
-
-
-def _not_ready(message: str) -> Obstacle:
-    return Obstacle(JobReason.ADAPTER_NOT_READY, message)
-
-
-def _next_attempt(world: JobWorld) -> int:
-    return world.job.status.failed_attempts + 1
-
-
-def grant_lease(world: JobWorld) -> WriteLease:
-    """Give the lease to the job's next attempt, for the pods that are ready now. Only without an obstacle."""
-    adapter = world.adapter
-    assert adapter is not None
-    assert world.handover.kind is not None
-    serving = adapter.spec.serving
-    grant = Grant(
-        job_name=world.job.metadata.name,
-        job_uid=world.job.metadata.uid,
-        adapter_name=adapter.metadata.name,
-        adapter_uid=adapter.metadata.uid,
-        attempt=_next_attempt(world),
-        pods=[pod.as_target() for pod in world.pods if pod.ready and pod.url],
-        handover=world.handover.kind,
-        control_token=serving.control_token_secret_ref,
-        api_key=serving.api_key_secret_ref,
-        tls=serving.tls,
-        max_pause_seconds=serving.max_pause_seconds,
-        granted_at=world.now,
-    )
-    lease = world.lease or new_lease(adapter.metadata.namespace, serving.deployment_ref.name)
-    return WriteLease(lease.model_copy(update={"grant": grant}))
 
 
 def take_step(draft: JobDraft) -> JobPlan:
@@ -105,7 +38,8 @@ def take_step(draft: JobDraft) -> JobPlan:
         case AttemptState.RUNNING:
             return _follow(draft)
         case AttemptState.SUCCEEDED:
-            return _account_success(draft)
+            message = "the trainer ended with exit code 0 and no readable result"
+            return _account_failure(draft, Failure(FailureReason.INTERNAL, message, permanent=False))
         case AttemptState.FAILED | AttemptState.LOST:
             return _account_failure(draft, failure_of(world.attempt, world.lease.grant))
         case AttemptState.ABSENT:
@@ -117,22 +51,26 @@ def _start(draft: JobDraft) -> JobPlan:
     assert world.lease is not None
     assert world.lease.grant is not None
     assert world.adapter is not None
-    attempt = _next_attempt(world)
+    attempt = next_attempt(world)
     status = world.job.status
     if world.attempts_alive:
         return draft.plan(status.phase or JobPhase.PREPARING, FOLLOW_SECONDS)
     if status.attempts >= attempt:
         return _account_failure(draft, failure_of(world.attempt, world.lease.grant))
-    if world.lease.grant.attempt == attempt:
-        parent = world.adapter.status.latest_version
+    # A job that waited may be losing the lease at this moment; only a new grant makes sure that it has it.
+    waited = status.phase in (JobPhase.PENDING, JobPhase.SUSPENDED)
+    if world.lease.grant.attempt == attempt and not waited:
+        parent = world.newest_version
         if parent is None:
             # The adapter was made anew since the lease was granted.
-            return _wait(draft, _not_ready(f"LoraAdapter {world.adapter.metadata.name} has no version yet"))
+            return _wait(draft, not_ready(f"LoraAdapter {world.adapter.metadata.name} has no version yet"))
+        waits_for = unaccounted(world)
+        if waits_for is not None:
+            return _wait(draft, waits_for)
         draft.actions.append(
             CreateAttempt(naming.attempt_name(world.job.metadata, attempt), attempt, world.lease.grant, parent)
         )
-        draft.changes["parent_version"] = parent
-        draft.changes["handover"] = world.lease.grant.handover
+        draft.changes.update(parent_version=parent, handover=world.lease.grant.handover, recovery_time=None)
         return draft.plan(JobPhase.PREPARING, FOLLOW_SECONDS)
     if status.retry_time is not None and world.now < status.retry_time:
         return draft.plan(JobPhase.QUEUED, max(0.2, (status.retry_time - world.now).total_seconds()))
@@ -146,6 +84,7 @@ def _start(draft: JobDraft) -> JobPlan:
 
 
 def _wait(draft: JobDraft, waits_for: Obstacle) -> JobPlan:
+    """Wait without the lease: a job that is Pending loses it, so that others can go on."""
     draft.conditions.set(JobCondition.TRAINED, False, waits_for.reason, waits_for.message)
     return draft.plan(JobPhase.PENDING, WAIT_SECONDS)
 
@@ -155,27 +94,27 @@ def _follow(draft: JobDraft) -> JobPlan:
     if world.attempt.hindered:
         return follow_unstarted(draft)
     status = world.job.status
-    draft.changes["attempts"] = _next_attempt(world)
+    draft.changes["attempts"] = next_attempt(world)
     draft.changes["trainer_job"] = world.attempt.name
     progress = world.attempt.progress
     phase = progress.phase if progress else JobPhase.PREPARING
     if progress is None and status.phase not in (None, JobPhase.PENDING, JobPhase.QUEUED, JobPhase.SUSPENDED):
         phase = status.phase or phase
     detail = (progress.detail if progress else world.attempt.message) or f"{phase.value}"
-    draft.conditions.set(JobCondition.TRAINED, False, JobReason.RUNNING, f"Attempt {_next_attempt(world)}: {detail}")
+    draft.conditions.set(JobCondition.TRAINED, False, JobReason.RUNNING, f"Attempt {next_attempt(world)}: {detail}")
     return draft.plan(phase, FOLLOW_SECONDS)
 
 
-def _account_success(draft: JobDraft) -> JobPlan:
+def account_success(draft: JobDraft, result: TrainerResult) -> JobPlan:
+    """The attempt published a version, by its own words or by what was found on the volume: write it down."""
     world = draft.world
-    result = world.attempt.result
-    if result is None or result.version is None:
-        message = "the trainer ended with exit code 0 and no readable result"
-        return _account_failure(draft, Failure(FailureReason.INTERNAL, message, permanent=False))
+    assert result.version is not None
     version = result.version
     draft.changes.update(succeeded_status(world.job.status, result, version))
-    draft.changes.update(attempts=_next_attempt(world), trainer_job=world.attempt.name)
+    draft.changes.update(attempts=next_attempt(world), trainer_job=world.attempt.name, recovery_time=None)
     draft.retire_attempt()
+    if world.recovery.state is not AttemptState.ABSENT:
+        draft.actions.append(end(world.recovery, 1, "the version is found"))
     if result.already_published:
         draft.conditions.set(
             JobCondition.TRAINED,
@@ -202,11 +141,17 @@ def _account_success(draft: JobDraft) -> JobPlan:
 def _account_failure(draft: JobDraft, failure: Failure) -> JobPlan:
     world = draft.world
     failed = world.job.status.failed_attempts + 1
+    limit = world.job.spec.backoff_limit
+    permanent = failure.permanent or failure.reason in PERMANENT_REASONS
+    if permanent or failed > limit:
+        # The next attempt would look for the version itself; there is none.
+        waits = settle(draft, "its attempts are used up")
+        if waits is not None:
+            return waits
     draft.changes.update(attempts=failed, failed_attempts=failed, trainer_job=world.attempt.name)
     draft.retire_attempt()
-    if failure.permanent or failure.reason in PERMANENT_REASONS:
+    if permanent:
         return draft.fail(failure.reason, failure.message)
-    limit = world.job.spec.backoff_limit
     if failed > limit:
         tried = f"{failed} attempts failed (backoffLimit {limit}); the last: " if limit else ""
         return draft.fail(failure.reason, tried + failure.message)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from claas_crds.conditions import Condition, JobCondition, is_true
 from claas_crds.distill_job import JobPhase
 from claas_operator.core import JobObject
+
+EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
 def finished(conditions: Iterable[Condition]) -> bool:
@@ -21,8 +23,16 @@ def queue_key(created: datetime | None, name: str) -> tuple[float, str]:
     return (created.timestamp() if created else 0.0, name)
 
 
+def deadline_of(job: JobObject) -> datetime:
+    """When the `activeDeadlineSeconds` of a job are over that was admitted."""
+    status = job.status
+    start = status.start_time or status.published_time or job.metadata.creation_timestamp or EARLIEST
+    return start + timedelta(seconds=job.spec.active_deadline_seconds)
+
+
 def in_queue(job: JobObject) -> bool:
-    """Whether a job waits for a lease, holds one, or is about to; one that waits for its adapter does not."""
+    """Whether a job waits for a lease, or needs the one that it holds; one that waits for its adapter, or has
+    published, does not."""
     if finished(job.status.conditions) or job.spec.suspend or job.metadata.deletion_timestamp is not None:
         return False
-    return job.status.phase is not JobPhase.PENDING
+    return job.status.phase is not JobPhase.PENDING and job.status.produced_version is None

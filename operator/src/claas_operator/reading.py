@@ -85,6 +85,11 @@ class Reader:
         except ValidationError:
             return None
 
+    async def readable_adapter(self, namespace: str, name: str) -> AdapterObject | None:
+        """The LoraAdapter of that name, unless this release can't read it."""
+        found = await self._api.get(ADAPTERS, namespace, name)
+        return _readable_adapter(found) if found else None
+
     async def adapters(self, namespace: str) -> list[AdapterObject]:
         """The LoraAdapters of a namespace that this release can read: another one is in nobody else's way."""
         return [
@@ -180,12 +185,16 @@ class Reader:
 
     async def deployment_pods(self, namespace: str, deployment: Deployment | None) -> list[Pod]:
         """The Deployment's pods that are not on their way out."""
+        found = await self.pods_of(namespace, deployment)
+        alive = [pod for pod in found if not pod.ended and pod.metadata.deletion_timestamp is None]
+        return sorted(alive, key=lambda pod: pod.metadata.name)
+
+    async def pods_of(self, namespace: str, deployment: Deployment | None) -> list[Pod]:
+        """All pods that the Deployment's selector matches."""
         if deployment is None:
             return []
         found = await self._api.list(PODS, namespace, deployment.spec.selector.text)
-        pods = [Pod.model_validate(pod) for pod in found]
-        alive = [pod for pod in pods if not pod.ended and pod.metadata.deletion_timestamp is None]
-        return sorted(alive, key=lambda pod: pod.metadata.name)
+        return [Pod.model_validate(pod) for pod in found]
 
     async def pod(self, namespace: str, name: str) -> Pod | None:
         """The pod of that name."""

@@ -12,11 +12,12 @@ from claas_crds.lora_adapter import LoraAdapterStatus
 from claas_operator import actions
 from claas_operator.api import ADAPTERS, DISTILL_JOBS, Api, Resource
 from claas_operator.apply import Applier
-from claas_operator.core import JobObject, Manifest, ObjectMeta
+from claas_operator.core import AdapterObject, JobObject, Manifest, ObjectMeta
 from claas_operator.errors import ApiError, Conflict, OperatorError, Unavailable
 from claas_operator.events import Recorder
 from claas_operator.grant import lease_name
 from claas_operator.job_view import JobView, known_job
+from claas_operator.load_failures import LoadFailures
 from claas_operator.observe import Observer
 from claas_operator.pass_failures import adapter_status, job_status, refused_step, trouble_of
 from claas_operator.plan_adapter import plan_adapter
@@ -49,6 +50,7 @@ class Reconciler:
         self._observer = observer
         self._applier = applier
         self._recorder = recorder
+        self._loads = LoadFailures()
         self.queue = WorkQueue(self.reconcile, describe=lambda error: trouble_of(error).message)
         self._listed: set[str | None] = set()
 
@@ -98,7 +100,7 @@ class Reconciler:
                 self.queue.wake(Key(Kind.ADAPTER, found.namespace, found.name))
             await self._resync_jobs(namespace)
             for lease in await self._read.leases(namespace):
-                if lease.grant is not None or lease.served:
+                if lease.grant is not None or lease.served or lease.unaccounted:
                     self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
 
     async def _resync_jobs(self, namespace: str | None) -> None:
@@ -142,10 +144,16 @@ class Reconciler:
     async def _adapter(self, key: Key) -> float | None:
         adapter = await self._read.adapter_object(key.namespace, key.name)
         if adapter is None or adapter.metadata.deletion_timestamp is not None:
+            self._loads.forget(key.namespace, key.name)
             await self._wake_after(key)
             return None
-        world = await self._observer.adapter_world(adapter)
+        world = await self._observer.adapter_world(adapter, self._loads.of(adapter.metadata))
         plan = plan_adapter(world)
+        known = adapter.status.versions
+        if plan.status.versions != known:
+            # Before anything is loaded: a version must not be forgotten when its job is deleted meanwhile.
+            adapter = await self._note_versions(adapter, plan.status)
+            await self._recorder.record(ADAPTER_KIND, adapter.metadata, plan.news)
         if plan.actions:
             outcome = await self._applier.for_adapter(adapter, plan.actions)
             # Status tells what is so after acting, not what was meant to be.
@@ -153,14 +161,24 @@ class Reconciler:
             if again is None or again.metadata.deletion_timestamp is not None:
                 return 0.0
             adapter = again
-            plan = plan_adapter(await self._observer.adapter_world(adapter, outcome.load_errors, outcome.not_applied))
+            pods = frozenset(pod.uid for pod in world.pods)
+            self._loads.note(world.adapter.metadata, pods, outcome.loads, datetime.now(UTC))
+            plan = plan_adapter(await self._observer.adapter_world(adapter, self._loads.of(adapter.metadata)))
         before = adapter.status
         await self._write_status(ADAPTERS, adapter.metadata, before, plan.status)
-        await self._recorder.record(ADAPTER_KIND, adapter.metadata, plan.notes)
-        if (before.latest_version, before.served_version) != (plan.status.latest_version, plan.status.served_version):
+        news = plan.news if plan.status.versions != before.versions else ()
+        await self._recorder.record(ADAPTER_KIND, adapter.metadata, (*news, *plan.notes))
+        if plan.status.versions != known or before.served_version != plan.status.served_version:
             # Another version means nothing to a job whose turn has not come, and there may be many.
             self._wake_jobs(key, queued=False)
         return plan.requeue_seconds
+
+    async def _note_versions(self, adapter: AdapterObject, planned: LoraAdapterStatus) -> AdapterObject:
+        """Write the adapter's versions into its status, and nothing else; the adapter as it is then."""
+        versions = {"versions": planned.versions, "latest_version": planned.latest_version}
+        status = adapter.status.model_copy(update=versions)
+        metadata = await self._write_status(ADAPTERS, adapter.metadata, adapter.status, status)
+        return adapter.model_copy(update={"metadata": metadata, "status": status})
 
     async def _job(self, key: Key) -> float | None:
         job = await self._read.job_object(key.namespace, key.name)

@@ -10,6 +10,7 @@ from claas_crds.contract import Progress, PublishedVersion, TrainerResult, VllmP
 from claas_operator.core import AdapterObject, JobObject
 from claas_operator.grant import ServedRecord, ServingLease
 from claas_operator.handover_choice import HandoverChoice
+from claas_operator.load_failures import LoadFailure
 from claas_operator.server_traits import ServerTraits
 
 
@@ -49,10 +50,8 @@ class ServingPod:
     """Where it mounts the adapter's folder; None when it does not."""
     server: ServerState | None
     """None when it was not asked, because it is not ready."""
-    load_error: str | None = None
-    """Why this pass could not put the version into service there."""
-    not_applied: bool = False
-    """Whether that is because the base answers in the version's place."""
+    load_failure: LoadFailure | None = None
+    """Why a version could not be put into service there."""
     storage_problem: str = ""
     """Why it does not see the adapter's folder, when it does not."""
 
@@ -161,6 +160,8 @@ class AdapterWorld:
     """Versions that DistillJobs of this adapter report."""
     running_job: str | None
     """The DistillJob that holds the lease for this adapter and has not published yet."""
+    recovery: Attempt
+    """The pod that looks for the version of a job which the lease has as unaccounted for."""
     companion_current: bool
     """Whether the companion's ConfigMap is what this release has."""
     handover: HandoverChoice
@@ -209,9 +210,18 @@ class JobWorld:
     """Why no trainer's input can be made of the job. None: it can."""
     jobs_ahead: int
     """Unfinished jobs for the same Deployment that were created earlier."""
+    newest_version: int | None
+    """The newest version that the adapter's status or one of its jobs reports: what the next step starts from."""
+    wanted_replicas: int
+    """How many pods the Deployment is to have."""
+    unsettled: str | None
+    """Why the Deployment's pods are about to change, or one of them may hold a GPU without serving yet or any more.
+    None: they are settled, or were not looked at."""
     lease: ServingLease | None
     attempt: Attempt
     """The current attempt, by the name it has or will have."""
+    recovery: Attempt
+    """The pod that looks on the volume for what the current attempt left."""
     attempts_alive: bool
     """Whether a trainer pod of any attempt may still run."""
     pods: tuple[ServingPod, ...]
@@ -247,7 +257,9 @@ class LeaseWorld:
     now: datetime
     lease: ServingLease
     job_active: bool
-    """Whether the holder exists, is neither finished nor suspended, and may go on."""
+    """Whether the holder exists and has something to do that needs the lease."""
+    unaccounted: bool
+    """Whether the holder may have published a version that the adapter does not know of."""
     alive_pods: tuple[ObjectReference, ...]
     """Trainer pods of the holder that may still run."""
     attempts_open: bool
@@ -255,3 +267,5 @@ class LeaseWorld:
     pods: tuple[RecordedPod, ...]
     deployment_found: bool
     orphans: tuple[Orphan, ...]
+    lost: tuple[str, ...] = ()
+    """Keys of `lease.unaccounted` whose adapter is gone."""

@@ -20,6 +20,7 @@ from claas_crds.contract import (
     AdapterIdentity,
     ModelLocation,
     ServerTrust,
+    TrainerCommand,
     TrainerInput,
 )
 from claas_crds.distill_job import LARGEST_INLINE_BYTES, FileReference, KeyReference, SamplesSource
@@ -63,7 +64,8 @@ def made(
     """The batch Job of a step."""
     found = of or adapter(serving=SERVING)
     mounts = [*common_mounts(found, "step-1"), *serving_mounts(found), *samples_mounts(samples)]
-    return trainer_job("run", child_metadata("step-1", OWNER, found.metadata), found, SETTINGS, mounts, serving)
+    metadata = child_metadata("step-1", OWNER, found.metadata)
+    return trainer_job(TrainerCommand.RUN, metadata, found, SETTINGS, mounts, serving)
 
 
 def pod_spec(job: Manifest) -> Manifest:
@@ -268,7 +270,7 @@ IDENTITIES: list[tuple[str, Manifest, Settings, Manifest]] = [
 )
 def test_user_and_groups_are(trainer: Manifest, by: Settings, expected: Manifest) -> None:
     found = with_trainer(**trainer)
-    job = trainer_job("run", child_metadata("step-1", OWNER, found.metadata), found, by, [], None)
+    job = trainer_job(TrainerCommand.RUN, child_metadata("step-1", OWNER, found.metadata), found, by, [], None)
     always = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     assert pod_spec(job)["securityContext"] == {**always, **expected}
 

@@ -28,7 +28,16 @@ from claas_operator.core import (
     PodSpec,
     PodVolume,
 )
-from claas_operator.grant import Grant, ServedRecord, ServingLease, lease_manifest, lease_name, new_lease, read_lease
+from claas_operator.grant import (
+    Grant,
+    ServedRecord,
+    ServingLease,
+    Unaccounted,
+    lease_manifest,
+    lease_name,
+    new_lease,
+    read_lease,
+)
 from claas_operator.mounts import mounted_folder
 from claas_operator.queueing import finished, in_queue, queue_key
 from tests.builders.world import DEPLOYMENT, FOLDER, NAMESPACE, adapter, ago, condition, grant, job, metadata
@@ -99,6 +108,7 @@ leases = st.builds(
     deployment=st.just(DEPLOYMENT),
     grant=st.none() | grants,
     served=st.dictionaries(texts, records, max_size=3),
+    unaccounted=st.dictionaries(texts, st.builds(Unaccounted, attempt=st.integers(1, 21)), max_size=2),
 )
 
 
@@ -127,12 +137,23 @@ def test_jobs_queue_by_creation_and_then_by_name() -> None:
         (job(status=DistillJobStatus(phase=JobPhase.QUEUED)), True),
         (job(status=DistillJobStatus(phase=JobPhase.TRAINING)), True),
         (job(status=DistillJobStatus(phase=JobPhase.PENDING)), False),
+        (job(status=DistillJobStatus(phase=JobPhase.SWAPPING, produced_version=1)), False),
         (job(suspend=True), False),
         (job(deleted=True), False),
         (job(status=DistillJobStatus(conditions=[condition("Complete", True)])), False),
         (job(status=DistillJobStatus(conditions=[condition("Failed", True)])), False),
     ],
-    ids=["new", "queued", "running", "waiting-for-its-adapter", "suspended", "deleted", "complete", "failed"],
+    ids=[
+        "new",
+        "queued",
+        "running",
+        "waiting-for-its-adapter",
+        "published",
+        "suspended",
+        "deleted",
+        "complete",
+        "failed",
+    ],
 )
 def test_a_job_stands_in_the_queue_or_not(found: JobObject, queued: bool) -> None:
 

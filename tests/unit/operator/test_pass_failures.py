@@ -14,7 +14,7 @@ from aiohttp import web
 from pydantic import JsonValue
 
 from claas_crds.conditions import Condition, condition_of
-from claas_crds.distill_job import DistillJobStatus
+from claas_crds.distill_job import CompletionPoint, DistillJobStatus
 from claas_operator.api import ADAPTERS, BATCH_JOBS, CLAIMS, DEPLOYMENTS, DISTILL_JOBS, LEASES, SECRETS, Resource
 from claas_operator.core import AdapterObject, JobObject, Manifest
 from claas_operator.errors import ApiError, Unavailable
@@ -65,7 +65,10 @@ def refuses(method: str, resource: Resource, answer: tuple[int, str, str]) -> Re
 async def cluster(refuse: Refuse | None = None, **changes: Manifest) -> AsyncIterator[Cluster]:
     """An adapter with a version, whose Deployment has no pods, and a job."""
     small = SmallApi(refuse or (lambda method, path: None))
-    for resource, found in ((ADAPTERS, adapter_object(serving={"handover": "None"})), (DISTILL_JOBS, job_object())):
+    for resource, found in (
+        (ADAPTERS, adapter_object(serving={"handover": "None"})),
+        (DISTILL_JOBS, job_object(complete_when=CompletionPoint.PUBLISHED)),
+    ):
         plain = found.model_dump(mode="json", by_alias=True, exclude_none=True)
         small.put(resource, NAMESPACE, {**plain, **changes.get(resource.plural, {})})
     selector: Manifest = {"matchLabels": {"app": "vllm"}}

@@ -11,12 +11,14 @@ from claas_crds.contract import TrainerResult
 from claas_crds.lora_adapter import HISTORY_LIMIT, HandoverKind, ReplicaState
 from claas_operator.actions import ApplyCompanion, CreateInit, DeleteAttempt, PutInService, VerifyServed, WriteLease
 from claas_operator.handover_choice import HandoverChoice
+from claas_operator.load_failures import LoadFailure
 from claas_operator.plan_adapter import INIT_RETRY_SECONDS, AdapterPlan, plan_adapter
 from claas_operator.server_traits import ServerTraits
 from claas_operator.world import AdapterWorld, AttemptState, SecretsSeen, ServerState
 from tests.builders.world import (
     ASLEEP,
     MOUNTED,
+    NOW,
     REFUSED,
     UNREACHABLE,
     adapter,
@@ -119,7 +121,14 @@ NOT_READY: list[tuple[str, AdapterWorld, str, bool]] = [
     ("a version is not loaded yet", adapter_world(pods=(vllm_pod(server=serves(None)),)), "Loading", False),
     (
         "a version is loaded and not applied",
-        adapter_world(pods=(replace(vllm_pod(server=serves(0), load_error="the base answers"), not_applied=True),)),
+        adapter_world(
+            pods=(
+                replace(
+                    vllm_pod(server=replace(serves(0), verified=False)),
+                    load_failure=LoadFailure(0, 1, "the base answers", 1, NOW, not_applied=True),
+                ),
+            )
+        ),
         "AdapterNotApplied",
         False,
     ),

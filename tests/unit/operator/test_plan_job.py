@@ -9,14 +9,14 @@ from pydantic import JsonValue
 
 from claas_crds.conditions import ConditionStatus, condition_of
 from claas_crds.contract import FailureReason, Progress, TrainerResult
-from claas_crds.distill_job import DistillJobStatus, JobPhase
+from claas_crds.distill_job import CompletionPoint, DistillJobStatus, JobPhase
 from claas_crds.lora_adapter import HandoverKind
 from claas_operator.actions import CreateAttempt, DeleteAttempt, DeleteJob, RetireAttempt, WriteLease
 from claas_operator.handover_choice import HandoverChoice
 from claas_operator.job_draft import JobPlan
 from claas_operator.plan_job import plan_job
 from claas_operator.queueing import in_queue
-from claas_operator.world import Attempt, AttemptState, JobWorld
+from claas_operator.world import Attempt, AttemptState, JobWorld, ServingPod
 from tests.builders.world import (
     ASLEEP,
     NOW,
@@ -41,6 +41,9 @@ FREE = lease()
 NO_HANDOVER = HandoverChoice(None, "start vLLM with --enable-sleep-mode")
 STARTED = DistillJobStatus(start_time=ago(20), attempts=1, trainer_job="step-1")
 RUNNING = attempt(AttemptState.RUNNING)
+LOOKING = STARTED.model_copy(update={"recovery_time": ago(9)})
+NOTHING_FOUND = attempt(AttemptState.SUCCEEDED, result=TrainerResult(succeeded=True), exit_code=0)
+"""A pod looked for what an attempt left, and the job had published nothing."""
 
 
 def failed(reason: FailureReason, exit_code: int = 75, *, number: int = 1) -> Attempt:
@@ -52,6 +55,12 @@ def said(plan: JobPlan, kind: str) -> tuple[ConditionStatus, str]:
     found = condition_of(plan.status.conditions, kind)
     assert found is not None, f"no condition {kind}"
     return found.status, found.reason
+
+
+def message_of(plan: JobPlan, kind: str) -> str:
+    found = condition_of(plan.status.conditions, kind)
+    assert found is not None, f"no condition {kind}"
+    return found.message
 
 
 def kinds(plan: JobPlan) -> list[str]:
@@ -114,11 +123,17 @@ def test_the_first_in_line_takes_a_lease_that_nobody_holds(held: object) -> None
     assert [pod.name for pod in action.lease.grant.pods] == ["vllm-0"]
 
 
-def test_a_step_is_taken_without_pods_too() -> None:
-    (action,) = plan_job(job_world(pods=())).actions
-    assert isinstance(action, WriteLease)
-    assert action.lease.grant is not None
-    assert action.lease.grant.pods == []
+@pytest.mark.parametrize(
+    ("complete_when", "taken"), [(CompletionPoint.IN_SERVICE, False), (CompletionPoint.PUBLISHED, True)]
+)
+def test_a_deployment_that_is_scaled_to_zero_holds_up_all_steps_but_those_that_need_no_serving(
+    complete_when: CompletionPoint, taken: bool
+) -> None:
+    plan = plan_job(job_world(job(complete_when=complete_when), pods=()))
+    assert kinds(plan) == (["WriteLease"] if taken else [])
+    if not taken:
+        assert said(plan, "Admitted") == (ConditionStatus.FALSE, "AdapterNotReady")
+        assert "completeWhen" in message_of(plan, "Admitted")
 
 
 def test_the_holder_starts_its_attempt_from_the_newest_version() -> None:
@@ -227,10 +242,23 @@ def test_a_job_completes_when_a_later_version_is_in_service() -> None:
     assert plan.status.phase is JobPhase.SUCCEEDED
 
 
-def test_a_job_completes_without_pods_and_says_so() -> None:
-    plan = plan_job(job_world(job(status=PUBLISHED), on=adapter(versions=(0, 1), served=0), pods=()))
-    assert plan.status.phase is JobPhase.SUCCEEDED
+def test_without_pods_a_published_version_waits_and_says_so() -> None:
+    plan = plan_job(job_world(job(status=PUBLISHED), on=adapter(versions=(0, 1), served=1), pods=()))
+    assert plan.status.phase is JobPhase.SWAPPING
     assert said(plan, "Served") == (ConditionStatus.FALSE, "PuttingIntoService")
+    assert "no pod" in message_of(plan, "Served")
+
+
+@pytest.mark.parametrize(("served", "pods"), [(0, ()), (None, ()), (0, (vllm_pod(),))])
+def test_a_job_that_needs_no_serving_completes_when_its_version_is_published(
+    served: int | None, pods: tuple[ServingPod, ...]
+) -> None:
+    of = job(status=PUBLISHED, complete_when=CompletionPoint.PUBLISHED)
+    plan = plan_job(job_world(of, on=adapter(versions=(0, 1), served=served), pods=pods))
+    assert said(plan, "Complete") == (ConditionStatus.TRUE, "Completed")
+    assert said(plan, "Served") == (ConditionStatus.FALSE, "PuttingIntoService")
+    before = plan_job(job_world(of, on=adapter(versions=(0,), served=served), pods=pods))
+    assert before.status.phase is JobPhase.SWAPPING
 
 
 @pytest.mark.parametrize(("versions", "served"), [((0, 1), 0), ((0,), 0), ((0, 1), None)])
@@ -269,7 +297,7 @@ FINAL: list[tuple[str, JobWorld, str, list[str]]] = [
     ),
     (
         "a deadline that is over",
-        job_world(job(status=STARTED, deadline_seconds=10), held=MINE, now_at=RUNNING),
+        job_world(job(status=LOOKING, deadline_seconds=10), held=MINE, looked=NOTHING_FOUND),
         "DeadlineExceeded",
         ["DeleteAttempt"],
     ),
@@ -281,37 +309,40 @@ FINAL: list[tuple[str, JobWorld, str, list[str]]] = [
     ),
     (
         "a permanent exit code",
-        job_world(job(status=STARTED), held=MINE, now_at=failed(FailureReason.INTERNAL, 64)),
+        job_world(job(status=LOOKING), held=MINE, now_at=failed(FailureReason.INTERNAL, 64), looked=NOTHING_FOUND),
         "InternalError",
-        ["RetireAttempt"],
+        ["DeleteAttempt", "RetireAttempt"],
     ),
     (
         "more failures than the limit",
-        job_world(job(status=STARTED, backoff_limit=0), held=MINE, now_at=failed(FailureReason.STORAGE_FULL)),
-        "StorageFull",
+        job_world(job(status=STARTED, backoff_limit=0), held=MINE, now_at=failed(FailureReason.HUB_UNREACHABLE)),
+        "HubUnreachable",
         ["RetireAttempt"],
     ),
     (
         "a trainer lost for the last time",
-        job_world(job(status=STARTED, backoff_limit=0), held=MINE, now_at=attempt(AttemptState.LOST)),
+        job_world(
+            job(status=LOOKING, backoff_limit=0), held=MINE, now_at=attempt(AttemptState.LOST), looked=NOTHING_FOUND
+        ),
         "TrainerLost",
-        ["RetireAttempt"],
+        ["DeleteAttempt", "RetireAttempt"],
     ),
     (
         "a pause that the operator ended for the last time",
         job_world(
-            job(status=STARTED, backoff_limit=0),
+            job(status=LOOKING),
             held=lease(grant(stopped_because="MaxPauseExceeded")),
             now_at=attempt(AttemptState.FAILED, exit_code=137),
+            looked=NOTHING_FOUND,
         ),
         "MaxPauseExceeded",
-        ["RetireAttempt"],
+        ["DeleteAttempt", "RetireAttempt"],
     ),
     (
         "an attempt whose batch Job somebody deleted for the last time",
-        job_world(job(status=STARTED, backoff_limit=0), held=MINE),
+        job_world(job(status=LOOKING, backoff_limit=0), held=MINE, looked=NOTHING_FOUND),
         "TrainerLost",
-        ["RetireAttempt"],
+        ["DeleteAttempt", "RetireAttempt"],
     ),
 ]
 
@@ -391,7 +422,9 @@ def test_a_suspended_job_ends_its_attempt_with_time_to_wake_serving_and_counts_n
     assert isinstance(action, DeleteAttempt)
     assert action.grace_seconds >= 10
     assert said(plan, "Suspended") == (ConditionStatus.TRUE, "Suspended")
-    assert (plan.status.attempts, plan.status.failed_attempts, plan.status.start_time) == (0, 0, None)
+    ended = job(status=plan.status.model_copy(update={"recovery_time": ago(9)}), suspend=True)
+    after = plan_job(job_world(ended, held=MINE, looked=NOTHING_FOUND)).status
+    assert (after.attempts, after.failed_attempts, after.start_time) == (0, 0, None)
 
 
 def test_a_resumed_job_says_so_and_queues() -> None:

@@ -167,8 +167,12 @@ job_worlds = st.builds(
     input_error=messages,
     sample_fault=messages,
     jobs_ahead=st.integers(0, 3),
+    newest_version=numbers,
+    wanted_replicas=st.integers(0, 2),
+    unsettled=messages,
     lease=leases,
     attempt=attempts,
+    recovery=attempts,
     attempts_alive=st.booleans(),
     pods=pod_tuples,
     recorded=st.lists(recorded_pods, max_size=3).map(tuple),
@@ -187,6 +191,7 @@ adapter_worlds = st.builds(
     lease=leases,
     products=st.lists(st.integers(0, 30).map(published), max_size=25).map(tuple),
     running_job=st.none() | st.just("step"),
+    recovery=attempts,
     companion_current=st.booleans(),
 )
 RECORD = ServedRecord(adapter_name="gone", adapter_uid="uid-of-gone", port=8000)
@@ -198,6 +203,7 @@ lease_worlds = st.builds(
         lambda found: found.model_copy(update={"served": {"gone": RECORD}})
     ),
     job_active=st.booleans(),
+    unaccounted=st.booleans(),
     alive_pods=st.sampled_from([(), (trainer_pod("t"),), (trainer_pod("t"), trainer_pod("u"))]),
     attempts_open=st.booleans(),
     pods=st.lists(recorded_pods, max_size=3).map(tuple),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from claas_crds import contract
+from claas_crds.contract import TrainerCommand
 from claas_crds.distill_job import FileReference, KeyReference, SamplesSource
 from claas_crds.lora_adapter import LoraAdapterSpec
 from claas_operator.core import AdapterObject, Manifest, ObjectMeta
@@ -33,7 +34,7 @@ def pod(adapter: AdapterObject, samples: SamplesSource | None = None, job: str =
         mounts += [*serving_mounts(adapter), *samples_mounts(samples)]
     owner = Owner("DistillJob" if samples else "LoraAdapter", metadata)
     made = trainer_job(
-        "run" if samples else "init",
+        TrainerCommand.RUN if samples else TrainerCommand.INIT,
         child_metadata(name, owner, adapter.metadata),
         adapter,
         SETTINGS,

@@ -170,7 +170,9 @@ def test_a_trainer_that_was_killed_after_it_had_told_of_its_version_has_succeede
 
 def test_a_trainer_that_ran_out_of_memory_is_not_tried_again_as_it_is() -> None:
     killed = describe_attempt("a", JOB, [pod(("trainer", ended(137, "", "OOMKilled")), phase="Failed")])
-    plan = plan_job(job_world(job(status=STARTED), held=MINE, now_at=killed))
+    looking = STARTED.model_copy(update={"recovery_time": ago(5)})
+    nothing = attempt(AttemptState.SUCCEEDED, result=TrainerResult(succeeded=True))
+    plan = plan_job(job_world(job(status=looking), held=MINE, now_at=killed, looked=nothing))
     failed = next(each for each in plan.status.conditions if each.type == "Failed")
     assert failed.reason == FailureReason.OUT_OF_MEMORY
 
