@@ -61,3 +61,19 @@ def test_groups_hold_every_sample_once_within_the_limit_in_whatever_order_they_c
 def test_a_sample_counts_by_its_longer_prompt() -> None:
     assert StepSample((1,) * 3, (1,) * 9, (1, 2)).tokens == 11
     assert StepSample((1,) * 9, (1,) * 3, (1, 2)).tokens == 11
+
+
+@settings(max_examples=80, deadline=None)
+@given(samples=SAMPLES, data=st.data())
+def test_a_part_of_a_batch_is_the_batch_of_those_samples_and_knows_where_its_rows_were(
+    samples: list[StepSample], data: st.DataObject
+) -> None:
+    chosen = sorted(data.draw(st.sets(st.integers(0, len(samples) - 1), min_size=1)))
+    whole = batch_of(samples)
+    part, places = whole.part(chosen)
+    alone = batch_of([samples[index] for index in chosen])
+    assert part.lengths == alone.lengths
+    for name in ("ids", "rows", "targets"):
+        assert torch.equal(getattr(part, name), getattr(alone, name)), name
+    owners = [index for index, sample in enumerate(samples) for _ in sample.response_ids]
+    assert [owners[place] for place in places] == [i for i in chosen for _ in samples[i].response_ids]

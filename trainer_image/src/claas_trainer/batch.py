@@ -70,6 +70,21 @@ class TokenBatch:
         """The place of each token in its sequence, [T]."""
         return torch.cat([torch.arange(length, device=self.ids.device) for length in self.lengths])
 
+    def part(self, chosen: Sequence[int]) -> tuple[TokenBatch, Tensor]:
+        """Some of the sequences by their indices, in rising order, and the places of their rows among all, [n]."""
+        lengths = torch.tensor(self.lengths)
+        taken = torch.zeros(len(self.lengths), dtype=torch.bool)
+        taken[list(chosen)] = True
+        # How many tokens before each sequence are left out.
+        gone = torch.where(taken, 0, lengths).cumsum(0).to(self.ids.device)
+        owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(self.ids.device)
+        of_rows = owner[self.rows]
+        kept = taken.to(self.ids.device)
+        places = kept[of_rows].nonzero().squeeze(-1)
+        rows = self.rows[places] - gone[of_rows[places]]
+        part = TokenBatch(self.ids[kept[owner]], tuple(self.lengths[i] for i in chosen), rows, self.targets[places])
+        return part, places
+
     def padded(self) -> tuple[Tensor, Tensor]:
         """The ids as rows padded on the right with token 0, [B, W], and `rows` within the flattened [B * W]."""
         width = max(self.lengths)

@@ -6,7 +6,7 @@ and removed after it, so that the next adapter finds the base model as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from claas_trainer.batch import TokenBatch
 from claas_trainer.lora import LoraAdapter, published_name, wrap
@@ -58,6 +58,7 @@ class AdaptedModel(PolicyModel):
         }
         self.layout = Layout({name: self._parameters[name].shape for name in sorted(self._parameters)})
         self.vocabulary_size = head.head.weight.shape[0]
+        self._limits = rope_limits(peft.config)
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
@@ -105,6 +106,14 @@ class AdaptedModel(PolicyModel):
 
     def _logits(self, batch: TokenBatch) -> Tensor:
         """At the response positions, [N, V], float32."""
+        groups = alike(batch.lengths, self._limits)
+        if len(groups) == 1:
+            return self._forward(batch)
+        parts = [batch.part(group) for group in groups]
+        logits = torch.cat([self._forward(part) for part, _ in parts])
+        return logits[torch.cat([places for _, places in parts]).argsort()]
+
+    def _forward(self, batch: TokenBatch) -> Tensor:
         ids, self._head.positions = batch.padded()
         try:
             # No attention mask: padding stands on the right, where the causal mask hides it.
@@ -120,6 +129,23 @@ class AdaptedModel(PolicyModel):
 
     _average: Tensor | None = None
     _placed: AdapterParameters
+
+
+def rope_limits(config: PretrainedConfig) -> tuple[int, ...]:
+    """The lengths beyond which a model turns to other rope frequencies (LongRoPE, arXiv 2402.13753). transformers
+    decides so for a whole forward, by its longest sequence."""
+    found = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    each = [value for value in found.values() if isinstance(value, Mapping)] or [found]
+    kinds = [one for one in each if one.get("rope_type") == "longrope"]
+    return tuple(sorted({int(one["original_max_position_embeddings"]) for one in kinds}))
+
+
+def alike(lengths: Sequence[int], limits: Sequence[int]) -> list[list[int]]:
+    """The sequences, by their indices, in groups that are on the same side of each limit."""
+    groups: dict[tuple[bool, ...], list[int]] = {}
+    for index, length in enumerate(lengths):
+        groups.setdefault(tuple(length > limit for limit in limits), []).append(index)
+    return list(groups.values())
 
 
 class _PeftPass(StudentPass):
