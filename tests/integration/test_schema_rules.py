@@ -83,7 +83,7 @@ WRONG_ADAPTERS: list[tuple[str, JsonValue, str]] = [
         "tls",
         'spec.serving.scheme: Unsupported value: "tls": supported values: "http", "https"',
     ),
-    ("spec.serving.tls", {}, "spec.serving.tls: Invalid value: tls needs scheme: https"),
+    ("spec.serving.tls", {}, "tls needs scheme: https"),
     ("spec.serving.port", 65536, "spec.serving.port in body should be less than or equal to 65535"),
     ("spec.serving.handover", "Steal", 'spec.serving.handover: Unsupported value: "Steal"'),
     ("spec.serving.maxSlowdown", 0, "spec.serving.maxSlowdown in body should be greater than or equal to 1"),

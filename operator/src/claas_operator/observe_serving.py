@@ -69,6 +69,7 @@ async def _serving_pod(
     server = None
     if credentials is not None and pod.ready and url is not None:
         server = await serving.ask_state(url, served_name, credentials)
+        url += server.root_path
     return ServingPod(
         name=pod.metadata.name,
         uid=pod.metadata.uid,

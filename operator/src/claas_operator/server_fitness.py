@@ -7,6 +7,11 @@ from claas_operator.world import AdapterWorld
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """What vLLM takes for --max-lora-rank, from the smallest rank of an adapter on."""
+_PACKED = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "qkv_proj"),
+    **dict.fromkeys(("gate_proj", "up_proj"), "gate_up_proj"),
+}
+"""Names of layers that most of vLLM's models hold in one."""
 
 
 def misconfiguration(world: AdapterWorld) -> str | None:
@@ -28,9 +33,24 @@ def _of_adapters(world: AdapterWorld) -> list[str]:
             f"spec.lora.rank is {rank} and vLLM's --max-lora-rank {server.max_lora_rank}: start it with"
             f" --max-lora-rank {fitting}"
         )
+    left_out = _left_out(world)
+    if left_out:
+        problems.append(
+            f"vLLM applies adapters to {', '.join(server.lora_modules or ())} alone, and not to {', '.join(left_out)}"
+            " of spec.lora.targetModules: start it without --lora-target-modules, or with them"
+        )
     if server.loads_adapters is False:
         problems.append(f"vLLM loads no adapters while it runs: set {RUNTIME_LORA_VARIABLE}=1 in its container")
     return problems
+
+
+def _left_out(world: AdapterWorld) -> list[str]:
+    """Modules that the adapter names and vLLM would leave as they are."""
+    allowed, wanted = world.server.lora_modules, world.adapter.spec.lora.target_modules
+    if not allowed or not isinstance(wanted, list):
+        return []
+    names = [name.rpartition(".")[2] for name in wanted]
+    return [name for name in names if not {name, _PACKED.get(name, name)} & set(allowed)]
 
 
 def _of_names(world: AdapterWorld) -> list[str]:

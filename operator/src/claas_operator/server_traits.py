@@ -37,6 +37,8 @@ class ServerTraits:
     lora_enabled: bool | None = None
     max_lora_rank: int | None = None
     max_loras: int | None = None
+    lora_modules: tuple[str, ...] | None = None
+    """The only modules that adapters are applied to; empty: all that vLLM knows."""
     loads_adapters: bool | None = None
     """Whether adapters can be loaded while it runs."""
     can_pause: bool | None = None
@@ -89,6 +91,7 @@ def _told(start: Invocation) -> ServerTraits:
         lora_enabled=_sure(start.switched_on("--enable-lora"), others),
         max_lora_rank=_number(start, "--max-lora-rank", _DEFAULT_LORA_RANK if others else None),
         max_loras=_number(start, "--max-loras", _DEFAULT_LORAS if others else None),
+        lora_modules=_modules(start, others),
         loads_adapters=_variable(start.environment, RUNTIME_LORA_VARIABLE),
         can_pause=_variable(start.environment, DEV_MODE_VARIABLE),
         served_model_names=names if names and not any(UNKNOWN in name for name in names) else None,
@@ -107,6 +110,11 @@ def _number(start: Invocation, option: str, default: int | None) -> int | None:
     if text is None:
         return default if all(name != option for name, _ in start.options()) else None
     return int(text) if text.isdecimal() else None
+
+
+def _modules(start: Invocation, others: bool) -> tuple[str, ...] | None:
+    found = start.values_of("--lora-target-modules")
+    return None if any(UNKNOWN in name for name in found) else found or (() if others else None)
 
 
 def _variable(environment: Mapping[str, str], name: str) -> bool | None:

@@ -17,6 +17,7 @@ from claas_operator.server_traits import EXPORT_CLASS, ServerTraits
 from claas_operator.world import ServerState
 from claas_vllm_client import (
     AdapterNotApplied,
+    CompanionStatus,
     ProbeSpec,
     Refused,
     RouteMissing,
@@ -67,6 +68,8 @@ async def ask_state(url: str, served_name: str | None, credentials: Credentials)
             if served_name is None:
                 return ServerState(reachable=True, asleep=asleep)
             status = await client.companion_status()
+            root_path = _needed_root_path(status)
+            client.below(root_path)
             loaded = await loaded_version(client, served_name)
             models = await client.models()
             alias = status.alias(served_name) if status else None
@@ -75,6 +78,7 @@ async def ask_state(url: str, served_name: str | None, credentials: Credentials)
                 asleep=asleep,
                 loaded_version=loaded.version if loaded else None,
                 loaded_path=loaded.path if loaded else None,
+                root_path=root_path,
                 verified=alias is None or alias.verified,
                 companion=status is not None,
                 companion_supported=status is None or status.vllm_supported,
@@ -90,6 +94,13 @@ async def ask_state(url: str, served_name: str | None, credentials: Credentials)
         return ServerState(reachable=False, error=f"{url} did not answer within {ASK_SECONDS:g} s")
 
 
+def _needed_root_path(status: CompanionStatus | None) -> str:
+    """The server's --root-path where it must stand before our paths. vLLM takes paths without it too, but for those
+    that begin with it."""
+    given = (status.settings.root_path or "") if status is not None and status.settings is not None else ""
+    return given if "/v1/models".startswith(f"{given}/") else ""
+
+
 def _traits(said: ServerSettings) -> ServerTraits:
     """What a server says of itself."""
     return ServerTraits(
@@ -99,6 +110,7 @@ def _traits(said: ServerSettings) -> ServerTraits:
         lora_enabled=said.lora.enabled if said.lora else None,
         max_lora_rank=said.lora.max_rank if said.lora else None,
         max_loras=said.lora.max_loras if said.lora else None,
+        lora_modules=(said.lora.target_modules or ()) if said.lora else None,
         loads_adapters=said.loads_adapters,
         can_pause=said.can_pause,
         served_model_names=said.served_model_names or None,

@@ -30,6 +30,8 @@ class ServerState:
     companion: bool = False
     companion_supported: bool = True
     persisted: bool = True
+    root_path: str = ""
+    """What must stand before our paths there (vLLM's --root-path)."""
     base_models: tuple[str, ...] = ()
     """The names that it lists for the base model; none when it was not asked for them."""
     traits: ServerTraits | None = None

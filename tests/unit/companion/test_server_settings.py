@@ -30,10 +30,10 @@ def application(*, routes: tuple[str, ...] = (), **args: object) -> FastAPI:
         }
     )
     app.state.vllm_config = SimpleNamespace(
-        model_config=SimpleNamespace(model="/models/qwen", max_model_len=4096, enable_sleep_mode=True),
+        model_config=SimpleNamespace(model="/models/qwen", enable_sleep_mode=True),
         device_config=SimpleNamespace(device_type="cuda"),
         parallel_config=SimpleNamespace(worker_extension_cls="claas_vllm.WeightExport"),
-        lora_config=SimpleNamespace(max_lora_rank=64, max_loras=3, max_cpu_loras=8, target_modules=None),
+        lora_config=SimpleNamespace(max_lora_rank=64, max_loras=3, target_modules=["o_proj"]),
     )
     app.state.serving_tokenization = SimpleNamespace(
         chat_template="{{ messages }}",
@@ -46,13 +46,11 @@ def application(*, routes: tuple[str, ...] = (), **args: object) -> FastAPI:
 def test_they_are_taken_from_what_the_server_parsed_itself() -> None:
     app = application(routes=("/sleep", "/v1/load_lora_adapter"), root_path="/llm", ssl_certfile="/tls.crt")
     assert server_settings(app) == {
-        "model": "/models/qwen",
         "served_model_names": ["base", "other"],
-        "max_model_len": 4096,
         "device_type": "cuda",
         "sleep_mode": True,
         "worker_extension": "claas_vllm.WeightExport",
-        "lora": {"enabled": True, "max_rank": 64, "max_loras": 3, "max_cpu_loras": 8, "target_modules": None},
+        "lora": {"enabled": True, "max_rank": 64, "max_loras": 3, "target_modules": ["o_proj"]},
         "loads_adapters": True,
         "can_pause": True,
         "log_stats": True,

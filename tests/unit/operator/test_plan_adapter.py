@@ -8,8 +8,9 @@ import pytest
 
 from claas_crds.conditions import ConditionStatus, condition_of
 from claas_crds.contract import TrainerResult
-from claas_crds.lora_adapter import HISTORY_LIMIT, HandoverKind, ReplicaState
+from claas_crds.lora_adapter import HISTORY_LIMIT, HandoverKind, LoraSpec, ReplicaState
 from claas_operator.actions import ApplyCompanion, CreateInit, DeleteAttempt, PutInService, VerifyServed, WriteLease
+from claas_operator.core import AdapterObject
 from claas_operator.handover_choice import HandoverChoice
 from claas_operator.load_failures import LoadFailure
 from claas_operator.plan_adapter import INIT_RETRY_SECONDS, AdapterPlan, plan_adapter
@@ -338,12 +339,24 @@ def test_a_change_is_told_by_one_event() -> None:
     assert "Asleep" in [note.reason for note in asleep.notes]
 
 
+def of_modules(*names: str) -> AdapterObject:
+    """A new adapter of some layers."""
+    spec = NEW.spec.model_copy(update={"lora": LoraSpec(target_modules=list(names))})
+    return NEW.model_copy(update={"spec": spec})
+
+
 @pytest.mark.parametrize(
     ("world", "named"),
     [
         (adapter_world(NEW, server=ServerTraits(max_lora_rank=16)), ("spec.lora.rank is 32", "--max-lora-rank 32")),
         (adapter_world(NEW, server=ServerTraits(lora_enabled=False)), ("--enable-lora",)),
         (adapter_world(NEW, server=ServerTraits(loads_adapters=False)), ("VLLM_ALLOW_RUNTIME_LORA_UPDATING=1",)),
+        (
+            adapter_world(
+                of_modules("q_proj", "o_proj", "lin"), server=ServerTraits(lora_modules=("qkv_proj", "lin"))
+            ),
+            ("qkv_proj, lin alone", "not to o_proj of spec.lora.targetModules", "--lora-target-modules"),
+        ),
         (
             adapter_world(NEW, pods=(vllm_pod(server=OTHER_BASE),)),
             ("spec.model.name is base", "other, more", "--served-model-name base"),
@@ -370,6 +383,8 @@ def test_what_is_wrong_with_the_server_is_told_by_flag_and_value_before_anything
     "server",
     [
         ServerTraits(),
+        ServerTraits(lora_modules=()),
+        ServerTraits(lora_modules=("o_proj",)),
         ServerTraits(lora_enabled=True, max_lora_rank=32, loads_adapters=True, served_model_names=("x", "base")),
     ],
 )

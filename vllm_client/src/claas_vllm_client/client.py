@@ -81,6 +81,11 @@ class VllmClient:
         self.renews_token = callable(control_token)
         """Whether a token that was refused may be another one at the next request."""
 
+    def below(self, root_path: str) -> None:
+        """Ask below a root path (`/v1`, vLLM's --root-path) from now on."""
+        self._transport.base_url += root_path
+        self.base_url = self._transport.base_url
+
     async def __aenter__(self) -> "VllmClient":
         return self
 

@@ -89,12 +89,12 @@ class ChatSettings(Message):
 
 
 class LoraLimits(Message):
-    """What adapters the server takes. `enabled` is False without --enable-lora; None elsewhere: not known."""
+    """What adapters the server takes. `enabled` is False without --enable-lora; `target_modules` are those of
+    --lora-target-modules, None for all. None elsewhere: not known."""
 
     enabled: bool
     max_rank: int | None = None
     max_loras: int | None = None
-    max_cpu_loras: int | None = None
     target_modules: tuple[str, ...] | None = None
 
 
@@ -105,9 +105,7 @@ class ServerSettings(Message):
     of VLLM_ALLOW_RUNTIME_LORA_UPDATING are there, `can_pause`: those of VLLM_SERVER_DEV_MODE.
     """
 
-    model: str | None = None
     served_model_names: tuple[str, ...] = ()
-    max_model_len: int | None = None
     device_type: str | None = None
     sleep_mode: bool | None = None
     worker_extension: str | None = None

@@ -18,9 +18,7 @@ def server_settings(application: object) -> dict[str, Any] | None:
     if args is None or config is None:
         return None
     return {
-        "model": _text(_get(config, "model_config", "model")),
         "served_model_names": _served_model_names(args, config),
-        "max_model_len": _number(_get(config, "model_config", "max_model_len")),
         "device_type": _text(_get(config, "device_config", "device_type")),
         "sleep_mode": _flag(_get(config, "model_config", "enable_sleep_mode")),
         "worker_extension": _text(_get(config, "parallel_config", "worker_extension_cls")),
@@ -50,7 +48,6 @@ def _lora(config: object) -> dict[str, Any] | None:
         "enabled": lora is not None,
         "max_rank": _number(_get(lora, "max_lora_rank")),
         "max_loras": _number(_get(lora, "max_loras")),
-        "max_cpu_loras": _number(_get(lora, "max_cpu_loras")),
         "target_modules": _texts(_get(lora, "target_modules")) or None,
     }
 
