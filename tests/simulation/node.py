@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from claas_crds.contract import TrainerInput
-from claas_operator.api import BATCH_JOBS, PODS, SECRETS
+from claas_operator.api import BATCH_JOBS, EVENTS, PODS, SECRETS
 from claas_operator.core import Manifest
 from claas_operator.naming import JOB_UID_LABEL
 from tests.simulation import statuses
@@ -23,6 +23,7 @@ from tests.simulation.volume import Volume
 LOOK_SECONDS = 0.1
 OURS = "app.kubernetes.io/managed-by=claas-operator"
 CONTAINER = "trainer"
+SIDECAR = "proxy"
 
 ScriptFor = Callable[[str, TrainerInput], Script]
 """The script of an attempt, by its namespace and input."""
@@ -58,7 +59,7 @@ class _Attempt:
     started: str
     work: asyncio.Task[End]
     kill_at: float | None = None
-    reported: bool = False
+    address: str = ""
 
 
 @dataclass
@@ -70,6 +71,8 @@ class Node:
     script_for: ScriptFor
     runs: list[Run] = field(default_factory=list)
     _attempts: dict[str, _Attempt] = field(default_factory=dict)
+    _held_open: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Namespace and name of pods whose trainer has ended, by the UIDs of their Jobs."""
     _seen: set[str] = field(default_factory=set)
     _addresses: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -94,6 +97,9 @@ class Node:
             if uid not in self._seen:
                 self._seen.add(uid)
                 await self._start(job)
+        for uid in [uid for uid in self._held_open if uid not in present]:
+            namespace, pod = self._held_open.pop(uid)
+            await self.api.delete(PODS, namespace, pod, grace_seconds=0)
         if not self._attempts:
             return
         pods = await self.api.list(PODS, None, OURS, metadata_only=True)
@@ -107,6 +113,10 @@ class Node:
         uid = text(job, "metadata", "uid")
         document = await self._input(namespace, name)
         if document is None:
+            return
+        script = self.script_for(namespace, document)
+        if script.refused:
+            await self._refuse(job, script.refused)
             return
         pod = f"{name}-{uid[:5]}"
         template = at(job, "spec", "template")
@@ -134,12 +144,29 @@ class Node:
         started = statuses.now()
         await self.api.merge(BATCH_JOBS, namespace, name, {"status": statuses.active_job(started)}, "status")
         token = CONTROL_TOKEN if document.serving is not None and document.serving.has_control_token else None
-        trainer = Trainer(namespace, document, self.script_for(namespace, document), self.volume, token)
+        trainer = Trainer(namespace, document, script, self.volume, token)
         served_by = frozenset(pod.name for pod in document.serving.pods) if document.serving else frozenset()
         run = Run(namespace, pod, document, served_by, time.monotonic())
         self.runs.append(run)
         work = asyncio.create_task(trainer.run(), name=pod)
-        self._attempts[uid] = _Attempt(uid, name, namespace, trainer, run, started, work)
+        self._attempts[uid] = _Attempt(uid, name, namespace, trainer, run, started, work, address=address)
+
+    async def _refuse(self, job: Manifest, words: str) -> None:
+        """Say in an Event that the Job controller could not make the pod."""
+        name, namespace = text(job, "metadata", "name"), text(job, "metadata", "namespace")
+        about: Manifest = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "namespace": namespace}
+        event: Manifest = {
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"generateName": f"{name}."},
+            "involvedObject": {**about, "uid": text(job, "metadata", "uid")},
+            "type": "Warning",
+            "reason": "FailedCreate",
+            "message": f"Error creating: {words}",
+            "lastTimestamp": statuses.now(),
+            "source": {"component": "job-controller"},
+        }
+        await self.api.create(EVENTS, namespace, event)
 
     async def _input(self, namespace: str, name: str) -> TrainerInput | None:
         """The attempt's input; None when its Secret is gone: the pod would wait for it for ever."""
@@ -173,6 +200,11 @@ class Node:
         attempt.run.ended = time.monotonic()
         attempt.run.exit_code = end.exit_code
         del self._attempts[attempt.uid]
+        if attempt.trainer.script.sidecar and not deleting and end.exit_code is not None:
+            status = statuses.held_open_pod(attempt.address, CONTAINER, end.exit_code, end.message, SIDECAR)
+            await self.api.merge(PODS, namespace, pod, {"status": status}, "status")
+            self._held_open[attempt.uid] = (namespace, pod)
+            return
         if end.exit_code is not None:
             status = statuses.ended_pod(CONTAINER, end.exit_code, end.message)
             await self.api.merge(PODS, namespace, pod, {"status": status}, "status")

@@ -43,6 +43,19 @@ def ended_pod(container: str, exit_code: int, message: str) -> Manifest:
     }
 
 
+def held_open_pod(address: str, container: str, exit_code: int, message: str, sidecar: str) -> Manifest:
+    """Status of a pod whose container has ended, and whose sidecar goes on."""
+    running, ended = running_pod(address, sidecar), ended_pod(container, exit_code, message)
+    statuses = [*_containers(running), *_containers(ended)]
+    return {**running, "conditions": ended["conditions"], "containerStatuses": statuses}
+
+
+def _containers(status: Manifest) -> list[JsonValue]:
+    found = status["containerStatuses"]
+    assert isinstance(found, list)
+    return found
+
+
 def active_job(started: str) -> Manifest:
     """Status of a batch Job whose pod runs."""
     return {"startTime": started, "active": 1, "uncountedTerminatedPods": {}}

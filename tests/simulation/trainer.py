@@ -60,6 +60,10 @@ class Script:
     message: str = "as the script says"
     exit_code: int | None = None
     hold: bool = False
+    refused: str = ""
+    """Why no pod can be made for it, in the words of a quota; empty: nothing refuses it."""
+    sidecar: bool = False
+    """Whether somebody puts a container into its pod that never ends."""
     prepare_seconds: float = 0.1
     step_seconds: float = 0.02
     reached: bool = False

@@ -80,13 +80,14 @@ def helm(stack: Stack, *arguments: str, timeout_seconds: float = 180.0) -> str:
 
 def install_operator(stack: Stack, *settings: str) -> None:
     """Install or upgrade the release and wait until the operator is ready."""
-    values = [
+    # A tag may be all digits, and is text all the same.
+    texts = [
         *_image_values("image", stack.image(OPERATOR)),
         *_image_values("trainer.image", stack.image(TRAINER)),
         f"fullnameOverride={OPERATOR_DEPLOYMENT}",
-        *settings,
     ]
-    sets = [part for value in values for part in ("--set", value)]
+    sets = [part for text in texts for part in ("--set-string", text)]
+    sets += [part for value in settings for part in ("--set", value)]
     helm(
         stack, "upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM_NAMESPACE,
         "--create-namespace", "--wait", "--timeout", "120s", *sets,

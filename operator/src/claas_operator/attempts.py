@@ -62,7 +62,7 @@ def describe_attempt(
             exit_code=trainer.exit_code,
             message=_said(trainer.reason, pod.status.reason, pod.status.message),
             finished_at=trainer.finished_at,
-            held_open=not pod.ended,
+            held_open=_held_open(pod),
             retired=batch_job.retired,
         )
     if pod.ended:
@@ -111,12 +111,17 @@ def held_open(pods: Sequence[Pod]) -> tuple[ObjectReference, ...]:
     return tuple(
         ObjectReference(reference.name, reference.uid)
         for pod in pods
-        if not pod.ended
-        and pod.metadata.deletion_timestamp is None
-        and pod.state_of(TRAINER_CONTAINER).terminated is not None
+        if pod.metadata.deletion_timestamp is None and _held_open(pod)
         for reference in pod.metadata.owner_references
         if reference.kind == "Job"
     )
+
+
+def _held_open(pod: Pod) -> bool:
+    """Whether a container beside the trainer goes on. A native sidecar is an init container: the kubelet ends it."""
+    if pod.ended or pod.state_of(TRAINER_CONTAINER).terminated is None:
+        return False
+    return any(status.state.terminated is None for status in pod.status.container_statuses)
 
 
 def _said(*parts: str) -> str:

@@ -129,7 +129,7 @@ PODS: list[tuple[str, Pod, AttemptState, int | None, bool, bool]] = [
         AttemptState.SUCCEEDED,
         0,
         False,
-        True,
+        False,
     ),
     (
         "an init container failed",
