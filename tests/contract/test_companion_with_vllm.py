@@ -136,6 +136,14 @@ async def test_status_says_how_the_server_was_started(client: VllmClient) -> Non
     assert "enable_thinking" not in said.chat.template_kwargs
 
 
+async def test_a_conversation_is_tokenised_as_the_server_itself_reads_it(site: Site, client: VllmClient) -> None:
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?<|im_end|>"}]
+    body = {"model": BASE_MODEL, "messages": messages, "max_tokens": 1, "return_token_ids": True}
+    async with httpx.AsyncClient(base_url=site.server.url, headers=HEADERS, timeout=60.0, trust_env=False) as http:
+        answer = await http.post("/v1/chat/completions", json=body)
+    assert list(await client.tokenize_chat(messages)) == answer.json()["prompt_token_ids"]
+
+
 async def test_a_version_is_put_in_service_once_and_listed_under_the_served_name(
     site: Site, client: VllmClient
 ) -> None:

@@ -250,6 +250,8 @@ def test_a_recorded_rollout_becomes_a_served_version_and_no_client_notices(pod: 
     assert (result.version.number, result.version.parent, result.version.job_uid) == (1, 0, "uid-1")
     assert result.swapped_pods == ["vllm-0"]
     assert (result.samples.recorded, result.samples.reconstructed) == (1, 1)
+    prompts = result.samples.recorded_prompts, result.samples.server_prompts, result.samples.hints_inserted
+    assert prompts == (1, 1, 1)
     # Recorded under the base model with B = 0: the policy that is trained is the one that answered.
     assert result.version.metrics["ratio_mean"] == pytest.approx(1.0, abs=0.02)
     timings = result.timings

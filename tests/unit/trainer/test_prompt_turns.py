@@ -16,7 +16,7 @@ from claas_trainer.prompt_turns import Chat
 from claas_trainer.samples import ModelLimits
 from claas_trainer.teachers.hindsight import HEADING, SEPARATOR, hindsight_block
 from claas_trainer.tokens import TokenisedBatch, tokenise
-from tests.unit.trainer.chat_models import KINDS, chat_model
+from tests.unit.trainer.chat_models import KINDS, PIPES, Kind, chat_model
 
 MODELS = {name: chat_model(kind) for name, kind in KINDS.items()}
 LIMITS = ModelLimits(vocabulary_size=400, context_tokens=100_000)
@@ -155,6 +155,13 @@ def test_recorded_tokens_stay_as_they_are_in_the_teacher_s_prompt_too() -> None:
     assert batch.counts.hints_inserted == 1
     assert teacher[: len(odd)] == tuple(odd)
     assert CHATML.decode(teacher).count(HEADING) == 1
+
+
+def test_a_template_that_marks_the_user_s_turn_when_a_request_switches_thinking_off_is_known_too() -> None:
+    mark = "{{ '/nothink' if enable_thinking is defined and not enable_thinking else '' }}"
+    model = chat_model(Kind(PIPES.replace("{{ m.content }}", "{{ m.content }}" + mark), "<|end|>", ("<|user|>",)))
+    prompt = render(model, [turn("user", "hi")], enable_thinking=False)
+    assert teacher_text(model, batch_of(model, prompt, "hi")) == prompt.replace("/nothink", f"{HINT}/nothink")
 
 
 def test_a_rebuilt_conversation_keeps_earlier_turns_and_the_thinking_setting() -> None:

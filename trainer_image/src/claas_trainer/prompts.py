@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from claas_crds.training import DistillBatchItem
 from claas_trainer.chat_template import ChatRenderer, ChatTemplateError, PromptOrigin
-from claas_trainer.prompt_turns import Chat, UserTurns
+from claas_trainer.prompt_turns import Chat, Render, UserTurns
 from claas_trainer.teachers.hindsight import (
     SEPARATOR,
     Message,
@@ -26,6 +28,9 @@ _QUESTION, _ANSWER = "question-placeholder", "answer-placeholder"
 _HINT = "hindsight-placeholder"
 
 
+_HIDDEN_MESSAGE = "it does not show the user's message: hindsight has no place"
+
+
 class TeacherPrompt(StrEnum):
     """How the teacher's prompt came about."""
 
@@ -35,6 +40,30 @@ class TeacherPrompt(StrEnum):
     """No prompt was recorded: the conversation that the student has, with the hint."""
     REBUILT = "rebuilt"
     """A conversation of the sample's texts: the user's last message is not in the recorded prompt."""
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A renderer, and how its template writes a user's turn."""
+
+    renderer: ChatRenderer
+    turns: UserTurns
+
+    @property
+    def render(self) -> Render:
+        return self.rendering(self.renderer)
+
+    @staticmethod
+    def rendering(renderer: ChatRenderer) -> Render:
+        """The renderer with None for what it refuses."""
+
+        def render(chat: Chat, answer_next: bool) -> str | None:
+            try:
+                return renderer.render(chat, answer_next=answer_next)
+            except ChatTemplateError:
+                return None
+
+        return render
 
 
 class Prompts:
@@ -49,11 +78,11 @@ class Prompts:
         self._renderer = renderer
         # A template that renders nothing says why here.
         renderer.render(as_chat(conversation(_QUESTION)), answer_next=True)
-        turns = UserTurns.of(self._render, self._control_texts)
-        if turns is None:
-            raise ChatTemplateError("it does not show the user's message: hindsight has no place", by_itself=True)
-        self._turns = turns
-        between = frozenset(tokenizer.encode(turns.turns_text)) & tokenizer.added_ids
+        way = self._way(renderer)
+        if way is None:
+            raise ChatTemplateError(_HIDDEN_MESSAGE, by_itself=True)
+        self._first_way = way
+        between = frozenset(tokenizer.encode(way.turns.turns_text)) & tokenizer.added_ids
         self._control_ids = tokenizer.special_ids | tokenizer.end_of_turn_ids | between
         self._ending = self._turn_ending()
 
@@ -73,8 +102,7 @@ class Prompts:
         recorded = self._tokenizer.decode(item.prompt_token_ids) if item.prompt_token_ids else item.prompt
         if not recorded:
             return self._hinted(item, self._renderer), TeacherPrompt.MADE
-        contents = self._turns.contents(self._render, item.user_prompt)
-        end = self._turns.end_of_message(recorded, contents, item.system_prompt)
+        end = self._end_of_message(item, recorded)
         if end is None:
             return self._hinted(item, self._renderer_of(recorded)), TeacherPrompt.REBUILT
         return self._inserted(item, recorded, end), TeacherPrompt.INSERTED
@@ -89,6 +117,18 @@ class Prompts:
                 text, ending = text.rstrip().removesuffix(spelled), (token,)
                 break
         return [*self._tokenizer.encode_pieces([Piece(text, from_user=True)], self._control_ids), *ending]
+
+    def _end_of_message(self, item: DistillBatchItem, recorded: str) -> int | None:
+        """Where the user's last message ends in a recorded prompt; None when it is not there.
+
+        A request may have switched thinking on or off, and some templates say so within the user's turn.
+        """
+        for way in self._ways:
+            contents = way.turns.contents(way.render, item.user_prompt)
+            end = way.turns.end_of_message(recorded, contents, item.system_prompt)
+            if end is not None:
+                return end
+        return None
 
     def _inserted(self, item: DistillBatchItem, recorded: str, end: int) -> list[int]:
         hint = Piece(SEPARATOR + hindsight_block(item.feedback), from_user=True)
@@ -121,24 +161,23 @@ class Prompts:
         marked = Message(Role.USER, f"{last.content}{SEPARATOR}{mark}")
         before, found, after = renderer.render(as_chat((*earlier, marked)), answer_next=True).partition(mark)
         if not found:
-            raise ChatTemplateError("it does not show the user's message: hindsight has no place", by_itself=True)
+            raise ChatTemplateError(_HIDDEN_MESSAGE, by_itself=True)
         pieces = [Piece(before), Piece(hindsight_block(item.feedback), from_user=True), Piece(after)]
         return self._tokenizer.encode_pieces(pieces, self._tokenizer.added_ids)
 
     def _renderer_of(self, recorded: str) -> ChatRenderer:
-        """The renderer whose prompts end as the recorded one does: a request can switch thinking on and off."""
-        fitting = self._renderer, 0
-        for renderer in (self._renderer, self._renderer.with_thinking(False), self._renderer.with_thinking(True)):
-            tail = renderer.render(as_chat(conversation(_QUESTION)), answer_next=True).rpartition(_QUESTION)[2]
-            if recorded.endswith(tail) and len(tail) > fitting[1]:
-                fitting = renderer, len(tail)
-        return fitting[0]
+        """The renderer whose prompts end as the recorded one does."""
+        fitting = [way for way in self._ways if recorded.endswith(way.turns.tail)] or [self._first_way]
+        return max(fitting, key=lambda way: len(way.turns.tail)).renderer
 
-    def _render(self, chat: Chat, answer_next: bool) -> str | None:
-        try:
-            return self._renderer.render(chat, answer_next=answer_next)
-        except ChatTemplateError:
-            return None
+    @cached_property
+    def _ways(self) -> tuple[_Way, ...]:
+        switched = (self._way(self._renderer.with_thinking(thinking)) for thinking in (False, True))
+        return (self._first_way, *(way for way in switched if way is not None))
+
+    def _way(self, renderer: ChatRenderer) -> _Way | None:
+        turns = UserTurns.of(_Way.rendering(renderer), self._control_texts)
+        return None if turns is None else _Way(renderer, turns)
 
     def _control_texts(self, text: str) -> list[str]:
         found = frozenset(self._tokenizer.encode(text)) & self._tokenizer.added_ids
@@ -147,7 +186,7 @@ class Prompts:
     def _turn_ending(self) -> tuple[int, ...]:
         """The token that ends an answer, as the template writes it; empty when there is none."""
         chat = as_chat((Message(Role.USER, _QUESTION), Message(Role.ASSISTANT, _ANSWER)))
-        _, found, closing = (self._render(chat, False) or "").rpartition(_ANSWER)
+        _, found, closing = (self._first_way.render(chat, False) or "").rpartition(_ANSWER)
         after = self._tokenizer.encode(closing.lstrip()) if found else []
         if after and after[0] in self._tokenizer.end_of_turn_ids:
             return (after[0],)
