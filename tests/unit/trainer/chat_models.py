@@ -53,6 +53,10 @@ PLAIN_TEXT = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}\n\n"
     "{% elif m.role == 'user' %}USER: {{ m.content }} ASSISTANT:{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
 )
+LINES = (
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ '</s>\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
 NO_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('System role is not supported') }}{% endif %}" + CHATML
 )
@@ -67,6 +71,7 @@ class Kind:
     special: tuple[str, ...] = ()
     unmarked: tuple[str, ...] = ()
     nfc: bool = False
+    marks_words: bool = False
 
 
 KINDS = {
@@ -76,12 +81,29 @@ KINDS = {
     "model turns": Kind(MODEL_TURNS, "<end>", ("<bos>", "<turn>")),
     "pipes": Kind(PIPES, "<|end|>", ("<|system|>", "<|user|>", "<|assistant|>")),
     "unclosed": Kind(UNCLOSED, "</s>", ("<s>",), ("<USER>", "<ASSISTANT>")),
+    "marked words": Kind(LINES, "</s>", marks_words=True),
     "plain text": Kind(PLAIN_TEXT, "</s>"),
 }
 
 
 def chat_model(kind: Kind) -> HubTokenizer:
-    """A byte-level tokenizer with that template."""
+    """A byte-level tokenizer with that template, or one that marks words as SentencePiece does."""
+    return _wrapped(_marking_tokenizer() if kind.marks_words else _byte_tokenizer(kind), kind)
+
+
+def _marking_tokenizer() -> Tokenizer:
+    """Each text between control tokens gets a space in front, and letters that are not known become bytes."""
+    letters = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "\n", *map(chr, range(33, 127))]
+    vocabulary = {letter: place for place, letter in enumerate(letters)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return tokenizer
+
+
+def _byte_tokenizer(kind: Kind) -> Tokenizer:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {letter: place for place, letter in enumerate([*alphabet, "ĊĊ", "?ĊĊ", "th"])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("Ċ", "Ċ"), ("?", "ĊĊ"), ("t", "h")]))
@@ -89,6 +111,10 @@ def chat_model(kind: Kind) -> HubTokenizer:
         tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _wrapped(tokenizer: Tokenizer, kind: Kind) -> HubTokenizer:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token=kind.end, additional_special_tokens=list(kind.special)
     )

@@ -54,7 +54,7 @@ def teacher_text(model: HubTokenizer, batch: TokenisedBatch) -> str:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=30)
+@settings(max_examples=20, deadline=None)
 @given(
     earlier=st.lists(st.tuples(TEXTS, TEXTS), max_size=2),
     question=TEXTS,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _QUESTION, _ANSWER = "question-placeholder", "answer-placeholder"
 _HINT = "hindsight-placeholder"
+_LETTER = "a"
+_LONGEST_LETTER = 4
+"""Bytes of a letter in UTF-8, at most."""
 
 
 _HIDDEN_MESSAGE = "it does not show the user's message: hindsight has no place"
@@ -44,26 +47,11 @@ class TeacherPrompt(StrEnum):
 
 @dataclass(frozen=True)
 class _Way:
-    """A renderer, and how its template writes a user's turn."""
+    """A renderer, and how its template writes a user's turn. `render` gives None for what it refuses."""
 
     renderer: ChatRenderer
+    render: Render
     turns: UserTurns
-
-    @property
-    def render(self) -> Render:
-        return self.rendering(self.renderer)
-
-    @staticmethod
-    def rendering(renderer: ChatRenderer) -> Render:
-        """The renderer with None for what it refuses."""
-
-        def render(chat: Chat, answer_next: bool) -> str | None:
-            try:
-                return renderer.render(chat, answer_next=answer_next)
-            except ChatTemplateError:
-                return None
-
-        return render
 
 
 class Prompts:
@@ -136,10 +124,18 @@ class Prompts:
             # The server's tokens are not those that the tokenizer would choose: what was recorded stays as it is.
             place = self._token_at(item.prompt_token_ids, recorded[:end])
             if place is not None:
-                block = self._tokenizer.encode_pieces([hint], self._tokenizer.added_ids)
+                block = self._inside_text(hint)
                 return [*item.prompt_token_ids[:place], *block, *item.prompt_token_ids[place:]]
         pieces = [Piece(recorded[:end]), hint, Piece(recorded[end:])]
         return self._tokenizer.encode_pieces(pieces, self._tokenizer.added_ids)
+
+    def _inside_text(self, piece: Piece) -> list[int]:
+        """A piece's tokens where text stands before it: some tokenizers mark the beginning of a text."""
+        before = self._tokenizer.encode(_LETTER)
+        ids = self._tokenizer.encode_pieces([Piece(_LETTER), piece], self._tokenizer.added_ids)
+        if ids[: len(before)] == before:
+            return ids[len(before) :]
+        return self._tokenizer.encode_pieces([piece], self._tokenizer.added_ids)
 
     def _token_at(self, ids: Sequence[int], text: str) -> int | None:
         """How many of the tokens make up `text`; None when it ends inside one."""
@@ -150,7 +146,9 @@ class Prompts:
                 low = middle + 1
             else:
                 high = middle
-        return low if self._tokenizer.decode(ids[:low]) == text else None
+        # A letter may be several tokens, of which the first show as one letter too.
+        places = range(low, min(low + _LONGEST_LETTER, len(ids) + 1))
+        return next((place for place in places if self._tokenizer.decode(ids[:place]) == text), None)
 
     def _hinted(self, item: DistillBatchItem, renderer: ChatRenderer) -> list[int]:
         """The sample's conversation with the hint at the end of the user's last message."""
@@ -173,11 +171,26 @@ class Prompts:
     @cached_property
     def _ways(self) -> tuple[_Way, ...]:
         switched = (self._way(self._renderer.with_thinking(thinking)) for thinking in (False, True))
-        return (self._first_way, *(way for way in switched if way is not None))
+        ways = [self._first_way, *(way for way in switched if way is not None)]
+        # Some tokenizers change white space, and recorded tokens show what they made of it.
+        read_back = (self._way(way.renderer, self._read_back) for way in ways if self._changes(way.turns.turns_text))
+        return (*ways, *(way for way in read_back if way is not None))
 
-    def _way(self, renderer: ChatRenderer) -> _Way | None:
-        turns = UserTurns.of(_Way.rendering(renderer), self._control_texts)
-        return None if turns is None else _Way(renderer, turns)
+    def _way(self, renderer: ChatRenderer, shown: Callable[[str], str] = lambda text: text) -> _Way | None:
+        def render(chat: Chat, answer_next: bool) -> str | None:
+            try:
+                return shown(renderer.render(chat, answer_next=answer_next))
+            except ChatTemplateError:
+                return None
+
+        turns = UserTurns.of(render, self._control_texts)
+        return None if turns is None else _Way(renderer, render, turns)
+
+    def _read_back(self, text: str) -> str:
+        return self._tokenizer.decode(self._tokenizer.encode(text))
+
+    def _changes(self, text: str) -> bool:
+        return self._read_back(text) != text
 
     def _control_texts(self, text: str) -> list[str]:
         found = frozenset(self._tokenizer.encode(text)) & self._tokenizer.added_ids
