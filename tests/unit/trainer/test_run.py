@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from claas_crds.contract import FailureReason, ModelLocation, TrainerInput
 from claas_crds.distill_job import JobPhase
@@ -207,6 +209,38 @@ def test_initialising_names_a_target_module_that_the_model_lacks(
         initialise(job(model, paths).model_copy(update={"lora": lora}), paths, reporter)
     assert caught.value.reason is FailureReason.INVALID_INPUT
     assert "lora.targetModules: the base model has no layer named wq_proj; there are " in caught.value.message
+
+
+@pytest.mark.parametrize("wanted", [None, "all-linear", r".*\.(q|v)_proj", ["self_attn.q_proj", "down_proj"]])
+def test_initialising_records_the_layers_that_were_chosen(
+    wanted: str | list[str] | None, model: Path, paths: Paths, reporter: Reporter
+) -> None:
+    lora = LoraSpec(rank=8, alpha=16, target_modules=wanted)
+    initialise(job(model, paths).model_copy(update={"lora": lora}), paths, reporter)
+    folder = paths.adapter_folder("team/coder") / "versions" / "0"
+    names = json.loads((folder / "adapter_config.json").read_text())["target_modules"]
+    stored = {name.split(".")[-3] for name in load_file(folder / "adapter_model.safetensors")}
+    assert isinstance(names, list)
+    assert {name.rpartition(".")[2] for name in names} == stored
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (["q_proj", "v_proj", "embed_tokens"], "embed_tokens is no linear layer but Embedding"),
+        (["q_proj", "lm_head"], "lm_head is the head"),
+        ("embed_tokens", "matches no layer's whole name"),
+    ],
+)
+def test_initialising_refuses_what_never_learns_and_lists_what_there_is(
+    wanted: str | list[str], said: str, model: Path, paths: Paths, reporter: Reporter
+) -> None:
+    lora = LoraSpec(rank=8, alpha=16, target_modules=wanted)
+    with pytest.raises(
+        TrainerError, match=f"lora.targetModules: .*{said}.*; there are down_proj, gate_proj"
+    ) as caught:
+        initialise(job(model, paths).model_copy(update={"lora": lora}), paths, reporter)
+    assert caught.value.reason is FailureReason.INVALID_INPUT
 
 
 def test_initialising_never_replaces_versions_of_which_none_is_whole(

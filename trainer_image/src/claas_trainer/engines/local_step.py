@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
 from claas_crds.contract import FailureReason
 from claas_crds.distill_job import SampleCounts
@@ -25,6 +21,7 @@ from claas_trainer.engines.gpu_memory import GpuMemory
 from claas_trainer.engines.placement import Fit, Placement, StepInput
 from claas_trainer.engines.settings import step_config, teacher_of
 from claas_trainer.engines.short_queue import ShortQueue
+from claas_trainer.engines.version_files import read_parent, read_state, state_files
 from claas_trainer.engines.weight_access import open_weights
 from claas_trainer.errors import EngineError
 from claas_trainer.figures import seconds_since
@@ -32,22 +29,19 @@ from claas_trainer.heavy_imports import first_import_of
 from claas_trainer.hub_tokenizer import read_tokenizer
 from claas_trainer.libraries import library_versions
 from claas_trainer.logs import log
-from claas_trainer.lora import LoraAdapter, read_adapter
+from claas_trainer.lora import LoraAdapter
 from claas_trainer.model_config import read_config
 from claas_trainer.model_shape import read_shape
 from claas_trainer.model_source import find_model
-from claas_trainer.optimizer import OptimizerState, Part
-from claas_trainer.parameters import Layout
+from claas_trainer.optimizer import OptimizerState
 from claas_trainer.step import StepResult, sdpo_step
-from claas_trainer.step_errors import AdapterError, NonFiniteError, OptimizerStateError, UnsupportedModelError
+from claas_trainer.step_errors import UnsupportedModelError
 from claas_trainer.store.content import Bytes, FileContent
-from claas_trainer.store.errors import storage_errors
-from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, OPTIMIZER_FILES, StepRecord
+from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, StepRecord
 from claas_trainer.store.tensors import Tensors
-from claas_trainer.store.versions import StoredVersion
 from claas_trainer.tokens import tokenise
 from claas_trainer.transfers import reserve_pinned
-from claas_trainer.weights.finite import is_finite, search
+from claas_trainer.weights.finite import weights_blamed
 from claas_trainer.weights.shape import ModelShape
 
 _MASTER_BYTES = 4
@@ -92,7 +86,7 @@ class LocalStep:
         """Take the step; gives its metrics."""
         if self._fit is None:
             raise _out_of_turn("a step before it has its device")
-        with _weights_blamed(self._mapped_folder):
+        with weights_blamed(self._mapped_folder):
             self._result = sdpo_step(
                 self._placement.model,
                 self._inputs.samples,
@@ -126,7 +120,7 @@ class LocalStep:
         return {
             ADAPTER_CONFIG_FILE: Bytes(self._adapter_config),
             ADAPTER_WEIGHTS_FILE: Tensors(result.state.masters, {"format": "pt"}, dtype),
-            **_state_files(result.state),
+            **state_files(result.state),
         }
 
     def _record(self, result: StepResult, fit: Fit) -> StepRecord:
@@ -166,34 +160,22 @@ def prepare(payload: DistillBatchRequestPayload, plan: StepPlan, resources: Exit
     if batch.rebuilt:
         log("conversations-rebuilt", samples=",".join(map(str, batch.rebuilt)))
     inputs = StepInput(batch.samples, step_config(payload.training), teacher_of(payload.training))
-    adapter, adapter_config = _read_parent(plan.parent)
+    adapter, adapter_config = read_parent(plan.parent)
     device = step_device()
     log("read", samples=len(inputs.samples), tokens=sum(sample.tokens for sample in inputs.samples))
     placement, fingerprint = _place(folder, config.dtype, plan, adapter, inputs, device, resources)
     on_gpu = device.type == "cuda"
-    state = _read_state(plan.parent, placement.model.layout, inputs, pin=on_gpu)
+    state = read_state(plan.parent, placement.model.layout, inputs, pin=on_gpu)
     state = state or OptimizerState.fresh(adapter.tensors, placement.model.layout, pin=on_gpu)
     if on_gpu:
         reserve_pinned(state.layout.elements, _vectors(inputs))
     log("placed", forward=placement.forward.value, device=device_name(device))
     started = time.monotonic()
-    with _weights_blamed(folder):
+    with weights_blamed(folder):
         placement.warm_up(state)
     log("warmed-up", seconds=seconds_since(started))
     mapped = folder if plan.weights is WeightAccess.SHARED else None
     return LocalStep(plan, batch.counts, inputs, adapter_config, fingerprint, placement, state, mapped)
-
-
-@contextmanager
-def _weights_blamed(folder: Path | None) -> Iterator[None]:
-    """Where a step is not finite, look for the reason in base weights that nobody has looked through yet, those in
-    `folder`. Raises WeightsError."""
-    try:
-        yield
-    except NonFiniteError:
-        if folder is not None:
-            search(folder)
-        raise
 
 
 def _place(
@@ -240,46 +222,6 @@ def _residue(plan: StepPlan, device: torch.device) -> int | None:
     if plan.weights is WeightAccess.SHARED:
         return GpuMemory.of(device).residue if device.type == "cuda" else None
     return plan.parent.record.step.serving_residue_bytes if plan.parent.record.step else None
-
-
-def _read_parent(parent: StoredVersion) -> tuple[LoraAdapter, bytes]:
-    """The parent's adapter, and its configuration file as it is: the new version has the same."""
-    try:
-        with storage_errors(parent.folder):
-            adapter, config = read_adapter(parent.folder), (parent.folder / ADAPTER_CONFIG_FILE).read_bytes()
-        broken = next((name for name, tensor in adapter.tensors.items() if not is_finite(tensor)), None)
-        if broken is not None:
-            raise AdapterError(
-                f"{parent.folder}: tensor {broken} has values that are NaN or infinite; train from an earlier version"
-            )
-        return adapter, config
-    except AdapterError as error:
-        raise EngineError(FailureReason.PARENT_CORRUPT, str(error)) from error
-
-
-def _read_state(parent: StoredVersion, layout: Layout, inputs: StepInput, *, pin: bool) -> OptimizerState | None:
-    """The parent's optimiser state; None for a version that has none, such as the initial one."""
-    paths = parent.files(OPTIMIZER_FILES)
-    if not paths:
-        return None
-    try:
-        stored = {name: tensor for path in paths for name, tensor in load_file(path).items()}
-        if inputs.teacher.average_rate is None:
-            unused = f"{Part.AVERAGE.value}/"
-            stored = {name: tensor for name, tensor in stored.items() if not name.startswith(unused)}
-        return OptimizerState.from_tensors(stored, layout, pin=pin)
-    except (OSError, SafetensorError, OptimizerStateError) as error:
-        raise EngineError(FailureReason.PARENT_CORRUPT, f"{parent.folder}: {error}") from error
-
-
-def _state_files(state: OptimizerState) -> dict[str, FileContent]:
-    """A file for each vector: they are hashed and written beside each other, for a version goes into service only
-    when it is whole."""
-    files: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in state.to_tensors().items():
-        part, _, _ = name.partition("/")
-        files.setdefault(f"{OPTIMIZER_FILES}_{part}.safetensors", {})[name] = tensor
-    return {name: Tensors(tensors, {"format": "pt"}) for name, tensors in files.items()}
 
 
 def _vectors(inputs: StepInput) -> int:

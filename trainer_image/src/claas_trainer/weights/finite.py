@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from claas_trainer.step_errors import WeightsError
+from claas_trainer.step_errors import NonFiniteError, WeightsError
 from claas_trainer.weights.files import Checkpoint, StoredTensor, read_into
 
 ADVICE = (
@@ -43,3 +45,15 @@ def search(folder: Path) -> None:
     finite, or can't be read."""
     for stored in Checkpoint(folder).readable():
         read_finite_into(stored, torch.empty(stored.shape, dtype=stored.torch_dtype))
+
+
+@contextmanager
+def weights_blamed(folder: Path | None) -> Iterator[None]:
+    """Where a step is not finite, look for the reason in base weights that nobody has looked through yet, those in
+    `folder`. Raises WeightsError."""
+    try:
+        yield
+    except NonFiniteError:
+        if folder is not None:
+            search(folder)
+        raise
