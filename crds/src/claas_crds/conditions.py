@@ -190,3 +190,19 @@ def is_true(conditions: Iterable[Condition], condition_type: str) -> bool:
     """Whether the condition is there and True."""
     condition = condition_of(conditions, condition_type)
     return condition is not None and condition.status is ConditionStatus.TRUE
+
+
+def telling_condition(conditions: Iterable[Condition]) -> Condition | None:
+    """The condition that says why a job is where it is: how it ended, or else the first step that is not done."""
+    known = list(conditions)
+    for kind in (JobCondition.FAILED, JobCondition.COMPLETE, JobCondition.SUSPENDED):
+        if is_true(known, kind):
+            return condition_of(known, kind)
+    last = None
+    for kind in (JobCondition.ADMITTED, JobCondition.TRAINED, JobCondition.SERVED):
+        found = condition_of(known, kind)
+        if found is not None:
+            last = found
+        if found is None or not is_true(known, kind):
+            break
+    return last

@@ -239,6 +239,10 @@ class DistillJobStatus(ResourceModel):
     """The generation of the spec that this status is about."""
     phase: JobPhase | None = None
     """Where the job is, for people."""
+    reason: str | None = None
+    """Why it is there, for people: the reason of the condition that tells it."""
+    message: str | None = None
+    """The same as a sentence."""
     conditions: list[Condition] = Field(
         default=[],
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},

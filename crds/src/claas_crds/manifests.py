@@ -80,7 +80,8 @@ RESOURCES = (
             PrintColumn("Loss", ".status.loss", priority=1),
             PrintColumn("Gap", ".status.servingGap", priority=1),
             PrintColumn("Attempts", ".status.attempts", "integer", 1),
-            PrintColumn("Reason", _condition("Failed", "reason"), priority=1),
+            PrintColumn("Reason", ".status.reason", priority=1),
+            PrintColumn("Message", ".status.message", priority=1),
         ),
     ),
 )

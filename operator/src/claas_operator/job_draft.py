@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from claas_crds.conditions import JobCondition, is_true
+from claas_crds.conditions import JobCondition, is_true, telling_condition
 from claas_crds.distill_job import DistillJobStatus, JobPhase
 from claas_operator.actions import Action, DeleteAttempt, Note, RetireAttempt
 from claas_operator.conditions import ConditionDraft
@@ -53,9 +53,12 @@ class JobDraft:
 
     def plan(self, phase: JobPhase, requeue_seconds: float | None) -> JobPlan:
         """The plan, with everything gathered so far."""
+        told = telling_condition(self.conditions.conditions)
         status = self.world.job.status.model_copy(
             update={
                 **self.changes,
+                "reason": told.reason if told else None,
+                "message": told.message if told else None,
                 "phase": phase,
                 "conditions": self.conditions.conditions,
                 "observed_generation": self.world.job.metadata.generation,

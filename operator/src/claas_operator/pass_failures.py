@@ -87,7 +87,7 @@ def job_status(found: Manifest, trouble: Trouble, now: datetime) -> Manifest:
     elif said.holds(JobCondition.ADMITTED):
         kind = JobCondition.TRAINED
     said.put(kind, False, reason, trouble.message)
-    status = said.status()
+    status: Manifest = {**said.status(), "reason": str(reason), "message": trouble.message}
     return status if "phase" in said.before else {**status, "phase": JobPhase.PENDING.value}
 
 
@@ -143,6 +143,8 @@ def refused_step(status: DistillJobStatus, generation: int, error: ApiError, now
     return status.model_copy(
         update={
             "conditions": draft.conditions,
+            "reason": JobReason.REQUEST_REFUSED.value,
+            "message": trouble_of(error).message,
             "phase": JobPhase.PENDING,
             "retry_time": now + timedelta(seconds=delay),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from posixpath import normpath
 
 from claas_crds.conditions import AdapterCondition, AdapterReason, is_true
 from claas_crds.contract import PublishedVersion
@@ -31,7 +32,7 @@ from claas_operator.job_draft import STOP_GRACE_SECONDS, end, retire
 from claas_operator.load_failures import LoadFailure
 from claas_operator.plan_adoption import Adoption, plan_adoption, without
 from claas_operator.server_fitness import misconfiguration
-from claas_operator.world import AdapterWorld, AttemptState, ServingPod, TrainerStart
+from claas_operator.world import AdapterWorld, AttemptState, ServerState, ServingPod, TrainerStart
 
 INIT_RETRY_SECONDS = 30
 SOON_SECONDS = 2.0
@@ -217,7 +218,7 @@ def _replica(world: AdapterWorld, pod: ServingPod, latest: AdapterVersion | None
     server = pod.server
     if not pod.ready or server is None:
         return Replica(pod=pod.name, state=ReplicaState.NOT_READY)
-    version = server.loaded_version
+    version = _own_version(world, pod, server)
     if not server.reachable or server.refused:
         return Replica(pod=pod.name, version=version, state=ReplicaState.UNREACHABLE, message=server.error)
     if server.asleep:
@@ -234,12 +235,22 @@ def _replica(world: AdapterWorld, pod: ServingPod, latest: AdapterVersion | None
     return Replica(pod=pod.name, version=version, state=ReplicaState.LOADING)
 
 
+def _own_version(world: AdapterWorld, pod: ServingPod, server: ServerState) -> int | None:
+    """The version of this adapter behind its served name; what somebody else serves under that name is none."""
+    if world.name_taken_by is not None:
+        return None
+    number, path = server.loaded_version, server.loaded_path
+    if number is None or path is None or pod.storage_path is None:
+        return number
+    return number if normpath(path) == normpath(version_path(pod, number)) else None
+
+
 def _served_version(world: AdapterWorld, replicas: list[Replica]) -> int | None:
     """The version that every ready pod serves; while they differ or none is ready, what was said before."""
     versions = {replica.version for replica in replicas if replica.state is not ReplicaState.NOT_READY}
     if len(versions) == 1 and None not in versions:
         return versions.pop()
-    return world.adapter.status.served_version
+    return world.adapter.status.served_version if world.name_taken_by is None else None
 
 
 def _ready_replicas(world: AdapterWorld, replicas: list[Replica]) -> str:
@@ -253,10 +264,7 @@ def _write_conditions(draft: ConditionDraft, world: AdapterWorld, verdict: Verdi
     draft.set(AdapterCondition.READY, verdict.ready, verdict.reason, verdict.message, warning=stalled)
     # One Event for a change is enough: Ready tells it, the others follow from it.
     serving = [replica for replica in replicas if replica.state is ReplicaState.SERVING]
-    if all(replica.state is ReplicaState.NOT_READY for replica in replicas):
-        draft.set(AdapterCondition.SERVED, False, AdapterReason.NO_READY_PODS, "No vLLM pod is ready", quiet=True)
-    else:
-        draft.set(AdapterCondition.SERVED, bool(serving), verdict.reason, verdict.message, quiet=True)
+    draft.set(AdapterCondition.SERVED, bool(serving), verdict.reason, verdict.message, quiet=True)
     draft.set(
         AdapterCondition.RECONCILING,
         progressing,

@@ -411,3 +411,36 @@ def test_what_is_served_over_tls_is_recorded_with_how_it_is_verified() -> None:
     (written,) = [a for a in plan_adapter(adapter_world(of)).actions if isinstance(a, WriteLease)]
     record = written.lease.served["tone"]
     assert (record.scheme, record.tls) == ("https", of.spec.serving.tls)
+
+
+def test_served_has_the_reason_of_ready_whatever_is_wrong() -> None:
+    for world in (
+        adapter_world(claim_found=False),
+        adapter_world(deployment_found=False),
+        adapter_world(pods=(vllm_pod(ready=False),)),
+        adapter_world(pods=(vllm_pod(server=serves(0)),)),
+        adapter_world(pods=(vllm_pod(server=UNREACHABLE),)),
+    ):
+        conditions = plan_adapter(world).status.conditions
+        ready, served = (condition_of(conditions, kind) for kind in ("Ready", "Served"))
+        assert ready is not None
+        assert served is not None
+        assert (served.reason, served.message) == (ready.reason, ready.message)
+
+
+def test_an_adapter_whose_name_is_taken_does_not_show_the_others_version() -> None:
+    world = adapter_world(adapter(served=0), pods=(vllm_pod(server=serves(7)),))
+    status = plan_adapter(replace(world, name_taken_by="older")).status
+    assert status.served_version is None
+    assert [replica.version for replica in status.replicas] == [None]
+    assert status.ready_replicas == "0/1"
+    served = condition_of(status.conditions, "Served")
+    assert served is not None
+    assert (served.status, served.reason) == (ConditionStatus.FALSE, "ServedNameTaken")
+
+
+def test_a_version_from_another_folder_is_not_the_adapters_own() -> None:
+    other = ServerState(reachable=True, loaded_version=0, loaded_path="/mnt/adapters/team/other/versions/0")
+    plan = plan_adapter(adapter_world(pods=(vllm_pod(server=other),)))
+    assert [(replica.version, replica.state) for replica in plan.status.replicas] == [(None, "Loading")]
+    assert any(isinstance(action, PutInService) for action in plan.actions)

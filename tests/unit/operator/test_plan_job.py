@@ -496,3 +496,31 @@ def test_a_grant_keeps_how_its_servers_are_verified_so_that_they_can_be_woken_wi
     assert isinstance(action, WriteLease)
     assert action.lease.grant is not None
     assert action.lease.grant.tls == of.spec.serving.tls
+
+
+TOLD: list[tuple[str, JobWorld, str]] = [
+    ("waits for its turn", job_world(held=OTHERS), "Queued"),
+    ("waits for its adapter", job_world(on=adapter(versions=())), "AdapterNotReady"),
+    ("waits for samples", job_world(samples_error="no"), "SamplesNotFound"),
+    ("is suspended", job_world(job(suspend=True)), "Suspended"),
+    ("runs", job_world(job(status=STARTED), held=MINE, now_at=RUNNING), "Running"),
+    (
+        "is tried again",
+        job_world(job(status=STARTED), held=MINE, now_at=failed(FailureReason.SERVING_LOST)),
+        "Retrying",
+    ),
+    ("has published", job_world(job(status=STARTED), held=MINE, now_at=succeeded(1)), "StepTaken"),
+    (
+        "failed",
+        job_world(job(status=STARTED), held=MINE, now_at=failed(FailureReason.INVALID_SAMPLE, 64)),
+        "InvalidSample",
+    ),
+]
+
+
+@pytest.mark.parametrize(("world", "reason"), [row[1:] for row in TOLD], ids=[row[0] for row in TOLD])
+def test_a_job_says_in_one_place_why_it_is_where_it_is(world: JobWorld, reason: str) -> None:
+    status = plan_job(world).status
+    assert status.reason == reason
+    told = [each.message for each in status.conditions if each.reason == reason]
+    assert status.message in told
