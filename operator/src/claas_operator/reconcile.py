@@ -25,6 +25,7 @@ from claas_operator.plan_job import plan_job
 from claas_operator.plan_lease import plan_lease
 from claas_operator.queueing import finished, queue_key
 from claas_operator.reading import Reader
+from claas_operator.transitions import adapter_transition, job_transition, lease_transitions
 from claas_operator.work import Key, Kind, WorkQueue
 from claas_operator.world import AttemptState
 
@@ -166,6 +167,7 @@ class Reconciler:
             plan = plan_adapter(await self._observer.adapter_world(adapter, self._loads.of(adapter.metadata)))
         before = adapter.status
         await self._write_status(ADAPTERS, adapter.metadata, before, plan.status)
+        _log(key, adapter_transition(before, plan.status))
         news = plan.news if plan.status.versions != before.versions else ()
         await self._recorder.record(ADAPTER_KIND, adapter.metadata, (*news, *plan.notes))
         if plan.status.versions != known or before.served_version != plan.status.served_version:
@@ -194,6 +196,7 @@ class Reconciler:
         metadata = await self._write_status(DISTILL_JOBS, job.metadata, job.status, plan.status)
         before, written = known_job(job), job.model_copy(update={"metadata": metadata, "status": plan.status})
         after = self.jobs.note(written) if metadata is not job.metadata else before
+        _log(key, job_transition(job.status, plan.status))
         await self._recorder.record(JOB_KIND, job.metadata, plan.notes)
         try:
             await self._applier.for_job(job.model_copy(update={"metadata": metadata}), world.adapter, plan.actions)
@@ -202,26 +205,30 @@ class Reconciler:
         except ApiError as error:
             if world.attempt.state is not AttemptState.ABSENT or plan.status.produced_version is not None:
                 raise
-            return await self._stand_back(written, error)
+            return await self._stand_back(key, written, error)
         adapter = Key(Kind.ADAPTER, key.namespace, job.spec.adapter_ref.name)
         published = plan.status.produced_version != job.status.produced_version
         ended = finished(plan.status.conditions) and not finished(job.status.conditions)
         if published or ended or plan.status.trainer_job != job.status.trainer_job:
             self.queue.wake(adapter)
         deployment = world.adapter.spec.serving.deployment_ref.name if world.adapter is not None else None
+        if deployment is not None:
+            _log(
+                Key(Kind.LEASE, key.namespace, lease_name(deployment)), *lease_transitions(world.lease, plan.actions)
+            )
         if deployment is not None and before.queued and not after.queued:
             await self._wake_next(key.namespace, deployment)
         if deployment is not None and (plan.actions or ended):
             self.queue.wake(Key(Kind.LEASE, key.namespace, lease_name(deployment)))
         return plan.requeue_seconds
 
-    async def _stand_back(self, job: JobObject, error: ApiError) -> float:
+    async def _stand_back(self, key: Key, job: JobObject, error: ApiError) -> float:
         """The API server refuses to start the job's step: tell it, and let others go first for a while."""
         now = datetime.now(UTC)
         status = refused_step(job.status, job.metadata.generation, error, now)
         metadata = await self._write_status(DISTILL_JOBS, job.metadata, job.status, status)
         self.jobs.note(job.model_copy(update={"metadata": metadata, "status": status}))
-        log.warning("%s %s/%s: %s", JOB_KIND, job.metadata.namespace, job.metadata.name, trouble_of(error).message)
+        _log(key, job_transition(job.status, status))
         assert status.retry_time is not None
         return (status.retry_time - now).total_seconds()
 
@@ -231,6 +238,7 @@ class Reconciler:
             return None
         plan = plan_lease(await self._observer.lease_world(lease))
         await self._applier.for_lease(key.namespace, plan.actions)
+        _log(key, *lease_transitions(lease, plan.actions))
         if lease.grant is not None:
             self.queue.wake(Key(Kind.JOB, key.namespace, lease.grant.job_name))
             written = [action.lease for action in plan.actions if isinstance(action, actions.WriteLease)]
@@ -245,7 +253,7 @@ class Reconciler:
                 self.queue.wake(Key(Kind.JOB, job.namespace, job.name))
 
     async def _wake_after(self, adapter: Key) -> None:
-        """An adapter is gone: its jobs fail, and what its Deployment serves of it is taken out of service."""
+        """An adapter is gone: its jobs wait or fail, and what its Deployment serves of it is taken out of service."""
         self._wake_jobs(adapter, queued=True)
         for lease in await self._read.leases(adapter.namespace):
             self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
@@ -281,3 +289,10 @@ class Reconciler:
         }
         written = await self._api.merge(resource, metadata.namespace, metadata.name, patch, subresource="status")
         return ObjectMeta.model_validate(written["metadata"])
+
+
+def _log(key: Key, *transitions: str | None) -> None:
+    """A line for each change that was written."""
+    for transition in transitions:
+        if transition is not None:
+            log.info("%s %s/%s: %s", key.kind, key.namespace, key.name, transition)
