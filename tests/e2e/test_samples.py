@@ -22,7 +22,7 @@ WRONG: dict[str, tuple[dict[str, JsonValue], str]] = {
         {"prompt_token_ids": [1, 2], "response_token_ids": [3, 999_999], "response_logprobs": [-0.1, -0.1]},
         "samples[1].response_token_ids",
     ),
-    "empty": ({"response": ""}, "samples[1].response"),
+    "empty": ({"response": "\u200b"}, "samples[1].response"),
 }
 
 

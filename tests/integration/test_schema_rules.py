@@ -77,6 +77,10 @@ WRONG_ADAPTERS: list[tuple[str, JsonValue, str]] = [
     ("spec.engine", "quantum", 'spec.engine: Unsupported value: "quantum"'),
     ("spec.serving", {}, "spec.serving.deploymentRef: Required value"),
     ("spec.serving.deploymentRef", {}, "spec.serving.deploymentRef.name: Required value"),
+    ("spec.serving.deploymentRef.name", "vLLM", "spec.serving.deploymentRef.name in body should match"),
+    ("spec.serving.controlTokenSecretRef", {"name": "a/b"}, "controlTokenSecretRef.name in body should match"),
+    ("spec.serving.controlTokenSecretRef", {"name": "a", "key": "a/b"}, "SecretRef.key in body should match"),
+    ("spec.storage.claimName", "-a", "spec.storage.claimName in body should match"),
     ("spec.serving.port", 0, "spec.serving.port in body should be greater than or equal to 1"),
     (
         "spec.serving.scheme",
@@ -158,12 +162,20 @@ WRONG_ADAPTERS: list[tuple[str, JsonValue, str]] = [
     ("spec.servng", {}, 'unknown field "spec.servng"'),
 ]
 
+NO_NAMES = ("Tone", "tone_2", "team/tone", "tone@7", "-tone", "tone.", "a..b", "tone ")
 TOO_LARGE: Object = SAMPLE | {"response": "x" * LARGEST_INLINE_BYTES}
 TOO_MANY_IDS: Object = SAMPLE | {"response_token_ids": [1] * (LARGEST_INLINE_BYTES // 2)}
 
 WRONG_JOBS: list[tuple[str, JsonValue, str]] = [
     ("spec.adapterRef", {}, "spec.adapterRef.name: Required value"),
     ("spec.adapterRef.name", "", "spec.adapterRef.name in body should be at least 1 chars long"),
+    *(("spec.adapterRef.name", wrong, "spec.adapterRef.name in body should match") for wrong in NO_NAMES),
+    ("spec.samples", {"configMapRef": {"name": "Feed_back"}}, "spec.samples.configMapRef.name in body should match"),
+    ("spec.samples", {"file": {"claimName": "a b", "path": "s"}}, "spec.samples.file.claimName in body should match"),
+    *(
+        ("spec.samples.inline.0", SAMPLE | {field: " \n"}, f"spec.samples.inline[0].{field} in body should match")
+        for field in ("user_prompt", "response", "feedback")
+    ),
     (
         "spec.samples",
         {},

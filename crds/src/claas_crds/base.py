@@ -5,6 +5,10 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+_LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+OBJECT_NAME = rf"^{_LABEL}(\.{_LABEL})*$"
+"""What Kubernetes takes for the name of an object (RFC 1123 subdomain)."""
+
 
 class ResourceModel(BaseModel):
     """Part of a Kubernetes resource: camelCase on the wire, unknown fields ignored (the API server prunes them)."""

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from pydantic import Field, JsonValue
 
-from claas_crds.base import ResourceModel
+from claas_crds.base import OBJECT_NAME, ResourceModel
 from claas_crds.conditions import Condition
 from claas_crds.lora_adapter import RELATIVE_PATH, HandoverKind
 from claas_crds.training import DistillBatchItem, TrainingOverrides
@@ -24,14 +24,14 @@ _MOST_INLINE_SAMPLES = 20_000
 class AdapterReference(ResourceModel):
     """A LoraAdapter in the same namespace."""
 
-    name: str = Field(min_length=1, max_length=253)
+    name: str = Field(min_length=1, max_length=253, json_schema_extra={"pattern": OBJECT_NAME})
     """Its name."""
 
 
 class KeyReference(ResourceModel):
     """One key of a ConfigMap or Secret in the same namespace."""
 
-    name: str = Field(min_length=1, max_length=253)
+    name: str = Field(min_length=1, max_length=253, json_schema_extra={"pattern": OBJECT_NAME})
     """Name of the object."""
     key: str = Field(default="samples.json", min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")
     """Key that holds the samples: a JSON list of the same objects as in `inline`, or JSON lines."""
@@ -40,7 +40,7 @@ class KeyReference(ResourceModel):
 class FileReference(ResourceModel):
     """A file on a PersistentVolumeClaim in the same namespace."""
 
-    claim_name: str = Field(min_length=1, max_length=253)
+    claim_name: str = Field(min_length=1, max_length=253, json_schema_extra={"pattern": OBJECT_NAME})
     """Name of the claim."""
     path: str = Field(max_length=1024, json_schema_extra={"pattern": RELATIVE_PATH})
     """The file below the volume's root: a JSON list of samples, or JSON lines."""

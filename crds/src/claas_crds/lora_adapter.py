@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
-from claas_crds.base import ResourceModel
+from claas_crds.base import OBJECT_NAME, ResourceModel
 from claas_crds.conditions import Condition
 from claas_crds.pod import SecretKeyRef, TrainerPod
 from claas_crds.tls import SERVING_RULES, TLS_RULES, Scheme, ServingTls
@@ -83,7 +83,7 @@ class VersionVerdict(StrEnum):
 class ClaimVolume(ResourceModel):
     """A folder on a PersistentVolumeClaim of the same namespace."""
 
-    claim_name: str = Field(min_length=1, max_length=253)
+    claim_name: str = Field(min_length=1, max_length=253, json_schema_extra={"pattern": OBJECT_NAME})
     """Name of the claim."""
     path: Folder = Field(default="", max_length=1024, json_schema_extra={"pattern": rf"^({FOLDER_PATH[1:-1]})?$"})
     """Folder below the volume's root; the root itself when empty."""
@@ -98,7 +98,7 @@ class HubModel(ResourceModel):
     """Branch, tag or commit; pin a commit for steps that can be repeated."""
     token_secret_ref: SecretKeyRef | None = None
     """Token for gated models."""
-    cache_claim_name: str | None = Field(default=None, max_length=253)
+    cache_claim_name: str | None = Field(default=None, max_length=253, json_schema_extra={"pattern": OBJECT_NAME})
     """PersistentVolumeClaim that keeps downloads; without one each step downloads the model anew."""
 
 
@@ -168,7 +168,7 @@ class LoraSpec(ResourceModel):
 class DeploymentReference(ResourceModel):
     """A Deployment in the same namespace."""
 
-    name: str = Field(min_length=1, max_length=253)
+    name: str = Field(min_length=1, max_length=253, json_schema_extra={"pattern": OBJECT_NAME})
     """Its name."""
 
 
@@ -219,7 +219,7 @@ class Serving(ResourceModel):
 class Storage(ResourceModel):
     """Where versions are kept. The vLLM pods must mount the same claim."""
 
-    claim_name: str = Field(min_length=1, max_length=253)
+    claim_name: str = Field(min_length=1, max_length=253, json_schema_extra={"pattern": OBJECT_NAME})
     """PersistentVolumeClaim in the same namespace."""
     path: Folder | None = Field(default=None, max_length=512, json_schema_extra={"pattern": FOLDER_PATH})
     """Folder below the volume's root; `<namespace>/<name>` when left out."""

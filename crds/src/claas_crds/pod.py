@@ -12,7 +12,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 
-from claas_crds.base import ResourceModel
+from claas_crds.base import OBJECT_NAME, ResourceModel
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
@@ -30,9 +30,11 @@ class PassThrough(ResourceModel):
 class SecretKeyRef(ResourceModel):
     """One key of a Secret in the same namespace."""
 
-    name: str = Field(min_length=1, max_length=253)
+    name: str = Field(min_length=1, max_length=253, json_schema_extra={"pattern": OBJECT_NAME})
     """Name of the Secret."""
-    key: str = Field(default="token", min_length=1, max_length=253)
+    key: str = Field(
+        default="token", min_length=1, max_length=253, json_schema_extra={"pattern": r"^[-._a-zA-Z0-9]+$"}
+    )
     """Key within it."""
 
 
@@ -71,7 +73,7 @@ class ResourceClaimReference(ResourceModel):
 
     name: str = Field(pattern=DNS_LABEL, max_length=63)
     """Name of the claim within the pod."""
-    resource_claim_name: str = Field(min_length=1, max_length=253)
+    resource_claim_name: str = Field(min_length=1, max_length=253, json_schema_extra={"pattern": OBJECT_NAME})
     """Name of the ResourceClaim object."""
     request: str | None = None
     """One request of the claim; all of them when left out."""

@@ -130,6 +130,10 @@ class ChatTurn(PayloadModel):
     """What was said, without any template."""
 
 
+_NOT_BLANK: dict[str, JsonValue] = {"pattern": r"\S"}
+"""For the API server alone: `sample_checks` says more of a blank text, and knows characters without width."""
+
+
 class DistillBatchItem(PayloadModel):
     """One answer and the feedback on it.
 
@@ -139,11 +143,11 @@ class DistillBatchItem(PayloadModel):
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    user_prompt: str
+    user_prompt: str = Field(json_schema_extra=_NOT_BLANK)
     """What the user asked, without any template."""
-    response: str
+    response: str = Field(json_schema_extra=_NOT_BLANK)
     """The answer that the feedback is about."""
-    feedback: str
+    feedback: str = Field(json_schema_extra=_NOT_BLANK)
     """What the user said about the answer; the teacher sees it as hindsight."""
     system_prompt: str = ""
     """The system prompt the answer was given under; empty when there was none."""
