@@ -100,7 +100,11 @@ def _clean_up(world: LeaseWorld) -> LeasePlan:
     actions: list[Action] = []
     clean: list[str] = []
     for orphan in world.orphans:
-        serving = [pod for pod in orphan.pods if pod.server is not None and pod.server.loaded_version is not None]
+        serving = [
+            pod
+            for pod in orphan.pods
+            if pod.server is not None and (pod.server.loaded_version is not None or pod.server.remnants)
+        ]
         actions.extend(TakeOutOfService(pod.url or "", orphan.served_name, orphan.record) for pod in serving)
         # A pod that can't be asked may come back with the name, from its alias folder.
         if all(pod.server is not None and pod.server.reachable and not pod.server.refused for pod in orphan.pods):

@@ -31,6 +31,7 @@ from claas_vllm_client import (
     put_in_service,
     take_out_of_service,
     verify_in_service,
+    versions_of,
 )
 
 ASK_SECONDS = 4.0
@@ -79,6 +80,7 @@ async def ask_state(url: str, served_name: str | None, credentials: Credentials)
                 loaded_version=loaded.version if loaded else None,
                 loaded_path=loaded.path if loaded else None,
                 root_path=root_path,
+                remnants=any(name != (alias.target if alias else None) for name in versions_of(models, served_name)),
                 verified=alias is None or alias.verified,
                 companion=status is not None,
                 companion_supported=status is None or status.vllm_supported,

@@ -25,6 +25,8 @@ class ServerState:
     loaded_version: int | None = None
     """The version behind the served name; None: none."""
     loaded_path: str | None = None
+    remnants: bool = False
+    """Whether versions of the served name are loaded that it does not answer with."""
     verified: bool = True
     """False: nobody has seen the version answer its probe since it was loaded, or since the server last woke."""
     companion: bool = False

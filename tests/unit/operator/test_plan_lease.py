@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from claas_crds.lora_adapter import HandoverKind
@@ -112,6 +114,12 @@ def test_what_lost_its_adapter_is_taken_out_of_service_and_forgotten_when_no_pod
     (write,) = plan_lease(lease_world(free=True, served={"tone": RECORD}, orphans=(gone,))).actions
     assert isinstance(write, WriteLease)
     assert write.lease.served == {}
+
+
+def test_what_was_loaded_and_never_served_is_taken_out_as_well() -> None:
+    orphan = Orphan("tone", RECORD, (vllm_pod(server=replace(serves(None), remnants=True)),))
+    plan = plan_lease(lease_world(free=True, served={"tone": RECORD}, orphans=(orphan,)))
+    assert plan.actions == (TakeOutOfService("http://vllm-0:8000", "tone", RECORD),)
 
 
 def test_what_lost_its_adapter_is_remembered_while_a_pod_of_it_can_not_be_asked() -> None:

@@ -31,6 +31,7 @@ from claas_vllm_client.in_service import (
     verify_in_service,
     version_in_path,
 )
+from claas_vllm_client.loading import versions_of
 from claas_vllm_client.probing import ProbeSpec
 from claas_vllm_client.serving import ensure_awake, pause_serving, resume_serving
 from claas_vllm_client.tls import Tls, certificates_fault
@@ -97,4 +98,5 @@ __all__ = [
     "token_text",
     "verify_in_service",
     "version_in_path",
+    "versions_of",
 ]

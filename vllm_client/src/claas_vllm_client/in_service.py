@@ -11,7 +11,7 @@ from posixpath import dirname, normpath
 
 from claas_vllm_client.client import VllmClient, same_path
 from claas_vllm_client.errors import AdapterRejected, AliasRejected, VllmError
-from claas_vllm_client.loading import Load, ask, base_name
+from claas_vllm_client.loading import Load, ask, base_name, versions_of
 from claas_vllm_client.probing import (
     Finding,
     ProbeRecord,
@@ -197,8 +197,15 @@ def _other_target(alias: Alias) -> str:
 
 
 async def take_out_of_service(client: VllmClient, *, served_name: str) -> bool:
-    """Stop serving a name and unload its adapter. False when it was not served."""
-    removed = await client.companion_status() is not None and await client.delete_alias(served_name)
+    """Stop serving a name, and unload its adapter and what was loaded for it but never served. False when there was
+    none of that."""
+    status = await client.companion_status()
+    alias = status.alias(served_name) if status else None
+    removed = status is not None and await client.delete_alias(served_name)
+    # The companion unloads what the name pointed at, after its last request.
+    for version in versions_of(await client.models(), served_name):
+        if alias is None or version != alias.target:
+            removed = await client.unload_adapter(version) or removed
     model = await client.model(served_name)
     if model is not None and model.parent is not None:
         removed = await client.unload_adapter(served_name) or removed

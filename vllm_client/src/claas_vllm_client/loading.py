@@ -1,7 +1,8 @@
 """Loading a version under a name of its own, and asking it beside the base."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from claas_vllm_client.client import VllmClient
@@ -81,3 +82,9 @@ async def _probe(client: VllmClient, model: str, spec: ProbeSpec) -> ProbeAnswer
             client.base_url, f"{model} answers with log-probabilities that are not finite; its weights are broken"
         )
     return answer
+
+
+def versions_of(models: Iterable[ServedModel], served_name: str) -> list[str]:
+    """The names of loaded adapters that are versions of a served name: `tone@7`, `tone@7-0a1b2c3d`."""
+    form = re.compile(rf"{re.escape(served_name)}@[0-9]+(-[0-9a-f]{{8}})?")
+    return [model.id for model in models if model.parent is not None and form.fullmatch(model.id)]
