@@ -198,11 +198,7 @@ def telling_condition(conditions: Iterable[Condition]) -> Condition | None:
     for kind in (JobCondition.FAILED, JobCondition.COMPLETE, JobCondition.SUSPENDED):
         if is_true(known, kind):
             return condition_of(known, kind)
-    last = None
-    for kind in (JobCondition.ADMITTED, JobCondition.TRAINED, JobCondition.SERVED):
-        found = condition_of(known, kind)
-        if found is not None:
-            last = found
-        if found is None or not is_true(known, kind):
-            break
-    return last
+    steps = (JobCondition.ADMITTED, JobCondition.TRAINED, JobCondition.SERVED)
+    done = max((number for number, kind in enumerate(steps) if is_true(known, kind)), default=-1)
+    told = [condition_of(known, kind) for kind in (*steps[done + 1 :], *steps[max(done, 0) : done + 1])]
+    return next((condition for condition in told if condition is not None), None)

@@ -28,7 +28,9 @@ def obstacle(world: JobWorld) -> Obstacle | None:
     name, conditions = adapter.metadata.name, adapter.status.conditions
     ready = condition_of(conditions, AdapterCondition.READY)
     if adapter.status.latest_version is None:
-        return not_ready(f"LoraAdapter {name} has no version yet: {ready.message if ready else 'new'}")
+        return not_ready(
+            f"LoraAdapter {name} has no version yet: {ready.message if ready else 'it has not been looked at yet'}"
+        )
     stalled = condition_of(conditions, AdapterCondition.STALLED)
     if stalled is not None and is_true([stalled], AdapterCondition.STALLED):
         return not_ready(f"LoraAdapter {name} is stalled: {stalled.message}")

@@ -469,6 +469,11 @@ def test_a_job_that_waits_for_what_it_names_says_for_what_and_until_when() -> No
     assert plan.requeue_seconds == 5.0
 
 
+def test_a_job_of_an_adapter_that_nobody_has_looked_at_says_so() -> None:
+    message = plan_job(job_world(on=adapter(versions=()))).status.message
+    assert message == "LoraAdapter tone has no version yet: it has not been looked at yet"
+
+
 def test_a_job_that_waits_for_what_it_names_is_not_in_the_queue() -> None:
     plan = plan_job(job_world(job(age_seconds=900), no_adapter=True))
     assert not in_queue(job(status=plan.status))

@@ -36,7 +36,8 @@ class Server:
             return httpx.Response(200, text="Success")
         if request.method == "DELETE" and self.aliases is not None:
             gone = self.aliases.pop(route.removeprefix("/claas/aliases/"), None)
-            return httpx.Response(200 if gone else 404, json=self._status())
+            missing = {"error": {"message": "tone is not a served name", "type": "NotFoundError", "code": 404}}
+            return httpx.Response(200, json=self._status()) if gone else httpx.Response(404, json=missing)
         return httpx.Response(200, json=self._status())
 
     def _status(self) -> dict[str, object]:
