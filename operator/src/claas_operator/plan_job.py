@@ -16,7 +16,7 @@ from claas_operator.plan_missing import wait_for_missing
 from claas_operator.plan_published import put_into_service
 from claas_operator.plan_recovery import FOLLOW_SECONDS, begun, found_published, settle
 from claas_operator.plan_step import WAIT_SECONDS, account_success, take_step
-from claas_operator.plan_unstarted import rest_left
+from claas_operator.plan_unstarted import last_words, rest_left
 from claas_operator.queueing import deadline_of, finished
 from claas_operator.world import AttemptState, JobWorld
 
@@ -50,8 +50,9 @@ def plan_job(world: JobWorld) -> JobPlan:
             return _resumed(draft)
     if job.status.start_time is not None and world.now > deadline_of(job):
         seconds = job.spec.active_deadline_seconds
-        message = f"The job was not done {seconds} s after it was admitted"
-        return _end(draft, JobReason.DEADLINE_EXCEEDED, message, "activeDeadlineSeconds are over")
+        words = last_words(job.status)
+        message = f"The job was not done {seconds} s after it was admitted{words}"
+        return _end(draft, JobReason.DEADLINE_EXCEEDED, message, f"activeDeadlineSeconds are over{words}")
     if world.input_error is not None and not begun(world):
         return draft.fail(FailureReason.INVALID_INPUT, world.input_error)
     if world.sample_fault is not None and not begun(world):

@@ -21,6 +21,7 @@ LONGEST_PATIENCE_SECONDS = 180
 SHORTEST_REST_SECONDS = 30
 LONGEST_REST_SECONDS = 300
 LOOK_SECONDS = 2.0
+_LAST_WORDS = "; its trainer could not be started: "
 
 
 def follow_unstarted(draft: JobDraft) -> JobPlan:
@@ -56,6 +57,18 @@ def rest_left(world: JobWorld) -> float:
     if status.retry_time is None or not gave_way(status):
         return 0.0
     return (status.retry_time - world.now).total_seconds()
+
+
+def last_words(status: DistillJobStatus) -> str:
+    """What kept the job's trainer from starting until now, as it is told with the job's end; empty if nothing did."""
+    trained = condition_of(status.conditions, JobCondition.TRAINED)
+    if trained is None:
+        return ""
+    if trained.reason == JobReason.TRAINER_NOT_STARTED:
+        return _LAST_WORDS + trained.message.partition(": ")[2]
+    # Said before, when the trainer was told to end.
+    _, said, words = trained.message.partition(_LAST_WORDS)
+    return said + words
 
 
 def _out_of_patience(world: JobWorld) -> bool:

@@ -280,7 +280,22 @@ def test_a_job_that_gave_way_rests_and_keeps_its_reason_then_queues_again() -> N
 def test_a_job_whose_trainer_never_starts_ends_by_its_deadline() -> None:
     status = given_back().model_copy(update={"start_time": ago(50)})
     plan = plan_job(job_world(job(status=status, deadline_seconds=40)))
-    assert condition_of(plan.status.conditions, "Failed") is not None
+    failed = condition_of(plan.status.conditions, "Failed")
+    assert failed is not None
+    assert failed.reason == "DeadlineExceeded"
+    assert failed.message.endswith(f"its trainer could not be started: FailedCreate: {QUOTA}")
+
+
+def test_a_deadline_that_comes_while_a_pod_is_waited_for_tells_what_it_waited_for() -> None:
+    told = plan_job(job_world(job(status=STARTED), held=MINE, now_at=hindered(10))).status
+    late = told.model_copy(update={"start_time": ago(50)})
+    of = job(status=late, deadline_seconds=40)
+    ending = plan_job(job_world(of, held=MINE, now_at=hindered(20)))
+    assert [type(action) for action in ending.actions] == [DeleteAttempt]
+    ended = plan_job(job_world(of.model_copy(update={"status": ending.status}), held=MINE))
+    failed = condition_of(ended.status.conditions, "Failed")
+    assert failed is not None
+    assert failed.message.endswith(f"its trainer could not be started: FailedCreate: {QUOTA}")
 
 
 @settings(max_examples=40, deadline=None)
