@@ -40,7 +40,10 @@ TRAINER = "spec.trainer"
 
 NO_QUANTITIES: list[JsonValue] = ["half", "1 Gi", "4GB", "", -1, -0.5, "-1", False, {}, [], {"a": 1}, [1]]
 NO_TARGETS: list[JsonValue] = [[], "", 7, -1, 0, 1.5, True, False, {}, {"a": 1}, [""], [7], [["q_proj"]], ["a"] * 257]
-OWN_PATHS = ("/tmp", "//tmp/", "/var/lib/claas/storage", "/var/run/claas/input/x", "/dev/termination-log")
+OWN_PATHS = (
+    *("/", "/tmp", "//tmp/", "/dev", "/dev/termination-log", "/var", "/var/lib", "/var/run/", "/run"),
+    *("/var/lib/claas", "/var/lib/claas/storage", "/var//lib/claas/model/x", "/var/run/claas/input/x", "/run/claas"),
+)
 
 
 def mounted_at(*paths: str) -> JsonValue:
@@ -141,6 +144,9 @@ WRONG_ADAPTERS: list[tuple[str, JsonValue, str]] = [
     *((TRAINER, mounted_at(path), "a mountPath there is the operator's own") for path in OWN_PATHS),
     (TRAINER, mounted_at("tmp"), "spec.trainer.volumeMounts[0].mountPath in body should match"),
     (TRAINER, mounted_at("/a", "/a"), "spec.trainer.volumeMounts[1]: Duplicate value"),
+    (f"{TRAINER}.labels", {"queue": "a/b"}, "spec.trainer.labels.queue in body should match"),
+    (f"{TRAINER}.labels", {"queue": "a" * 64}, "spec.trainer.labels.queue: Too long: may not be more than 63 bytes"),
+    (f"{TRAINER}.nodeSelector", {"gpu": "a b"}, "spec.trainer.nodeSelector.gpu in body should match"),
     (f"{TRAINER}.nodeSelector", {"gpu": True}, "spec.trainer.nodeSelector.gpu: Invalid value"),
     ("spec.training.learning_rate", 0, "spec.training.learning_rate in body should be greater than 0"),
     ("spec.training.alpha", 1.1, "spec.training.alpha in body should be less than or equal to 1"),
@@ -277,6 +283,9 @@ VALID = [
             "volumes": [{"name": "cache", "persistentVolumeClaim": {"claimName": "adapters"}}],
             "volumeMounts": [
                 {"name": "cache", "mountPath": "/cache"},
+                {"name": "cache", "mountPath": "/runs"},
+                {"name": "cache", "mountPath": "/var/cache"},
+                {"name": "cache", "mountPath": "/dev/shm"},
                 {"name": "cache", "mountPath": "/tmp/own", "subPath": "x"},
             ],
         },

@@ -17,8 +17,11 @@ from claas_crds.base import OBJECT_NAME, ResourceModel
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 
-_OWN_PATHS = "^/+(tmp|dev/termination-log|var/lib/claas/+(storage|model|hub-cache)|var/run/claas(/.*)?)/*$"
-"""Where the operator mounts something itself."""
+_OWN_PATHS = "^/+(tmp|dev(/+termination-log)?|var|var/+lib|(var/+)?run|(var/+lib|var/+run|run)/+claas(/.*)?)?/*$"
+"""Where the operator mounts something, above that, and below what may be read-only. /var/run may lead to /run."""
+_LABEL_VALUE = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
+LabelValue: TypeAlias = Annotated[str, Field(json_schema_extra={"pattern": _LABEL_VALUE, "maxLength": 63})]
+"""The value of a label, as Kubernetes takes it."""
 
 
 class PassThrough(ResourceModel):
@@ -158,7 +161,7 @@ class TrainerPod(ResourceModel):
     """CPU, memory and devices. Leave GPUs out when a ResourceClaim or a runtimeClass brings them."""
     resource_claims: list[ResourceClaimReference] = Field(default=[], json_schema_extra=_unique_by("name"))
     """ResourceClaims shared with the vLLM pod."""
-    node_selector: dict[str, str] = {}
+    node_selector: dict[str, LabelValue] = {}
     """Labels the node must have."""
     tolerations: list[Toleration] = []
     """Taints the trainer tolerates."""
@@ -207,5 +210,5 @@ class TrainerPod(ResourceModel):
     """Where they appear."""
     annotations: dict[str, str] = {}
     """Annotations of the pod and of its batch Job."""
-    labels: dict[str, str] = {}
+    labels: dict[str, LabelValue] = {}
     """Further labels of the pod and of its batch Job, such as a Kueue queue's name."""
