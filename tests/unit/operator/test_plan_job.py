@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from claas_crds.conditions import ConditionStatus, condition_of
 from claas_crds.contract import FailureReason, Progress, TrainerResult
-from claas_crds.distill_job import CompletionPoint, DistillJobStatus, JobPhase
+from claas_crds.distill_job import CompletionPoint, DistillJobStatus, JobPhase, SampleCounts
 from claas_crds.lora_adapter import HandoverKind
 from claas_operator.actions import CreateAttempt, DeleteAttempt, DeleteJob, RetireAttempt, WriteLease
 from claas_operator.handover_choice import HandoverChoice
@@ -29,6 +29,7 @@ from tests.builders.world import (
     job,
     job_world,
     lease,
+    published,
     recorded,
     succeeded,
     trainer_pod,
@@ -220,6 +221,18 @@ def test_a_published_version_is_written_to_status_and_the_input_deleted() -> Non
     assert (status.serving_gap, status.timings.step) == ("2.00s", 1.0)
     assert said(plan, "Trained") == (ConditionStatus.TRUE, "StepTaken")
     assert status.completion_time is None
+
+
+def test_a_step_says_of_how_many_recorded_prompts_the_teacher_saw_less() -> None:
+    result = TrainerResult(
+        succeeded=True, version=published(1, parent=0), samples=SampleCounts(total=3, rebuilt_conversations=2)
+    )
+    ended = attempt(AttemptState.SUCCEEDED, result=result, exit_code=0)
+    plan = plan_job(job_world(job(status=STARTED), held=MINE, now_at=ended))
+    trained = condition_of(plan.status.conditions, "Trained")
+    assert trained is not None
+    assert "in 2 recorded prompts user_prompt is not the last message" in trained.message
+    assert plan.status.samples.rebuilt_conversations == 2
 
 
 def test_a_version_that_an_earlier_attempt_published_is_said_to_be_such() -> None:

@@ -58,7 +58,7 @@ def test_a_server_that_does_not_tell_its_template_is_asked_for_tokens() -> None:
         )
         return MODEL.encode(str(text))
 
-    batch = made_by(ServerChat(ask=ask))
+    batch = made_by(ServerChat(told=False, ask=ask))
     assert student(batch) == f"<|user|>\n{TEXT}<|end|>\n<|assistant|>\n"
     assert batch.counts.server_prompts == 1
 

@@ -113,6 +113,13 @@ def test_a_message_that_is_not_the_user_s_last_turn_is_not_taken_for_it(prompt: 
     assert teacher_text(CHATML, batch) == f"<|im_start|>user\nhi{HINT}<|im_end|>\n{ANSWER}"
 
 
+def test_a_message_is_found_after_tool_definitions_that_the_template_put_into_its_turn() -> None:
+    tools = 'Answer with a call of one of these.\n\n{"name": "echo"}\n\n'
+    prompt = f"<|im_start|>user\n{tools}hi<|im_end|>\n{ANSWER}"
+    batch = batch_of(CHATML, prompt, "hi", system_prompt="Be kind.")
+    assert teacher_text(CHATML, batch) == prompt.replace("hi<", f"hi{HINT}<")
+
+
 @pytest.mark.parametrize("question", ["hi", "i", "im", "user", "think", "assistant", "<think>"])
 def test_a_short_message_that_stands_inside_words_and_tags_is_found_as_a_turn(question: str) -> None:
     chat = [turn("system", "this is it"), turn("user", question)]

@@ -66,7 +66,24 @@ def unreachable(request: httpx.Request) -> httpx.Response:
 def test_the_companion_tells_template_and_arguments() -> None:
     said: dict[str, object] = {"chat": {"template": "{{ messages }}", "template_kwargs": {"enable_thinking": False}}}
     found = asyncio.run(server_chat([pod(companion(said))]))
-    assert found == ServerChat("{{ messages }}", {"enable_thinking": False})
+    assert found is not None
+    assert (found.template, found.arguments, found.told) == ("{{ messages }}", {"enable_thinking": False}, True)
+
+
+def test_a_server_that_renders_without_a_template_is_asked_though_it_tells_its_settings() -> None:
+    async def scene() -> None:
+        tells = companion({"chat": {"template": None, "template_kwargs": {}}})
+        found = await server_chat([pod(lambda request: first_known(tells(request), tokenizing(request)))])
+        bare = chat_model(KINDS["chatml"])
+        bare.tokenizer.chat_template = None
+        text = await asyncio.to_thread(bare.renderer(found).render, CHAT, answer_next=True)
+        assert text == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+
+    asyncio.run(scene())
+
+
+def first_known(*answers: httpx.Response) -> httpx.Response:
+    return next((answer for answer in answers if answer.status_code != 404), answers[0])
 
 
 @pytest.mark.parametrize("settings", [None, {"chat": None}])

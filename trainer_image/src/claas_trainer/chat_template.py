@@ -104,12 +104,14 @@ class ServerRenderer:
 
 @dataclass(frozen=True)
 class ServerChat:
-    """How the server makes prompts: by the template and the arguments that it was started with, or, where it does not
-    tell them, by being asked."""
+    """How the server makes prompts: by the template and arguments that it was started with. Where it does not tell
+    them, or has another kind of template than we do, it can be asked."""
 
     template: str | None = None
     """None: the tokenizer's own."""
     arguments: Mapping[str, JsonValue] = field(default_factory=dict)
+    told: bool = True
+    """Whether it tells template and arguments."""
     ask: Callable[[Chat, bool, Mapping[str, JsonValue]], Sequence[int]] | None = None
 
 

@@ -69,7 +69,8 @@ class HubTokenizer:
         """What makes prompts: the server's way, or where none is known the model's template. Raises InputError."""
         if server is None:
             return self.own_template()
-        if server.ask is not None:
+        has_template = server.template is not None or bool(self.tokenizer.chat_template)
+        if server.ask is not None and not (server.told and has_template):
             return ServerRenderer(server.ask, self.decode)
         if server.template is None:
             return replace(self.own_template(), origin=PromptOrigin.SERVER, arguments=server.arguments)

@@ -18,6 +18,7 @@ Chat = Sequence[Mapping[str, object]]
 Render = Callable[[Chat, bool], str | None]
 """The chat template applied, with True up to where the answer begins; None when the template refuses."""
 _Form = Literal["NFC", "NFKC"]
+_BLANK_LINE = "\n\n"
 _FORMS: tuple[_Form, ...] = ("NFC", "NFKC")
 _SYSTEM, _FIRST, _ANSWER, _LAST, _RESULT = (
     f"claas{name}marker" for name in ("system", "first", "answer", "last", "result")
@@ -41,8 +42,9 @@ class UserTurns:
 
     opening: str
     closing: str
-    after_system: tuple[str, ...]
-    """What stands between system prompt and message, where the template puts both into one turn."""
+    before_message: tuple[str, ...]
+    """What stands between the message and what the template puts before it into the same turn: the system prompt, or
+    tool definitions."""
     tool_openings: tuple[str, ...]
     """How a tool's result begins, where the template shows it in a user's turn."""
     lead: str
@@ -83,7 +85,7 @@ class UserTurns:
         return cls(
             opening=opening,
             closing=_common_prefix(closings),
-            after_system=tuple(sorted(folded)),
+            before_message=tuple(sorted(folded | {_BLANK_LINE})),
             tool_openings=_tool_openings(render, opening),
             lead=lead,
             tail=tail,
@@ -98,7 +100,7 @@ class UserTurns:
             given.insert(0, shown[len(self.lead) : len(shown) - len(self.tail)])
         return tuple(dict.fromkeys(text for text in given if text.strip()))
 
-    def end_of_message(self, prompt: str, contents: Iterable[str], system_prompt: str = "") -> int | None:
+    def end_of_message(self, prompt: str, contents: Iterable[str]) -> int | None:
         """Where the user's last message ends in `prompt`; None when the last turn of a user is not that message.
 
         Prompt and message may be in different Unicode forms: a tokenizer normalises what it reads.
@@ -106,23 +108,23 @@ class UserTurns:
         if not self.opening.strip() or not self.closing.strip():
             return None
         variants = tuple(contents)
-        found = self._end(prompt, variants, system_prompt, None)
+        found = self._end(prompt, variants, None)
         for form in _FORMS:
             if found is None:
-                end = self._end(unicodedata.normalize(form, prompt), variants, system_prompt, form)
+                end = self._end(unicodedata.normalize(form, prompt), variants, form)
                 found = None if end is None else _position(prompt, form, end)
         return found
 
-    def _end(self, prompt: str, contents: Sequence[str], system_prompt: str, form: _Form | None) -> int | None:
+    def _end(self, prompt: str, contents: Sequence[str], form: _Form | None) -> int | None:
         def normal(text: str) -> str:
             return text if form is None else unicodedata.normalize(form, text)
 
         opening, closing = normal(self.opening), normal(self.closing)
         ends = [self._turn_end(prompt, normal(text), opening, closing) for text in contents]
         ends += [
-            _folded_end(prompt, normal(between + text), opening, closing, normal(system_prompt))
+            _folded_end(prompt, normal(between + text), opening, closing)
             for text in contents
-            for between in self.after_system
+            for between in self.before_message
         ]
         end = max(ends, default=-1)
         return end if end >= 0 and self._is_last(prompt, end, opening, normal) else None
@@ -143,15 +145,14 @@ class UserTurns:
         return True
 
 
-def _folded_end(prompt: str, content: str, opening: str, closing: str, system_prompt: str) -> int:
-    """The end of a message that stands in one turn with the system prompt; -1 when there is none."""
+def _folded_end(prompt: str, content: str, opening: str, closing: str) -> int:
+    """The end of a message that stands in one turn after something else; -1 when there is none."""
     at = prompt.rfind(content + closing)
     start = prompt.rfind(opening, 0, max(at, 0))
     if at < 0 or start < 0:
         return -1
-    system = prompt[start + len(opening) : at]
-    fits = system.strip() == system_prompt.strip() if system_prompt else bool(system.strip())
-    return at + len(content) if fits and closing not in system else -1
+    before = prompt[start + len(opening) : at]
+    return at + len(content) if before.strip() and closing not in before else -1
 
 
 def _around(text: str | None) -> list[tuple[str, str, str]]:

@@ -113,7 +113,7 @@ class Prompts:
         """
         for way in self._ways:
             contents = way.turns.contents(way.render, item.user_prompt)
-            end = way.turns.end_of_message(recorded, contents, item.system_prompt)
+            end = way.turns.end_of_message(recorded, contents)
             if end is not None:
                 return end
         return None

@@ -29,14 +29,14 @@ async def server_chat(pods: Sequence[ServingPod]) -> ServerChat | None:
             settings = status.settings.chat if status and status.settings else None
             if settings is not None:
                 log("server-chat", pod=pod.pod.name, own_template=settings.template is None)
-                return ServerChat(settings.template, settings.template_kwargs)
+                return ServerChat(settings.template, settings.template_kwargs, ask=_Asking(pod))
             await pod.client.tokenize_chat([_QUESTION])
         except (RequestFailed, UnexpectedAnswer) as error:
             log("server-chat-unknown", pod=pod.pod.name, error=type(error).__name__)
         except VllmError as error:
             raise serving_error(pod.pod, error, FailureReason.VLLM_UNREACHABLE) from error
         else:
-            return ServerChat(ask=_Asking(pod))
+            return ServerChat(told=False, ask=_Asking(pod))
     return None
 
 
