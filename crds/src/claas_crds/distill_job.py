@@ -9,7 +9,7 @@ from pydantic import Field, JsonValue
 
 from claas_crds.base import OBJECT_NAME, ResourceModel
 from claas_crds.conditions import Condition
-from claas_crds.lora_adapter import RELATIVE_PATH, HandoverKind
+from claas_crds.lora_adapter import RELATIVE_PATH, AdapterVersion, HandoverKind
 from claas_crds.training import DistillBatchItem, TrainingOverrides
 
 KIND = "DistillJob"
@@ -284,6 +284,8 @@ class DistillJobStatus(ResourceModel):
     """That version's digest."""
     published_time: datetime | None = None
     """When it was published."""
+    rejected_version: AdapterVersion | None = None
+    """A version that serving refused: the one that this job made, or the one that it was to start from."""
     trainer_job: str | None = None
     """The batch Job of the current or last attempt."""
 

@@ -319,6 +319,8 @@ class AdapterVersion(ResourceModel):
     """The version it was trained from."""
     metrics: dict[str, float] = {}
     """Training metrics of its step."""
+    verdict: VersionVerdict = VersionVerdict.UNTRIED
+    """What serving said of it. A rejected version is never served or trained from."""
 
 
 class LoraAdapterStatus(ResourceModel):

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from claas_crds.contract import PublishedVersion
 from claas_crds.distill_job import DistillJobStatus, JobPhase
+from claas_crds.lora_adapter import AdapterVersion
 from claas_operator.core import JobObject, Manifest, ObjectMeta
 from claas_operator.queueing import finished, in_queue
 
@@ -37,6 +38,8 @@ class KnownJob:
     """When its time to live is over, for a finished job that has one."""
     published: PublishedVersion | None
     """The version that it reports."""
+    rejected: AdapterVersion | None
+    """A version of which it reports that serving refused it."""
 
     def due_in(self, now: datetime) -> float | None:
         """In how many seconds a pass over it has something to do; None: not before an event."""
@@ -66,6 +69,7 @@ def known_job(job: JobObject) -> KnownJob:
             else None
         ),
         published=_published(job.metadata, status),
+        rejected=status.rejected_version,
     )
 
 

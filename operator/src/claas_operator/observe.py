@@ -19,7 +19,7 @@ from claas_operator.load_failures import LoadFailure
 from claas_operator.observe_samples import SamplesObserver
 from claas_operator.observe_serving import handover_of, orphans, recorded_pods, reported, serving_pods
 from claas_operator.plan_adoption import adoption_name
-from claas_operator.products import newest_version, products, running_job
+from claas_operator.products import newest_version, products, rejections, running_job
 from claas_operator.queueing import finished, queue_key
 from claas_operator.reading import Reader
 from claas_operator.rollout import unsettled
@@ -56,6 +56,7 @@ class Observer:
             init=await self._attempt(namespace, naming.init_name(adapter.metadata)),
             lease=lease,
             products=products(jobs, adapter),
+            rejected=rejections(jobs, adapter),
             running_job=running_job(adapter, lease, jobs),
             recovery=await self._adoption(adapter, lease),
             name_taken_by=await self._name_taken_by(adapter),

@@ -9,7 +9,6 @@ from posixpath import normpath
 from claas_crds.conditions import AdapterCondition, AdapterReason, is_true
 from claas_crds.contract import PublishedVersion
 from claas_crds.lora_adapter import (
-    HISTORY_LIMIT,
     AdapterVersion,
     LoraAdapterStatus,
     Replica,
@@ -32,6 +31,7 @@ from claas_operator.job_draft import STOP_GRACE_SECONDS, end, retire
 from claas_operator.load_failures import LoadFailure
 from claas_operator.plan_adoption import Adoption, plan_adoption, without
 from claas_operator.server_fitness import misconfiguration
+from claas_operator.versions import history, newest, with_served
 from claas_operator.world import AdapterWorld, AttemptState, ServerState, ServingPod, TrainerStart
 
 INIT_RETRY_SECONDS = 30
@@ -58,7 +58,7 @@ def plan_adapter(world: AdapterWorld) -> AdapterPlan:
         actions.append(ApplyCompanion())
     adoption = plan_adoption(world)
     versions = _versions(world, adoption.version)
-    latest = versions[-1] if versions else None
+    latest = newest(versions)
     actions.extend(_init_actions(world, latest))
     actions.extend(_lease_actions(world, latest, adoption))
     actions.extend(adoption.actions)
@@ -70,13 +70,15 @@ def plan_adapter(world: AdapterWorld) -> AdapterPlan:
     verdict = judge_adapter(world, latest, replicas)
     draft = ConditionDraft(world.now, world.adapter.metadata.generation, list(world.adapter.status.conditions))
     _write_conditions(draft, world, verdict, replicas)
+    served_version = _served_version(world, replicas)
+    versions = with_served(versions, served_version)
     status = world.adapter.status.model_copy(
         update={
             "observed_generation": world.adapter.metadata.generation,
             "conditions": draft.conditions,
             "lora_id": world.adapter.lora_id,
             "served_name": world.adapter.served_name,
-            "served_version": _served_version(world, replicas),
+            "served_version": served_version,
             "latest_version": latest.number if latest else None,
             "versions": versions,
             "replicas": replicas,
@@ -99,24 +101,10 @@ def plan_adapter(world: AdapterWorld) -> AdapterPlan:
 
 
 def _versions(world: AdapterWorld, adopted: PublishedVersion | None) -> list[AdapterVersion]:
-    """Versions in status, the initial one, those that jobs report and one that was found: each number once, the
-    newest few."""
-    known = {version.number: version for version in world.adapter.status.versions}
+    """Versions in status, the initial one, those that jobs report and one that was found."""
     initial = world.init.result.version if world.init.result is not None else None
-    found: tuple[PublishedVersion, ...] = tuple(each for each in (initial, adopted, *world.products) if each)
-    for version in found:
-        if version.number not in known:
-            known[version.number] = AdapterVersion(
-                number=version.number,
-                path=version.path,
-                digest=version.digest,
-                created=version.created,
-                job=version.job_name,
-                job_uid=version.job_uid,
-                parent=version.parent,
-                metrics=version.metrics,
-            )
-    return [known[number] for number in sorted(known)][-HISTORY_LIMIT:]
+    found = (each for each in (initial, adopted, *world.products) if each)
+    return history(world.adapter.status.versions, found, world.rejected)
 
 
 def _init_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Action]:

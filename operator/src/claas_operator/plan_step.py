@@ -7,6 +7,7 @@ from datetime import timedelta
 from claas_crds.conditions import JobCondition, JobReason
 from claas_crds.contract import PERMANENT_REASONS, FailureReason, TrainerResult
 from claas_crds.distill_job import JobPhase
+from claas_crds.lora_adapter import VersionVerdict
 from claas_operator import naming
 from claas_operator.actions import CreateAttempt
 from claas_operator.job_draft import JobDraft, JobPlan, end
@@ -14,6 +15,7 @@ from claas_operator.obstacles import Obstacle, grant_lease, not_ready, obstacle,
 from claas_operator.plan_attempt import Failure, failure_of, succeeded_status
 from claas_operator.plan_recovery import FOLLOW_SECONDS, next_attempt, settle
 from claas_operator.plan_unstarted import follow_unstarted, gave_way
+from claas_operator.versions import adapter_version
 from claas_operator.world import AttemptState
 
 FIRST_RETRY_SECONDS = 5
@@ -149,6 +151,9 @@ def _account_failure(draft: JobDraft, failure: Failure) -> JobPlan:
         if waits is not None:
             return waits
     draft.changes.update(attempts=failed, failed_attempts=failed, trainer_job=world.attempt.name)
+    result = world.attempt.result
+    if result is not None and result.version is not None and result.version.verdict is VersionVerdict.REJECTED:
+        draft.changes["rejected_version"] = adapter_version(result.version)
     draft.retire_attempt()
     if permanent:
         return draft.fail(failure.reason, failure.message)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from claas_crds.contract import PublishedVersion
+from claas_crds.lora_adapter import AdapterVersion
 from claas_operator.core import AdapterObject
 from claas_operator.grant import ServingLease
 from claas_operator.job_view import KnownJob
+from claas_operator.versions import history, newest
 
 
 def products(jobs: Iterable[KnownJob], adapter: AdapterObject) -> tuple[PublishedVersion, ...]:
@@ -21,10 +23,24 @@ def products(jobs: Iterable[KnownJob], adapter: AdapterObject) -> tuple[Publishe
     )
 
 
+def rejections(jobs: Iterable[KnownJob], adapter: AdapterObject) -> tuple[AdapterVersion, ...]:
+    """The versions of which jobs of this adapter report that serving refused them."""
+    made = adapter.metadata.creation_timestamp
+    return tuple(
+        job.rejected
+        for job in jobs
+        # A refused parent may be older than the adapter, and a job that waited for the adapter too: not both.
+        if job.rejected is not None and (made is None or max(job.rejected.created, job.created or made) >= made)
+    )
+
+
 def newest_version(adapter: AdapterObject, jobs: Iterable[KnownJob]) -> int | None:
     """What the next step starts from: a version may be published that the adapter's status does not name yet."""
+    known = list(jobs)
+    versions = history(adapter.status.versions, products(known, adapter), rejections(known, adapter))
+    usable = newest(versions)
     listed = adapter.status.latest_version
-    return None if listed is None else max([listed, *(version.number for version in products(jobs, adapter))])
+    return None if listed is None or usable is None else usable.number
 
 
 def running_job(adapter: AdapterObject, lease: ServingLease | None, jobs: Iterable[KnownJob]) -> str | None:

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from claas_crds.contract import Progress, PublishedVersion, TrainerResult, VllmPod
+from claas_crds.lora_adapter import AdapterVersion
 from claas_operator.core import AdapterObject, JobObject
 from claas_operator.grant import ServedRecord, ServingLease
 from claas_operator.handover_choice import HandoverChoice
@@ -162,6 +163,8 @@ class AdapterWorld:
     lease: ServingLease | None
     products: tuple[PublishedVersion, ...]
     """Versions that DistillJobs of this adapter report."""
+    rejected: tuple[AdapterVersion, ...]
+    """Those of which they report that serving refused them."""
     running_job: str | None
     """The DistillJob that holds the lease for this adapter and has not published yet."""
     recovery: Attempt

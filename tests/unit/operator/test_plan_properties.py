@@ -50,6 +50,7 @@ from tests.builders.world import (
     published,
     target,
     trainer_pod,
+    version,
     vllm_pod,
 )
 
@@ -190,6 +191,7 @@ adapter_worlds = st.builds(
     init=attempts,
     lease=leases,
     products=st.lists(st.integers(0, 30).map(published), max_size=25).map(tuple),
+    rejected=st.lists(st.integers(0, 30).map(version), max_size=25).map(tuple),
     running_job=st.none() | st.just("step"),
     recovery=attempts,
     companion_current=st.booleans(),
@@ -332,6 +334,7 @@ def test_only_awake_servers_that_see_the_volume_are_given_the_newest_version(wor
     for action in plan.actions:
         if isinstance(action, PutInService):
             assert action.version == plan.status.latest_version
+            assert action.version not in {each.number for each in world.rejected}
             assert action.pod.storage_path is not None
             server = action.pod.server
             assert server is not None
