@@ -65,7 +65,20 @@ def test_what_the_file_leaves_out_is_as_transformers_has_it(tmp_path: Path) -> N
     assert read_config(tmp_path) == ModelConfig(ModelLimits(300, 2048), None)
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"model_type": "nobody"}', '"text"'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{",
+        '{"model_type": "nobody"}',
+        '"text"',
+        '{"model_type": "llama", "num_hidden_layers": "two"}',
+        '{"model_type": "llama", "rope_scaling": "linear"}',
+        '{"model_type": "llama", "rope_scaling": {"rope_type": "llama3"}}',
+        '{"model_type": "llama", "num_attention_heads": 0}',
+        '{"model_type": ["llama"]}',
+    ],
+)
 def test_a_configuration_that_is_none_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=r"config\.json"):

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import torch
 
+from claas_trainer.model_errors import model_errors
 from claas_trainer.model_source import not_found
 from claas_trainer.samples import ModelLimits
+from claas_trainer.step_errors import WeightsError
 
 _UNLIMITED = 2**31
 
@@ -28,10 +30,10 @@ def read_config(folder: Path) -> ModelConfig:
     try:
         document = json.loads((folder / "config.json").read_bytes())
         return _plain(document) or _by_transformers(folder)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise not_found(
-            f"{folder}/config.json: can't be used ({type(error).__name__}); is it a causal LM?"
-        ) from error
+    except WeightsError as error:
+        raise not_found(f"{error}; is it a causal LM?") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise not_found(f"{folder}/config.json: can't be read ({type(error).__name__}); restore the file") from error
 
 
 def _plain(document: Mapping[str, object]) -> ModelConfig | None:
@@ -50,7 +52,8 @@ def _plain(document: Mapping[str, object]) -> ModelConfig | None:
 def _by_transformers(folder: Path) -> ModelConfig:
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    text = config.get_text_config()
-    context = int(getattr(text, "max_position_embeddings", 0) or _UNLIMITED)
-    return ModelConfig(ModelLimits(int(text.vocab_size), context), config.dtype)
+    with model_errors(folder, "config.json"):
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        text = config.get_text_config()
+        context = int(getattr(text, "max_position_embeddings", 0) or _UNLIMITED)
+        return ModelConfig(ModelLimits(int(text.vocab_size), context), config.dtype)
