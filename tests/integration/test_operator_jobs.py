@@ -246,13 +246,14 @@ def test_an_inline_job_too_large_for_its_input_fails_and_says_where_samples_can_
 ) -> None:
     scene.serve()
     scene.ready_adapter()
-    sample: Manifest = {"user_prompt": "p" * 1000, "response": "r" * 1000, "feedback": "f" * 1000}
-    scene.apply_job(samples={"inline": [sample] * 380})
+    # Admission counts characters, of which these have two bytes each.
+    sample: Manifest = {"user_prompt": "é" * 1000, "response": "ü" * 1000, "feedback": "ö" * 1000}
+    scene.apply_job(samples={"inline": [sample] * 220})
     job = scene.wait_until("step", "Failed", 30)
     (failed,) = [each for each in job.status.conditions if each.type == "Failed"]
     assert failed.reason == "InvalidInput"
     assert "spec.samples.inline" in failed.message
-    assert "ppp" not in failed.message
+    assert "ééé" not in failed.message
     assert scene.runs() == []
 
 

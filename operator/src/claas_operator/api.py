@@ -27,7 +27,8 @@ FIELD_MANAGER = "claas-operator"
 REPEAT_SECONDS = (0.5, 1.0, 2.0)
 """Pauses between the tries of one request; longer where the server asks for it."""
 LONGEST_REPEAT_SECONDS = 30.0
-PAGE_SIZE = 100
+PAGE_SIZE = 25
+"""Objects of one answer: a DistillJob may have a megabyte."""
 _REQUEST_SECONDS = 30
 _JSON = "application/json"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"

@@ -88,7 +88,8 @@ def job_status(found: Manifest, trouble: Trouble, now: datetime) -> Manifest:
         kind = JobCondition.TRAINED
     said.put(kind, False, reason, trouble.message)
     status: Manifest = {**said.status(), "reason": str(reason), "message": trouble.message}
-    return status if "phase" in said.before else {**status, "phase": JobPhase.PENDING.value}
+    # One that waits for its turn holds up nobody else meanwhile.
+    return {**status, "phase": JobPhase.PENDING.value} if kind is JobCondition.ADMITTED else status
 
 
 class _Said:

@@ -13,7 +13,7 @@ import pytest
 from pydantic import JsonValue
 
 from claas_crds import API_VERSION
-from claas_operator.api import ADAPTERS, DEPLOYMENTS, DISTILL_JOBS
+from claas_operator.api import ADAPTERS, DEPLOYMENTS, DISTILL_JOBS, PAGE_SIZE
 from claas_operator.core import JobObject, Manifest
 from claas_operator.handlers import Wakers
 from claas_operator.job_view import JobView
@@ -85,7 +85,7 @@ async def test_finished_jobs_are_read_once_at_the_start_and_never_again() -> Non
     async with cluster(done(f"job-{number:03d}", number) for number in range(1, MANY + 1)) as (small, reconciler):
         first = await requests_of(small, reconciler)
         lists = f"GET {DISTILL_JOBS.path()}"
-        assert first[lists] == 3  # pages of 100
+        assert first[lists] == MANY / PAGE_SIZE
         assert sum(first.values()) < 40
         assert not any(DISTILL_JOBS.path(NAMESPACE) in asked for asked in first)
         # Their versions are known to their adapter all the same.

@@ -187,6 +187,17 @@ async def test_an_object_that_this_release_can_not_read_has_a_status_that_names_
         assert TEXT not in told
 
 
+async def test_a_queued_job_that_can_not_be_read_holds_up_nobody_else() -> None:
+    spec: Manifest = {"adapterRef": {"name": "tone"}, "samples": {"inline": [{"unknown": TEXT}]}}
+    async with cluster(None, distilljobs={"spec": spec, "status": {"phase": "Queued"}}) as made:
+        await made.passes(JOB)
+        await made.reconciler.resync((None,))
+        made.reconciler.saw_job(made.small.found(DISTILL_JOBS, NAMESPACE, "step"), gone=False)
+        known = made.reconciler.jobs.get(NAMESPACE, "step")
+        assert known is not None
+        assert not known.queued
+
+
 async def test_a_fault_of_the_operator_is_told_by_type_and_place_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     async with cluster() as made:
 
