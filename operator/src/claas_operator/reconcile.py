@@ -6,33 +6,32 @@ import logging
 from datetime import UTC, datetime
 
 from claas_crds.distill_job import KIND as JOB_KIND
-from claas_crds.distill_job import DistillJobStatus, JobPhase
+from claas_crds.distill_job import JobPhase
 from claas_crds.lora_adapter import KIND as ADAPTER_KIND
 from claas_crds.lora_adapter import LoraAdapterStatus
 from claas_operator import actions
-from claas_operator.api import ADAPTERS, DISTILL_JOBS, Api, Resource
+from claas_operator.api import ADAPTERS, DISTILL_JOBS, Api
 from claas_operator.apply import Applier
 from claas_operator.core import AdapterObject, JobObject, Manifest, ObjectMeta
-from claas_operator.errors import ApiError, Conflict, OperatorError, Unavailable
+from claas_operator.errors import ApiError, Conflict
 from claas_operator.events import Recorder
 from claas_operator.grant import lease_name
 from claas_operator.job_view import JobView, known_job
 from claas_operator.load_failures import LoadFailures
 from claas_operator.observe import Observer
-from claas_operator.pass_failures import adapter_status, job_status, refused_step, trouble_of
+from claas_operator.pass_failures import refused_step, trouble_of
 from claas_operator.plan_adapter import plan_adapter
 from claas_operator.plan_job import plan_job
 from claas_operator.plan_lease import plan_lease
 from claas_operator.queueing import finished, queue_key
 from claas_operator.reading import Reader
+from claas_operator.status_writer import StatusWriter
 from claas_operator.transitions import adapter_transition, job_transition, lease_transitions
 from claas_operator.work import Key, Kind, WorkQueue
 from claas_operator.world import AttemptState
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 2
-"""How many passes may fail because the API server can't answer before that is told in status."""
 CONFLICT_SECONDS = 0.2
 """When a pass is repeated that was decided on something which has changed meanwhile."""
 NEXT_IN_LINE = 2
@@ -47,6 +46,7 @@ class Reconciler:
     ) -> None:
         self._api = api
         self._read = read
+        self._status = StatusWriter(api)
         self.jobs = jobs
         self._observer = observer
         self._applier = applier
@@ -69,29 +69,8 @@ class Reconciler:
             log.debug("%s %s/%s is decided on anew: %s", key.kind, key.namespace, key.name, conflict)
             return CONFLICT_SECONDS
         except Exception as error:
-            await self._tell(key, error)
+            await self._status.tell(key, error, self.queue.failures(key))
             raise
-
-    async def _tell(self, key: Key, error: Exception) -> None:
-        """Say in the object's status why the pass over it failed; its next pass says what is so then."""
-        if key.kind is Kind.LEASE:
-            return
-        resource, status_of = (ADAPTERS, adapter_status) if key.kind is Kind.ADAPTER else (DISTILL_JOBS, job_status)
-        try:
-            found = await self._api.get(resource, key.namespace, key.name)
-            before = (found or {}).get("status") or {}
-            # What may be over in a moment need not be told of an object that has a status.
-            passing = isinstance(error, Unavailable) and bool(before) and self.queue.failures(key) < PATIENCE
-            if found is None or passing:
-                return
-            after = status_of(found, trouble_of(error), datetime.now(UTC))
-            if all(isinstance(before, dict) and before.get(name) == value for name, value in after.items()):
-                return
-            metadata: Manifest = {"resourceVersion": ObjectMeta.model_validate(found["metadata"]).resource_version}
-            patch: Manifest = {"metadata": metadata, "status": after}
-            await self._api.merge(resource, key.namespace, key.name, patch, subresource="status")
-        except OperatorError as again:
-            log.warning("%s %s/%s: its status could not be written: %s", key.kind, key.namespace, key.name, again)
 
     async def resync(self, namespaces: tuple[str | None, ...]) -> None:
         """Wake every object of ours; None stands for all namespaces."""
@@ -166,7 +145,7 @@ class Reconciler:
             self._loads.note(world.adapter.metadata, pods, outcome.loads, datetime.now(UTC))
             plan = plan_adapter(await self._observer.adapter_world(adapter, self._loads.of(adapter.metadata)))
         before = adapter.status
-        await self._write_status(ADAPTERS, adapter.metadata, before, plan.status)
+        await self._status.write(ADAPTERS, adapter.metadata, before, plan.status)
         _log(key, adapter_transition(before, plan.status))
         news = plan.news if plan.status.versions != before.versions else ()
         await self._recorder.record(ADAPTER_KIND, adapter.metadata, (*news, *plan.notes))
@@ -179,7 +158,7 @@ class Reconciler:
         """Write the adapter's versions into its status, and nothing else; the adapter as it is then."""
         versions = {"versions": planned.versions, "latest_version": planned.latest_version}
         status = adapter.status.model_copy(update=versions)
-        metadata = await self._write_status(ADAPTERS, adapter.metadata, adapter.status, status)
+        metadata = await self._status.write(ADAPTERS, adapter.metadata, adapter.status, status)
         return adapter.model_copy(update={"metadata": metadata, "status": status})
 
     async def _job(self, key: Key) -> float | None:
@@ -193,7 +172,7 @@ class Reconciler:
         world = await self._observer.job_world(job)
         plan = plan_job(world)
         # What is accounted for is written down before anything that would make it unreadable is done.
-        metadata = await self._write_status(DISTILL_JOBS, job.metadata, job.status, plan.status)
+        metadata = await self._status.write(DISTILL_JOBS, job.metadata, job.status, plan.status)
         before, written = known_job(job), job.model_copy(update={"metadata": metadata, "status": plan.status})
         after = self.jobs.note(written) if metadata is not job.metadata else before
         _log(key, job_transition(job.status, plan.status))
@@ -226,7 +205,7 @@ class Reconciler:
         """The API server refuses to start the job's step: tell it, and let others go first for a while."""
         now = datetime.now(UTC)
         status = refused_step(job.status, job.metadata.generation, error, now)
-        metadata = await self._write_status(DISTILL_JOBS, job.metadata, job.status, status)
+        metadata = await self._status.write(DISTILL_JOBS, job.metadata, job.status, status)
         self.jobs.note(job.model_copy(update={"metadata": metadata, "status": status}))
         _log(key, job_transition(job.status, status))
         assert status.retry_time is not None
@@ -269,26 +248,6 @@ class Reconciler:
         waiting.sort(key=lambda job: queue_key(job.created, job.name))
         for job in waiting[:NEXT_IN_LINE]:
             self.queue.wake(Key(Kind.JOB, job.namespace, job.name))
-
-    async def _write_status(
-        self,
-        resource: Resource,
-        metadata: ObjectMeta,
-        before: LoraAdapterStatus | DistillJobStatus,
-        after: LoraAdapterStatus | DistillJobStatus,
-    ) -> ObjectMeta:
-        """Write status where it changed, under the resourceVersion it was decided on."""
-        old = before.model_dump(mode="json", by_alias=True, exclude_none=True)
-        new = after.model_dump(mode="json", by_alias=True, exclude_none=True)
-        if old == new:
-            return metadata
-        removed: Manifest = {field: None for field in old if field not in new}
-        patch: Manifest = {
-            "metadata": {"resourceVersion": metadata.resource_version},
-            "status": {**removed, **new},
-        }
-        written = await self._api.merge(resource, metadata.namespace, metadata.name, patch, subresource="status")
-        return ObjectMeta.model_validate(written["metadata"])
 
 
 def _log(key: Key, *transitions: str | None) -> None:
