@@ -362,6 +362,7 @@ def adapter_world(
         secrets=secrets,
         deployment_found=deployment_found,
         wanted_replicas=len(pods),
+        no_pod="No pod of Deployment vllm is ready: the test says why",
         pods=pods if deployment_found else (),
         init=init or Attempt(name=name, state=AttemptState.ABSENT, alive=False),
         lease=held,

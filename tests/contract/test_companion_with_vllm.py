@@ -470,10 +470,9 @@ async def test_clients_read_the_name_they_asked_for_and_learn_of_no_version(site
         assert f'"model":"{NAME}"' in answer.text
         assert f"{NAME}@2" not in answer.text
     assert missing.status_code == httpx.codes.NOT_FOUND
-    assert (
-        missing.json()["error"]["message"]
-        == f"The model `nope` does not exist. This server has: {BASE_MODEL}, {NAME}"
-    )
+    told = missing.json()["error"]["message"]
+    assert told.startswith("The model `nope` does not exist.")
+    assert told.endswith(f"This server has: {BASE_MODEL}, {NAME}")
 
 
 async def test_a_version_of_nan_weights_fails_its_probe_and_is_not_served(site: Site, client: VllmClient) -> None:

@@ -77,7 +77,11 @@ _AT_WORK = (
         " help. It is tried again; restart the pod.",
     ),
     (_A.ASLEEP, "A pod sleeps or is paused, and not by a DistillJob: whoever paused it has to wake it."),
-    (_A.NO_READY_PODS, "The Deployment has no ready pod; the version is loaded as soon as one is."),
+    (
+        _A.NO_READY_PODS,
+        "The Deployment has no ready pod; the message says what its pods are doing. The version is loaded as soon as"
+        " one is ready.",
+    ),
     (_A.VLLM_UNREACHABLE, "A ready pod does not answer on the serving port; it is asked again."),
 )
 _WRONG = (

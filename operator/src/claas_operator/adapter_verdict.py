@@ -151,11 +151,7 @@ def _serving(world: AdapterWorld, latest: AdapterVersion, replicas: list[Replica
     serving = AdapterReason.TRAINING if world.running_job else AdapterReason.SERVING
     listening = [replica for replica in replicas if replica.state is not ReplicaState.NOT_READY]
     if not listening:
-        return Verdict(
-            False,
-            AdapterReason.NO_READY_PODS,
-            f"No pod of Deployment {world.adapter.spec.serving.deployment_ref.name} is ready",
-        )
+        return Verdict(False, AdapterReason.NO_READY_PODS, world.no_pod)
     for state, reason in (
         (ReplicaState.UNREACHABLE, AdapterReason.VLLM_UNREACHABLE),
         (ReplicaState.NOT_APPLIED, AdapterReason.ADAPTER_NOT_APPLIED),

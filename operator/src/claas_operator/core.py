@@ -125,6 +125,7 @@ class ContainerStatus(ResourceModel):
 
     name: str
     state: ContainerState = ContainerState()
+    last_state: ContainerState = ContainerState()
     restart_count: int = 0
 
 
@@ -208,6 +209,7 @@ class Container(ResourceModel):
     env_from: list[VariablesSource] = []
     resources: ContainerResources = ContainerResources()
     volume_mounts: list[ContainerMount] = []
+    liveness_probe: dict[str, JsonValue] | None = None
 
 
 class PodResourceClaim(ResourceModel):
@@ -327,6 +329,7 @@ class DeploymentStatus(ResourceModel):
     observed_generation: int | None = None
     replicas: int = 0
     updated_replicas: int = 0
+    conditions: list[PodCondition] = []
 
 
 class Deployment(ResourceModel):

@@ -23,6 +23,7 @@ from claas_operator.products import newest_version, products, rejections, runnin
 from claas_operator.queueing import finished, queue_key
 from claas_operator.reading import Reader
 from claas_operator.rollout import unsettled
+from claas_operator.unready import no_pod_because
 from claas_operator.world import AdapterWorld, Attempt, AttemptState, JobWorld, LeaseWorld, SecretsSeen
 from claas_vllm_client import certificates_fault
 
@@ -52,6 +53,9 @@ class Observer:
             secrets=await self._secrets(adapter),
             deployment_found=deployment is not None,
             wanted_replicas=deployment.spec.replicas if deployment else 0,
+            no_pod=no_pod_because(
+                spec.serving.deployment_ref.name, deployment, [(pod.name, pod.trouble) for pod in pods]
+            ),
             pods=pods,
             init=await self._attempt(namespace, naming.init_name(adapter.metadata)),
             lease=lease,

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 
 from claas_crds.contract import VllmPod
 from claas_operator import serving
-from claas_operator.core import AdapterObject, Deployment, Pod
+from claas_operator.core import AdapterObject, Container, Deployment, Pod
 from claas_operator.grant import ServedRecord, ServingLease
 from claas_operator.handover_choice import HandoverChoice, choose_handover
 from claas_operator.load_failures import LoadFailure
-from claas_operator.mounts import MountedFolder, mounted_folder
+from claas_operator.mounts import MountedFolder, mounted_folder, serving_container
 from claas_operator.reading import Reader
 from claas_operator.server_traits import ServerTraits
 from claas_operator.serving import Credentials
+from claas_operator.unready import unready_because
 from claas_operator.world import Orphan, RecordedPod, ServingPod
 
 
@@ -31,6 +32,8 @@ async def serving_pods(
     namespace = adapter.metadata.namespace
     spec = adapter.spec.serving
     pods = await read.deployment_pods(namespace, deployment)
+    name = serving_container(deployment, adapter)
+    container = deployment.spec.template.spec.container(name) if deployment is not None else None
     credentials = None
     if ask and pods:
         credentials = await read.credentials(
@@ -46,6 +49,7 @@ async def serving_pods(
                     adapter.served_name,
                     credentials,
                     failures.get(pod.metadata.uid),
+                    container,
                 )
                 for pod in pods
             )
@@ -60,6 +64,7 @@ async def _serving_pod(
     served_name: str,
     credentials: Credentials | None,
     load_failure: LoadFailure | None,
+    container: Container | None,
 ) -> ServingPod:
     """One pod, whose server is at `address_form` with the pod's address in it; it is asked if it is ready and there
     are credentials to ask with."""
@@ -79,6 +84,7 @@ async def _serving_pod(
         server=server,
         load_failure=load_failure,
         storage_problem=folder.problem,
+        trouble="" if pod.ready else unready_because(pod, container),
     )
 
 
@@ -145,7 +151,13 @@ async def _orphan_pods(
         await asyncio.gather(
             *(
                 _serving_pod(
-                    pod, f"{record.scheme}://{{}}:{record.port}", MountedFolder(None), served_name, credentials, None
+                    pod,
+                    f"{record.scheme}://{{}}:{record.port}",
+                    MountedFolder(None),
+                    served_name,
+                    credentials,
+                    None,
+                    None,
                 )
                 for pod in pods
             )

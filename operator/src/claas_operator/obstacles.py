@@ -10,6 +10,7 @@ from claas_crds.lora_adapter import HandoverKind
 from claas_operator.actions import WriteLease
 from claas_operator.grant import Grant, new_lease
 from claas_operator.plan_recovery import next_attempt
+from claas_operator.unready import no_pod_because
 from claas_operator.world import JobWorld
 
 
@@ -70,7 +71,7 @@ def _pods_in_the_way(world: JobWorld) -> Obstacle | None:
         return None
     deployment = adapter.spec.serving.deployment_ref.name
     if world.pods or world.wanted_replicas:
-        return not_ready(f"no pod of Deployment {deployment} is ready")
+        return not_ready(no_pod_because(deployment, None, [(pod.name, pod.trouble) for pod in world.pods]))
     if world.job.spec.complete_when is CompletionPoint.PUBLISHED:
         return None
     return not_ready(

@@ -205,7 +205,7 @@ def version_path(pod: ServingPod, number: int) -> str:
 def _replica(world: AdapterWorld, pod: ServingPod, latest: AdapterVersion | None, open_step: bool) -> Replica:
     server = pod.server
     if not pod.ready or server is None:
-        return Replica(pod=pod.name, state=ReplicaState.NOT_READY)
+        return Replica(pod=pod.name, state=ReplicaState.NOT_READY, message=pod.trouble or None)
     version = _own_version(world, pod, server)
     if not server.reachable or server.refused:
         return Replica(pod=pod.name, version=version, state=ReplicaState.UNREACHABLE, message=server.error)

@@ -57,6 +57,8 @@ class ServingPod:
     """None when it was not asked, because it is not ready."""
     load_failure: LoadFailure | None = None
     """Why a version could not be put into service there."""
+    trouble: str = ""
+    """What it is doing while it is not ready."""
     storage_problem: str = ""
     """Why it does not see the adapter's folder, when it does not."""
 
@@ -158,6 +160,8 @@ class AdapterWorld:
     secrets: SecretsSeen
     deployment_found: bool
     wanted_replicas: int
+    no_pod: str
+    """Why no pod of the Deployment is ready; only to be told when none is."""
     pods: tuple[ServingPod, ...]
     init: Attempt
     lease: ServingLease | None

@@ -44,5 +44,6 @@ def test_a_server_whose_engine_is_dead_is_restarted_and_one_that_starts_is_left_
     (container,) = cast(list[Object], pod["containers"])
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert cast(Object, cast(Object, container[probe])["httpGet"])["path"] == "/health"
+    assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
     startup = cast(dict[str, int], container["startupProbe"])
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 600

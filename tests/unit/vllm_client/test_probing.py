@@ -21,6 +21,7 @@ from claas_vllm_client.probing import (
     judge_successor,
     parse_record,
     record_of,
+    worth_keeping,
 )
 from claas_vllm_client.wire import ProbeAnswer
 
@@ -111,6 +112,7 @@ BASE = random_model(1)
 FAR = random_model(2)
 NEAR = moved_model(BASE, 0.01, 3)
 OTHER_BASE = random_model(4)
+NEAR_OTHER = moved_model(OTHER_BASE, 0.01, 5)
 
 
 @pytest.mark.parametrize(
@@ -138,13 +140,35 @@ def test_a_version_is(now: ProbeRecord, recorded: ProbeRecord | None, finding: F
         (record(answer(BASE), answer(BASE)), record(answer(NEAR), answer(BASE)), Finding.OPEN),
         (record(answer(BASE), answer(BASE)), record(answer(BASE), answer(BASE)), Finding.OPEN),
         (record(answer(BASE), answer(BASE)), None, Finding.OPEN),
+        (record(answer(FAR), answer(FAR)), record(answer(FAR), answer(BASE)), Finding.OPEN),
     ],
-    ids=["the base", "near its parent", "a parent that hardly moved", "a parent without effect", "no parent"],
+    ids=[
+        "the base",
+        "near its parent",
+        "a parent that hardly moved",
+        "a parent without effect",
+        "no parent",
+        "right, and an adapter answers for the base",
+    ],
 )
 def test_a_version_that_answers_for_the_first_time_is(
     now: ProbeRecord, parent: ProbeRecord | None, finding: Finding
 ) -> None:
     assert judge_successor(now, parent) is finding
+
+
+@pytest.mark.parametrize(
+    ("now", "kept"),
+    [
+        (record(answer(FAR, 1), answer(BASE, 2)), True),
+        (record(answer(FAR), answer(FAR)), True),
+        (record(answer(BASE), answer(BASE)), True),
+        (record(answer(OTHER_BASE), answer(NEAR_OTHER)), False),
+    ],
+    ids=["as before", "an adapter answers for the base", "the base answers for the version", "another base"],
+)
+def test_a_record_is_made_anew_only_when_neither_answers_as_it_did(now: ProbeRecord, kept: bool) -> None:
+    assert worth_keeping(record(answer(FAR), answer(BASE)), now) is kept
 
 
 def test_what_was_remembered_of_another_probe_or_cannot_be_read_counts_as_nothing() -> None:

@@ -19,7 +19,7 @@ from claas_vllm_client.probing import (
     judge,
     judge_successor,
     parse_record,
-    same_base,
+    worth_keeping,
 )
 from claas_vllm_client.wire import Alias, ProbeAnswer, ServedModel
 
@@ -186,8 +186,7 @@ def _is_same(known: Alias, version: int, path: str) -> bool:
 
 
 def _kept(now: ProbeRecord, recorded: ProbeRecord | None) -> ProbeRecord:
-    """What to remember: a record stays what it is while the base is, so that small changes don't add up unseen."""
-    return recorded if recorded is not None and same_base(now, recorded) else now
+    return recorded if recorded is not None and worth_keeping(recorded, now) else now
 
 
 def _other_target(alias: Alias) -> str:

@@ -102,9 +102,23 @@ def distance(left: Sequence[Step], right: Sequence[Step]) -> float | None:
 
 
 def same_base(now: ProbeRecord, recorded: ProbeRecord) -> bool:
-    """Whether the base answers as it did; not so after another release of vLLM, or on another device."""
-    moved = distance(now.base, recorded.base)
-    return moved is not None and moved <= NOISE_NATS
+    """Whether the base answers as it did.
+
+    Not so after another release of vLLM, or on another device; nor in vLLM 0.32 on a CPU, where a request for the
+    base that shares a batch with one for an adapter is answered with the adapter of the last slot.
+    """
+    return _near(now.base, recorded.base)
+
+
+def worth_keeping(recorded: ProbeRecord, now: ProbeRecord) -> bool:
+    """Whether what was recorded still holds: the base or the version answers as it did. A record that holds is not
+    made anew, so that small changes don't add up unseen."""
+    return same_base(now, recorded) or _near(now.adapter, recorded.adapter)
+
+
+def _near(one: Sequence[Step], other: Sequence[Step]) -> bool:
+    apart = distance(one, other)
+    return apart is not None and apart <= NOISE_NATS
 
 
 def judge(now: ProbeRecord, recorded: ProbeRecord | None) -> Finding:
@@ -130,8 +144,9 @@ def judge(now: ProbeRecord, recorded: ProbeRecord | None) -> Finding:
 def judge_successor(now: ProbeRecord, parent: ProbeRecord | None) -> Finding:
     """Whether a version that answers for the first time is applied, by the version that it was trained from: one step
     does not bring what was clearly apart from the base all the way back to it."""
-    from_base = now.separation
-    apart = parent.separation if parent is not None else None
+    if parent is None or not same_base(now, parent):
+        return Finding.OPEN
+    apart, from_base = parent.separation, now.separation
     if apart is None or from_base is None or apart < 4 * NOISE_NATS:
         return Finding.OPEN
     return Finding.NOT_APPLIED if from_base <= NOISE_NATS / 2 else Finding.APPLIED
