@@ -24,6 +24,7 @@ from claas_trainer.handover.choice import make_handover
 from claas_trainer.lineage import base_name, check_shape
 from claas_trainer.logs import log
 from claas_trainer.paths import Paths
+from claas_trainer.pause_estimate import check_pause
 from claas_trainer.pods import ServingPod, connect
 from claas_trainer.reporting import Published, Reporter
 from claas_trainer.samples import read_samples
@@ -120,6 +121,7 @@ async def _take_step(
         )
         reporter.phase(JobPhase.PREPARING, f"loading the model for {len(payload.samples)} samples")
         prepared = await engine.prepare(payload, plan)
+        check_pause(parent.record, prepared, document.training, document.serving)
         store.prepare(owner=attempt.job.uid, attempt=attempt.job.attempt, needed_bytes=prepared.version_bytes)
         await handover.check(prepared.gpu)
         timings = Timings(prepare=seconds_since(began))

@@ -69,6 +69,12 @@ class PreparedStep:
     counts: SampleCounts
     version_bytes: int
     gpu: GpuNeed | None
+    tokens: int = 0
+    """Of all samples, prompts and responses; 0 where the engine does not tell."""
+    device: str = ""
+    """The name of the device that the step is taken on, as a version records it."""
+    forward: str = ""
+    """By which forward, as a version records it."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,18 @@ class LocalStep:
     def describe(self) -> PreparedStep:
         """What the attempt has to know of it."""
         each = _vectors(self._inputs) * _MASTER_BYTES + self._placement.published_dtype.itemsize
-        return PreparedStep(self._counts, self._state.layout.elements * each, self._placement.gpu)
+        return PreparedStep(
+            self._counts,
+            self._state.layout.elements * each,
+            self._placement.gpu,
+            tokens=self._tokens,
+            device=device_name(self._placement.device),
+            forward=self._placement.forward.value,
+        )
+
+    @property
+    def _tokens(self) -> int:
+        return sum(sample.tokens for sample in self._inputs.samples)
 
     def acquire(self) -> None:
         """Take the device. Raises torch.OutOfMemoryError."""
@@ -130,6 +141,7 @@ class LocalStep:
             parent_digest=self.plan.parent.record.digest,
             base_fingerprint=self._base_fingerprint,
             samples_digest=digest(self._inputs.samples),
+            tokens=self._tokens,
             forward=self._placement.forward,
             device=device_name(self._placement.device),
             compute_dtype=str(self._placement.dtype).removeprefix("torch."),

@@ -40,6 +40,8 @@ class StepRecord(BaseModel):
     one of the configuration and the files' headers."""
     samples_digest: str
     """sha256 over the samples' token ids and log-probabilities, in whatever order they came."""
+    tokens: int | None = None
+    """How many the samples have, prompts and responses; None in versions of trainers that did not record it."""
     forward: ForwardKind
     device: str
     """The GPU's name, or the CPU's instruction set and the number of threads."""

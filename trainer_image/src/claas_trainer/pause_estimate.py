@@ -1,0 +1,56 @@
+"""Whether a step fits into the longest pause, by what its parent's step took: said before serving is paused.
+
+Only what is known is judged: a parent whose step paused serving too, on a device of the same name, by the same forward
+and with the same kind of teacher. A step's time grows with its tokens at least as fast as linearly, but for what is done
+once, so it is refused only when the estimate is over the limit by half.
+"""
+
+from __future__ import annotations
+
+from claas_crds.contract import FailureReason, ServingTarget
+from claas_crds.lora_adapter import HandoverKind
+from claas_crds.training import TrainingConfig
+from claas_trainer.engines.base import PreparedStep
+from claas_trainer.errors import EngineError
+from claas_trainer.store.record import VersionRecord
+
+CERTAINTY = 1.5
+"""By how much an estimate must be over the limit before a step is refused for it."""
+
+
+def check_pause(
+    parent: VersionRecord, prepared: PreparedStep, training: TrainingConfig, serving: ServingTarget | None
+) -> None:
+    """Raises EngineError (MAX_PAUSE_EXCEEDED) when the step surely needs a longer pause than it may take."""
+    if serving is None or serving.handover is not HandoverKind.SLEEP or not serving.pods:
+        return
+    seconds = pause_seconds(parent, prepared, training)
+    limit = serving.max_pause_seconds
+    if seconds is None or seconds <= limit * CERTAINTY:
+        return
+    known = parent.step.tokens if parent.step is not None else None
+    raise EngineError(
+        FailureReason.MAX_PAUSE_EXCEEDED,
+        f"the step of {prepared.tokens} tokens would pause serving for about {seconds:.0f} s, by version"
+        f" {parent.number}, whose {known} tokens took {parent.timings.serving_gap:.0f} s, and maxPauseSeconds is {limit};"
+        " it was not begun; give smaller batches or a larger maxPauseSeconds",
+    )
+
+
+def pause_seconds(parent: VersionRecord, prepared: PreparedStep, training: TrainingConfig) -> float | None:
+    """How long the pause of a step will be; None when the parent's says nothing about it."""
+    timings, step = parent.timings, parent.step
+    alike = (
+        step is not None
+        and step.device == prepared.device
+        and step.forward.value == prepared.forward
+        and parent.training is not None
+        and parent.training.teacher is training.teacher
+    )
+    if step is None or not alike or not step.tokens or not prepared.tokens:
+        return None
+    if not timings.serving_gap or timings.step is None:
+        return None
+    # What is not the step itself (to sleep, the weights' way to the device and back, to wake) does not grow with it.
+    rest = max(0.0, timings.serving_gap - timings.step)
+    return rest + timings.step * prepared.tokens / step.tokens
