@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from claas_crds.conditions import JobReason
-from claas_crds.contract import ExitCode, FailureReason, PublishedVersion, TrainerResult
+from claas_crds.contract import PERMANENT_REASONS, ExitCode, FailureReason, PublishedVersion, TrainerResult
 from claas_crds.distill_job import DistillJobStatus
 from claas_operator.grant import Grant
 from claas_operator.timing import timings_of
@@ -29,6 +29,7 @@ class Failure:
 def failure_of(attempt: Attempt, grant: Grant | None) -> Failure:
     """The failure of an attempt, from its own words, else from what Kubernetes saw of it."""
     if grant is not None and grant.stopped_because == JobReason.MAX_PAUSE_EXCEEDED:
+        # Its own watchdog would have ended a step that is too long. This pod hung as a whole, which can pass.
         message = f"The trainer held serving paused for more than {grant.max_pause_seconds} s and was ended"
         return Failure(JobReason.MAX_PAUSE_EXCEEDED, message, permanent=False)
     reason = attempt.result.reason if attempt.result is not None else None
@@ -38,10 +39,10 @@ def failure_of(attempt: Attempt, grant: Grant | None) -> Failure:
             FailureReason.OUT_OF_MEMORY,
             "The kernel killed the trainer because its memory ran out (OOMKilled): raise the memory limit in"
             " spec.trainer.resources.limits, or give shorter samples",
-            permanent=False,
+            permanent=True,
         )
     if attempt.result is not None and reason is not None:
-        permanent = attempt.exit_code == ExitCode.PERMANENT
+        permanent = attempt.exit_code == ExitCode.PERMANENT or reason in PERMANENT_REASONS
         return Failure(reason, attempt.result.message, permanent)
     if attempt.exit_code is None:
         said = f" ({attempt.message})" if attempt.message else ""

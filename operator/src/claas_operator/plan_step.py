@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from claas_crds.conditions import JobCondition, JobReason
-from claas_crds.contract import PERMANENT_REASONS, FailureReason, TrainerResult
+from claas_crds.contract import FailureReason, TrainerResult
 from claas_crds.distill_job import JobPhase
 from claas_crds.lora_adapter import VersionVerdict
 from claas_operator import naming
@@ -144,8 +144,7 @@ def _account_failure(draft: JobDraft, failure: Failure) -> JobPlan:
     world = draft.world
     failed = world.job.status.failed_attempts + 1
     limit = world.job.spec.backoff_limit
-    permanent = failure.permanent or failure.reason in PERMANENT_REASONS
-    if permanent or failed > limit:
+    if failure.permanent or failed > limit:
         # The next attempt would look for the version itself; there is none.
         waits = settle(draft, "its attempts are used up")
         if waits is not None:
@@ -155,7 +154,7 @@ def _account_failure(draft: JobDraft, failure: Failure) -> JobPlan:
     if result is not None and result.version is not None and result.version.verdict is VersionVerdict.REJECTED:
         draft.changes["rejected_version"] = adapter_version(result.version)
     draft.retire_attempt()
-    if permanent:
+    if failure.permanent:
         return draft.fail(failure.reason, failure.message)
     if failed > limit:
         tried = f"{failed} attempts failed (backoffLimit {limit}); the last: " if limit else ""

@@ -153,13 +153,13 @@ FAILURES: list[tuple[str, dict[str, object], bool, str, bool, str]] = [
     ("its own words", {"result": RESULT, "exit_code": 75}, False, "StorageFull", False, "no space left"),
     ("its exit code", {"result": RESULT, "exit_code": 64}, False, "StorageFull", True, "no space left"),
     ("the operator's, which ended it", {"result": RESULT, "exit_code": 137}, True, "MaxPauseExceeded", False, "7 s"),
-    ("the kernel's", {"exit_code": 137, "message": "OOMKilled"}, False, "OutOfMemory", False, "memory"),
+    ("the kernel's", {"exit_code": 137, "message": "OOMKilled"}, False, "OutOfMemory", True, "memory"),
     (
         "the kernel's, of a supervisor that saw only a kill",
         {"result": KILLED_WORKER, "exit_code": 75, "message": "OOMKilled"},
         False,
         "OutOfMemory",
-        False,
+        True,
         "spec.trainer.resources.limits",
     ),
     (

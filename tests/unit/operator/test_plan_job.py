@@ -341,9 +341,15 @@ FINAL: list[tuple[str, JobWorld, str, list[str]]] = [
         ["DeleteAttempt", "RetireAttempt"],
     ),
     (
+        "a step that takes too long a pause",
+        job_world(job(status=STARTED), held=MINE, now_at=failed(FailureReason.MAX_PAUSE_EXCEEDED, 64)),
+        "MaxPauseExceeded",
+        ["RetireAttempt"],
+    ),
+    (
         "a pause that the operator ended for the last time",
         job_world(
-            job(status=LOOKING),
+            job(status=LOOKING, backoff_limit=0),
             held=lease(grant(stopped_because="MaxPauseExceeded")),
             now_at=attempt(AttemptState.FAILED, exit_code=137),
             looked=NOTHING_FOUND,

@@ -63,8 +63,8 @@ def serving(handover: HandoverKind = HandoverKind.SLEEP, pods: tuple[VllmPod, ..
 
 
 def test_a_step_grows_with_its_tokens_and_what_is_around_it_does_not() -> None:
-    assert pause_seconds(parent(), prepared(1000), TRAINING) == pytest.approx(30)
     assert pause_seconds(parent(), prepared(4000), TRAINING) == pytest.approx(10 + 80)
+    assert pause_seconds(parent(), prepared(8000), TRAINING) == pytest.approx(10 + 160)
 
 
 def test_a_step_that_surely_does_not_fit_is_refused_with_the_figures_and_what_to_do() -> None:
@@ -96,17 +96,18 @@ def test_nothing_is_refused_when_the_parent(of: VersionRecord) -> None:
     check_pause(of, prepared(10**9), TRAINING, serving())
 
 
-@pytest.mark.parametrize(
-    "target",
-    [None, serving(HandoverKind.SHARE), serving(HandoverKind.NONE), serving(pods=())],
-    ids=["no-serving", "share", "none", "no-pods"],
-)
+BESIDE = [None, serving(HandoverKind.SHARE), serving(HandoverKind.NONE), serving(pods=())]
+
+
+@pytest.mark.parametrize("target", BESIDE, ids=["no-serving", "share", "none", "no-pods"])
 def test_a_step_that_pauses_nobody_is_never_refused_for_its_pause(target: ServingTarget | None) -> None:
     check_pause(parent(), prepared(10**9), TRAINING, target)
 
 
-@given(step=st.floats(0.01, 100), rest=st.floats(0, 20), tokens=st.integers(1, 10**6), factor=st.floats(0.01, 1))
-def test_a_batch_no_larger_than_one_that_fitted_is_never_refused(
+@given(
+    step=st.floats(0.01, 10_000), rest=st.floats(0, 200), tokens=st.integers(1, 10**6), factor=st.floats(0.01, 1.9)
+)
+def test_a_batch_of_about_the_parents_size_is_never_refused(
     step: float, rest: float, tokens: int, factor: float
 ) -> None:
     of = parent(step=step, gap=step + rest, tokens=tokens)
