@@ -223,6 +223,7 @@ WRONG_JOBS: list[tuple[str, JsonValue, str]] = [
     ("spec.backoffLimit", 21, "spec.backoffLimit in body should be less than or equal to 20"),
     ("spec.activeDeadlineSeconds", 0, "spec.activeDeadlineSeconds in body should be greater than or equal to 1"),
     ("spec.ttlSecondsAfterFinished", -1, "spec.ttlSecondsAfterFinished in body should be greater than or equal"),
+    ("spec.completeWhen", "Trained", 'spec.completeWhen: Unsupported value: "Trained"'),
     ("spec.suspend", "yes", 'spec.suspend: Invalid value: "string"'),
 ]
 
@@ -369,6 +370,7 @@ def test_defaults_fill_what_is_left_out_of_a_map_that_is_there(server: ApiServer
 def test_a_job_is_completed_with_defaults_and_its_training_stays_unset(server: ApiServer) -> None:
     spec = server.create(JOB, dry_run=True).body["spec"]
     assert (at(spec, "suspend"), at(spec, "backoffLimit"), at(spec, "training")) == (False, 3, {})
+    assert at(spec, "completeWhen") == "InService"
     by_key = server.create(changed(JOB, "spec.samples", {"secretRef": {"name": "s"}}), dry_run=True)
     assert at(by_key.body, "spec.samples.secretRef.key") == "samples.json"
 
@@ -413,6 +415,7 @@ MUTABLE: list[tuple[str, Object]] = [
     ("adapter", {"trainer": {"image": "claas-trainer:next", "runtimeClassName": "nvidia"}}),
     ("adapter", {"engine": "local"}),
     ("job", {"suspend": True}),
+    ("job", {"completeWhen": "Published"}),
     ("job", {"backoffLimit": 0, "activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 0}),
 ]
 
