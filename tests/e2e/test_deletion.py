@@ -44,6 +44,20 @@ def test_a_job_deleted_in_mid_step_frees_serving_and_one_of_the_same_name_is_a_n
     assert scene.versions_of(first) == []
 
 
+def test_a_version_whose_job_is_deleted_before_its_report_is_adopted(scene: Scene) -> None:
+    before = scene.served()
+    with scene.held_at("published") as fault:
+        first = scene.apply("adopted-version")
+        fault.reached()
+        scene.stack.kubectl("delete", "distilljob", "adopted-version", "-n", scene.namespace, "--wait=true")
+    (version,) = scene.versions_of(first)
+    wait_for("the version to be adopted", lambda: scene.adapter().status.latest_version == before + 1, 120)
+    assert scene.adapter().status.versions[-1].job == "adopted-version"
+    scene.apply("after-adoption")
+    job = scene.finished("after-adoption", 180)
+    assert job.status.parent_version == version.record.number == before + 1
+
+
 def test_an_adapter_deleted_in_mid_step_fails_its_job_and_is_taken_out_of_service(scene: Scene) -> None:
     kubectl = scene.stack.kubectl
     name = "shortlived"

@@ -46,6 +46,18 @@ def test_a_trainer_that_is_killed_leaves_serving_whole_and_the_retry_takes_the_s
     assert found == (point == "published")
 
 
+def test_a_last_attempt_that_is_killed_between_publishing_and_its_report_has_not_failed(scene: Scene) -> None:
+    before = scene.served()
+    with scene.held_at("published") as fault:
+        job = scene.apply("killed-last", backoffLimit=0)
+        fault.reached()
+        processes.kill(scene.running_trainer(job))
+        job = scene.finished("killed-last")
+    assert job.status.attempts == 1
+    assert any(condition.reason == "AlreadyPublished" for condition in job.status.conditions)
+    assert_step_was_taken_once(scene, job, before, HandoverKind.SLEEP)
+
+
 def test_a_worker_that_hangs_in_the_pause_is_ended_by_its_supervisor_after_max_pause_and_pauses_serving_once(
     scene: Scene,
 ) -> None:

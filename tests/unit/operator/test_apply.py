@@ -8,17 +8,20 @@ from typing import cast
 import pytest
 from kubernetes.aio import client
 
+from claas_crds.conditions import condition_of
 from claas_operator import actions, naming
-from claas_operator.api import Api
+from claas_operator.api import LEASES, Api
 from claas_operator.apply import Applier
 from claas_operator.companion import CompanionSource
 from claas_operator.core import Manifest
 from claas_operator.errors import ApiError, Conflict
 from claas_operator.job_draft import end
 from claas_operator.reading import Reader
+from claas_operator.reconcile import CONFLICT_SECONDS
 from claas_operator.settings import Settings
 from claas_operator.world import AttemptState
 from tests.builders.world import NAMESPACE, attempt, grant, job, lease, trainer_pod
+from tests.unit.operator.test_pass_failures import JOB, cluster, refuses
 
 SECRET: Manifest = {
     "metadata": {"name": "input", "namespace": NAMESPACE, "uid": "uid-of-input", "labels": {**naming.TRAINER_LABELS}}
@@ -115,3 +118,11 @@ async def test_what_is_gone_or_another_one_by_now_need_not_be_deleted(status: in
     server = Server({"DELETE": status})
     await applier(server).for_lease(NAMESPACE, (actions.KillTrainer(trainer_pod("t")),))
     assert len(server.asked) == 1
+
+
+async def test_a_pass_that_met_a_conflict_is_repeated_soon_and_no_fault_is_told() -> None:
+    async with cluster(refuses("POST", LEASES, (409, "the lease exists by now", "AlreadyExists"))) as made:
+        assert await made.reconciler.reconcile(JOB) == CONFLICT_SECONDS
+        assert condition_of(made.job().status.conditions, "Failed") is None
+        assert {condition.reason for condition in made.job().status.conditions} == {"Queued"}
+        assert not any("batch" in path for method, path in made.small.asked if method == "POST")
