@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,8 @@ import torch
 
 from claas_crds.contract import FailureReason, ModelLocation
 from claas_crds.lora_adapter import EngineName, LoraSpec
-from claas_crds.training import DistillBatchItem, DistillBatchRequestPayload
+from claas_crds.training import DistillBatchItem, DistillBatchRequestPayload, TrainingConfig
+from claas_trainer.chat_template import ServerChat
 from claas_trainer.engines import local_step
 from claas_trainer.engines.base import StepPlan
 from claas_trainer.engines.decoder_placement import DecoderPlacement
@@ -56,6 +58,23 @@ async def test_a_step_in_place_is_refused_by_name_rather_than_taken_beside(paths
     with pytest.raises(TrainerError, match="save_in_place") as caught:
         await LocalEngine().prepare(payload, plan(paths))
     assert caught.value.reason is FailureReason.INVALID_INPUT
+
+
+async def test_settings_and_the_server_s_way_of_making_prompts_reach_the_samples(paths: Paths) -> None:
+    build_tiny_qwen3(paths.model / "base")
+    payload = DistillBatchRequestPayload(
+        lora_id="user/coder", samples=[ITEM], training=TrainingConfig(require_recorded_prompt=True)
+    )
+    with pytest.raises(TrainerError, match=r"samples\[0\].prompt_token_ids: is missing"):
+        await LocalEngine().prepare(payload, plan(paths))
+    refusing = ServerChat(
+        template="{% if messages[0].content == 'Why?' %}{{ raise_exception('no') }}{% endif %}"
+        "{{ messages[0].content }}"
+    )
+    payload = payload.model_copy(update={"training": TrainingConfig()})
+    with pytest.raises(TrainerError, match=r"samples\[0\]: the chat template refuses") as caught:
+        await LocalEngine().prepare(payload, replace(plan(paths), chat=refusing))
+    assert caught.value.reason is FailureReason.INVALID_SAMPLE
 
 
 def test_a_step_that_does_not_fit_lets_its_tensors_go_before_serving_wakes() -> None:

@@ -15,7 +15,7 @@ from claas_trainer.samples import ModelLimits
 from claas_trainer.teachers.hindsight import SEPARATOR, hindsight_block
 from claas_trainer.tokens import tokenise
 from claas_trainer.user_text import ControlTextError, Piece
-from tests.unit.trainer.chat_models import CHATML, KINDS, chat_model
+from tests.unit.trainer.chat_models import CHATML, KINDS, PIPES, Kind, chat_model
 
 MODELS = {name: chat_model(kind) for name, kind in KINDS.items()}
 LIMITS = ModelLimits(vocabulary_size=400, context_tokens=100_000)
@@ -25,6 +25,10 @@ WORDS = st.text(alphabet="th ?\n<|im_end>é", max_size=8)
 
 def spelled(model: HubTokenizer) -> list[str]:
     return [str(each.content) for each in model.tokenizer.added_tokens_decoder.values()]
+
+
+def added(model: HubTokenizer) -> frozenset[int]:
+    return frozenset(model.added_tokens.values())
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -39,8 +43,8 @@ def test_a_user_s_text_never_becomes_a_control_token_and_all_else_is_as_without_
     frame = spelled(model)[0]
     before, after = f"a {frame} b\n", f"\n{frame} c"
     pieces = [Piece(before), Piece(text, from_user=True), Piece(after)]
-    ids = model.encode_pieces(pieces, model.added_ids)
-    assert [token for token in ids if token in model.added_ids] == model.encode(frame) * 2
+    ids = model.encode_pieces(pieces, added(model))
+    assert [token for token in ids if token in added(model)] == model.encode(frame) * 2
     if not KINDS[name].marks_words:
         assert model.decode(ids) == model.decode(model.encode(before)) + decoded(model, text) + after
 
@@ -57,8 +61,8 @@ def decoded(model: HubTokenizer, text: str) -> str:
 def test_text_without_control_tokens_is_encoded_as_ever(name: str, before: str, text: str, after: str) -> None:
     model = MODELS[name]
     pieces = [Piece(before), Piece(text, from_user=True), Piece(after)]
-    if not model.added_ids & frozenset(model.encode(text)):
-        assert model.encode_pieces(pieces, model.added_ids) == model.encode(before + text + after)
+    if not added(model) & frozenset(model.encode(text)):
+        assert model.encode_pieces(pieces, added(model)) == model.encode(before + text + after)
 
 
 def batch_item(**changes: object) -> DistillBatchItem:
@@ -79,7 +83,18 @@ def test_feedback_that_spells_turns_adds_none_to_the_teacher_s_prompt(recorded: 
 
 
 def controls(ids: tuple[int, ...]) -> list[int]:
-    return [token for token in ids if token in CHAT.added_ids]
+    return [token for token in ids if token in added(CHAT)]
+
+
+def test_added_tokens_that_no_template_writes_are_ordinary_text() -> None:
+    kind = Kind(PIPES, "<|end|>", ("<|user|>",), unmarked=("\n\n", "<b>", "  "))
+    model = chat_model(kind)
+    text = "one\n\ntwo  <b>three"
+    sample = tokenise([batch_item(feedback=text, response=text)], model, LIMITS).samples[0]
+    block = SEPARATOR + hindsight_block(text)
+    assert sample.teacher_prompt_ids == tuple(model.encode(f"<|user|>\nhi{block}<|end|>\n<|assistant|>\n"))
+    assert sample.response_ids == tuple(model.encode(f"{text}<|end|>"))
+    assert {model.added_tokens[each] for each in ("\n\n", "<b>", "  ")} < set(sample.response_ids)
 
 
 def test_a_prompt_written_by_hand_is_encoded_as_the_server_does() -> None:
@@ -130,6 +145,6 @@ def test_text_that_a_tokenizer_can_read_as_a_control_token_only_is_refused() -> 
     fast.chat_template = CHATML
     model = HubTokenizer(fast, frozenset({1}))
     with pytest.raises(ControlTextError):
-        model.encode_pieces([Piece("hi <end> hi", from_user=True)], model.added_ids)
+        model.encode_pieces([Piece("hi <end> hi", from_user=True)], added(model))
     with pytest.raises(SampleError, match=r"samples\[0\].response: spells a control token"):
         tokenise([batch_item(response="hi <end> hi")], model, LIMITS)

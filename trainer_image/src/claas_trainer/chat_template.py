@@ -51,6 +51,10 @@ class ChatRenderer(Protocol):
     def origin(self) -> PromptOrigin:
         """Who makes them."""
 
+    @property
+    def source(self) -> str:
+        """The template's text, for the tokens that it can write; empty where it is not known."""
+
     def render(self, chat: Chat, *, answer_next: bool) -> str:
         """The prompt; with `answer_next` up to where the answer begins. Raises ChatTemplateError."""
 
@@ -67,6 +71,10 @@ class TemplateRenderer:
     origin: PromptOrigin
     template: str | None = None
     arguments: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        return str(self.tokenizer.get_chat_template(self.template))
 
     def render(self, chat: Chat, *, answer_next: bool) -> str:
         return rendered(self._apply, chat, answer_next)
@@ -94,6 +102,7 @@ class ServerRenderer:
     decode: Callable[[Sequence[int]], str]
     arguments: Mapping[str, JsonValue] = field(default_factory=dict)
     origin: PromptOrigin = PromptOrigin.SERVER
+    source: str = ""
 
     def render(self, chat: Chat, *, answer_next: bool) -> str:
         return rendered(lambda turns, ahead: self.decode(self.ask(turns, ahead, self.arguments)), chat, answer_next)

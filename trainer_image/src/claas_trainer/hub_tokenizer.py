@@ -36,7 +36,7 @@ class HubTokenizer:
         self.tokenizer = tokenizer
         self.end_of_turn_ids = end_of_turn_ids
         added = tokenizer.added_tokens_decoder
-        self.added_ids = frozenset(added) | frozenset(tokenizer.all_special_ids)
+        self.added_tokens = {str(each.content): id_ for id_, each in added.items()}
         self.special_ids = frozenset(tokenizer.all_special_ids) | {id_ for id_, each in added.items() if each.special}
         self._user_text = UserTextEncoder(tokenizer)
 
@@ -71,7 +71,7 @@ class HubTokenizer:
             return self.own_template()
         has_template = server.template is not None or bool(self.tokenizer.chat_template)
         if server.ask is not None and not (server.told and has_template):
-            return ServerRenderer(server.ask, self.decode)
+            return ServerRenderer(server.ask, self.decode, source=str(self.tokenizer.chat_template or ""))
         if server.template is None:
             return replace(self.own_template(), origin=PromptOrigin.SERVER, arguments=server.arguments)
         return TemplateRenderer(self.tokenizer, PromptOrigin.SERVER, server.template, server.arguments)

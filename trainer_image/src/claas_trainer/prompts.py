@@ -70,8 +70,10 @@ class Prompts:
         if way is None:
             raise ChatTemplateError(_HIDDEN_MESSAGE, by_itself=True)
         self._first_way = way
-        between = frozenset(tokenizer.encode(way.turns.turns_text)) & tokenizer.added_ids
-        self._control_ids = tokenizer.special_ids | tokenizer.end_of_turn_ids | between
+        # In an answer a thought's tokens, which the template knows too, are what the model sampled.
+        never_text = tokenizer.special_ids | tokenizer.end_of_turn_ids
+        self._turn_ids = never_text | self._ids_in(way.turns.turns_text)
+        self._control_ids = self._turn_ids | self._ids_in(renderer.source)
         self._ending = self._turn_ending()
 
     @property
@@ -104,7 +106,7 @@ class Prompts:
             if spelled and text.rstrip().endswith(spelled):
                 text, ending = text.rstrip().removesuffix(spelled), (token,)
                 break
-        return [*self._tokenizer.encode_pieces([Piece(text, from_user=True)], self._control_ids), *ending]
+        return [*self._tokenizer.encode_pieces([Piece(text, from_user=True)], self._turn_ids), *ending]
 
     def _end_of_message(self, item: DistillBatchItem, recorded: str) -> int | None:
         """Where the user's last message ends in a recorded prompt; None when it is not there.
@@ -127,15 +129,15 @@ class Prompts:
                 block = self._inside_text(hint)
                 return [*item.prompt_token_ids[:place], *block, *item.prompt_token_ids[place:]]
         pieces = [Piece(recorded[:end]), hint, Piece(recorded[end:])]
-        return self._tokenizer.encode_pieces(pieces, self._tokenizer.added_ids)
+        return self._tokenizer.encode_pieces(pieces, self._control_ids)
 
     def _inside_text(self, piece: Piece) -> list[int]:
         """A piece's tokens where text stands before it: some tokenizers mark the beginning of a text."""
         before = self._tokenizer.encode(_LETTER)
-        ids = self._tokenizer.encode_pieces([Piece(_LETTER), piece], self._tokenizer.added_ids)
+        ids = self._tokenizer.encode_pieces([Piece(_LETTER), piece], self._control_ids)
         if ids[: len(before)] == before:
             return ids[len(before) :]
-        return self._tokenizer.encode_pieces([piece], self._tokenizer.added_ids)
+        return self._tokenizer.encode_pieces([piece], self._control_ids)
 
     def _token_at(self, ids: Sequence[int], text: str) -> int | None:
         """How many of the tokens make up `text`; None when it ends inside one."""
@@ -161,7 +163,7 @@ class Prompts:
         if not found:
             raise ChatTemplateError(_HIDDEN_MESSAGE, by_itself=True)
         pieces = [Piece(before), Piece(hindsight_block(item.feedback), from_user=True), Piece(after)]
-        return self._tokenizer.encode_pieces(pieces, self._tokenizer.added_ids)
+        return self._tokenizer.encode_pieces(pieces, self._control_ids)
 
     def _renderer_of(self, recorded: str) -> ChatRenderer:
         """The renderer whose prompts end as the recorded one does."""
@@ -193,8 +195,11 @@ class Prompts:
         return self._read_back(text) != text
 
     def _control_texts(self, text: str) -> list[str]:
-        found = frozenset(self._tokenizer.encode(text)) & self._tokenizer.added_ids
-        return [self._tokenizer.decode([token]) for token in found]
+        """The added tokens that a text has; those of white space are ordinary text."""
+        return [token for token in self._tokenizer.added_tokens if token.strip() and token in text]
+
+    def _ids_in(self, text: str) -> frozenset[int]:
+        return frozenset(self._tokenizer.added_tokens[token] for token in self._control_texts(text))
 
     def _turn_ending(self) -> tuple[int, ...]:
         """The token that ends an answer, as the template writes it; empty when there is none."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,8 +30,9 @@ class ChatTokenizer(Protocol):
         """Tokens that are never text."""
 
     @property
-    def added_ids(self) -> frozenset[int]:
-        """Tokens that a text can spell out: the special ones, and others such as those around a thought."""
+    def added_tokens(self) -> Mapping[str, int]:
+        """Tokens that a text can spell out, as they are spelled: the special ones, those around a thought, and with
+        some tokenizers ordinary text such as line breaks."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, no special tokens added; those spelled out in the text count as such."""
