@@ -69,8 +69,9 @@ class Reconciler:
             log.debug("%s %s/%s is decided on anew: %s", key.kind, key.namespace, key.name, conflict)
             return CONFLICT_SECONDS
         except Exception as error:
-            await self._status.tell(key, error, self.queue.failures(key))
-            raise
+            if await self._status.tell(key, error, self.queue.failures(key)):
+                raise
+            return 0.0  # It was deleted in mid-pass: look at what that leaves to do.
 
     async def resync(self, namespaces: tuple[str | None, ...]) -> None:
         """Wake every object of ours; None stands for all namespaces."""

@@ -45,26 +45,29 @@ class StatusWriter:
         written = await self._api.merge(resource, metadata.namespace, metadata.name, patch, subresource="status")
         return ObjectMeta.model_validate(written["metadata"])
 
-    async def tell(self, key: Key, error: Exception, failures: int) -> None:
-        """Say in the object's status why the pass over it failed; its next good pass says what is so then.
+    async def tell(self, key: Key, error: Exception, failures: int) -> bool:
+        """Say in the object's status why the pass over it failed; its next good pass says what is so then. False when
+        there is no such object any more.
 
         `failures` is how many passes had failed before, without a good one in between.
         """
         if key.kind is Kind.LEASE:
-            return
+            return True
         resource, status_of = (ADAPTERS, adapter_status) if key.kind is Kind.ADAPTER else (DISTILL_JOBS, job_status)
         try:
             found = await self._api.get(resource, key.namespace, key.name)
-            before = (found or {}).get("status") or {}
+            if found is None:
+                return False
+            before = found.get("status") or {}
             # What may be over in a moment need not be told of an object that has a status.
-            passing = isinstance(error, Unavailable) and bool(before) and failures < PATIENCE
-            if found is None or passing:
-                return
+            if isinstance(error, Unavailable) and before and failures < PATIENCE:
+                return True
             after = status_of(found, trouble_of(error), datetime.now(UTC))
             if all(isinstance(before, dict) and before.get(name) == value for name, value in after.items()):
-                return
+                return True
             metadata: Manifest = {"resourceVersion": ObjectMeta.model_validate(found["metadata"]).resource_version}
             patch: Manifest = {"metadata": metadata, "status": after}
             await self._api.merge(resource, key.namespace, key.name, patch, subresource="status")
         except OperatorError as again:
             log.warning("%s %s/%s: its status could not be written: %s", key.kind, key.namespace, key.name, again)
+        return True

@@ -218,6 +218,20 @@ async def test_a_fault_of_the_operator_is_told_by_type_and_place_alone(monkeypat
             assert TEXT not in message
 
 
+async def test_an_object_that_is_deleted_in_mid_pass_is_no_failure() -> None:
+    async with cluster() as made:
+        small = made.small
+
+        def vanish(method: str, path: str) -> web.Response | None:
+            if path == DEPLOYMENTS.path(NAMESPACE, "vllm"):
+                small.objects.pop(ADAPTERS.path(NAMESPACE, "tone"), None)
+            return None
+
+        small.refuse = vanish
+        assert await made.reconciler.reconcile(ADAPTER) == 0.0
+        assert await made.reconciler.reconcile(ADAPTER) is None
+
+
 async def test_a_lease_whose_job_can_not_be_read_is_let_go() -> None:
     async with cluster(distilljobs={"status": {"phase": "Dreaming"}}) as made:
         held = lease(grant(pods=())).model_copy(update={"resource_version": None})
