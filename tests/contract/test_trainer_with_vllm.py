@@ -35,7 +35,7 @@ from claas_crds.contract import (
     TrainerResult,
     VllmPod,
 )
-from claas_crds.lora_adapter import HandoverKind, LoraSpec, Probe
+from claas_crds.lora_adapter import HandoverKind, LoraSpec, Probe, VersionVerdict
 from claas_crds.training import TrainingConfig
 from claas_trainer.paths import Paths
 from claas_trainer.reporting import Reporter
@@ -260,7 +260,9 @@ def test_a_recorded_rollout_becomes_a_served_version_and_no_client_notices(pod: 
     assert timings.step is not None
     assert timings.serving_gap >= timings.step
     assert served_version(pod) == f"{NAME}@1"
-    pod.store.verify(pod.store.read(1))
+    made = pod.store.read(1)
+    pod.store.verify(made)
+    assert made.verdict.verdict is result.version.verdict is VersionVerdict.SERVED
 
 
 def test_vllm_answers_with_the_version_as_transformers_does(pod: Pod) -> None:

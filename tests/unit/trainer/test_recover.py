@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from claas_crds.contract import FailureReason, TrainerInput
+from claas_crds.contract import ExitCode, FailureReason, TrainerCommand, TrainerInput, TrainerResult
 from claas_crds.lora_adapter import VersionVerdict
 from claas_trainer.errors import TrainerError
 from claas_trainer.paths import Paths
@@ -175,3 +176,28 @@ def test_a_wrong_input_says_so(
     with pytest.raises(TrainerError) as caught:
         recover(task, paths, reporter)
     assert caught.value.reason is reason
+
+
+def test_the_pod_that_looks_needs_the_volume_alone(adapter: VersionStore, paths: Paths, tmp_path: Path) -> None:
+    adapter.publish(record(1, parent=0), FILES, owner="job-1")
+    task = document(uid="job-1").model_copy(update={"parent": None, "samples_file": None, "serving": None})
+    input_path = paths.scratch / "input.json"
+    input_path.write_text(task.model_dump_json())
+    # Whoever imports one of these in this pod fails.
+    absent = tmp_path / "absent"
+    absent.mkdir()
+    for name in ("torch", "transformers", "peft", "safetensors"):
+        (absent / f"{name}.py").write_text("raise ImportError(__name__)")
+    environment = dict(os.environ) | {
+        "PYTHONPATH": os.pathsep.join([str(absent), *sys.path]),
+        "CLAAS_STORAGE_DIRECTORY": str(paths.storage),
+        "CLAAS_SCRATCH_DIRECTORY": str(paths.scratch),
+        "CLAAS_TERMINATION_MESSAGE_FILE": str(paths.termination_message),
+        "CLAAS_PROGRESS_PORT": str(paths.progress_port),
+    }
+    command = [sys.executable, "-m", "claas_trainer", TrainerCommand.RECOVER.value, "--input", str(input_path)]
+    done = subprocess.run(command, env=environment, timeout=60)
+    assert done.returncode == ExitCode.SUCCEEDED
+    result = TrainerResult.model_validate_json(paths.termination_message.read_text())
+    assert result.version is not None
+    assert (result.version.number, result.version.job_uid) == (1, "job-1")

@@ -286,7 +286,7 @@ def test_a_pod_that_is_told_to_end_during_its_imports_says_interrupted(module: s
 def test_a_watch_over_servers_that_fails_once_goes_on(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    async def gone(urls: Iterable[str]) -> list[str]:
+    async def gone(urls: Iterable[str], tls: object) -> list[str]:
         asked.append(len(list(urls)))
         if len(asked) == 1:
             raise KeyError("nobody thought of it")

@@ -34,6 +34,13 @@ async def test_a_version_that_the_server_refuses_is_a_permanent_failure_that_nam
     assert "vllm-0" in result.message
 
 
+async def test_a_server_that_dies_over_a_load_has_not_refused_the_version(paths: Paths) -> None:
+    with sleeping_server() as server:
+        server.engine_dead = True
+        assert await put_in_service(server, paths) == []
+        assert "POST /v1/load_lora_adapter" in server.calls
+
+
 async def test_nothing_is_loaded_into_a_server_that_sleeps(paths: Paths) -> None:
     with sleeping_server() as server:
         server.asleep = True

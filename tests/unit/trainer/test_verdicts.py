@@ -169,6 +169,33 @@ async def test_a_version_that_serving_refuses_is_neither_made_the_newest_again_n
     assert verdicts == [UNTRIED, UNTRIED, REJECTED, REJECTED, UNTRIED, UNTRIED]
 
 
+@pytest.mark.parametrize(("served_by", "verdict"), [([], UNTRIED), (["vllm-0"], SERVED)])
+async def test_a_version_is_served_once_a_pod_serves_it_and_not_when_none_could_be_asked(
+    served_by: list[str],
+    verdict: VersionVerdict,
+    model: Path,
+    paths: Paths,
+    reporter: Reporter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def swap(*_: object) -> list[str]:
+        return served_by
+
+    monkeypatch.setattr("claas_trainer.run.swap", swap)
+    with sleeping_server() as server:
+        task = job(model, paths).model_copy(update={"serving": document(server.url).serving})
+        result = await attempt(task, paths, reporter)
+        assert result.version is not None
+        assert result.version.verdict is verdict
+        assert store(paths).read(1).verdict.verdict is verdict
+        # A trainer that died right after the flip: the next attempt comes to the same.
+        (store(paths).read(1).folder / VERDICT_FILE).unlink(missing_ok=True)
+        again = await run(task, paths, reporter)
+    assert again.already_published
+    assert again.version == result.version
+    assert store(paths).read(1).verdict.verdict is verdict
+
+
 async def test_a_refusal_that_cannot_be_noted_is_told_all_the_same_and_says_so(
     model: Path, paths: Paths, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

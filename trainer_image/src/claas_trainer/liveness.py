@@ -17,18 +17,23 @@ async def gone(urls: Iterable[str], tls: Tls | None) -> list[str]:
     """Those servers that surely live no more."""
     asked = list(urls)
     living = await asyncio.gather(*(lives(url, tls) for url in asked))
-    return [url for url, alive in zip(asked, living, strict=True) if not alive]
+    return [url for url, there in zip(asked, living, strict=True) if not there]
 
 
 async def lives(url: str, tls: Tls | None) -> bool:
     """Whether the server's process is there. One that takes a connection and does not answer in time is busy, or held
     up: its memory is there. One that says that its engine is dead is not."""
     async with VllmClient(url, timeout_seconds=_TIMEOUT_SECONDS, keep_alive=False, tls=tls) as client:
-        try:
-            return await client.health()
-        except AnswerTimedOut:
-            return True
-        except Unreachable:
-            return False
-        except VllmError:
-            return True
+        return await alive(client)
+
+
+async def alive(client: VllmClient) -> bool:
+    """As `lives`, by a client of that server."""
+    try:
+        return await client.health()
+    except AnswerTimedOut:
+        return True
+    except Unreachable:
+        return False
+    except VllmError:
+        return True

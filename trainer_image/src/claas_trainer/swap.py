@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from claas_crds.contract import PublishedVersion, ServingTarget
 from claas_trainer.errors import VersionRejectedError
+from claas_trainer.liveness import alive
 from claas_trainer.logs import log
 from claas_trainer.pods import ServingPod
 from claas_vllm_client import (
@@ -23,13 +24,15 @@ from claas_vllm_client import (
 async def swap(pods: Sequence[ServingPod], serving: ServingTarget, version: PublishedVersion) -> list[str]:
     """Load, probe and flip on all pods at once; the names of those that serve the version now.
 
-    A pod that can't be reached is left to the operator, which goes on trying. Raises VersionRejectedError when
-    vLLM refused the version or it failed its probe: the one before it stays in service there.
+    A pod that can't be reached, or whose server dies over it, is left to the operator, which goes on trying. Raises
+    VersionRejectedError when a living vLLM refused the version or it failed its probe: the one before it stays in
+    service there.
     """
     results = await asyncio.gather(*(_swap_pod(pod, serving, version) for pod in pods), return_exceptions=True)
     swapped = []
     for pod, result in zip(pods, results, strict=True):
-        if isinstance(result, AdapterRejected | AliasRejected | ProbeFailed):
+        # What a dying server answers says nothing of the version.
+        if isinstance(result, AdapterRejected | AliasRejected | ProbeFailed) and await alive(pod.client):
             message = f"pod {pod.pod.name} did not take version {version.number}: {result}"
             raise VersionRejectedError(version, message) from result
         if isinstance(result, VllmError):
