@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from claas_crds.distill_job import JobPhase
 from claas_operator import naming, serving
-from claas_operator.attempts import alive_trainers, describe_attempt, held_open, needs_events
+from claas_operator.attempts import alive_trainers, held_open
 from claas_operator.companion import CompanionSource
 from claas_operator.core import AdapterObject, JobObject
 from claas_operator.grant import ServingLease
@@ -16,6 +16,7 @@ from claas_operator.handover_choice import HandoverChoice, choose_handover, serv
 from claas_operator.holder import HolderState, holder_state
 from claas_operator.job_view import JobView
 from claas_operator.load_failures import LoadFailure
+from claas_operator.observe_attempts import observe_attempt
 from claas_operator.observe_samples import SamplesObserver
 from claas_operator.observe_serving import handover_of, orphans, recorded_pods, reported, serving_pods
 from claas_operator.plan_adoption import adoption_name
@@ -268,15 +269,7 @@ class Observer:
         )
 
     async def _attempt(self, namespace: str, name: str | None) -> Attempt:
-        if name is None:
-            return Attempt(name="", state=AttemptState.ABSENT, alive=False)
-        batch_job = await self._read.batch_job(namespace, name)
-        pods = await self._read.batch_job_pods(namespace, name)
-        attempt = describe_attempt(name, batch_job, pods)
-        if not needs_events(attempt, datetime.now(UTC)):
-            return attempt
-        about = attempt.pod.uid if attempt.pod is not None else attempt.uid
-        return describe_attempt(name, batch_job, pods, await self._read.events(namespace, about or ""))
+        return await observe_attempt(self._read, namespace, name, datetime.now(UTC))
 
     async def _with_progress(self, namespace: str, attempt: Attempt) -> Attempt:
         """The attempt with what its pod says of itself, while it runs."""
