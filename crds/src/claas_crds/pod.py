@@ -19,9 +19,6 @@ DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 _OWN_PATHS = "^/+(tmp|dev(/+termination-log)?|var|var/+lib|(var/+)?run|(var/+lib|var/+run|run)/+claas(/.*)?)?/*$"
 """Where the operator mounts something, above that, and below what may be read-only. /var/run may lead to /run."""
-_LABEL_VALUE = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
-LabelValue: TypeAlias = Annotated[str, Field(json_schema_extra={"pattern": _LABEL_VALUE, "maxLength": 63})]
-"""The value of a label, as Kubernetes takes it."""
 
 
 class PassThrough(ResourceModel):
@@ -142,13 +139,6 @@ def _rule(rule: str, message: str) -> dict[str, JsonValue]:
 class TrainerPod(ResourceModel):
     """How trainer pods are made."""
 
-    model_config = ConfigDict(
-        json_schema_extra=_rule(
-            "self.volumeMounts.all(mount, self.volumes.exists(volume, volume.name == mount.name))",
-            "each of volumeMounts names one of volumes",
-        )
-    )
-
     image: str | None = None
     """The trainer's image; the operator's default when left out."""
     image_pull_policy: str | None = Field(
@@ -161,7 +151,7 @@ class TrainerPod(ResourceModel):
     """CPU, memory and devices. Leave GPUs out when a ResourceClaim or a runtimeClass brings them."""
     resource_claims: list[ResourceClaimReference] = Field(default=[], json_schema_extra=_unique_by("name"))
     """ResourceClaims shared with the vLLM pod."""
-    node_selector: dict[str, LabelValue] = {}
+    node_selector: dict[str, str] = {}
     """Labels the node must have."""
     tolerations: list[Toleration] = []
     """Taints the trainer tolerates."""
@@ -210,5 +200,5 @@ class TrainerPod(ResourceModel):
     """Where they appear."""
     annotations: dict[str, str] = {}
     """Annotations of the pod and of its batch Job."""
-    labels: dict[str, LabelValue] = {}
+    labels: dict[str, str] = {}
     """Further labels of the pod and of its batch Job, such as a Kueue queue's name."""
