@@ -61,6 +61,9 @@ def rest_left(world: JobWorld) -> float:
 
 def last_words(status: DistillJobStatus) -> str:
     """What kept the job's trainer from starting until now, as it is told with the job's end; empty if nothing did."""
+    admitted = condition_of(status.conditions, JobCondition.ADMITTED)
+    if admitted is not None and admitted.reason == JobReason.REQUEST_REFUSED:
+        return _LAST_WORDS + admitted.message
     trained = condition_of(status.conditions, JobCondition.TRAINED)
     if trained is None:
         return ""

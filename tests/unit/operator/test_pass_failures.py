@@ -263,6 +263,14 @@ def test_a_refused_step_waits_half_as_long_as_it_has_tried(tried: float, wait: f
     assert plan.requeue_seconds == wait
 
 
+def test_a_job_whose_step_was_refused_until_its_deadline_ends_with_the_servers_words() -> None:
+    status = refused_step(DistillJobStatus(start_time=ago(120)), 1, ApiError(422, "POST", "spec.x: wrong"), NOW)
+    plan = plan_job(job_world(job_object(status=status, deadline_seconds=60), held=lease()))
+    status_of_it, reason, message = said(plan.status.conditions, "Failed")
+    assert (status_of_it, reason) == ("True", "DeadlineExceeded")
+    assert "spec.x: wrong" in message
+
+
 def test_a_published_version_that_is_refused_its_end_says_so_of_its_service() -> None:
     found: Manifest = {
         "metadata": {"name": "step", "generation": 1},
