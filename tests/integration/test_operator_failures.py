@@ -338,14 +338,18 @@ def test_what_the_api_server_refuses_of_spec_trainer_is_told_and_heals(
     scene.serve()
     scene.ready_adapter()
     scene.ready_adapter("other")
-    wrong: Manifest = {"nodeSelector": {"pool": "no label's value"}}
+    wrong: Manifest = {
+        "volumeMounts": [{"name": "x", "mountPath": "/x"}],
+        "nodeSelector": {"pool": "no label's value"},
+    }
     scene.merge(ADAPTERS, "tone", {"spec": {"trainer": wrong}})
     scene.apply_job()
     job = scene.wait_for_job("step", lambda job: reason_of(job.status.conditions, "Admitted") == "RequestRefused")
     (admitted,) = [each for each in job.status.conditions if each.type == "Admitted"]
-    assert "spec.template.spec.nodeSelector" in admitted.message
+    assert "volumeMounts" in admitted.message
+    assert 'Not found: "x"' in admitted.message
     assert 'Invalid value: "no label\'s value"' in admitted.message
     scene.apply_job("beside", "other")
     scene.wait_until("beside", "Complete")
-    scene.merge(ADAPTERS, "tone", {"spec": {"trainer": {"nodeSelector": None}}})
+    scene.merge(ADAPTERS, "tone", {"spec": {"trainer": {"nodeSelector": None, "volumeMounts": None}}})
     scene.wait_until("step", "Complete", 45)
