@@ -98,8 +98,9 @@ def _started(
         return
     inner = _script(words)
     if inner is not None:
-        script, positional = inner
-        known = Variables(dict(given), set(given), positional, opened=environment.opened)
+        script, *parameters = inner
+        zero = parameters[0] if parameters else UNKNOWN
+        known = Variables(dict(given), set(given), parameters[1:], zero, opened=environment.opened)
         try:
             commands = run(script, known)
         except ShellError:
@@ -145,15 +146,15 @@ def _leading_variables(words: list[str]) -> Iterator[tuple[str, str]]:
             return
 
 
-def _script(words: list[str]) -> tuple[str, list[str]] | None:
-    """The script that a shell among the words is given, and its positional parameters."""
+def _script(words: list[str]) -> list[str] | None:
+    """The script that a shell among the words is given, and its parameters from `$0` on."""
     for start, word in enumerate(words):
         name = basename(word)
         if name not in _SHELLS and name not in _OTHER_USERS:
             continue
         for index in range(start + 1, len(words) - 1):
             if _SCRIPT_OPTION.fullmatch(words[index]):
-                return words[index + 1], words[index + 3 :]
+                return words[index + 1 :]
             takes_value = words[index - 1] in ("-o", "+o", "-O")
             if not words[index].startswith(("-", "+")) and not takes_value and name in _SHELLS:
                 return None

@@ -119,7 +119,7 @@ class _Reader(WordReader):
                 ]
             case "set" if "--" in words:
                 given = words[words.index("--") + 1 :]
-                self._variables.positional = given if self._certain else [*given, UNKNOWN]
+                self._variables.positional = given if self._certain else [*self._variables.positional, UNKNOWN]
             case "shift":
                 del self._variables.positional[:1]
             case "unset":

@@ -23,15 +23,21 @@ class Variables:
     values: dict[str, str | list[str]]
     exported: set[str]
     positional: list[str]
+    zero: str = UNKNOWN
+    """`$0`."""
     opened: bool = False
 
     def get(self, name: str) -> str | list[str] | None:
         """A variable's value; None when none is known."""
         if name in ("@", "*"):
             return list(self.positional)
+        if name == "0":
+            return self.zero
         if name.isdigit():
             index = int(name) - 1
-            return self.positional[index] if 0 <= index < len(self.positional) else UNKNOWN if index < 0 else ""
+            if any(UNKNOWN in each for each in self.positional[: index + 1]):
+                return UNKNOWN
+            return self.positional[index] if index < len(self.positional) else ""
         return self.values.get(name)
 
     def environment(self) -> dict[str, str]:

@@ -105,8 +105,16 @@ def test_a_script_gives_vllm_the_words_that_bash_gives_it(script: str, shell: Pa
     assert found.whole
 
 
-def test_a_shells_own_arguments_are_its_scripts_parameters(shell: Path) -> None:
-    script, given = 'exec vllm serve "$@" --x "$1"', ("name", "/m", SLEEP)
+@pytest.mark.parametrize(
+    ("script", "given"),
+    [
+        ('exec vllm serve "$@" --x "$1" $4', ("name", "/m", SLEEP)),
+        ('exec vllm "$0" "$@"', ("serve", "/m", SLEEP)),
+        ('shift; vllm serve "$@"', ("name", "dropped", "/m", SLEEP)),
+        ("vllm serve $*", ("name", "/m x", SLEEP)),
+    ],
+)
+def test_a_shells_own_arguments_are_its_scripts_parameters(shell: Path, script: str, given: tuple[str, ...]) -> None:
     (found,) = read(["/bin/bash", "-ec", script, *given])
     assert found.words == really(script, shell, *given)
 
@@ -134,6 +142,7 @@ def test_words_that_are_quoted_for_a_shell_come_back_as_they_were(words: list[st
         ("vllm serve /m `cat /etc/flags`", None),
         ('if [ "$ON" = 1 ]; then A=--enable-sleep-mode; fi; vllm serve /m $A', None),
         ('[ -n "$ON" ] && A=--enable-sleep-mode; vllm serve /m $A', None),
+        ('if [ "$ON" = 1 ]; then set -- --enable-sleep-mode; fi; vllm serve /m "$@"', None),
         ("if test -e /x; then vllm serve /m --enable-sleep-mode; else vllm serve /m; fi", None),
         ("while true; do vllm serve /m --enable-sleep-mode; sleep 1; done", True),
         ('args=(--port 1); for a in $MORE; do args+=($a); done; vllm serve /m "${args[@]}"', None),
