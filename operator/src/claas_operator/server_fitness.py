@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from claas_crds.tls import Scheme
 from claas_operator.server_traits import RUNTIME_LORA_VARIABLE
 from claas_operator.world import AdapterWorld
 
@@ -18,8 +19,16 @@ def misconfiguration(world: AdapterWorld) -> str | None:
     """What has to be changed in vLLM or the spec for the adapter to be served; None: nothing that is known of."""
     if world.pods and all(pod.server is not None and pod.server.loaded_version is not None for pod in world.pods):
         return None  # It is served, so it can be.
-    problems = [*_of_adapters(world), *_of_names(world)]
+    problems = [*_of_scheme(world), *_of_adapters(world), *_of_names(world)]
     return "; ".join(problems) or None
+
+
+def _of_scheme(world: AdapterWorld) -> list[str]:
+    """A server that answers may have something before it that ends TLS."""
+    answered = any(pod.server is not None and pod.server.reachable for pod in world.pods)
+    if world.server.tls and not answered and world.adapter.spec.serving.scheme is Scheme.HTTP:
+        return ["vLLM runs with --ssl-certfile: set spec.serving.scheme to https, and its CA in spec.serving.tls"]
+    return []
 
 
 def _of_adapters(world: AdapterWorld) -> list[str]:

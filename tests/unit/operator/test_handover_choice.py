@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from pydantic import JsonValue
 
-from claas_crds.lora_adapter import HandoverKind
+from claas_crds.lora_adapter import HandoverKind, LoraAdapterStatus
 from claas_crds.pod import TrainerPod
 from claas_operator.core import Deployment, PodSpec
 from claas_operator.handover_choice import by_traits, choose_handover
+from claas_operator.observe_serving import handover_of
 from claas_operator.server_traits import ServerTraits, traits_of
 from tests.builders.world import DEPLOYMENT, adapter
 
@@ -300,3 +301,23 @@ def test_what_else_the_command_line_tells_is_read_and_the_rest_is_not_known(
     spec: PodSpec, trait: str, value: object
 ) -> None:
     assert getattr(traits_of(spec, None), trait) == value
+
+
+SAID = LoraAdapterStatus(observed_generation=1, handover=SHARE, handover_message="vLLM says so")
+
+
+@pytest.mark.parametrize(
+    ("status", "asked", "kind"),
+    [
+        (SAID, False, SHARE),
+        (SAID, True, SLEEP),
+        (SAID.model_copy(update={"observed_generation": 0}), False, SLEEP),
+        (SAID.model_copy(update={"handover": None}), False, None),
+        (LoraAdapterStatus(), False, SLEEP),
+    ],
+)
+def test_a_job_whose_servers_are_not_asked_goes_by_what_its_adapter_says(
+    status: LoraAdapterStatus, asked: bool, kind: HandoverKind | None
+) -> None:
+    of = adapter().model_copy(update={"status": status})
+    assert handover_of(of, deployment(args("--enable-sleep-mode")), (), asked=asked).kind is kind

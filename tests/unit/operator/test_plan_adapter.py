@@ -357,6 +357,7 @@ def of_modules(*names: str) -> AdapterObject:
             ),
             ("qkv_proj, lin alone", "not to o_proj of spec.lora.targetModules", "--lora-target-modules"),
         ),
+        (adapter_world(NEW, server=ServerTraits(tls=True)), ("--ssl-certfile", "spec.serving.scheme to https")),
         (
             adapter_world(NEW, pods=(vllm_pod(server=OTHER_BASE),)),
             ("spec.model.name is base", "other, more", "--served-model-name base"),
@@ -384,6 +385,7 @@ def test_what_is_wrong_with_the_server_is_told_by_flag_and_value_before_anything
     [
         ServerTraits(),
         ServerTraits(lora_modules=()),
+        ServerTraits(tls=True),
         ServerTraits(lora_modules=("o_proj",)),
         ServerTraits(lora_enabled=True, max_lora_rank=32, loads_adapters=True, served_model_names=("x", "base")),
     ],
