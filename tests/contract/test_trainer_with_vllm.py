@@ -336,7 +336,7 @@ def test_a_wrong_control_token_fails_before_any_pause(pod: Pod) -> None:
         update={"serving": document.serving.model_copy(update={"has_control_token": False})}
     )
     code, result = pod.attempt(TrainerCommand.RUN, without)
-    assert (code, result.reason) == (ExitCode.PERMANENT, FailureReason.CONTROL_REFUSED)
+    assert (code, result.reason) == (ExitCode.RETRYABLE, FailureReason.CONTROL_REFUSED)
 
 
 def test_a_server_that_somebody_else_has_paused_is_left_alone(pod: Pod) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+
+import httpx
 import pytest
 
-from claas_operator.api import CONFIG_MAPS, SECRETS
+from claas_crds.conditions import condition_of
+from claas_operator.api import ADAPTERS, CONFIG_MAPS, SECRETS
 from tests.simulation.operator_process import OperatorProcess
 from tests.simulation.scene import CONTROL_SECRET, Scene, holds, reason_of
 from tests.simulation.vllm_pod import CONTROL_TOKEN
@@ -54,11 +58,56 @@ def test_a_wrong_control_token_is_told_blocks_jobs_and_heals_when_it_is_put_righ
     )
     # Not Stalled: the Secret is so young that the pod may have the old token yet.
     assert holds(adapter.status.conditions, "Reconciling")
+    assert reason_of(adapter.status.conditions, "CompanionReady") == "ControlRefused"
     scene.apply_job()
     scene.wait_for_job("step", lambda job: reason_of(job.status.conditions, "Admitted") == "AdapterNotReady")
     assert pod.server.app.adapters == {}
     scene.merge(SECRETS, CONTROL_SECRET, {"stringData": {"token": CONTROL_TOKEN}})
     scene.wait_until("step", "Complete", 40)
+
+
+@pytest.mark.parametrize(
+    "token", [b"\x8f\xff\x00", b"Zm9v\nYmFy", "schl\u00fcssel".encode()], ids=["bytes", "two-lines", "not-ascii"]
+)
+def test_a_secret_that_holds_no_token_is_told_with_its_key_and_heals(
+    operator: OperatorProcess, scene: Scene, token: bytes
+) -> None:
+    scene.serve()
+    scene.merge(SECRETS, CONTROL_SECRET, {"data": {"token": base64.b64encode(token).decode()}})
+    scene.apply_adapter()
+    adapter = scene.wait_for_adapter(
+        "tone", lambda adapter: reason_of(adapter.status.conditions, "Ready") == "SecretInvalid"
+    )
+    assert holds(adapter.status.conditions, "Stalled")
+    ready = condition_of(adapter.status.conditions, "Ready")
+    assert ready is not None
+    assert f"spec.serving.controlTokenSecretRef: key token of Secret {CONTROL_SECRET} has" in ready.message
+    scene.merge(SECRETS, CONTROL_SECRET, {"stringData": {"token": CONTROL_TOKEN}})
+    scene.wait_for_adapter("tone", lambda adapter: holds(adapter.status.conditions, "Ready"), 40)
+
+
+@pytest.mark.parametrize("in_vain", [False, True], ids=["loading-again-helps", "it-does-not-at-first"])
+def test_a_version_that_a_wake_has_lost_is_loaded_again_and_told_while_that_does_not_help(
+    operator: OperatorProcess, scene: Scene, in_vain: bool
+) -> None:
+    (pod,) = scene.serve()
+    scene.ready_adapter()
+    scene.apply_job()
+    scene.wait_until("step", "Complete")
+    served = pod.server.app
+    served.silent |= set(served.adapters)
+    served.loads_in_vain = in_vain
+    token = {"X-Claas-Token": CONTROL_TOKEN}
+    httpx.post(f"{pod.server.url}/wake_up", headers=token, trust_env=False).raise_for_status()
+    scene.merge(ADAPTERS, "tone", {"metadata": {"annotations": {"seen": "by the operator"}}})
+    if in_vain:
+        scene.wait_for_adapter(
+            "tone", lambda adapter: reason_of(adapter.status.conditions, "Ready") == "AdapterNotApplied"
+        )
+        served.loads_in_vain = False
+    scene.wait("the version", lambda: any(name not in served.silent for name in served.adapters))
+    adapter = scene.wait_for_adapter("tone", lambda adapter: holds(adapter.status.conditions, "Ready"))
+    assert adapter.status.served_version == 1
 
 
 def test_a_deployment_that_does_not_mount_the_claim_stalls_the_adapter(

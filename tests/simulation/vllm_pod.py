@@ -41,6 +41,10 @@ class VllmApp:
         self.refuses = ""
         """Paths that end so are no adapters that it takes; empty: it takes all."""
         self.refusals: list[float] = []
+        self.silent: set[str] = set()
+        """Adapters that are loaded and not applied: the base answers in their place."""
+        self.loads_in_vain = False
+        """Whether what is loaded now is not applied."""
 
     @property
     def asleep(self) -> bool:
@@ -110,6 +114,7 @@ class VllmApp:
             self.refusals.append(time.monotonic())
             return _error(400, f"{name}: the rank is greater than max_lora_rank")
         self.adapters[name] = path
+        (self.silent.add if self.loads_in_vain else self.silent.discard)(name)
         self.loads.append(path)
         return 200, {}
 
@@ -117,7 +122,10 @@ class VllmApp:
         await self._awake.wait()
         if model != BASE_MODEL and model not in self.adapters:
             return _error(404, f"The model `{model}` does not exist.")
-        logprobs: JsonValue = {"token_logprobs": [-0.5]}
+        # Version 0 changes nothing yet, and so answers as the base does.
+        applied = model in self.adapters and model not in self.silent and not self.adapters[model].endswith("/0")
+        likeliest: JsonValue = {"token_id:7": -0.5, "token_id:8": -3.0 if applied else -1.0}
+        logprobs: JsonValue = {"token_logprobs": [-0.5], "top_logprobs": [likeliest]}
         choice: JsonValue = {"text": "Hi", "token_ids": [7], "logprobs": logprobs}
         return 200, {"model": model, "choices": [choice]}
 
