@@ -99,7 +99,7 @@ class FailureReason(StrEnum):
     WEIGHTS_NOT_SHAREABLE = "WeightsNotShareable"
     """The weights that vLLM serves can't be trained on as they are."""
     MAX_PAUSE_EXCEEDED = "MaxPauseExceeded"
-    """The step took longer than maxPauseSeconds and was ended."""
+    """The step needs a longer pause than maxPauseSeconds: it was not begun, or it was ended."""
     NOT_FINITE = "NotFinite"
     """Loss or gradient is NaN or infinite."""
     POLICY_MOVED = "PolicyMoved"

@@ -163,7 +163,7 @@ class JobPhase(StrEnum):
     SWAPPING = "Swapping"
     """The new version is being put into service."""
     SUCCEEDED = "Succeeded"
-    """The new version is in service."""
+    """The new version is in service; with `completeWhen: Published` it is published."""
     FAILED = "Failed"
     """No step was taken, or its version could not be put into service."""
 

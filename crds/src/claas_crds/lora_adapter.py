@@ -211,7 +211,8 @@ class Serving(ResourceModel):
     drain_timeout_seconds: int = Field(default=30, ge=1, le=3600)
     """How long `pause: Wait` waits for running requests before the job fails."""
     max_pause_seconds: int = Field(default=120, ge=1, le=3600)
-    """Longest pause of serving; a step that needs longer is ended and serving woken."""
+    """Longest pause of serving. A step that surely needs longer, by what its parent's step took, is not begun; one
+    that takes longer is ended and serving woken."""
     probe: Probe = Probe()
     """How a version is tried before it goes into service."""
 

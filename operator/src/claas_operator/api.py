@@ -67,7 +67,6 @@ class Propagation(StrEnum):
     """What a deletion does with dependents (metav1.DeletionPropagation)."""
 
     BACKGROUND = "Background"
-    FOREGROUND = "Foreground"
 
 
 class Api:

@@ -37,7 +37,6 @@ class ObjectMeta(ResourceModel):
     deletion_timestamp: datetime | None = None
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
-    finalizers: list[str] = []
     owner_references: list[OwnerReference] = []
 
 
@@ -100,9 +99,7 @@ class Terminated(ResourceModel):
 
 
 class Running(ResourceModel):
-    """core/v1 ContainerStateRunning."""
-
-    started_at: datetime | None = None
+    """core/v1 ContainerStateRunning; nothing of it is read."""
 
 
 class Waiting(ResourceModel):

@@ -1,7 +1,7 @@
 """Volumes and mounts of a trainer's pod: one volume for each claim, whoever names it.
 
-A kubelet never gets a pod going whose volumes name one claim twice (kubernetes #132921), and says nothing of it. The
-adapter's volume, the model, the samples, a hub's cache and volumes of the user may well lie on one claim.
+A kubelet never gets a pod going whose volumes name one claim twice, and says nothing of it. The adapter's volume, the
+model, the samples, a hub's cache and volumes of the user may well lie on one claim.
 """
 
 from __future__ import annotations

@@ -69,6 +69,7 @@ class Reconciler:
             log.debug("%s %s/%s is decided on anew: %s", key.kind, key.namespace, key.name, conflict)
             return CONFLICT_SECONDS
         except Exception as error:
+            # Whatever it is, the object's status tells it; the queue then tries the key again.
             if await self._status.tell(key, error, self.queue.failures(key)):
                 raise
             return 0.0  # It was deleted in mid-pass: look at what that leaves to do.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from claas_operator.core import Container, ContainerStatus, Deployment, Pod, Terminated
@@ -10,6 +11,8 @@ LONGEST_WORDS = 300
 """Of what is quoted."""
 _PODS_NAMED = 3
 _STARTING = frozenset({"", "ContainerCreating", "PodInitializing"})
+_OF_REQUESTS = re.compile(r"prompt|messages|Received request|Generated response", re.IGNORECASE)
+"""In lines by which vLLM logs requests and answers (--enable-log-requests, --enable-log-outputs)."""
 
 
 def unready_because(pod: Pod, container: Container | None) -> str:
@@ -74,9 +77,10 @@ def _runs(status: ContainerStatus, container: Container | None) -> str:
 
 
 def _last_words(ended: Terminated) -> str:
-    """How a container ended, and the last line of what it left as its termination message."""
+    """How a container ended, and the last line of its termination message that can't hold a user's text: with
+    `FallbackToLogsOnError` the message is the end of the log."""
     reason = f" ({ended.reason})" if ended.reason else ""
-    lines = [line.strip() for line in ended.message.splitlines() if line.strip()]
+    lines = [line.strip() for line in ended.message.splitlines() if line.strip() and not _OF_REQUESTS.search(line)]
     return f"it ended with exit code {ended.exit_code}{reason}" + (f": {_cut(lines[-1])}" if lines else "")
 
 

@@ -38,7 +38,6 @@ def application(*, routes: tuple[str, ...] = (), **args: object) -> FastAPI:
     app.state.serving_tokenization = SimpleNamespace(
         chat_template="{{ messages }}",
         default_chat_template_kwargs={"enable_thinking": False},
-        chat_template_content_format="auto",
     )
     return app
 
@@ -59,7 +58,6 @@ def test_they_are_taken_from_what_the_server_parsed_itself() -> None:
         "chat": {
             "template": "{{ messages }}",
             "template_kwargs": {"enable_thinking": False},
-            "content_format": "auto",
         },
     }
 

@@ -107,6 +107,21 @@ def test_a_server_that_nothing_would_restart_is_told_as_that() -> None:
     assert "livenessProbe" not in unready_because(pod(container(RUNNING)), PROBED)
 
 
+def test_last_words_are_never_those_of_a_request() -> None:
+    log = "\n".join(
+        [
+            "RuntimeError: the engine is dead",
+            "INFO Received request cmpl-1: params: SamplingParams(n=1), lora_request: None.",
+            "DEBUG Request cmpl-1 details: prompt: 'a private text'",
+            "INFO Generated response cmpl-1: output: 'another one', output_token_ids: None",
+        ]
+    )
+    said = unready_because(pod(container({"terminated": ended(1, message=log)})), PROBED)
+    assert said.endswith("it ended with exit code 1 (Error): RuntimeError: the engine is dead")
+    logged = pod(container({"terminated": ended(1, message=log.partition("\n")[2])}))
+    assert unready_because(logged, PROBED).endswith("it ended with exit code 1 (Error)")
+
+
 def test_last_words_are_one_line_and_cut() -> None:
     long = pod(container({"terminated": ended(1, message=f"a private prompt\n{'x' * 5000}")}))
     said = unready_because(long, PROBED)

@@ -85,7 +85,6 @@ class ChatSettings(Message):
 
     template: str | None = None
     template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
-    content_format: str | None = None
 
 
 class LoraLimits(Message):

@@ -61,7 +61,6 @@ def _chat(state: object) -> dict[str, Any] | None:
     return {
         "template": _text(tokenization.chat_template),
         "template_kwargs": _plain(kwargs) if isinstance(kwargs, dict) else {},
-        "content_format": _text(getattr(tokenization, "chat_template_content_format", None)),
     }
 
 
