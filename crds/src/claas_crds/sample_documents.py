@@ -19,7 +19,8 @@ _CONTAINERS = {
     b"PAR1": "a Parquet file: export it as JSON lines",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: fetch it with git lfs pull",
 }
-_WHITE_SPACE = " \t\r\n"
+_BETWEEN = " \t\r\n\ufeff"
+"""What may stand between JSON values: white space, and the byte order marks of files that were put together."""
 
 
 def read_document(data: bytes) -> list[DistillBatchItem]:
@@ -92,18 +93,18 @@ def _unwrapped(value: object) -> list[object]:
 def _json_values(text: str) -> Iterator[object]:
     """The JSON values that follow each other in a text: one, or those of JSON lines."""
     decoder = json.JSONDecoder(object_pairs_hook=_object)
-    position = _after_white_space(text, 0)
+    position = _after_gap(text, 0)
     while position < len(text):
         try:
             value, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
             raise SampleError(None, "", _not_json(text, error)) from None
         yield value
-        position = _after_white_space(text, position)
+        position = _after_gap(text, position)
 
 
-def _after_white_space(text: str, position: int) -> int:
-    while position < len(text) and text[position] in _WHITE_SPACE:
+def _after_gap(text: str, position: int) -> int:
+    while position < len(text) and text[position] in _BETWEEN:
         position += 1
     return position
 
@@ -114,7 +115,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _not_json(text: str, error: json.JSONDecodeError) -> str:
-    before = text[: error.pos].rstrip(_WHITE_SPACE)
+    before = text[: error.pos].rstrip(_BETWEEN)
     found = text[error.pos : error.pos + 1]
     if before.endswith(",") and found in ("]", "}"):
         why = "a comma before the closing bracket: remove it"

@@ -90,8 +90,10 @@ def _own_form(index: int, given: Mapping[str, object]) -> dict[str, object]:
             raise SampleError(
                 index, "feedback", f"is missing; give it beside {field}, as a text about the answer that ends them"
             )
-    if system and own.setdefault("system_prompt", system) != system:
-        raise SampleError(index, "system_prompt", f"differs from the system turn of {field}; give one of them")
+    if system:
+        if own.get("system_prompt", "") not in ("", system):
+            raise SampleError(index, "system_prompt", f"differs from the system turn of {field}; give one of them")
+        own["system_prompt"] = system
     return own
 
 
