@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import unicodedata
 from typing import Literal
 
@@ -162,6 +163,19 @@ def test_recorded_tokens_stay_as_they_are_in_the_teacher_s_prompt_too() -> None:
     assert batch.counts.hints_inserted == 1
     assert teacher[: len(odd)] == tuple(odd)
     assert CHATML.decode(teacher).count(HEADING) == 1
+
+
+@pytest.mark.parametrize("question", ["a 你好", "🙂🙂🙂", "가나다라마바사", "é?"])
+def test_recorded_tokens_stay_where_several_of_them_are_one_letter(question: str) -> None:
+    # While such a run has no end, its tokens are shown as a sign each, of whole letters before it too.
+    model = MODELS["marked words"]
+    ids = tuple(model.encode(render(model, [turn("user", question)])))
+    batch = batch_of(model, "", question, prompt_token_ids=list(ids))
+    teacher = batch.samples[0].teacher_prompt_ids
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, teacher, strict=False))
+    end = len(list(same))
+    assert model.decode(ids[:end]).endswith(question)
+    assert teacher[len(teacher) - len(ids) + end :] == ids[end:]
 
 
 def test_a_template_that_marks_the_user_s_turn_when_a_request_switches_thinking_off_is_known_too() -> None:

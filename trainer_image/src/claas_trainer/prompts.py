@@ -144,13 +144,22 @@ class Prompts:
         low, high = 0, len(ids)
         while low < high:
             middle = (low + high) // 2
-            if len(self._tokenizer.decode(ids[:middle])) < len(text):
+            if self._letters(ids, middle) < len(text):
                 low = middle + 1
             else:
                 high = middle
         # A letter may be several tokens, of which the first show as one letter too.
         places = range(low, min(low + _LONGEST_LETTER, len(ids) + 1))
         return next((place for place in places if self._tokenizer.decode(ids[:place]) == text), None)
+
+    def _letters(self, ids: Sequence[int], place: int) -> int:
+        """How long the text of so many tokens is, up to the last whole letter: a letter's first bytes may turn all
+        letters before it into signs of their own."""
+        for end in range(place, max(place - _LONGEST_LETTER, -1), -1):
+            shown = self._tokenizer.decode(ids[:end])
+            if not shown.endswith("\ufffd"):
+                return len(shown)
+        return len(self._tokenizer.decode(ids[:place]))
 
     def _hinted(self, item: DistillBatchItem, renderer: ChatRenderer) -> list[int]:
         """The sample's conversation with the hint at the end of the user's last message."""
