@@ -6,18 +6,9 @@ import logging
 from dataclasses import dataclass, field
 
 from claas_crds import contract
-from claas_crds.contract import (
-    AdapterIdentity,
-    JobIdentity,
-    ModelLocation,
-    ServerTrust,
-    ServingTarget,
-    TrainerCommand,
-    TrainerInput,
-)
+from claas_crds.contract import JobIdentity, TrainerCommand, TrainerInput
 from claas_crds.distill_job import KIND as JOB_KIND
 from claas_crds.lora_adapter import KIND as ADAPTER_KIND
-from claas_crds.tls import ServingTls
 from claas_operator import actions, manifests, serving
 from claas_operator.api import (
     BATCH_JOBS,
@@ -37,8 +28,9 @@ from claas_operator.load_failures import Load
 from claas_operator.manifests import Owner
 from claas_operator.pod_volumes import Mount
 from claas_operator.reading import Reader
-from claas_operator.samples import samples_document, samples_file, samples_mounts
+from claas_operator.samples import samples_document, samples_mounts
 from claas_operator.settings import Settings
+from claas_operator.trainer_input import attempt_input, init_input, recovery_input
 from claas_operator.world import ServingPod
 
 log = logging.getLogger(__name__)
@@ -213,59 +205,20 @@ class Applier:
                 log.warning("pod %s/%s could not be woken: %s", namespace, pod.name, error)
 
     async def _create_init(self, adapter: AdapterObject, name: str) -> None:
-        document = TrainerInput(
-            adapter=_identity(adapter),
-            engine=adapter.spec.engine or self._settings.engine,
-            model=_model(adapter),
-            lora=adapter.spec.lora,
-            storage_path=adapter.storage_path,
-        )
+        document = init_input(adapter, self._settings)
         owner = Owner(ADAPTER_KIND, adapter.metadata)
         mounts = manifests.common_mounts(adapter, name)
         await self._create_trainer(TrainerCommand.INIT, name, owner, adapter, document, None, mounts)
 
     async def _create_recovery(self, owner: Owner, adapter: AdapterObject, name: str, job: JobIdentity) -> None:
-        document = TrainerInput(
-            adapter=_identity(adapter),
-            engine=adapter.spec.engine or self._settings.engine,
-            model=_model(adapter),
-            lora=adapter.spec.lora,
-            storage_path=adapter.storage_path,
-            job=job,
-        )
+        document = recovery_input(adapter, self._settings, job)
         mounts = manifests.storage_mounts(adapter, name)
         await self._create_trainer(TrainerCommand.RECOVER, name, owner, adapter, document, None, mounts)
 
     async def _create_attempt(
         self, job: JobObject, adapter: AdapterObject, name: str, attempt: int, grant: Grant, parent: int
     ) -> None:
-        spec = adapter.spec.serving
-        document = TrainerInput(
-            adapter=_identity(adapter),
-            engine=adapter.spec.engine or self._settings.engine,
-            model=_model(adapter),
-            lora=adapter.spec.lora,
-            storage_path=adapter.storage_path,
-            job=JobIdentity(
-                namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid, attempt=attempt
-            ),
-            parent=parent,
-            samples_file=samples_file(job.spec.samples),
-            training=job.spec.training.over(adapter.spec.training),
-            serving=ServingTarget(
-                served_name=adapter.served_name,
-                pods=grant.pods,
-                handover=grant.handover,
-                max_slowdown_percent=spec.max_slowdown,
-                pause=spec.pause,
-                drain_timeout_seconds=spec.drain_timeout_seconds,
-                max_pause_seconds=spec.max_pause_seconds,
-                probe=spec.probe,
-                has_control_token=spec.control_token_secret_ref is not None,
-                has_api_key=spec.api_key_secret_ref is not None,
-                tls=server_trust(spec.tls),
-            ),
-        )
+        document = attempt_input(adapter, self._settings, job, attempt, grant, parent)
         mounts = [
             *manifests.common_mounts(adapter, name),
             *manifests.serving_mounts(adapter),
@@ -296,28 +249,3 @@ class Applier:
             await self._api.create(BATCH_JOBS, namespace, job)
         except Conflict:
             log.info("adopted trainer %s/%s", namespace, name)
-
-
-def server_trust(tls: ServingTls | None) -> ServerTrust:
-    """How a trainer verifies servers."""
-    if tls is None:
-        return ServerTrust()
-    return ServerTrust(has_ca=tls.certificates is not None, server_name=tls.server_name)
-
-
-def _identity(adapter: AdapterObject) -> AdapterIdentity:
-    return AdapterIdentity(
-        namespace=adapter.metadata.namespace,
-        name=adapter.metadata.name,
-        uid=adapter.metadata.uid,
-        lora_id=adapter.lora_id,
-    )
-
-
-def _model(adapter: AdapterObject) -> ModelLocation:
-    source = adapter.spec.model.source
-    if source.persistent_volume_claim is not None:
-        path = source.persistent_volume_claim.path
-        return ModelLocation(path=f"{contract.MODEL_DIRECTORY}/{path}".rstrip("/"))
-    assert source.hub is not None
-    return ModelLocation(repository=source.hub.repository, revision=source.hub.revision)

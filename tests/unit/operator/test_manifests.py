@@ -27,7 +27,6 @@ from claas_crds.distill_job import LARGEST_INLINE_BYTES, FileReference, KeyRefer
 from claas_crds.lora_adapter import EngineName
 from claas_crds.pod import Identity, TrainerPod
 from claas_crds.training import DistillBatchItem
-from claas_operator.apply import server_trust
 from claas_operator.core import AdapterObject, LabelSelector, Manifest
 from claas_operator.manifests import (
     Owner,
@@ -40,6 +39,7 @@ from claas_operator.manifests import (
 )
 from claas_operator.samples import input_error, samples_document, samples_file, samples_mounts
 from claas_operator.settings import Settings
+from claas_operator.trainer_input import server_trust
 from tests.builders.world import adapter, metadata
 
 SETTINGS = Settings.from_environment({"CLAAS_TRAINER_IMAGE": "trainer:1"})
