@@ -80,13 +80,13 @@ def test_a_record_cut_short_by_a_crash_is_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "message"),
+    ("command", "timeout_seconds", "message"),
     [
-        ([sys.executable, "-c", "import sys; sys.exit('no space left')"], "no space left"),
-        (["no-such-program-here"], "not installed"),
-        ([sys.executable, "-c", "import time; time.sleep(30)"], "did not end within"),
+        ([sys.executable, "-c", "import sys; sys.exit('no space left')"], 30, "no space left"),
+        (["no-such-program-here"], 30, "not installed"),
+        (["sleep", "30"], 0.1, "did not end within"),
     ],
 )
-def test_a_failed_command_says_which_and_why(command: list[str], message: str) -> None:
+def test_a_failed_command_says_which_and_why(command: list[str], timeout_seconds: float, message: str) -> None:
     with pytest.raises(CommandError, match=message):
-        process.run(command, timeout_seconds=1)
+        process.run(command, timeout_seconds=timeout_seconds)

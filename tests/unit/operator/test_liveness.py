@@ -64,7 +64,7 @@ def next_world(world: JobWorld, plan: JobPlan, answers: Answers) -> JobWorld:
     return changed
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(world=job_worlds, answers=clusters)
 def test_an_unfinished_job_ends_after_its_deadline_in_every_world(world: JobWorld, answers: Answers) -> None:
     status = world.job.status

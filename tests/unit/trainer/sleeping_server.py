@@ -25,6 +25,7 @@ class SleepingServer:
     def __init__(self, *, wake_failures: int = 0, locked: bool = False, hangs: bool = False) -> None:
         self.asleep = False
         self.calls: list[str] = []
+        self.slept_at: float | None = None
         self.woken_at: float | None = None
         self.wake_failures = wake_failures
         self.locked = locked
@@ -96,6 +97,7 @@ class SleepingServer:
                     return 500, {"error": {"message": "engine error"}}
                 case "/sleep":
                     self.asleep = True
+                    self.slept_at = time.monotonic()
                     return 200, {}
                 case "/wake_up" if self.wake_failures > 0:
                     self.wake_failures -= 1

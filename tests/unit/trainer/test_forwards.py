@@ -43,7 +43,8 @@ from claas_trainer.run import run
 
 task = TrainerInput.model_validate_json(sys.argv[1])
 asyncio.run(run(task, Paths.from_environment(), Reporter(os.open(os.devnull, os.O_WRONLY))))
-print("imported:", [name for name in ("peft", "transformers.modeling_utils") if name in sys.modules])
+heavy = ("peft", "transformers.modeling_utils", "transformers.generation", "torch._dynamo")
+print("imported:", [name for name in heavy if name in sys.modules])
 """
 
 
@@ -205,7 +206,7 @@ async def test_weights_that_are_missing_are_the_model_s_fault(
 async def test_the_trainer_s_own_forward_needs_neither_peft_nor_transformers_models(
     qwen3: Path, paths: Paths, reporter: Reporter
 ) -> None:
-    """Their import costs a second, with a cold cache many."""
+    """Their import costs a second, with a cold cache many: neither reading the model nor the step brings them in."""
     await attempt(job(qwen3, paths), paths, reporter)
     again = job(qwen3, paths, uid="job-2").model_dump_json(exclude_none=True)
     environment = os.environ | {

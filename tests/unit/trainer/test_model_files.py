@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -132,14 +130,3 @@ def test_a_tokenizer_with_code_of_its_own_or_without_its_file_is_for_transformer
     (tmp_path / "tokenizer.json").unlink()
     assert direct_class(tmp_path) is None
     assert direct_class(tmp_path / "absent") is None
-
-
-def test_reading_both_imports_nothing_that_models_are_made_with(folder: Path) -> None:
-    program = (
-        "import sys; from pathlib import Path; from claas_trainer.hub_tokenizer import read_tokenizer;"
-        "from claas_trainer.model_config import read_config; folder = Path(sys.argv[1]);"
-        "read_config(folder); read_tokenizer(folder);"
-        "sys.exit([name for name in ('torch._dynamo', 'transformers.generation') if name in sys.modules] or 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -6,6 +6,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 CORE = (
     "claas_trainer.step",
     "claas_trainer.batch",
@@ -25,22 +27,6 @@ CORE = (
     "claas_trainer.weights.source",
 )
 FOREIGN = {"transformers", "peft", "pydantic", "claas_crds", "kubernetes", "safetensors", "httpx", "vllm"}
-
-
-def test_step_losses_teachers_and_the_forward_of_our_own_import_torch_alone() -> None:
-    program = f"import sys, {', '.join(CORE)}; print(*(name.partition('.')[0] for name in sys.modules))"
-    paths = ":".join(path for path in sys.path if path)
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    imported = set(done.stdout.split())
-    assert "torch" in imported
-    assert not imported & FOREIGN
 
 
 FIRST_STEP = """
@@ -63,13 +49,27 @@ print(*(set(sys.modules) - before))
 """
 
 
-def test_a_first_step_imports_nothing_more() -> None:
-    """PyTorch imports its compiler, and a library of symbolic mathematics, when some functions are first used."""
+@pytest.fixture(scope="module")
+def told() -> list[set[str]]:
+    """What a process imports in a first step, and what it has imported once it has the rest of the core too."""
+    program = f"{FIRST_STEP}\nimport {', '.join(CORE)}\nprint(*sys.modules)\n"
     paths = ":".join(path for path in sys.path if path)
     done = subprocess.run(
-        [sys.executable, "-c", FIRST_STEP], env={"PYTHONPATH": paths}, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", program], env={"PYTHONPATH": paths}, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    late = set(done.stdout.split())
+    return [set(line.split()) for line in done.stdout.splitlines()]
+
+
+def test_step_losses_teachers_and_the_forward_of_our_own_import_torch_alone(told: list[set[str]]) -> None:
+    imported = {name.partition(".")[0] for name in told[1]}
+    assert "torch" in imported
+    assert set(CORE) <= told[1]
+    assert not imported & FOREIGN
+
+
+def test_a_first_step_imports_nothing_more(told: list[set[str]]) -> None:
+    """PyTorch imports its compiler, and a library of symbolic mathematics, when some functions are first used."""
+    late = told[0]
     assert len(late) < 20, sorted(late)
     assert not {name.partition(".")[0] for name in late} & {"sympy", "mpmath"}

@@ -72,7 +72,7 @@ def moved_model(model: Model, by: float, seed: int) -> Model:
     return model_of([[value + source.gauss(0.0, by) for value in place] for place in model])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(_seeds, st.floats(0.0, 4.0), st.tuples(_seeds, _seeds, _seeds, _seeds))
 def test_no_healthy_version_is_accused_whatever_rounding_does(
     seed: int, difference: float, noise: tuple[int, int, int, int]
@@ -180,6 +180,7 @@ def test_what_was_remembered_of_another_probe_or_cannot_be_read_counts_as_nothin
     assert parse_record(None, SPEC) is None
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(_logits, min_size=1, max_size=2))
 def test_a_step_keeps_a_remembered_answer_small(logits: list[list[float]]) -> None:
     kept = record(answer(model_of(logits * 20)), answer(model_of(logits * 20)))
