@@ -30,11 +30,12 @@
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get]
-# The companion's ConfigMap; whether a job's ConfigMap of samples is there.
+# The companion's ConfigMap; a job's ConfigMap of samples, whose form is checked; the CA of a vLLM with TLS.
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, patch]
-# The control token, and the input of each attempt. Never list or watch.
+# The control token, the API key and the CA of vLLM; a job's Secret of samples, whose form is checked; the input of
+# each attempt. Never list or watch.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create, patch, delete]
