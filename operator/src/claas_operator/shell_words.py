@@ -11,6 +11,8 @@ UNKNOWN = "\0"
 _PARAMETER = re.compile(r"([A-Za-z_]\w*|[0-9]+|[@*])(\[[@*]\])?(.*)", re.DOTALL)
 _DEFAULT = re.compile(r"(:?)([-=+?])(.*)", re.DOTALL)
 
+_ANSI = re.compile(r"'((?:[^'\\]|\\.)*)'", re.DOTALL)
+
 
 class ShellError(Exception):
     """The text is no whole script: a quote or bracket does not end."""
@@ -26,6 +28,15 @@ class Variables:
     zero: str = UNKNOWN
     """`$0`."""
     opened: bool = False
+    functions: dict[str, str] = field(default_factory=dict)
+    """The script's own functions, by their text."""
+
+    def copy(self) -> Variables:
+        """What a subshell starts with."""
+        functions = dict(self.functions)
+        return Variables(
+            dict(self.values), set(self.exported), list(self.positional), self.zero, self.opened, functions
+        )
 
     def get(self, name: str) -> str | list[str] | None:
         """A variable's value; None when none is known."""
@@ -115,7 +126,7 @@ class WordReader:
                 self._double_quoted(fields)
             elif mark in "$`":
                 fields.plain = False
-                self._expansion(fields, quoted=not split)
+                self._expansion(fields, quoted=not split, bare=True)
             else:
                 fields.add(mark)
                 self._at += 1
@@ -129,6 +140,17 @@ class WordReader:
             raise ShellError(f"{mark} does not end")
         self._at = end + 1
         return self._text[start:end]
+
+    def _ansi(self) -> str:
+        """The text of `$'...'`, which may have escaped letters and quotes."""
+        match = _ANSI.match(self._text, self._at)
+        if match is None:
+            raise ShellError("$' does not end")
+        self._at = match.end()
+        try:
+            return match[1].encode("latin-1", "backslashreplace").decode("unicode_escape")
+        except UnicodeDecodeError:
+            return UNKNOWN
 
     def _double_quoted(self, fields: Fields) -> None:
         if self._text.startswith('"', self._at):
@@ -145,12 +167,13 @@ class WordReader:
                 fields.add("" if escaped == "\n" else escaped)
                 self._at += 2
             elif mark in "$`":
-                self._expansion(fields, quoted=True)
+                self._expansion(fields, quoted=True, bare=False)
             else:
                 fields.add(mark)
                 self._at += 1
 
-    def _expansion(self, fields: Fields, *, quoted: bool) -> None:
+    def _expansion(self, fields: Fields, *, quoted: bool, bare: bool) -> None:
+        """What a dollar sign or backquote gives. `quoted`: in one word; `bare`: not between double quotes."""
         if self._text[self._at] == "`":
             self._until("`", self._at + 1)
             fields.add(UNKNOWN)
@@ -162,9 +185,9 @@ class WordReader:
             fields.add(UNKNOWN)
         elif following == "{":
             self._parameter(self._bracketed("{", "}"), fields, quoted=quoted)
-        elif following == "'" and not quoted:
-            fields.add(self._until("'", self._at + 1).encode().decode("unicode_escape"))
-        elif following == '"' and not quoted:
+        elif following == "'" and bare:
+            fields.add(self._ansi())
+        elif following == '"' and bare:
             return
         elif match := re.compile(r"[A-Za-z_]\w*|[0-9@*]").match(self._text, self._at):
             self._at = match.end()
@@ -212,8 +235,15 @@ class WordReader:
             fields.list(values, quoted=quoted and "*" not in inside)
         elif quoted:
             fields.add(value)
+        elif self._splits_otherwise(value):
+            fields.add(UNKNOWN)
         else:
             fields.split(value)
+
+    def _splits_otherwise(self, value: str) -> bool:
+        """Whether the script's IFS may take a text apart in another way."""
+        marks = self._variables.values.get("IFS")
+        return marks is not None and any(mark in value for mark in {*" \t\n", *joined(marks)})
 
     def _otherwise(self, value: str | list[str] | None, rest: str) -> str | list[str]:
         """`${NAME:-default}` and its kin; what does more to a value makes it unknown."""

@@ -51,6 +51,23 @@ SCRIPTS = {
     "after another command": "set -euo pipefail\ncd / && exec vllm serve /m --enable-sleep-mode",
     "said and not run": "echo vllm serve /x --enable-sleep-mode >&2; vllm serve /m",
     "in a function": "start() {\n  vllm serve /m --enable-sleep-mode\n}\nstart",
+    "in a function with parameters": 'start() { vllm serve "$@"; }\nstart /m --enable-sleep-mode',
+    "in a function that another one calls": (
+        'run() {\n  echo "+ $*"\n  exec "$@"\n}\nfunction main {\n  local model=$1; shift\n'
+        '  run vllm serve "$model" "$@"\n}\nmain /m --enable-sleep-mode'
+    ),
+    "after a function that sets a variable": "A=--x\nf() { A=--enable-sleep-mode; }\nf\nvllm serve /m $A",
+    "beside a function that nobody calls": "f() { A=--x; exit 1; }\nA=--enable-sleep-mode\nvllm serve /m $A",
+    "beside a function for a signal": (
+        "bye() {\n  kill $PID\n  exit 0\n}\ntrap bye TERM\nvllm serve /m --enable-sleep-mode & PID=$!\nwait $PID"
+    ),
+    "after a function that returns": "f() { return 0; }; f; vllm serve /m --enable-sleep-mode",
+    "after a subshell's variables": "A=--enable-sleep-mode; (A=; exit 0); vllm serve /m $A",
+    "after a subshell within a case": "case x in x) (A=1; exit 0) ;; esac; vllm serve /m --enable-sleep-mode",
+    "new parameters without dashes": "set -e -o pipefail /m --enable-sleep-mode; vllm serve $1 $2",
+    "several parameters dropped": 'set -- a b /m --enable-sleep-mode; shift 2; vllm serve "$@"',
+    "ANSI quotes with an escaped quote": "vllm serve /m --x $'it\\'s é' --enable-sleep-mode",
+    "ANSI quotes in a variable": "A=$'--x\\n--enable-sleep-mode'; vllm serve /m $A",
     "in brackets": "(cd /; vllm serve /m --enable-sleep-mode)",
     "in a shell of its own": "bash -c 'vllm serve /m --enable-sleep-mode'",
     "by env": "env A=b vllm serve /m --enable-sleep-mode",
@@ -146,6 +163,13 @@ def test_words_that_are_quoted_for_a_shell_come_back_as_they_were(words: list[st
         ("if test -e /x; then vllm serve /m --enable-sleep-mode; else vllm serve /m; fi", None),
         ("while true; do vllm serve /m --enable-sleep-mode; sleep 1; done", True),
         ('args=(--port 1); for a in $MORE; do args+=($a); done; vllm serve /m "${args[@]}"', None),
+        ("A=--enable-sleep-mode; grep -q x /etc/x && A=; vllm serve /m $A", None),
+        ("grep -q x /etc/x && exit 1; vllm serve /m --enable-sleep-mode", True),
+        ("if $C; then eval A=--enable-sleep-mode; fi; vllm serve /m $A", None),
+        ("f() { A=--enable-sleep-mode; }; $C && f; vllm serve /m $A", None),
+        ("A=--enable-sleep-mode; if $C; then shift; fi; vllm serve /m $A", True),
+        ("IFS=,; A=--port,1,--enable-sleep-mode; vllm serve /m $A", None),
+        ("f() { vllm serve /m --enable-sleep-mode; }; $(echo f)", True),
         (". /etc/vllm.env; vllm serve /m ${FLAGS:-}", None),
         ("vllm serve /m ${FLAGS:-}", False),
         ("/app/start.sh", None),
