@@ -71,8 +71,8 @@ def traits_of(pod: PodSpec, container_name: str | None, namespace: str | None = 
         return ServerTraits()
     environment = environment_of(container, namespace=namespace)
     starts = invocations(container, environment)
-    on_gpu = True if _sees_gpu(pod, container) else None
-    if on_gpu is None and _without_gpu(container, starts):
+    on_gpu = True if _sees_gpu(pod, container, environment.values) else None
+    if on_gpu is None and _without_gpu(container, environment.values, starts):
         on_gpu = False
     told = agreed(_told(start) for start in starts) if starts else ServerTraits()
     return ServerTraits(on_gpu=on_gpu).or_else(told)
@@ -128,22 +128,21 @@ def _same(values: Iterable[T]) -> T | None:
     return found[0] if found and all(value == found[0] for value in found) else None
 
 
-def _sees_gpu(pod: PodSpec, container: Container) -> bool:
+def _sees_gpu(pod: PodSpec, container: Container, environment: Mapping[str, str]) -> bool:
     """Whether the container may see a GPU: by a device, a claim, or a runtime class with or without its variable."""
     resources = container.resources
-    visible = next((each.value for each in container.env if each.name == _GPU_VARIABLE), "")
+    visible = environment.get(_GPU_VARIABLE, "")
     return (
         asks_for_gpu({**resources.requests, **resources.limits})
         or bool(resources.claims or pod.resource_claims)
         or pod.runtime_class_name is not None
-        or visible not in _NO_GPUS
+        or (visible not in _NO_GPUS and UNKNOWN not in visible)
     )
 
 
-def _without_gpu(container: Container, starts: tuple[Invocation, ...]) -> bool:
+def _without_gpu(container: Container, environment: Mapping[str, str], starts: tuple[Invocation, ...]) -> bool:
     """Whether the container says that vLLM runs on the CPU. That no GPU can be seen says nothing: a device plugin is
     one way to one of several."""
-    environment = {each.name: each.value for each in container.env}
     says_cpu: Callable[[Invocation], bool] = lambda start: start.value_of("--device") == "cpu"  # noqa: E731
     return (
         environment.get(_GPU_VARIABLE, "all") in _NO_GPUS
@@ -155,8 +154,7 @@ def _without_gpu(container: Container, starts: tuple[Invocation, ...]) -> bool:
 
 
 def asks_for_gpu(resources: Mapping[str, str | int]) -> bool:
-    """Whether one of the resources is a GPU or a slice of one: `nvidia.com/gpu`, `nvidia.com/mig-1g.10gb`, ..."""
-    devices = [
-        name.partition("/")[2].lower() for name, count in resources.items() if "/" in name and str(count) != "0"
-    ]
-    return any("gpu" in device or device.startswith("mig-") for device in devices)
+    """Whether one of the resources is a GPU or a slice of one: `nvidia.com/gpu`, `nvidia.com/mig-1g.10gb`,
+    `gpu.intel.com/i915`, ..."""
+    devices = [name.lower() for name, count in resources.items() if "/" in name and str(count) != "0"]
+    return any("gpu" in device or device.partition("/")[2].startswith("mig-") for device in devices)

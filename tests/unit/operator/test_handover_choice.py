@@ -131,6 +131,8 @@ def test_the_container_that_the_adapter_names_is_the_one_that_is_read() -> None:
         (pod({}, runtimeClassName="nvidia"), True),
         (pod({"env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "all"}]}), True),
         (pod({"env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}]}), False),
+        (pod({"env": [{"name": "NVIDIA_VISIBLE_DEVICES", "valueFrom": {"configMapKeyRef": {}}}]}), None),
+        (pod({"resources": {"limits": {"gpu.intel.com/i915": 1}}}), True),
     ],
 )
 def test_a_server_that_may_see_a_gpu_is_no_server_on_the_cpu_and_one_that_shows_neither_is_not_known(
