@@ -57,6 +57,11 @@ LINES = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{{ '</s>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
+NOTED = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+    "{% if m.role == 'user' and loop.last %} /think{% endif %}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
 NO_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('System role is not supported') }}{% endif %}" + CHATML
 )
@@ -82,6 +87,7 @@ KINDS = {
     "pipes": Kind(PIPES, "<|end|>", ("<|system|>", "<|user|>", "<|assistant|>")),
     "unclosed": Kind(UNCLOSED, "</s>", ("<s>",), ("<USER>", "<ASSISTANT>")),
     "marked words": Kind(LINES, "</s>", marks_words=True),
+    "a note at the last message": Kind(NOTED, "<|end|>", ("<|system|>", "<|user|>", "<|assistant|>")),
     "plain text": Kind(PLAIN_TEXT, "</s>"),
 }
 

@@ -145,6 +145,20 @@ def test_a_message_is_found_in_another_unicode_form(name: str, recorded: Form, t
     assert teacher_text(model, batch) == model.decode(model.encode(prompt)).replace("?", f"?{HINT}", 1)
 
 
+def test_a_template_may_trim_a_message_together_with_the_system_prompt_before_it() -> None:
+    template = (
+        "{% set system = messages[0].content ~ '<</SYS>>\\n\\n' if messages[0].role == 'system' else '' %}"
+        "{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}"
+        "[INST] {{ ((system if loop.first else '') ~ m.content) | trim }} [/INST]"
+        "{% else %} {{ m.content }}</s>{% endif %}{% endfor %}"
+    )
+    model = chat_model(Kind(template, "</s>", ("[INST]", "[/INST]")))
+    prompt = render(model, [turn("system", "Be kind."), turn("user", "  hi ")])
+    batch = batch_of(model, prompt, "  hi ")
+    assert batch.counts.hints_inserted == 1
+    assert teacher_text(model, batch) == prompt.replace("  hi", "  hi" + HINT)
+
+
 def test_a_prompt_given_as_text_alone_gets_the_hint_too() -> None:
     prompt = WEATHER + RESULT + ANSWER
     batch = batch_of(CHATML, prompt, "hi", prompt_token_ids=[], prompt=prompt)

@@ -68,6 +68,8 @@ class UserTurns:
         around = [*alone, *_around(longer)]
         ended = _around(render((_FIRST_TURN,), False))
         closings = [after for _, _, after in (*around, *ended) if after.strip()]
+        # Some templates add a note to the last message alone.
+        last = [after for _, _, after in (*alone, *_around(longer)[-1:], *ended) if after.strip()]
         opening = _common_suffix([before for _, before, _ in around])
         with_system = [
             each
@@ -84,7 +86,7 @@ class UserTurns:
         opening = _from_whole_token(lead, opening, control_texts(lead))
         return cls(
             opening=opening,
-            closing=_common_prefix(closings),
+            closing=_common_prefix(closings) or _common_prefix(last),
             before_message=tuple(sorted(folded | {_BLANK_LINE})),
             tool_openings=_tool_openings(render, opening),
             lead=lead,
@@ -93,9 +95,10 @@ class UserTurns:
         )
 
     def contents(self, render: Render, message: str) -> tuple[str, ...]:
-        """The texts that a message may stand as: as the template shows it, as it was given, trimmed."""
+        """The texts that a message may stand as: as the template shows it, as it was given, trimmed on both
+        sides or, where something stands before it in the same turn, behind it."""
         shown = render(({"role": "user", "content": message},), True) or ""
-        given = [message, message.strip()]
+        given = [message, message.strip(), message.rstrip()]
         if shown.startswith(self.lead) and shown.endswith(self.tail):
             given.insert(0, shown[len(self.lead) : len(shown) - len(self.tail)])
         return tuple(dict.fromkeys(text for text in given if text.strip()))
