@@ -28,7 +28,7 @@ FAST = -m pytest -q -m "not contract and not integration and not e2e"
 STEP_TESTS = tests/unit/losses tests/unit/trainer_core
 # These wait for processes most of the time.
 SUPERVISOR_TESTS = tests/unit/trainer/test_supervisor.py
-test-fast: ## The tests that need no server and no cluster, in under a minute: three parts at a time
+test-fast: ## The tests that need no server and no cluster, in two minutes: three parts at a time
 	$(MAKE) --no-print-directory --output-sync=target --jobs=3 test-fast-trainer test-fast-step test-fast-others
 test-fast-step:
 	$(PYTHON) $(FAST) $(STEP_TESTS)

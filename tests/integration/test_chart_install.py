@@ -222,7 +222,8 @@ def test_the_rights_of_the_chart_are_all_that_the_operator_needs(
     server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
     server.kubectl("apply", "--server-side", "-f", "-", stdin=CLAIM)
     assert server.create(ADAPTER).status == 201
-    assert server.create(changed(JOB, "spec.ttlSecondsAfterFinished", 0)).status == 201
+    job = changed(changed(JOB, "spec.ttlSecondsAfterFinished", 0), "spec.activeDeadlineSeconds", 5)
+    assert server.create(job).status == 201
     wait_for("the operator's port to be free", health_port_is_free)
     log = tmp_path / "operator.log"
     operator = start_operator(operator_kubeconfig(server, tmp_path), log, watched)
@@ -245,7 +246,7 @@ def test_the_rights_of_the_chart_are_all_that_the_operator_needs(
         )
         assert not server.kubectl("get", "lad,dj", "-o", "jsonpath={.items[*].metadata.finalizers}").strip()
         assert "LoraAdapter" in server.kubectl("get", "events.events.k8s.io", "-o", "yaml")
-        # An adapter that goes fails its jobs, and a failed job with no time to live is deleted.
+        # A job waits for its adapter until its deadline; a failed job with no time to live is deleted.
         server.kubectl("delete", "lad", "tone", "--wait=false")
         wait_for("the adapter to go", lambda: "tone" not in server.kubectl("get", "lad", "-o", "name"), operator)
         wait_for("the job to go", lambda: "step" not in server.kubectl("get", "dj", "-o", "name"), operator)

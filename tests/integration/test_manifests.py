@@ -157,6 +157,8 @@ def test_kubectl_get_shows_what_came_of_a_job_and_kubectl_wait_sees_its_end(serv
         attempts=2,
         loss="0.125",
         serving_gap="1.9s",
+        reason="Completed",
+        message="Version 7 is in service",
     )
     answer = server.merge(job, {"status": wire(status)}, subresource="/status")
     assert answer.status == 200, answer.message
@@ -170,7 +172,8 @@ def test_kubectl_get_shows_what_came_of_a_job_and_kubectl_wait_sees_its_end(serv
         "LOSS": "0.125",
         "GAP": "1.9s",
         "ATTEMPTS": "2",
-        "REASON": "",
+        "REASON": "Completed",
+        "MESSAGE": "Version 7 is in service",
     }
     assert "condition met" in server.kubectl("wait", "--for=condition=Complete", "dj/shown", "--timeout=10s")
 

@@ -107,6 +107,8 @@ def test_a_version_that_vllm_refuses_holds_up_its_own_adapter_alone_and_is_tried
     assert "max_lora_rank" in admitted.message
     time.sleep(6)
     gaps = [later - earlier for earlier, later in pairwise(pod.server.app.refusals)]
-    assert gaps == sorted(gaps)
+    assert gaps
+    # No sooner than 2, 4, 8, ... seconds after the refusal before; later on a busy machine.
+    assert all(gap >= 2.0 ** (number + 1) for number, gap in enumerate(gaps))
     assert len(gaps) <= 4
     assert scene.runs("waits") == []
