@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -16,6 +16,8 @@ from claas_operator.api import Api, Resource
 from claas_operator.core import Manifest
 
 Refuse = Callable[[str, str], web.Response | None]
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Sleep = Callable[[float], Awaitable[None]]
 
 
 def refusal(status: int, message: str, reason: str = "Invalid") -> web.Response:
@@ -165,11 +167,15 @@ def _merged(old: JsonValue, patch: JsonValue) -> JsonValue:
     return result
 
 
+async def _no_sleep(seconds: float) -> None:
+    return None
+
+
 @asynccontextmanager
-async def serving_api(small: SmallApi) -> AsyncIterator[Api]:
-    """The operator's Api, connected to it."""
+async def api_to(answer: Answer, sleep: Sleep = _no_sleep) -> AsyncIterator[Api]:
+    """The operator's Api, connected to a server in process that answers all requests so."""
     application = web.Application()
-    application.router.add_route("*", "/{path:.*}", small.handle)
+    application.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(application)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -177,10 +183,13 @@ async def serving_api(small: SmallApi) -> AsyncIterator[Api]:
     host, port = runner.addresses[0][:2]
     try:
         async with client.ApiClient(client.Configuration(host=f"http://{host}:{port}")) as api_client:
-            yield Api(api_client, _no_sleep)
+            yield Api(api_client, sleep)
     finally:
         await runner.cleanup()
 
 
-async def _no_sleep(seconds: float) -> None:
-    return None
+@asynccontextmanager
+async def serving_api(small: SmallApi) -> AsyncIterator[Api]:
+    """The operator's Api, connected to it."""
+    async with api_to(small.handle) as api:
+        yield api

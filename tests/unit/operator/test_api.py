@@ -13,6 +13,7 @@ from kubernetes.aio import client
 from claas_operator.api import DISTILL_JOBS, PODS, SECRETS, Api
 from claas_operator.errors import ApiError, Conflict, Forbidden, Unavailable
 from claas_operator.refusals import refusal_message
+from tests.builders.api_server import api_to
 
 TEXT = "xyzzy-feedback-of-a-user"
 
@@ -36,18 +37,8 @@ class Server:
 @asynccontextmanager
 async def api_of(*answers: web.Response) -> AsyncIterator[tuple[Api, Server]]:
     server = Server(list(answers))
-    application = web.Application()
-    application.router.add_route("*", "/{path:.*}", server.answer)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    host, port = runner.addresses[0][:2]
-    try:
-        async with client.ApiClient(client.Configuration(host=f"http://{host}:{port}")) as api_client:
-            yield Api(api_client, server.sleep), server
-    finally:
-        await runner.cleanup()
+    async with api_to(server.answer, server.sleep) as api:
+        yield api, server
 
 
 def refused(status: int, message: str = "no", reason: str = "", retry_after: str | None = None) -> web.Response:
