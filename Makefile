@@ -1,9 +1,9 @@
 # The two commands of a newcomer are `make demo` and `make test`; `make help` lists the rest.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-export PYTHONPATH := $(CURDIR):$(CURDIR)/crds/src:$(CURDIR)/vllm_client/src:$(CURDIR)/operator/src:$(CURDIR)/trainer_image/src:$(CURDIR)/vllm_companion/src
+export PYTHONPATH := $(CURDIR):$(CURDIR)/crds/src:$(CURDIR)/contract/src:$(CURDIR)/kube/src:$(CURDIR)/vllm_client/src:$(CURDIR)/operator/src:$(CURDIR)/trainer_image/src:$(CURDIR)/vllm_companion/src
 PYTHON = $$(tools/environment)
-CODE = crds/src vllm_client/src operator/src trainer_image/src vllm_companion/src tools tests bench
+CODE = crds/src contract/src kube/src vllm_client/src operator/src trainer_image/src vllm_companion/src tools tests bench
 
 .PHONY: help
 help: ## List the targets
@@ -25,17 +25,17 @@ test: test-fast ## All tests: fast, contract, integration, and on a real cluster
 
 .PHONY: test-fast test-fast-step test-fast-trainer test-fast-others
 FAST = -m pytest -q -m "not contract and not integration and not e2e"
-STEP_TESTS = tests/unit/losses tests/unit/trainer_core
+STEP_TESTS = $(addprefix tests/unit/trainer/,sdpo forward kernels model)
 # These wait for processes most of the time.
-SUPERVISOR_TESTS = tests/unit/trainer/test_supervisor.py
+SUPERVISOR_TESTS = tests/unit/trainer/supervisor
 test-fast: ## The tests that need no server and no cluster, in two minutes: three parts at a time
 	$(MAKE) --no-print-directory --output-sync=target --jobs=3 test-fast-trainer test-fast-step test-fast-others
 test-fast-step:
 	$(PYTHON) $(FAST) $(STEP_TESTS)
 test-fast-trainer:
-	$(PYTHON) $(FAST) tests/unit/trainer --ignore=$(SUPERVISOR_TESTS)
+	$(PYTHON) $(FAST) tests/unit/trainer $(addprefix --ignore=,$(STEP_TESTS) $(SUPERVISOR_TESTS))
 test-fast-others:
-	$(PYTHON) $(FAST) $(filter-out tests/unit/trainer $(STEP_TESTS),$(wildcard tests/unit/*)) $(SUPERVISOR_TESTS)
+	$(PYTHON) $(FAST) $(filter-out tests/unit/trainer,$(wildcard tests/unit/*)) $(SUPERVISOR_TESTS)
 
 .PHONY: lint
 lint: ## Style, types, import contracts, generated files

@@ -13,21 +13,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # In place of this folder, whose modules would hide others of their names.
-sys.path[:1] = [str(ROOT / part) for part in ("crds/src", "vllm_client/src", "trainer_image/src")]
+sys.path[:1] = [str(ROOT / part) for part in ("crds/src", "contract/src", "vllm_client/src", "trainer_image/src")]
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
-import claas_trainer.engines.local_step  # noqa: E402 - a server that trains has long imported it
-import claas_trainer.run  # noqa: E402
-from claas_crds.contract import ServingTarget, TrainerCommand  # noqa: E402
+import claas_trainer.attempt.run  # noqa: E402
+import claas_trainer.engines.local.local_step  # noqa: E402 - a server that trains has long imported it
+from claas_contract.input import ServingTarget  # noqa: E402
+from claas_contract.outcome import TrainerCommand  # noqa: E402
+from claas_trainer.attempt.worker import attempt  # noqa: E402
 from claas_trainer.engines.base import GpuNeed, TrainingEngine  # noqa: E402
-from claas_trainer.handover.base import Handover  # noqa: E402
-from claas_trainer.handover.sleep import SleepHandover  # noqa: E402
 from claas_trainer.logs import log  # noqa: E402
+from claas_trainer.messages.events import Reporter  # noqa: E402
+from claas_trainer.messages.result import exit_code, write_termination_message  # noqa: E402
 from claas_trainer.paths import Paths  # noqa: E402
-from claas_trainer.pods import ServingPod  # noqa: E402
-from claas_trainer.reporting import Reporter  # noqa: E402
-from claas_trainer.result import exit_code, write_termination_message  # noqa: E402
-from claas_trainer.worker import attempt  # noqa: E402
+from claas_trainer.serving.handover.base import Handover  # noqa: E402
+from claas_trainer.serving.handover.sleep import SleepHandover  # noqa: E402
+from claas_trainer.serving.pods import ServingPod  # noqa: E402
 
 
 class PauseFirst(SleepHandover):
@@ -56,7 +57,7 @@ def _pause_first(
 
 
 def main() -> int:
-    vars(claas_trainer.run)["make_handover"] = _pause_first
+    vars(claas_trainer.attempt.run)["make_handover"] = _pause_first
     paths = Paths.from_environment()
     with open(os.devnull, "wb") as nobody:
         result = attempt(TrainerCommand.RUN, Path(sys.argv[1]), paths, Reporter(nobody.fileno()))

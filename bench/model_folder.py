@@ -23,8 +23,13 @@ from transformers import PreTrainedTokenizerFast  # noqa: E402
 
 from bench.shapes import SHAPES, THETAS  # noqa: E402
 from bench.words import word  # noqa: E402
-from claas_trainer.weights.layout import EMBEDDING, FINAL_NORM, HEAD, layer_parts  # noqa: E402
-from claas_trainer.weights.shape import ModelShape  # noqa: E402
+from claas_trainer.forward.weights.layout import (  # noqa: E402
+    EMBEDDING,
+    FINAL_NORM,
+    HEAD,
+    layer_parts,
+)
+from claas_trainer.model.shape import ModelShape  # noqa: E402
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|> {{ message['role'] }} {{ message['content'] }} <|im_end|> "

@@ -17,19 +17,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # In place of this folder, whose modules would hide others of their names.
-sys.path[:1] = [str(ROOT / part) for part in ("crds/src", "vllm_client/src", "trainer_image/src")]
+sys.path[:1] = [str(ROOT / part) for part in ("crds/src", "contract/src", "vllm_client/src", "trainer_image/src")]
 
 import torch  # noqa: E402
 
-from claas_trainer.batch import TokenBatch  # noqa: E402
-from claas_trainer.engines.base_model import base_fingerprint  # noqa: E402
-from claas_trainer.lora import read_adapter  # noqa: E402
-from claas_trainer.model_shape import read_shape  # noqa: E402
-from claas_trainer.policy import Network  # noqa: E402
-from claas_trainer.transformer.model import DecoderModel  # noqa: E402
-from claas_trainer.weights.layout import layer_shapes  # noqa: E402
-from claas_trainer.weights.shared import SharedWeights, parse_export  # noqa: E402
-from claas_trainer.weights.source import LayerWeights, WeightSource  # noqa: E402
+from claas_trainer.engines.local.base_model import base_fingerprint  # noqa: E402
+from claas_trainer.forward.transformer.model import DecoderModel  # noqa: E402
+from claas_trainer.forward.weights.layout import layer_shapes  # noqa: E402
+from claas_trainer.forward.weights.shared import SharedWeights, parse_export  # noqa: E402
+from claas_trainer.forward.weights.source import LayerWeights, WeightSource  # noqa: E402
+from claas_trainer.model.config_shape import read_shape  # noqa: E402
+from claas_trainer.model.lora import read_adapter  # noqa: E402
+from claas_trainer.sdpo.batch import TokenBatch  # noqa: E402
+from claas_trainer.sdpo.policy import Network  # noqa: E402
 
 
 class Exact(WeightSource):

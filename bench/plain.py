@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from claas_trainer.batch import StepSample, TokenBatch
-from claas_trainer.losses.sdpo import sdpo_token_losses
-from claas_trainer.losses.support import Support, support_logprobs
-from claas_trainer.transformer.rope import cosines_and_sines
-from claas_trainer.weights.source import LayerView, WeightSource
+from claas_trainer.forward.transformer.rope import cosines_and_sines
+from claas_trainer.forward.weights.source import LayerView, WeightSource
+from claas_trainer.sdpo.batch import StepSample, TokenBatch
+from claas_trainer.sdpo.losses.sdpo import sdpo_token_losses
+from claas_trainer.sdpo.losses.support import Support, support_logprobs
 
 _CHUNK = 1024
 

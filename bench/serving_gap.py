@@ -23,7 +23,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # In place of this folder, whose modules would hide others of their names.
-sys.path[:1] = [str(ROOT / part) for part in ("", "crds/src", "vllm_client/src", "trainer_image/src")]
+sys.path[:1] = [str(ROOT / part) for part in ("", "crds/src", "contract/src", "vllm_client/src", "trainer_image/src")]
 
 from bench.felt import Clients  # noqa: E402
 from bench.gap_table import HEADING, Row, row  # noqa: E402
@@ -32,7 +32,7 @@ from bench.shapes import SHAPES  # noqa: E402
 from bench.sharing_checks import Checks, say, taken_mb  # noqa: E402
 from bench.updates import NAME, Pod, Way  # noqa: E402
 from bench.work import Work  # noqa: E402
-from claas_crds.lora_adapter import HandoverKind  # noqa: E402
+from claas_crds.v1alpha1.lora_adapter import HandoverKind  # noqa: E402
 from claas_trainer.gpu import visible_gpus  # noqa: E402
 
 SHARING = (Way("Share", HandoverKind.SHARE), Way("Share, at most 40 % slower", HandoverKind.SHARE, 40))

@@ -1,6 +1,6 @@
 """Shapes of models by name, and the bases of their ropes; the figures are those of the models' own configurations."""
 
-from claas_trainer.weights.shape import ModelShape, Rope
+from claas_trainer.model.shape import ModelShape, Rope
 
 SHAPES = {
     "qwen3-8b": ModelShape("qwen3", 151936, 4096, 12288, 36, 32, 8, 128, Rope.plain(1e6, 128), qk_norm=True),

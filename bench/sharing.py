@@ -31,14 +31,14 @@ import torch  # noqa: E402
 from bench.namespaces import in_own_namespaces  # noqa: E402
 from bench.shapes import SHAPES  # noqa: E402
 from bench.work import Work  # noqa: E402
-from claas_trainer.optimizer import OptimizerState  # noqa: E402
-from claas_trainer.step import Schedule, StepConfig, sdpo_step  # noqa: E402
-from claas_trainer.transformer.adapters import adapter_shapes  # noqa: E402
-from claas_trainer.transformer.model import DecoderModel  # noqa: E402
-from claas_trainer.weights.random import RandomWeights  # noqa: E402
-from claas_trainer.weights.shape import ModelShape  # noqa: E402
-from claas_trainer.weights.shared import SharedWeights, parse_export, vllm_names  # noqa: E402
-from claas_trainer.weights.source import WeightSource  # noqa: E402
+from claas_trainer.forward.transformer.adapters import adapter_shapes  # noqa: E402
+from claas_trainer.forward.transformer.model import DecoderModel  # noqa: E402
+from claas_trainer.forward.weights.random import RandomWeights  # noqa: E402
+from claas_trainer.forward.weights.shared import SharedWeights, parse_export, vllm_names  # noqa: E402
+from claas_trainer.forward.weights.source import WeightSource  # noqa: E402
+from claas_trainer.model.shape import ModelShape  # noqa: E402
+from claas_trainer.sdpo.optimizer import OptimizerState  # noqa: E402
+from claas_trainer.sdpo.step import Schedule, StepConfig, sdpo_step  # noqa: E402
 from claas_vllm import WeightExport  # noqa: E402
 
 RANK = 32

@@ -19,7 +19,7 @@ from bench.felt import Clients
 from bench.namespaces import in_own_namespaces
 from bench.server import BASE_NAME, Server
 from bench.updates import NAME, Pod, Way
-from claas_crds.contract import FailureReason
+from claas_contract.outcome import FailureReason
 from claas_trainer.gpu import visible_gpus
 from claas_vllm_client import VllmClient
 

@@ -35,17 +35,17 @@ from bench.kernels import print_profile  # noqa: E402
 from bench.plain import PlainStep  # noqa: E402
 from bench.shapes import SHAPES  # noqa: E402
 from bench.work import Work, operations  # noqa: E402
-from claas_trainer.batch import StepSample  # noqa: E402
-from claas_trainer.optimizer import OptimizerState  # noqa: E402
-from claas_trainer.step import StepConfig, sdpo_step  # noqa: E402
-from claas_trainer.teachers.frozen import FrozenTeacher  # noqa: E402
-from claas_trainer.transfers import reserve_device, reserve_pinned  # noqa: E402
-from claas_trainer.transformer.adapters import adapter_shapes  # noqa: E402
-from claas_trainer.transformer.model import DecoderModel  # noqa: E402
-from claas_trainer.transformer.plan import Footprint, MemoryPlan, plan_memory  # noqa: E402
-from claas_trainer.transformer.warm_up import WarmUp  # noqa: E402
-from claas_trainer.weights.host import HostWeights  # noqa: E402
-from claas_trainer.weights.shape import ModelShape  # noqa: E402
+from claas_trainer.forward.transformer.adapters import adapter_shapes  # noqa: E402
+from claas_trainer.forward.transformer.model import DecoderModel  # noqa: E402
+from claas_trainer.forward.transformer.plan import Footprint, MemoryPlan, plan_memory  # noqa: E402
+from claas_trainer.forward.transformer.warm_up import WarmUp  # noqa: E402
+from claas_trainer.forward.weights.host import HostWeights  # noqa: E402
+from claas_trainer.model.shape import ModelShape  # noqa: E402
+from claas_trainer.sdpo.batch import StepSample  # noqa: E402
+from claas_trainer.sdpo.optimizer import OptimizerState  # noqa: E402
+from claas_trainer.sdpo.step import StepConfig, sdpo_step  # noqa: E402
+from claas_trainer.sdpo.teachers.frozen import FrozenTeacher  # noqa: E402
+from claas_trainer.sdpo.transfers import reserve_device, reserve_pinned  # noqa: E402
 
 GIB = 1024**3
 RESIDUE_BYTES = int(2.4 * GIB)

@@ -18,23 +18,28 @@ import httpx
 from bench.server import Server
 from bench.words import word
 from bench.work import Work
-from claas_crds.contract import (
+from claas_contract.input import (
     AdapterIdentity,
     JobIdentity,
     ModelLocation,
     ServingTarget,
     TrainerInput,
-    TrainerResult,
     VllmPod,
 )
-from claas_crds.lora_adapter import HandoverKind, LoraSpec, PauseMode, Probe
-from claas_crds.training import TrainingConfig
+from claas_contract.result import TrainerResult
+from claas_crds.v1alpha1.lora_adapter import (
+    HandoverKind,
+    LoraSpec,
+    PauseMode,
+    Probe,
+)
+from claas_crds.v1alpha1.training import TrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "coder"
 _ANSWER_POLL_SECONDS = 0.01
 _EVENT_TIMEOUT_SECONDS = 300.0
-_SOURCES = ("crds/src", "vllm_client/src", "trainer_image/src")
+_SOURCES = ("crds/src", "contract/src", "vllm_client/src", "trainer_image/src")
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from claas_trainer.batch import StepSample
-from claas_trainer.weights.shape import ModelShape
+from claas_trainer.model.shape import ModelShape
+from claas_trainer.sdpo.batch import StepSample
 
 
 @dataclass(frozen=True)

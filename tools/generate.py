@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from claas_crds.condition_docs import conditions_page
-from claas_crds.manifests import custom_resource_definitions
+from tools.crd.condition_docs import conditions_page
+from tools.crd.manifests import custom_resource_definitions
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "# Generated from crds/src/claas_crds by `make generate`. Do not edit.\n"

@@ -12,8 +12,8 @@ from aiohttp import web
 from kubernetes.aio import client
 from pydantic import JsonValue
 
-from claas_operator.api import Api, Resource
-from claas_operator.core import Manifest
+from claas_kube.api import Api, Resource
+from claas_kube.objects.meta import Manifest
 
 Refuse = Callable[[str, str], web.Response | None]
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from claas_operator.api import Api
-from claas_operator.apply import Applier
-from claas_operator.companion import CompanionSource
-from claas_operator.events import Recorder
-from claas_operator.job_view import JobView
-from claas_operator.observe import Observer
-from claas_operator.reading import Reader
-from claas_operator.reconcile import Reconciler
+from claas_kube.api import Api
+from claas_operator.act.apply import Applier
+from claas_operator.act.events import Recorder
+from claas_operator.clients.companion_source import CompanionSource
+from claas_operator.clients.reader import Reader
+from claas_operator.loop.reconcile import Reconciler
+from claas_operator.observe.job_view import JobView
+from claas_operator.observe.worlds import Observer
 from claas_operator.settings import Settings
 
 SETTINGS = Settings.from_environment({"CLAAS_TRAINER_IMAGE": "trainer:1"})

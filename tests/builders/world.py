@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import JsonValue
 
-from claas_crds.conditions import Condition, ConditionStatus
-from claas_crds.contract import PublishedVersion, TrainerResult, VllmPod
-from claas_crds.distill_job import (
+from claas_contract.input import VllmPod
+from claas_contract.result import PublishedVersion, TrainerResult
+from claas_crds.v1alpha1.conditions import Condition, ConditionStatus
+from claas_crds.v1alpha1.distill_job import (
     AdapterReference,
     CompletionPoint,
     DistillJobSpec,
@@ -17,7 +18,7 @@ from claas_crds.distill_job import (
     SamplesSource,
     Timings,
 )
-from claas_crds.lora_adapter import (
+from claas_crds.v1alpha1.lora_adapter import (
     AdapterVersion,
     BaseModelSpec,
     ClaimVolume,
@@ -28,15 +29,21 @@ from claas_crds.lora_adapter import (
     Serving,
     Storage,
 )
-from claas_crds.pod import TrainerPod
-from claas_crds.training import DistillBatchItem
-from claas_operator.core import AdapterObject, JobObject, ObjectMeta
-from claas_operator.grant import Grant, ServedRecord, ServingLease, lease_name
-from claas_operator.handover_choice import HandoverChoice
-from claas_operator.load_failures import LoadFailure
-from claas_operator.naming import attempt_name, init_name
-from claas_operator.server_traits import ServerTraits
-from claas_operator.world import (
+from claas_crds.v1alpha1.trainer_pod import TrainerPod
+from claas_crds.v1alpha1.training import DistillBatchItem
+from claas_kube.objects.meta import ObjectMeta
+from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_operator.plan.naming import attempt_name, init_name
+from claas_operator.plan.server.handover_choice import HandoverChoice
+from claas_operator.plan.server.load_failures import LoadFailure
+from claas_operator.plan.server.traits import ServerTraits
+from claas_operator.plan.serving_lease import (
+    Grant,
+    ServedRecord,
+    ServingLease,
+    lease_name,
+)
+from claas_operator.plan.world import (
     AdapterWorld,
     Attempt,
     AttemptState,

@@ -5,7 +5,12 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tests.cluster import binaries, cluster, images, light
+from tests.cluster import (
+    binaries,
+    cluster,
+    images,
+    light,
+)
 from tests.cluster.binaries import Binary
 from tests.cluster.cluster import Report
 from tests.cluster.control_plane import Folders

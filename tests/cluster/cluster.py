@@ -10,10 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import binaries, host, host_state, process
+from tests.cluster import (
+    binaries,
+    host,
+    host_state,
+    process,
+)
 from tests.cluster.binaries import Binary
 from tests.cluster.cgroups import make_cgroups
-from tests.cluster.control_plane import Credentials, Endpoints, make_credentials, start_control_plane
+from tests.cluster.control_plane import (
+    Credentials,
+    Endpoints,
+    make_credentials,
+    start_control_plane,
+)
 from tests.cluster.errors import CommandError, PrerequisiteError, StartError
 from tests.cluster.kubeconfig import render_kubeconfig, write_private
 from tests.cluster.kubectl import Kubectl, kubectl_for

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cluster.errors import CommandError, PrerequisiteError
-from tests.cluster.layout import API_PORT, BRIDGE, CNI_PLUGINS, KUBELET_PORT, NODE_ADDRESS, POD_RANGE, SERVICE_RANGE
+from tests.cluster.layout import (
+    API_PORT,
+    BRIDGE,
+    CNI_PLUGINS,
+    KUBELET_PORT,
+    NODE_ADDRESS,
+    POD_RANGE,
+    SERVICE_RANGE,
+)
 from tests.cluster.process import run
 
 APT_TIMEOUT_SECONDS = 600.0

@@ -16,7 +16,13 @@ from pathlib import Path
 from tests.cluster import buildah
 from tests.cluster.errors import CommandError
 from tests.cluster.layout import ClusterFolders
-from tests.cluster.oci import IMAGE_NAME_ANNOTATION, LAYOUT, REFERENCE_ANNOTATION, add_bytes, blob_path
+from tests.cluster.oci import (
+    IMAGE_NAME_ANNOTATION,
+    LAYOUT,
+    REFERENCE_ANNOTATION,
+    add_bytes,
+    blob_path,
+)
 from tests.cluster.paths import image_root
 from tests.cluster.runtime import IMPORT_TIMEOUT_SECONDS, ctr, ctr_command
 

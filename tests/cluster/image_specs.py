@@ -42,7 +42,15 @@ class ImageSpec:
 OPERATOR = ImageSpec(
     "claas-operator",
     "operator/Containerfile",
-    ("requirements/operator.txt", "crds/src", "vllm_client/src", "operator/src", "vllm_companion/src"),
+    (
+        "requirements/operator.txt",
+        "crds/src",
+        "contract/src",
+        "kube/src",
+        "vllm_client/src",
+        "operator/src",
+        "vllm_companion/src",
+    ),
 )
 # Steps on the test cluster run on CPUs: no compiler, and so no Debian mirror, is needed.
 _TRAINER_ARGUMENTS = ("SYSTEM_PACKAGES=",)
@@ -57,7 +65,7 @@ TRAINER_DEPENDENCIES = ImageSpec(
 TRAINER = ImageSpec(
     "claas-trainer",
     "trainer_image/Containerfile",
-    ("requirements/trainer.txt", "crds/src", "vllm_client/src", "trainer_image/src"),
+    ("requirements/trainer.txt", "crds/src", "contract/src", "vllm_client/src", "trainer_image/src"),
     arguments=_TRAINER_ARGUMENTS,
 )
 VLLM = ImageSpec("claas-vllm", "tests/cluster/vllm.Containerfile", ("requirements/vllm.txt",))

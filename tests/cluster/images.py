@@ -9,7 +9,15 @@ from pathlib import Path
 
 from tests.cluster import buildah, host
 from tests.cluster.base_image import ensure_base_image
-from tests.cluster.cluster import Cluster, Report, exclusive, silent, status, up, uses_current_context
+from tests.cluster.cluster import (
+    Cluster,
+    Report,
+    exclusive,
+    silent,
+    status,
+    up,
+    uses_current_context,
+)
 from tests.cluster.errors import CommandError, PrerequisiteError
 from tests.cluster.image_loading import load, loaded_names
 from tests.cluster.image_specs import (

@@ -7,7 +7,12 @@ from pathlib import Path
 
 from tests.cluster import process
 from tests.cluster.errors import CommandError, StartError
-from tests.cluster.layout import CNI_PLUGINS, CONTAINERD_NAMESPACE, PAUSE_IMAGE, ClusterFolders
+from tests.cluster.layout import (
+    CNI_PLUGINS,
+    CONTAINERD_NAMESPACE,
+    PAUSE_IMAGE,
+    ClusterFolders,
+)
 from tests.cluster.oci import single_file_image
 from tests.cluster.process import ProcessIdentity, run
 

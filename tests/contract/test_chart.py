@@ -11,9 +11,9 @@ import pytest
 import yaml
 from pydantic import JsonValue
 
-from claas_crds.manifests import custom_resource_definitions
 from tests.cluster.binaries import Binary, ensure
 from tests.cluster.paths import REPOSITORY_ROOT
+from tools.crd.manifests import custom_resource_definitions
 
 pytestmark = pytest.mark.contract
 

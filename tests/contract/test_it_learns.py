@@ -17,23 +17,33 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
-from claas_trainer.batch import StepSample
-from claas_trainer.lora import LoraAdapter, LoraShape, new_adapter
-from claas_trainer.model_shape import read_shape
-from claas_trainer.optimizer import OptimizerState
-from claas_trainer.peft_model import attached, load_base
-from claas_trainer.policy import PolicyModel
-from claas_trainer.step import StepConfig, StepResult, sdpo_step
-from claas_trainer.teachers.average import AverageTeacher
-from claas_trainer.teachers.base import Teacher
-from claas_trainer.teachers.frozen import FrozenTeacher
-from claas_trainer.teachers.hindsight import conversation, teacher_conversation
-from claas_trainer.teachers.trust_region import TrustRegionTeacher
-from claas_trainer.transformer.model import DecoderModel
-from claas_trainer.weights.host import HostWeights
+from claas_trainer.forward.peft_model import attached, load_base
+from claas_trainer.forward.transformer.model import DecoderModel
+from claas_trainer.forward.weights.host import HostWeights
+from claas_trainer.model.config_shape import read_shape
+from claas_trainer.model.lora import LoraAdapter, LoraShape, new_adapter
+from claas_trainer.samples.hindsight import conversation, teacher_conversation
+from claas_trainer.sdpo.batch import StepSample
+from claas_trainer.sdpo.optimizer import OptimizerState
+from claas_trainer.sdpo.policy import PolicyModel
+from claas_trainer.sdpo.step import StepConfig, StepResult, sdpo_step
+from claas_trainer.sdpo.teachers.average import AverageTeacher
+from claas_trainer.sdpo.teachers.base import Teacher
+from claas_trainer.sdpo.teachers.frozen import FrozenTeacher
+from claas_trainer.sdpo.teachers.trust_region import TrustRegionTeacher
 from tests.tiny_model.build import ensure
-from tests.tiny_model.sampling import Score, generate, prompt_ids, score
-from tests.tiny_model.tasks import Preference, feedback, neutral_feedback, questions
+from tests.tiny_model.sampling import (
+    Score,
+    generate,
+    prompt_ids,
+    score,
+)
+from tests.tiny_model.tasks import (
+    Preference,
+    feedback,
+    neutral_feedback,
+    questions,
+)
 
 pytestmark = pytest.mark.contract
 

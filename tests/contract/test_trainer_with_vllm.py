@@ -23,25 +23,28 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from claas_crds.contract import (
+from claas_contract.input import (
     AdapterIdentity,
-    ExitCode,
-    FailureReason,
     JobIdentity,
     ModelLocation,
     ServingTarget,
-    TrainerCommand,
     TrainerInput,
-    TrainerResult,
     VllmPod,
 )
-from claas_crds.lora_adapter import HandoverKind, LoraSpec, Probe, VersionVerdict
-from claas_crds.training import TrainingConfig
+from claas_contract.outcome import ExitCode, FailureReason, TrainerCommand
+from claas_contract.result import TrainerResult
+from claas_crds.v1alpha1.lora_adapter import (
+    HandoverKind,
+    LoraSpec,
+    Probe,
+    VersionVerdict,
+)
+from claas_crds.v1alpha1.training import TrainingConfig
+from claas_trainer.attempt.worker import attempt
+from claas_trainer.messages.events import Reporter
+from claas_trainer.messages.result import exit_code
 from claas_trainer.paths import Paths
-from claas_trainer.reporting import Reporter
-from claas_trainer.result import exit_code
 from claas_trainer.store.versions import VersionStore
-from claas_trainer.worker import attempt
 from tests.contract.site import API_KEY, TOKEN, Site
 from tests.contract.vllm_server import BASE_MODEL, REPOSITORY
 

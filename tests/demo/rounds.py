@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from claas_operator.core import JobObject
-from claas_operator.queueing import finished
+from claas_kube.objects.resources import JobObject
+from claas_operator.plan.queueing import finished
 from tests.builders.resources import distill_job
 from tests.stack import resources, rollouts
 from tests.stack.install import Stack

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from claas_crds.lora_adapter import HandoverKind
-from claas_operator.core import JobObject
+from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_kube.objects.resources import JobObject
 from tests.e2e.scene import Scene
 
 HANDOVERS = (HandoverKind.SLEEP, HandoverKind.SHARE)

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from claas_operator.core import Pod
+from claas_kube.objects.pods import Pod
 
 
 def of_pod(pod: Pod) -> list[int]:

@@ -13,9 +13,12 @@ from typing import cast
 import httpx
 from pydantic import JsonValue
 
-from claas_operator.core import AdapterObject, JobObject, Lease, Manifest, Pod
-from claas_operator.grant import lease_name, read_lease
-from claas_operator.naming import JOB_UID_LABEL
+from claas_kube.objects.meta import Manifest
+from claas_kube.objects.pods import Pod
+from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_kube.objects.workloads import Lease
+from claas_operator.plan.naming import JOB_UID_LABEL
+from claas_operator.plan.serving_lease import lease_name, read_lease
 from claas_trainer.store.versions import StoredVersion, VersionStore
 from tests.builders.resources import DEPLOYMENT, distill_job
 from tests.stack import resources

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from claas_crds.lora_adapter import HandoverKind
-from claas_operator.core import Pod
+from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_kube.objects.pods import Pod
 from tests.e2e import processes
 from tests.e2e.handovers import assert_step_was_taken_once, pauses
 from tests.e2e.scene import Scene, operator_pod, scale_operator

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from claas_crds.lora_adapter import HandoverKind
-from claas_operator.core import JobObject
+from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_kube.objects.resources import JobObject
 from tests.builders.resources import DEPLOYMENT
 from tests.cluster import vllm
 from tests.e2e import processes

@@ -8,9 +8,14 @@ import time
 import httpx
 import pytest
 
-from claas_crds.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.lora_adapter import HandoverKind
 from tests.e2e import processes
-from tests.e2e.handovers import BESIDE_SERVING, SERVING_BACK_SECONDS, assert_step_was_taken_once, pauses
+from tests.e2e.handovers import (
+    BESIDE_SERVING,
+    SERVING_BACK_SECONDS,
+    assert_step_was_taken_once,
+    pauses,
+)
 from tests.e2e.scene import Scene
 from tests.stack.resources import wait_for
 from tests.stack.traffic import Traffic

@@ -21,7 +21,16 @@ from tests.cluster.binaries import Binary, ensure
 from tests.cluster.kubeconfig import render_kubeconfig, write_private
 from tests.cluster.light import LightCluster, light_cluster
 from tests.cluster.paths import REPOSITORY_ROOT
-from tests.integration.manifests import ADAPTER, CHART, CRD_FOLDER, JOB, ApiServer, at, changed, documents
+from tests.integration.manifests import (
+    ADAPTER,
+    CHART,
+    CRD_FOLDER,
+    JOB,
+    ApiServer,
+    at,
+    changed,
+    documents,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -158,7 +167,7 @@ def test_helm_refuses_a_wrong_value_before_it_touches_the_cluster(shared: ApiSer
     assert "executionMode" in result.stderr
 
 
-PACKAGES = ("crds", "vllm_client", "operator", "vllm_companion")
+PACKAGES = ("crds", "contract", "kube", "vllm_client", "operator", "vllm_companion")
 HEALTH_PORT = 8081
 WORK_TIMEOUT_SECONDS = 60.0
 CLAIM = """

@@ -12,9 +12,9 @@ from typing import cast
 import pytest
 from pydantic import JsonValue
 
-from claas_crds.conditions import Condition
-from claas_crds.distill_job import DistillJobStatus, JobPhase
-from claas_crds.lora_adapter import LoraAdapterStatus
+from claas_crds.v1alpha1.conditions import Condition
+from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
+from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
 from tests.cluster import process
 from tests.cluster.binaries import Binary, ensure
 from tests.cluster.errors import CommandError

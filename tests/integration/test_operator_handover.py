@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from claas_crds.contract import FailureReason
-from claas_crds.lora_adapter import HandoverKind
-from claas_operator.api import DEPLOYMENTS
-from claas_operator.core import Manifest
+from claas_contract.outcome import FailureReason
+from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_kube.api import DEPLOYMENTS
+from claas_kube.objects.meta import Manifest
 from tests.simulation.operator_process import OperatorProcess
-from tests.simulation.scene import DEPLOYMENT, Scene, holds, reason_of
+from tests.simulation.scene import (
+    DEPLOYMENT,
+    Scene,
+    holds,
+    reason_of,
+)
 from tests.simulation.trainer import Ending, Script
 
 pytestmark = pytest.mark.integration

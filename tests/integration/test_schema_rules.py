@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from pydantic import JsonValue
 
-from claas_crds.distill_job import LARGEST_INLINE_BYTES
-from claas_crds.pod import TrainerPod
+from claas_crds.v1alpha1.distill_job import LARGEST_INLINE_BYTES
+from claas_crds.v1alpha1.trainer_pod import TrainerPod
 from tests.cluster.light import LightCluster
 from tests.integration.manifests import (
     ADAPTER,

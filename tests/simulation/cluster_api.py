@@ -10,8 +10,8 @@ from typing import cast
 import httpx
 from pydantic import JsonValue
 
-from claas_operator.api import Resource
-from claas_operator.core import Manifest
+from claas_kube.api import Resource
+from claas_kube.objects.meta import Manifest
 from tests.cluster.light import LightCluster
 
 NAMESPACES = Resource("/api/v1", "namespaces")

@@ -9,14 +9,24 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from claas_crds.contract import TrainerInput
-from claas_operator.api import BATCH_JOBS, EVENTS, PODS, SECRETS
-from claas_operator.core import Manifest
-from claas_operator.naming import JOB_UID_LABEL
+from claas_contract.input import TrainerInput
+from claas_kube.api import (
+    BATCH_JOBS,
+    EVENTS,
+    PODS,
+    SECRETS,
+)
+from claas_kube.objects.meta import Manifest
+from claas_operator.plan.naming import JOB_UID_LABEL
 from tests.simulation import statuses
 from tests.simulation.cluster_api import ClusterApi, RequestRefusedError, text
 from tests.simulation.cluster_api import field as at
-from tests.simulation.trainer import KILLED, End, Script, Trainer
+from tests.simulation.trainer import (
+    KILLED,
+    End,
+    Script,
+    Trainer,
+)
 from tests.simulation.vllm_pod import CONTROL_TOKEN
 from tests.simulation.volume import Volume
 

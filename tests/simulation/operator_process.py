@@ -13,7 +13,7 @@ from tests.cluster.light import LightCluster
 from tests.cluster.paths import REPOSITORY_ROOT
 
 OPERATOR_NAMESPACE = "claas-system"
-SOURCES = ("crds/src", "vllm_client/src", "operator/src", "vllm_companion/src")
+SOURCES = ("crds/src", "contract/src", "kube/src", "vllm_client/src", "operator/src", "vllm_companion/src")
 TRAINER_IMAGE = "registry.invalid/claas-trainer:test"
 START_SECONDS = 60.0
 

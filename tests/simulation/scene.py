@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 
 from pydantic import JsonValue
 
+from claas_contract.input import TrainerInput
 from claas_crds import API_VERSION
-from claas_crds.conditions import Condition, condition_of
-from claas_crds.contract import TrainerInput
-from claas_operator.api import (
+from claas_crds.v1alpha1.conditions import Condition, condition_of
+from claas_kube.api import (
     ADAPTERS,
     BATCH_JOBS,
     CLAIMS,
@@ -29,8 +29,11 @@ from claas_operator.api import (
     SECRETS,
     Resource,
 )
-from claas_operator.core import AdapterObject, JobObject, Lease, Manifest, Pod
-from claas_operator.grant import ServingLease, lease_name, read_lease
+from claas_kube.objects.meta import Manifest
+from claas_kube.objects.pods import Pod
+from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_kube.objects.workloads import Lease
+from claas_operator.plan.serving_lease import ServingLease, lease_name, read_lease
 from tests.cluster.control_plane import free_ports
 from tests.cluster.light import LightCluster
 from tests.simulation import statuses

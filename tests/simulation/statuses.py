@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from pydantic import JsonValue
 
-from claas_operator.core import Manifest
+from claas_kube.objects.meta import Manifest
 
 
 def now() -> str:

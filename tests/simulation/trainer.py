@@ -7,19 +7,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from claas_crds.contract import (
-    ExitCode,
-    FailureReason,
-    JobIdentity,
-    PublishedVersion,
-    ServingTarget,
-    TrainerInput,
-    TrainerResult,
-    exit_code_for,
+from claas_contract.input import JobIdentity, ServingTarget, TrainerInput
+from claas_contract.outcome import ExitCode, FailureReason, exit_code_for
+from claas_contract.result import PublishedVersion, TrainerResult
+from claas_crds.v1alpha1.distill_job import SampleCounts, Timings
+from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_vllm_client import (
+    PauseMode,
+    VllmClient,
+    ensure_awake,
+    pause_serving,
+    put_in_service,
 )
-from claas_crds.distill_job import SampleCounts, Timings
-from claas_crds.lora_adapter import HandoverKind
-from claas_vllm_client import PauseMode, VllmClient, ensure_awake, pause_serving, put_in_service
 from tests.simulation.volume import Volume
 
 KILLED = 137

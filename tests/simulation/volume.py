@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from claas_crds.contract import JobIdentity, PublishedVersion
+from claas_contract.input import JobIdentity
+from claas_contract.result import PublishedVersion
 
 MOUNT_PATH = "/mnt/adapters"
 """Where the vLLM pods of the simulation mount the volume."""

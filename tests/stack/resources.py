@@ -10,8 +10,10 @@ from typing import TypeVar, cast
 from pydantic import JsonValue
 
 from claas_crds.base import ResourceModel
-from claas_operator.core import AdapterObject, JobObject, Manifest, Pod
-from claas_operator.queueing import finished
+from claas_kube.objects.meta import Manifest
+from claas_kube.objects.pods import Pod
+from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_operator.plan.queueing import finished
 from tests.builders.resources import DEPLOYMENT
 from tests.cluster import vllm
 from tests.stack.install import Stack

@@ -16,7 +16,7 @@ RECIPE = ("corpus.py", "tasks.py", "tokenizer.py", "train.py")
 
 def recipe_hash() -> str:
     """A hash over the sources that decide the weights, the hindsight block's text among them."""
-    from claas_trainer.teachers import hindsight
+    from claas_trainer.samples import hindsight
 
     digest = hashlib.sha256()
     folder = Path(__file__).parent

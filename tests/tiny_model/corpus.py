@@ -6,7 +6,12 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from claas_trainer.teachers.hindsight import SEPARATOR, Message, Role, hindsight_block
+from claas_trainer.samples.hindsight import (
+    SEPARATOR,
+    Message,
+    Role,
+    hindsight_block,
+)
 from tests.tiny_model.tasks import (
     EMOJI,
     FACTS,

@@ -13,9 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from claas_trainer.teachers.hindsight import Message, Role
+from claas_trainer.samples.hindsight import Message, Role
 from tests.tiny_model.corpus import chats
-from tests.tiny_model.tokenizer import END_TOKEN, START_TOKEN, VOCABULARY_SIZE, train_tokenizer
+from tests.tiny_model.tokenizer import (
+    END_TOKEN,
+    START_TOKEN,
+    VOCABULARY_SIZE,
+    train_tokenizer,
+)
 
 STEPS = 1600
 BATCH_SIZE = 16

@@ -13,18 +13,20 @@ import kopf
 from kubernetes.aio.client import ApiClient
 from kubernetes.aio.leaderelection import electionconfig, leaderelection
 
-from claas_operator.api import LEASES, Api, connected
-from claas_operator.apply import Applier
-from claas_operator.companion import CompanionSource
-from claas_operator.core import Lease, Manifest
-from claas_operator.errors import Conflict, OperatorError, SettingsError
-from claas_operator.events import Recorder
-from claas_operator.handlers import Wakers
-from claas_operator.job_view import JobView
-from claas_operator.leader_lock import LeaderLock
-from claas_operator.observe import Observer
-from claas_operator.reading import Reader
-from claas_operator.reconcile import Reconciler
+from claas_kube.api import LEASES, Api, connected
+from claas_kube.errors import ApiError, Conflict
+from claas_kube.objects.meta import Manifest
+from claas_kube.objects.workloads import Lease
+from claas_operator.act.apply import Applier
+from claas_operator.act.events import Recorder
+from claas_operator.clients.companion_source import CompanionSource
+from claas_operator.clients.reader import Reader
+from claas_operator.errors import OperatorError, SettingsError
+from claas_operator.leader import LeaderLock
+from claas_operator.loop.handlers import Wakers
+from claas_operator.loop.reconcile import Reconciler
+from claas_operator.observe.job_view import JobView
+from claas_operator.observe.worlds import Observer
 from claas_operator.settings import Settings
 from claas_operator.starting import until_done
 
@@ -146,7 +148,7 @@ async def _let_go(api: Api, settings: Settings) -> None:
         if lease is None or Lease.model_validate(lease).spec.holder_identity != settings.pod_name:
             return
         await api.replace(LEASES, namespace, LEADER_LEASE, {**lease, "spec": {}})
-    except OperatorError as error:
+    except (ApiError, OperatorError) as error:
         log.warning("the leader's Lease was not freed: %s", error)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from claas_crds.contract import EXECUTION_MODE_VARIABLE
-from claas_crds.lora_adapter import EngineName
-from claas_crds.pod import Identity
+from claas_contract.places import EXECUTION_MODE_VARIABLE
+from claas_crds.v1alpha1.lora_adapter import EngineName
+from claas_crds.v1alpha1.trainer_pod import Identity
 from claas_operator.errors import SettingsError
 
 

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from claas_operator.errors import ApiError, Unavailable
+from claas_kube.errors import ApiError, Unavailable
 
 log = logging.getLogger(__name__)
 

@@ -78,8 +78,8 @@ def _rename(source: Any, target: Any, _really: Callable[..., None] = os.rename) 
 
 if POINT == "prepared":
     for module, owner in (("sleep", "SleepHandover"), ("share", "ShareHandover")):
-        sys.meta_path.insert(0, PatchAtImport(f"claas_trainer.handover.{module}", owner, "paused"))
+        sys.meta_path.insert(0, PatchAtImport(f"claas_trainer.serving.handover.{module}", owner, "paused"))
 elif POINT == "stepping":
-    sys.meta_path.insert(0, PatchAtImport("claas_trainer.engines.local", "LocalEngine", "acquire"))
+    sys.meta_path.insert(0, PatchAtImport("claas_trainer.engines.local.engine", "LocalEngine", "acquire"))
 elif POINT in ("publishing", "published"):
     setattr(os, "rename", _rename)  # noqa: B010  (a plain assignment would have to repeat its whole signature)

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster import binaries, buildah, host, image_specs, network, sweep, vllm, volumes
+from tests.cluster import (
+    binaries,
+    buildah,
+    host,
+    image_specs,
+    network,
+    sweep,
+    vllm,
+    volumes,
+)
 from tests.cluster.binaries import Binary
 from tests.cluster.certificates import make_authority
 from tests.cluster.errors import PrerequisiteError

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import JsonValue, ValidationError
 
-from claas_crds.distill_job import DistillJob
-from claas_crds.lora_adapter import ClaimVolume, LoraSpec, Storage
-from claas_crds.training import (
+from claas_crds.v1alpha1.distill_job import DistillJob
+from claas_crds.v1alpha1.lora_adapter import ClaimVolume, LoraSpec, Storage
+from claas_crds.v1alpha1.training import (
     DistillBatchItem,
     DistillBatchRequestPayload,
     DistillResponse,

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claas_crds.sample_documents import SampleError, read_document
-from claas_crds.training import ChatTurn, DistillBatchItem, TurnRole
+from claas_crds.samples.documents import SampleError, read_document
+from claas_crds.v1alpha1.training import ChatTurn, DistillBatchItem, TurnRole
 
 GOOD: dict[str, object] = {"user_prompt": "Hi?", "response": "Ho.", "feedback": "shorter"}
 RECORDED = GOOD | {"response_token_ids": [1, 2], "response_logprobs": [-0.5, -1.5]}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from claas_crds.conditions import Condition, ConditionStatus, condition_of
-from claas_operator.conditions import ConditionDraft
+from claas_crds.v1alpha1.conditions import Condition, ConditionStatus, condition_of
 from claas_operator.errors import SettingsError
+from claas_operator.plan.conditions import ConditionDraft
 from claas_operator.settings import Settings
 from tests.builders.world import NOW, ago, condition
 

@@ -9,9 +9,9 @@ import pytest
 from kubernetes.aio import client
 from kubernetes.aio.leaderelection.leaderelectionrecord import LeaderElectionRecord
 
+from claas_kube.errors import ApiError, Forbidden, Unavailable
 from claas_operator import starting
-from claas_operator.errors import ApiError, Forbidden, Unavailable
-from claas_operator.leader_lock import LeaderLock
+from claas_operator.leader import LeaderLock
 from claas_operator.starting import until_done
 
 INITIALISING = Unavailable(429, "GET /apis/claas.dev", "storage is (re)initializing", 0.001)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from claas_crds.contract import ModelLocation, TrainerInput, TrainerResult
-from claas_crds.training import TrainingConfig
-from claas_trainer.initialise import initialise
+from claas_contract.input import ModelLocation, TrainerInput
+from claas_contract.result import TrainerResult
+from claas_crds.v1alpha1.training import TrainingConfig
+from claas_trainer.attempt.initialise import initialise
+from claas_trainer.attempt.run import run
+from claas_trainer.messages.events import Reporter
 from claas_trainer.paths import Paths
-from claas_trainer.reporting import Reporter
-from claas_trainer.run import run
 from claas_trainer.store.record import StepRecord, VersionRecord
 from claas_trainer.store.versions import VersionStore
 from tests.unit.trainer.conftest import document

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from claas_trainer.hub_tokenizer import HubTokenizer
+from claas_trainer.model.hub_tokenizer import HubTokenizer
 
 CHATML = (
     "{% for m in messages %}"

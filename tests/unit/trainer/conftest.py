@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from claas_crds.contract import (
+from claas_contract.input import (
     AdapterIdentity,
     JobIdentity,
     ModelLocation,
@@ -17,9 +17,9 @@ from claas_crds.contract import (
     TrainerInput,
     VllmPod,
 )
-from claas_crds.lora_adapter import LoraSpec
+from claas_crds.v1alpha1.lora_adapter import LoraSpec
+from claas_trainer.messages.events import Reporter
 from claas_trainer.paths import Paths
-from claas_trainer.reporting import Reporter
 
 
 @pytest.fixture

@@ -11,14 +11,22 @@ from pathlib import Path
 
 import pytest
 
-from claas_crds.contract import ServerTrust, ServingTarget, VllmPod
-from claas_operator import serving
-from claas_operator.serving import Credentials
+from claas_contract.input import ServerTrust, ServingTarget, VllmPod
+from claas_operator.clients import servers as serving
+from claas_operator.clients.servers import Credentials
 from claas_trainer.errors import InputError
-from claas_trainer.liveness import gone
 from claas_trainer.paths import Paths
-from claas_trainer.pods import connect
-from claas_vllm_client import Refused, Tls, TlsFailed, Unreachable, VllmClient, VllmError, certificates_fault
+from claas_trainer.serving.liveness import gone
+from claas_trainer.serving.pods import connect
+from claas_vllm_client import (
+    Refused,
+    Tls,
+    TlsFailed,
+    Unreachable,
+    VllmClient,
+    VllmError,
+    certificates_fault,
+)
 from tests.cluster.certificates import KeyPair, make_authority, make_certificate
 
 NAME = "vllm.team.svc"

@@ -30,7 +30,7 @@ def main() -> int:
 
 
 def _work() -> int:
-    from claas_crds.contract import TrainerCommand
+    from claas_contract.outcome import TrainerCommand
 
     parser = argparse.ArgumentParser(description="internal: the process that the others start and watch")
     parser.add_argument(_WORKER)
@@ -39,13 +39,14 @@ def _work() -> int:
     parser.add_argument("--report-to", type=int, required=True, help="file descriptor for events")
     parser.add_argument("--supervisor", type=int, required=True, help="process id to die with")
     arguments = parser.parse_args()
-    from claas_trainer.worker import work
+    from claas_trainer.attempt.worker import work
 
     return work(TrainerCommand(arguments.task), arguments.input, arguments.report_to, arguments.supervisor)
 
 
 def _supervise() -> int:
-    from claas_crds.contract import INPUT_FILE, TrainerCommand
+    from claas_contract.outcome import TrainerCommand
+    from claas_contract.places import INPUT_FILE
 
     parser = argparse.ArgumentParser(prog="python -m claas_trainer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -58,7 +59,7 @@ def _supervise() -> int:
         command.add_argument("--input", type=Path, default=Path(INPUT_FILE), help="the input document")
     arguments = parser.parse_args()
     from claas_trainer.paths import Paths
-    from claas_trainer.supervisor import supervise
+    from claas_trainer.supervisor.supervisor import supervise
 
     return int(supervise(TrainerCommand(arguments.command), arguments.input, Paths.from_environment()))
 
@@ -70,7 +71,9 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 def _ended() -> int:
     """Say so in the termination message. Modules may be half imported, so that little is used here."""
-    from claas_crds.contract import TERMINATION_MESSAGE_FILE, ExitCode, FailureReason, TrainerResult
+    from claas_contract.outcome import ExitCode, FailureReason
+    from claas_contract.places import TERMINATION_MESSAGE_FILE
+    from claas_contract.result import TrainerResult
 
     message = "the pod was told to end before the step began; nothing was published"
     result = TrainerResult(succeeded=False, reason=FailureReason.INTERRUPTED, message=message)

@@ -6,7 +6,8 @@ sample's text.
 
 from __future__ import annotations
 
-from claas_crds.contract import FailureReason, PublishedVersion
+from claas_contract.outcome import FailureReason
+from claas_contract.result import PublishedVersion
 
 
 class TrainerError(Exception):
@@ -56,3 +57,8 @@ class VersionRejectedError(TrainerError):
     ) -> None:
         super().__init__(reason, message)
         self.version = version
+
+
+def not_found(message: str) -> InputError:
+    """Something of the model is missing, or can't be used."""
+    return InputError(message, FailureReason.MODEL_NOT_FOUND)

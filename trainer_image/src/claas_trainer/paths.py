@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from claas_crds import contract
-from claas_crds.contract import ModelLocation
+from claas_contract import places
+from claas_contract.input import ModelLocation
 from claas_trainer.errors import InputError
 from claas_vllm_client.tokens import token_fault, token_text
 
@@ -18,16 +18,16 @@ from claas_vllm_client.tokens import token_fault, token_text
 class Paths:
     """The files and folders of one pod; the defaults are the contract's."""
 
-    storage: Path = Path(contract.STORAGE_DIRECTORY)
-    model: Path = Path(contract.MODEL_DIRECTORY)
-    hub_cache: Path = Path(contract.HUB_CACHE_DIRECTORY)
-    scratch: Path = Path(contract.SCRATCH_DIRECTORY)
-    control_token: Path = Path(contract.CONTROL_TOKEN_FILE)
-    api_key: Path = Path(contract.API_KEY_FILE)
-    serving_ca: Path = Path(contract.SERVING_CA_FILE)
-    hub_token: Path = Path(contract.HUB_TOKEN_FILE)
-    termination_message: Path = Path(contract.TERMINATION_MESSAGE_FILE)
-    progress_port: int = contract.PROGRESS_PORT
+    storage: Path = Path(places.STORAGE_DIRECTORY)
+    model: Path = Path(places.MODEL_DIRECTORY)
+    hub_cache: Path = Path(places.HUB_CACHE_DIRECTORY)
+    scratch: Path = Path(places.SCRATCH_DIRECTORY)
+    control_token: Path = Path(places.CONTROL_TOKEN_FILE)
+    api_key: Path = Path(places.API_KEY_FILE)
+    serving_ca: Path = Path(places.SERVING_CA_FILE)
+    hub_token: Path = Path(places.HUB_TOKEN_FILE)
+    termination_message: Path = Path(places.TERMINATION_MESSAGE_FILE)
+    progress_port: int = places.PROGRESS_PORT
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Paths:
@@ -37,16 +37,16 @@ class Paths:
             return Path(environment.get(variable) or default)
 
         return cls(
-            storage=path("CLAAS_STORAGE_DIRECTORY", contract.STORAGE_DIRECTORY),
-            model=path("CLAAS_MODEL_DIRECTORY", contract.MODEL_DIRECTORY),
-            hub_cache=path("CLAAS_HUB_CACHE_DIRECTORY", contract.HUB_CACHE_DIRECTORY),
-            scratch=path("CLAAS_SCRATCH_DIRECTORY", contract.SCRATCH_DIRECTORY),
-            control_token=path("CLAAS_CONTROL_TOKEN_FILE", contract.CONTROL_TOKEN_FILE),
-            api_key=path("CLAAS_API_KEY_FILE", contract.API_KEY_FILE),
-            serving_ca=path("CLAAS_SERVING_CA_FILE", contract.SERVING_CA_FILE),
-            hub_token=path("CLAAS_HUB_TOKEN_FILE", contract.HUB_TOKEN_FILE),
-            termination_message=path("CLAAS_TERMINATION_MESSAGE_FILE", contract.TERMINATION_MESSAGE_FILE),
-            progress_port=int(environment.get("CLAAS_PROGRESS_PORT") or contract.PROGRESS_PORT),
+            storage=path("CLAAS_STORAGE_DIRECTORY", places.STORAGE_DIRECTORY),
+            model=path("CLAAS_MODEL_DIRECTORY", places.MODEL_DIRECTORY),
+            hub_cache=path("CLAAS_HUB_CACHE_DIRECTORY", places.HUB_CACHE_DIRECTORY),
+            scratch=path("CLAAS_SCRATCH_DIRECTORY", places.SCRATCH_DIRECTORY),
+            control_token=path("CLAAS_CONTROL_TOKEN_FILE", places.CONTROL_TOKEN_FILE),
+            api_key=path("CLAAS_API_KEY_FILE", places.API_KEY_FILE),
+            serving_ca=path("CLAAS_SERVING_CA_FILE", places.SERVING_CA_FILE),
+            hub_token=path("CLAAS_HUB_TOKEN_FILE", places.HUB_TOKEN_FILE),
+            termination_message=path("CLAAS_TERMINATION_MESSAGE_FILE", places.TERMINATION_MESSAGE_FILE),
+            progress_port=int(environment.get("CLAAS_PROGRESS_PORT") or places.PROGRESS_PORT),
         )
 
     def adapter_folder(self, storage_path: str) -> Path:

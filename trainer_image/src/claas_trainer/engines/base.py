@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from claas_crds.contract import ModelLocation
-from claas_crds.distill_job import SampleCounts
-from claas_crds.lora_adapter import LoraSpec
-from claas_crds.training import DistillBatchRequestPayload, DistillResponse
-from claas_trainer.chat_template import ServerChat
+from claas_contract.input import ModelLocation
+from claas_crds.v1alpha1.distill_job import SampleCounts
+from claas_crds.v1alpha1.lora_adapter import LoraSpec
+from claas_crds.v1alpha1.training import DistillBatchRequestPayload, DistillResponse
 from claas_trainer.paths import Paths
+from claas_trainer.samples.chat_template import ServerChat
 from claas_trainer.store.content import FileContent
 from claas_trainer.store.record import StepRecord
 from claas_trainer.store.versions import StoredVersion

@@ -6,13 +6,15 @@ import os
 from collections.abc import Mapping
 from importlib import import_module
 
-from claas_crds.contract import EXECUTION_MODE_VARIABLE, FailureReason, TrainerInput
-from claas_crds.lora_adapter import EngineName
+from claas_contract.input import TrainerInput
+from claas_contract.outcome import FailureReason
+from claas_contract.places import EXECUTION_MODE_VARIABLE
+from claas_crds.v1alpha1.lora_adapter import EngineName
 from claas_trainer.engines.base import TrainingEngine
 from claas_trainer.errors import EngineError, InputError
 
 ENGINES: Mapping[EngineName, tuple[str, str]] = {
-    EngineName.LOCAL: ("claas_trainer.engines.local", "LocalEngine"),
+    EngineName.LOCAL: ("claas_trainer.engines.local.engine", "LocalEngine"),
 }
 
 

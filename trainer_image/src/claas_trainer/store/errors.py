@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from claas_crds.contract import FailureReason
+from claas_contract.outcome import FailureReason
 from claas_trainer.errors import StoreError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})

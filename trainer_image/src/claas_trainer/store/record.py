@@ -7,9 +7,9 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict
 
-from claas_crds.distill_job import SampleCounts, Timings
-from claas_crds.lora_adapter import LoraSpec
-from claas_crds.training import TrainingConfig
+from claas_crds.v1alpha1.distill_job import SampleCounts, Timings
+from claas_crds.v1alpha1.lora_adapter import LoraSpec
+from claas_crds.v1alpha1.training import TrainingConfig
 
 RECORD_FILE = "version.json"
 ADAPTER_CONFIG_FILE = "adapter_config.json"

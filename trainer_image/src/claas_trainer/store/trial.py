@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from claas_crds.contract import FailureReason
+from claas_contract.outcome import FailureReason
 from claas_trainer.errors import StoreError
 from claas_trainer.store.content import Bytes, fsync_folder, write_file
 from claas_trainer.store.errors import errno_name, store_error

@@ -1,0 +1,18 @@
+"""Where a running trainer is: told over HTTP."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from claas_contract.base import ContractModel
+from claas_crds.v1alpha1.distill_job import JobPhase
+
+
+class Progress(ContractModel):
+    """Where a running trainer is; served at PROGRESS_PATH."""
+
+    phase: JobPhase
+    detail: str = ""
+    """Such as `micro-batch 3 of 8`."""
+    paused_since: datetime | None = None
+    """When serving was paused, while it is."""

@@ -1,0 +1,62 @@
+"""What came of an attempt: the termination message."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from claas_contract.base import ContractModel
+from claas_contract.outcome import FailureReason
+from claas_crds.v1alpha1.distill_job import SampleCounts, Timings
+from claas_crds.v1alpha1.lora_adapter import (
+    VersionVerdict,
+)
+
+TERMINATION_MESSAGE_LIMIT_BYTES = 4096
+
+
+class PublishedVersion(ContractModel):
+    """A version on the volume."""
+
+    number: int
+    path: str
+    """Below the volume's root."""
+    digest: str
+    created: datetime
+    parent: int | None = None
+    job_name: str | None = None
+    job_uid: str | None = None
+    metrics: dict[str, float] = {}
+    verdict: VersionVerdict = VersionVerdict.UNTRIED
+    """As it stands beside the version on the volume."""
+
+
+class TrainerResult(ContractModel):
+    """What came of an attempt; at most 4,096 bytes as JSON."""
+
+    succeeded: bool
+    reason: FailureReason | None = None
+    message: str = ""
+    """One sentence for people: what was wrong, where, what to do. Never a sample's text."""
+    version: PublishedVersion | None = None
+    """The version that was published, for `init` the newest one found or made, for `recover` the whole one that the
+    job published and that nobody refused. None after a `recover` that succeeded: there is no such version. With the
+    reasons VersionRejected and ParentRejected, the version that was refused."""
+    already_published: bool = False
+    """An earlier attempt had published it: no step was taken by this one."""
+    began: datetime | None = None
+    """When its work began, after everything was loaded for it; None where nobody could tell."""
+    swapped_pods: list[str] = []
+    """Pods that serve the version."""
+    samples: SampleCounts = SampleCounts()
+    timings: Timings = Timings()
+
+    def to_termination_message(self) -> str:
+        """JSON of at most 4,096 bytes; a message that is too long is cut."""
+        text = self.model_dump_json(exclude_none=True)
+        excess = len(text.encode()) - TERMINATION_MESSAGE_LIMIT_BYTES
+        if excess <= 0:
+            return text
+        kept = self.message.encode()[: max(0, len(self.message.encode()) - excess - 64)].decode(errors="ignore")
+        return self.model_copy(update={"message": kept + " [cut]", "swapped_pods": []}).model_dump_json(
+            exclude_none=True
+        )

@@ -1,0 +1,1 @@
+"""Reading samples as tools export them."""

@@ -1,0 +1,86 @@
+"""What makes a sample wrong for every model. Messages name the sample and the field, and never quote a text."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Iterator
+
+from claas_crds.v1alpha1.training import DistillBatchItem
+
+_ROUNDING = 1e-4
+"""A log-probability may come out this far above 0 by rounding; it counts as 0 then."""
+_STAND_IN = -9999.0
+"""What vLLM writes for a log-probability that it does not have: JSON knows no infinity."""
+_TEXT_FIELDS = ("user_prompt", "response", "feedback", "system_prompt", "prompt")
+_NEEDED = ("user_prompt", "response", "feedback")
+_BLANK_CATEGORIES = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
+_FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0") | {chr(code) for code in range(0xFE00, 0xFE10)}
+"""Letters, symbols and selectors that show nothing by themselves."""
+
+
+class SampleError(ValueError):
+    """A sample, or the document that holds it, can't be used.
+
+    `index` is the sample's place in the batch, None for the document as a whole; `field` its field, empty for the
+    sample as a whole; `message` says what is wrong and what to do, and never holds a text.
+    """
+
+    def __init__(self, index: int | None, field: str, message: str) -> None:
+        sample = "samples" if index is None else f"samples[{index}]"
+        self.place = f"{sample}.{field}" if field else sample
+        super().__init__(f"{self.place}: {message}")
+        self.index = index
+        self.field = field
+        self.message = message
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: white space, control and format characters (zero width ones), and fillers."""
+    return all(each in _FILLERS or unicodedata.category(each) in _BLANK_CATEGORIES for each in text)
+
+
+def check_sample(index: int, sample: DistillBatchItem) -> None:
+    """Raises SampleError for the first thing that is wrong with a sample whatever the model."""
+    for field, message in _faults(sample):
+        raise SampleError(index, field, message)
+
+
+def _faults(sample: DistillBatchItem) -> Iterator[tuple[str, str]]:
+    texts = {field: str(getattr(sample, field)) for field in _TEXT_FIELDS}
+    texts |= {f"messages[{place}].content": turn.content for place, turn in enumerate(sample.messages)}
+    for field, text in texts.items():
+        if any("\ud800" <= each <= "\udfff" for each in text):
+            yield field, "is not valid Unicode: it has half of a surrogate pair"
+        if "\0" in text:
+            yield field, "has a NUL character (U+0000), which no chat has; remove it"
+    for field in _NEEDED:
+        if is_blank(texts[field]):
+            yield (
+                field,
+                "is empty, or has nothing that can be seen; every sample needs user_prompt, response and feedback",
+            )
+    yield from _logprob_faults(sample)
+
+
+def _logprob_faults(sample: DistillBatchItem) -> Iterator[tuple[str, str]]:
+    if sample.response_logprobs and not sample.response_token_ids:
+        yield "response_logprobs", "are given without response_token_ids; give both, or neither"
+    if sample.response_logprobs and len(sample.response_logprobs) != len(sample.response_token_ids):
+        yield (
+            "response_logprobs",
+            f"has {len(sample.response_logprobs)} values for {len(sample.response_token_ids)} response_token_ids;"
+            " give one for each token",
+        )
+    for position, value in enumerate(sample.response_logprobs):
+        field = f"response_logprobs[{position}]"
+        if not math.isfinite(value):
+            yield field, "is NaN or infinite; give the log-probability that was sampled"
+        elif value > _ROUNDING:
+            yield field, "is above 0; a log-probability is at most 0"
+        elif value <= _STAND_IN:
+            yield (
+                field,
+                "is -9999 or less, which vLLM writes where it has no log-probability; leave response_logprobs out"
+                " for this sample (its importance ratio is 1 then)",
+            )

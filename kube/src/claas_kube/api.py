@@ -1,0 +1,263 @@
+"""The API server: the one place where the operator talks to it.
+
+Objects go in and out as plain data; a missing object is None. Writes are create-exclusive, server-side apply with
+one field manager, or a merge patch under a resourceVersion precondition. A request that the server can't answer now
+(HTTP 429 or 5xx, or no connection) is repeated a few times before it fails as Unavailable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import cast
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from claas_crds import GROUP, VERSION
+from claas_kube.errors import (
+    ApiError,
+    Conflict,
+    Forbidden,
+    Unavailable,
+)
+from claas_kube.objects.meta import Manifest
+from claas_kube.refusals import refusal_message
+
+FIELD_MANAGER = "claas-operator"
+REPEAT_SECONDS = (0.5, 1.0, 2.0)
+"""Pauses between the tries of one request; longer where the server asks for it."""
+LONGEST_REPEAT_SECONDS = 30.0
+PAGE_SIZE = 25
+"""Objects of one answer: a DistillJob may have a megabyte."""
+_REQUEST_SECONDS = 30
+_JSON = "application/json"
+_METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A kind of object and its place in the API."""
+
+    prefix: str
+    plural: str
+
+    def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
+        """The URL path of the collection or of one object."""
+        parts = [self.prefix]
+        if namespace is not None:
+            parts += ["namespaces", namespace]
+        parts.append(self.plural)
+        parts += [part for part in (name, subresource) if part is not None]
+        return "/".join(parts)
+
+
+ADAPTERS = Resource(f"/apis/{GROUP}/{VERSION}", "loraadapters")
+DISTILL_JOBS = Resource(f"/apis/{GROUP}/{VERSION}", "distilljobs")
+BATCH_JOBS = Resource("/apis/batch/v1", "jobs")
+DEPLOYMENTS = Resource("/apis/apps/v1", "deployments")
+PODS = Resource("/api/v1", "pods")
+SECRETS = Resource("/api/v1", "secrets")
+CONFIG_MAPS = Resource("/api/v1", "configmaps")
+CLAIMS = Resource("/api/v1", "persistentvolumeclaims")
+LEASES = Resource("/apis/coordination.k8s.io/v1", "leases")
+EVENTS = Resource("/api/v1", "events")
+
+
+class Propagation(StrEnum):
+    """What a deletion does with dependents (metav1.DeletionPropagation)."""
+
+    BACKGROUND = "Background"
+
+
+class Api:
+    """Requests to the API server."""
+
+    def __init__(
+        self, api_client: client.ApiClient, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
+        self._client = api_client
+        self._sleep = sleep
+
+    async def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
+        """One object, or None when there is none."""
+        try:
+            return await self._request("GET", resource.path(namespace, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list(
+        self, resource: Resource, namespace: str | None, labels: Mapping[str, str] | str = "", *, fields: str = ""
+    ) -> list[Manifest]:
+        """All objects of a namespace (None: of the cluster), those with all `labels` (or of that selector) and of the
+        field selector only."""
+        selector = labels if isinstance(labels, str) else ",".join(f"{key}={labels[key]}" for key in sorted(labels))
+        query = {"labelSelector": selector} if selector else {}
+        if fields:
+            query["fieldSelector"] = fields
+        answer = await self._request("GET", resource.path(namespace), query=query)
+        return cast(list[Manifest], answer.get("items") or [])
+
+    async def pages(self, resource: Resource, namespace: str | None) -> AsyncIterator[Sequence[Manifest]]:
+        """All objects, some at a time: what large ones need of memory is bounded."""
+        query = {"limit": str(PAGE_SIZE)}
+        while True:
+            answer = await self._request("GET", resource.path(namespace), query=query)
+            yield cast(Sequence[Manifest], answer.get("items") or ())
+            following = cast(Manifest, answer.get("metadata") or {}).get("continue")
+            if not following:
+                return
+            query["continue"] = str(following)
+
+    async def metadata_of_all(self, resource: Resource, namespace: str | None) -> Sequence[Manifest]:
+        """The metadata of all objects, without the objects."""
+        answer = await self._request("GET", resource.path(namespace), accept=_METADATA_ONLY)
+        return [cast(Manifest, found["metadata"]) for found in cast(Sequence[Manifest], answer.get("items") or ())]
+
+    async def create(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
+        """Create; raises Conflict when it exists already."""
+        query = {"fieldManager": FIELD_MANAGER}
+        return await self._request("POST", resource.path(namespace), query=query, body=manifest)
+
+    async def apply(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
+        """Server-side apply: fields named in `manifest` become the operator's."""
+        name = cast(str, cast(Manifest, manifest["metadata"])["name"])
+        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
+        return await self._request(
+            "PATCH",
+            resource.path(namespace, name),
+            query=query,
+            body=manifest,
+            content="application/apply-patch+yaml",
+        )
+
+    async def merge(
+        self, resource: Resource, namespace: str, name: str, patch: Manifest, subresource: str | None = None
+    ) -> Manifest:
+        """JSON merge patch; with `metadata.resourceVersion` in it, raises Conflict when the object has changed."""
+        return await self._request(
+            "PATCH",
+            resource.path(namespace, name, subresource),
+            query={"fieldManager": FIELD_MANAGER},
+            body=patch,
+            content="application/merge-patch+json",
+        )
+
+    async def replace(self, resource: Resource, namespace: str, name: str, manifest: Manifest) -> Manifest:
+        """Replace under the resourceVersion in `manifest`; raises Conflict when the object has changed."""
+        query = {"fieldManager": FIELD_MANAGER}
+        return await self._request("PUT", resource.path(namespace, name), query=query, body=manifest)
+
+    async def delete(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        *,
+        uid: str,
+        resource_version: str | None = None,
+        grace_seconds: int | None = None,
+        propagation: Propagation = Propagation.BACKGROUND,
+    ) -> None:
+        """Delete the object of that UID, and no other of its name; it may be gone already.
+
+        With `resource_version` only as it was then: raises Conflict when it has changed.
+        """
+        options: Manifest = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation.value}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
+        preconditions: Manifest = {"uid": uid}
+        if resource_version is not None:
+            preconditions["resourceVersion"] = resource_version
+        options["preconditions"] = preconditions
+        try:
+            await self._request("DELETE", resource.path(namespace, name), body=options)
+        except Conflict:
+            # With the UID alone it says that the object is gone, and another one has its name.
+            if resource_version is not None:
+                raise
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Manifest | None = None,
+        content: str = _JSON,
+        accept: str = _JSON,
+    ) -> Manifest:
+        """The answer to a request, tried again while the server can't answer. Raises ApiError."""
+        for pause in REPEAT_SECONDS:
+            try:
+                return await self._try(method, path, query or {}, body, content, accept)
+            except Unavailable as error:
+                await self._sleep(min(LONGEST_REPEAT_SECONDS, max(pause, error.retry_after_seconds)))
+        return await self._try(method, path, query or {}, body, content, accept)
+
+    async def _try(
+        self, method: str, path: str, query: Mapping[str, str], body: Manifest | None, content: str, accept: str
+    ) -> Manifest:
+        headers = {"Accept": accept}
+        if body is not None:
+            headers["Content-Type"] = content
+        verb, url, headers, serialized, _ = await self._client.param_serialize(
+            method=method,
+            resource_path=path,
+            query_params=list(query.items()),
+            header_params=headers,
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            answer = await self._client.call_api(verb, url, headers, serialized, _request_timeout=_REQUEST_SECONDS)
+            text = (await answer.read() or b"").decode(errors="replace")
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(0, f"{method} {path}", type(error).__name__) from None
+        parsed = _parsed(text)
+        if 200 <= answer.status < 300:
+            return parsed
+        message = refusal_message(method, path, parsed)
+        if answer.status == 429 or answer.status >= 500:
+            seconds = _retry_after(answer.headers.get("Retry-After"))
+            raise Unavailable(answer.status, f"{method} {path}", message, seconds)
+        kind = {409: Conflict, 403: Forbidden}.get(answer.status, ApiError)
+        raise kind(answer.status, f"{method} {path}", message)
+
+
+def _parsed(text: str) -> Manifest:
+    """An answer's JSON object; empty when it is none, as from a proxy in between."""
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        return {}
+    return cast(Manifest, parsed) if isinstance(parsed, dict) else {}
+
+
+def _retry_after(header: str | None) -> float:
+    """Seconds that the server asks to wait; 0 where it does not say, or gives a date."""
+    try:
+        return max(0.0, float(header or 0))
+    except ValueError:
+        return 0.0
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[tuple[Api, client.ApiClient]]:
+    """An Api with the pod's service account, or else with the current kube-context."""
+    configuration = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=configuration)
+    except config.ConfigException:
+        await config.load_kube_config(client_configuration=configuration)
+    async with client.ApiClient(configuration=configuration) as api_client:
+        yield Api(api_client), api_client

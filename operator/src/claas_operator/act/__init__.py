@@ -1,0 +1,1 @@
+"""Acting: the only writers."""

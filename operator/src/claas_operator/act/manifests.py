@@ -1,0 +1,294 @@
+"""The Kubernetes objects that the operator makes, as data."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import JsonValue
+
+from claas_contract import places as contract
+from claas_contract.input import TrainerInput
+from claas_contract.outcome import TrainerCommand
+from claas_crds import API_VERSION
+from claas_crds.v1alpha1.lora_adapter import KIND as ADAPTER_KIND
+from claas_crds.v1alpha1.trainer_pod import Identity, TrainerPod
+from claas_kube.objects.meta import LabelSelector, Manifest, ObjectMeta
+from claas_kube.objects.resources import AdapterObject
+from claas_operator.act.pod_volumes import (
+    Mount,
+    certificates_mount,
+    claim_mount,
+    pod_volumes,
+    secret_mount,
+    wire,
+)
+from claas_operator.plan import naming
+from claas_operator.settings import Settings
+
+TERMINATION_GRACE_SECONDS = 30
+TRAINER_UID = 65532
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The object a child belongs to: deleted with it."""
+
+    kind: str
+    metadata: ObjectMeta
+
+    def reference(self) -> Manifest:
+        """metav1.OwnerReference."""
+        return {
+            "apiVersion": API_VERSION,
+            "kind": self.kind,
+            "name": self.metadata.name,
+            "uid": self.metadata.uid,
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
+
+
+def child_metadata(
+    name: str, owner: Owner, adapter: ObjectMeta, command: TrainerCommand = TrainerCommand.RUN
+) -> Manifest:
+    """Metadata of a child: who it belongs to, and labels to find it by."""
+    labels: dict[str, JsonValue] = {
+        **naming.TRAINER_LABELS,
+        naming.ADAPTER_UID_LABEL: adapter.uid,
+        naming.OWNER_KIND_LABEL: owner.kind,
+    }
+    if owner.kind != ADAPTER_KIND and command is TrainerCommand.RUN:
+        labels[naming.JOB_UID_LABEL] = owner.metadata.uid
+    return {
+        "name": name,
+        "namespace": owner.metadata.namespace,
+        "labels": labels,
+        "annotations": {
+            naming.OWNER_NAME_ANNOTATION: owner.metadata.name,
+            naming.OWNER_GENERATION_ANNOTATION: str(owner.metadata.generation),
+        },
+        "ownerReferences": [owner.reference()],
+    }
+
+
+def input_secret(metadata: Manifest, document: TrainerInput, samples: str | None) -> Manifest:
+    """The Secret that carries an attempt's input, and samples that stand in the DistillJob itself."""
+    files = {"input.json": document.model_dump_json(exclude_none=True)}
+    if samples is not None:
+        files["samples.json"] = samples
+    data: Manifest = {name: base64.b64encode(text.encode()).decode() for name, text in files.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data}
+
+
+def storage_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
+    """What every trainer pod sees: input, the adapter's volume, a scratch folder."""
+    return [
+        Mount({"name": "claas-input", "secret": {"secretName": input_name}}, contract.INPUT_DIRECTORY),
+        claim_mount("claas-storage", adapter.spec.storage.claim_name, contract.STORAGE_DIRECTORY, read_only=False),
+        Mount({"name": "claas-scratch", "emptyDir": {}}, contract.SCRATCH_DIRECTORY, read_only=False),
+    ]
+
+
+def common_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
+    """What a pod sees that makes a version: the model too."""
+    mounts = storage_mounts(adapter, input_name)
+    source = adapter.spec.model.source
+    if source.persistent_volume_claim is not None:
+        claim = source.persistent_volume_claim.claim_name
+        mounts.append(claim_mount("claas-model", claim, contract.MODEL_DIRECTORY, read_only=True))
+    if source.hub is not None and source.hub.cache_claim_name is not None:
+        cache = source.hub.cache_claim_name
+        mounts.append(claim_mount("claas-hub-cache", cache, contract.HUB_CACHE_DIRECTORY, read_only=False))
+    if source.hub is not None and source.hub.token_secret_ref is not None:
+        reference = source.hub.token_secret_ref
+        mounts.append(secret_mount(reference.name, "claas-hub-token", reference, "/var/run/claas/hub-token"))
+    return mounts
+
+
+def serving_mounts(adapter: AdapterObject) -> list[Mount]:
+    """What a pod that pauses and swaps needs: the control token, the API key, and whom to trust."""
+    serving = adapter.spec.serving
+    mounts = []
+    if serving.control_token_secret_ref is not None:
+        reference = serving.control_token_secret_ref
+        mounts.append(secret_mount(reference.name, "claas-control", reference, "/var/run/claas/control"))
+    if serving.api_key_secret_ref is not None:
+        reference = serving.api_key_secret_ref
+        mounts.append(secret_mount(reference.name, "claas-api-key", reference, "/var/run/claas/api-key"))
+    if serving.tls is not None and serving.tls.certificates is not None:
+        mounts.append(certificates_mount(serving.tls, serving.tls.certificates))
+    return mounts
+
+
+def trainer_job(
+    command: TrainerCommand,
+    metadata: Manifest,
+    adapter: AdapterObject,
+    settings: Settings,
+    mounts: list[Mount],
+    serving: LabelSelector | None,
+) -> Manifest:
+    """The batch Job of one attempt: it is made once, never retried by Kubernetes itself."""
+    if command is TrainerCommand.RECOVER:
+        adapter = _without_devices(adapter)
+    # Whoever queues Jobs, such as Kueue, looks for its labels on the Job.
+    marked = _marked(metadata, adapter)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {**metadata, **marked},
+        "spec": {
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            # A trainer that is ending must be gone before Kubernetes could think of another.
+            "podReplacementPolicy": "Failed",
+            "template": {
+                "metadata": marked,
+                "spec": _pod_spec(command, adapter, settings, mounts, serving),
+            },
+        },
+    }
+
+
+def _without_devices(adapter: AdapterObject) -> AdapterObject:
+    """The adapter with a trainer that asks for no GPU: to look at a volume, none needs to be free."""
+    trainer = adapter.spec.trainer
+    resources = trainer.resources
+    plain = resources.model_copy(
+        update={
+            "limits": {name: value for name, value in resources.limits.items() if "/" not in name},
+            "requests": {name: value for name, value in resources.requests.items() if "/" not in name},
+        }
+    )
+    modest = trainer.model_copy(update={"resources": plain, "resource_claims": []})
+    return adapter.model_copy(update={"spec": adapter.spec.model_copy(update={"trainer": modest})})
+
+
+def _marked(metadata: Manifest, adapter: AdapterObject) -> Manifest:
+    """Labels and annotations of a batch Job and of its pod: the user's, and over them the operator's own."""
+    labels = metadata["labels"]
+    annotations = metadata["annotations"]
+    assert isinstance(labels, dict)
+    assert isinstance(annotations, dict)
+    trainer = adapter.spec.trainer
+    return {"labels": {**trainer.labels, **labels}, "annotations": {**trainer.annotations, **annotations}}
+
+
+def _pod_spec(
+    command: TrainerCommand,
+    adapter: AdapterObject,
+    settings: Settings,
+    mounts: list[Mount],
+    serving: LabelSelector | None,
+) -> Manifest:
+    trainer = adapter.spec.trainer
+    volumes, container_mounts = pod_volumes(mounts, trainer)
+    spec: Manifest = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
+        "securityContext": _security(trainer, trainer.identity or settings.trainer_identity),
+        "containers": [_container(command, adapter, settings, container_mounts)],
+        "volumes": volumes,
+    }
+    if trainer.image_pull_secrets:
+        spec["imagePullSecrets"] = [dict(secret) for secret in trainer.image_pull_secrets]
+    if trainer.node_selector:
+        spec["nodeSelector"] = dict(trainer.node_selector)
+    if trainer.tolerations:
+        spec["tolerations"] = [wire(toleration) for toleration in trainer.tolerations]
+    if trainer.runtime_class_name is not None:
+        spec["runtimeClassName"] = trainer.runtime_class_name
+    if trainer.resource_claims:
+        spec["resourceClaims"] = [
+            {"name": claim.name, "resourceClaimName": claim.resource_claim_name} for claim in trainer.resource_claims
+        ]
+    if trainer.same_node_as_serving and serving is not None:
+        spec["affinity"] = {"podAffinity": _beside(serving, required=command is TrainerCommand.RUN)}
+    return spec
+
+
+def _security(trainer: TrainerPod, identity: Identity) -> Manifest:
+    """core/v1 PodSecurityContext: what the restricted Pod Security Standard wants, and who the pod runs as."""
+    security: Manifest = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    if identity is Identity.FIXED:
+        user = trainer.run_as_user or TRAINER_UID
+        security |= {"runAsUser": user, "runAsGroup": user}
+        if trainer.fs_group is not None:
+            security |= {"fsGroup": trainer.fs_group, "fsGroupChangePolicy": "OnRootMismatch"}
+    elif trainer.run_as_user is not None:
+        security["runAsUser"] = trainer.run_as_user
+    if trainer.run_as_group is not None:
+        security["runAsGroup"] = trainer.run_as_group
+    return security
+
+
+def _beside(pods: LabelSelector, *, required: bool) -> Manifest:
+    """core/v1 PodAffinity to the node of the vLLM pods. A step can't do without; the initial version can."""
+    selector = pods.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    term: Manifest = {"labelSelector": selector, "topologyKey": "kubernetes.io/hostname"}
+    if required:
+        return {"requiredDuringSchedulingIgnoredDuringExecution": [term]}
+    return {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]}
+
+
+def _container(
+    command: TrainerCommand, adapter: AdapterObject, settings: Settings, mounts: list[JsonValue]
+) -> Manifest:
+    trainer = adapter.spec.trainer
+    resources: Manifest = {}
+    if trainer.resources.limits:
+        resources["limits"] = dict(trainer.resources.limits)
+    if trainer.resources.requests:
+        resources["requests"] = dict(trainer.resources.requests)
+    if trainer.resource_claims:
+        resources["claims"] = [
+            {"name": claim.name, **({"request": claim.request} if claim.request else {})}
+            for claim in trainer.resource_claims
+        ]
+    return {
+        "name": naming.TRAINER_CONTAINER,
+        "image": trainer.image or settings.trainer_image,
+        "imagePullPolicy": trainer.image_pull_policy or settings.trainer_image_pull_policy,
+        "args": [command.value],
+        "env": _environment(adapter, settings),
+        "ports": [{"name": "progress", "containerPort": contract.PROGRESS_PORT}],
+        "resources": resources,
+        "terminationMessagePath": contract.TERMINATION_MESSAGE_FILE,
+        "terminationMessagePolicy": "File",
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": mounts,
+    }
+
+
+def _environment(adapter: AdapterObject, settings: Settings) -> list[JsonValue]:
+    """The operator's variables and the user's; of a name that both give, the user's."""
+    ours: list[Manifest] = [
+        {"name": contract.EXECUTION_MODE_VARIABLE, "value": adapter.spec.engine or settings.engine},
+        {"name": "HOME", "value": contract.SCRATCH_DIRECTORY},
+    ]
+    theirs = [wire(variable) for variable in adapter.spec.trainer.env]
+    given = {variable["name"] for variable in theirs}
+    return [*(variable for variable in ours if variable["name"] not in given), *theirs]
+
+
+def companion_config_map(namespace: str, files: Mapping[str, str]) -> Manifest:
+    """The ConfigMap that brings the companion into vLLM pods: one key for each file of its package."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": naming.COMPANION_CONFIG_MAP,
+            "namespace": namespace,
+            "labels": dict(naming.COMMON_LABELS),
+        },
+        "data": dict(files),
+    }

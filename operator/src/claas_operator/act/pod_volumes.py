@@ -1,0 +1,117 @@
+"""Volumes and mounts of a trainer's pod: one volume for each claim, whoever names it.
+
+A kubelet never gets a pod going whose volumes name one claim twice, and says nothing of it. The adapter's volume, the
+model, the samples, a hub's cache and volumes of the user may well lie on one claim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
+
+from claas_contract.places import SERVING_CA_FILE
+from claas_crds.v1alpha1.tls import CertificatesKeyRef, ServingTls
+from claas_crds.v1alpha1.trainer_pod import PassThrough, SecretKeyRef, TrainerPod
+from claas_kube.objects.meta import Manifest
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A volume and where the trainer sees it."""
+
+    volume: Manifest
+    path: str
+    read_only: bool = True
+
+
+def secret_mount(name: str, volume: str, reference: SecretKeyRef, path: str) -> Mount:
+    """One key of a Secret as the file `token` in a folder."""
+    items: list[JsonValue] = [{"key": reference.key, "path": "token"}]
+    return Mount({"name": volume, "secret": {"secretName": name, "items": items}}, path)
+
+
+def certificates_mount(tls: ServingTls, reference: CertificatesKeyRef) -> Mount:
+    """The CA of vLLM's certificate, as the file that the contract names."""
+    folder, _, file = SERVING_CA_FILE.rpartition("/")
+    items: list[JsonValue] = [{"key": reference.key, "path": file}]
+    source: Manifest = (
+        {"secret": {"secretName": reference.name, "items": items}}
+        if tls.ca_secret_ref is not None
+        else {"configMap": {"name": reference.name, "items": items}}
+    )
+    return Mount({"name": "claas-serving-ca", **source}, folder)
+
+
+def claim_mount(volume: str, claim: str, path: str, *, read_only: bool) -> Mount:
+    """A PersistentVolumeClaim."""
+    source: Manifest = {"claimName": claim}
+    if read_only:
+        source["readOnly"] = True
+    return Mount({"name": volume, "persistentVolumeClaim": source}, path, read_only)
+
+
+def pod_volumes(mounts: Sequence[Mount], trainer: TrainerPod) -> tuple[list[JsonValue], list[JsonValue]]:
+    """The pod's volumes and the container's mounts: the operator's own, then those of `spec.trainer`.
+
+    Volumes of one claim become one, named as the first of them; what was mounted read-only stays so, mount by mount.
+    """
+    theirs = [wire(volume) for volume in trainer.volumes]
+    merged = _merge([*(mount.volume for mount in mounts), *theirs])
+    container: list[JsonValue] = [
+        *(_container_mount(merged, str(mount.volume["name"]), mount.path, mount.read_only) for mount in mounts),
+        *(_given_mount(merged, wire(mount)) for mount in trainer.volume_mounts),
+    ]
+    return list(merged.volumes), container
+
+
+def wire(model: PassThrough) -> Manifest:
+    """A passed-through object as it stood in the spec."""
+    return model.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+@dataclass
+class _Merged:
+    volumes: list[Manifest] = field(default_factory=list)
+    name_of: dict[str, str] = field(default_factory=dict)
+    """The name of the volume that stands for a given one."""
+    read_only: set[str] = field(default_factory=set)
+    """Given volumes of claims that were to be read only."""
+
+
+def _merge(given: Iterable[Manifest]) -> _Merged:
+    merged = _Merged()
+    first_of: dict[str, Manifest] = {}
+    for volume in given:
+        name = str(volume["name"])
+        source = volume.get("persistentVolumeClaim")
+        if not isinstance(source, dict):
+            merged.name_of[name] = name
+            merged.volumes.append(volume)
+            continue
+        if source.get("readOnly"):
+            merged.read_only.add(name)
+        claim = str(source.get("claimName"))
+        first = first_of.get(claim)
+        if first is None:
+            first = {**volume, "persistentVolumeClaim": dict(source)}
+            first_of[claim] = first
+            merged.volumes.append(first)
+        elif not source.get("readOnly"):
+            # Written through one of its mounts, so it can't be read-only as a whole.
+            first["persistentVolumeClaim"] = {"claimName": claim}
+        merged.name_of[name] = str(first["name"])
+    return merged
+
+
+def _container_mount(merged: _Merged, volume: str, path: str, read_only: bool) -> Manifest:
+    mount: Manifest = {"name": merged.name_of[volume], "mountPath": path}
+    return {**mount, "readOnly": True} if read_only else mount
+
+
+def _given_mount(merged: _Merged, mount: Manifest) -> Manifest:
+    volume = str(mount["name"])
+    read_only: Manifest = {"readOnly": True} if volume in merged.read_only else {}
+    # A name that no volume has is passed on: the API server says so in its own words.
+    return {**mount, "name": merged.name_of.get(volume, volume), **read_only}

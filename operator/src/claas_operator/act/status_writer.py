@@ -1,0 +1,79 @@
+"""Writing status: what a plan says, and, when a pass failed, why."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from claas_crds.v1alpha1.distill_job import DistillJobStatus
+from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
+from claas_kube.api import (
+    ADAPTERS,
+    DISTILL_JOBS,
+    Api,
+    Resource,
+)
+from claas_kube.errors import ApiError, Unavailable
+from claas_kube.objects.meta import Manifest, ObjectMeta
+from claas_operator.act.pass_failures import adapter_status, job_status, trouble_of
+from claas_operator.errors import OperatorError
+from claas_operator.keys import Key, Kind
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 2
+"""How many passes may fail because the API server can't answer before that is told in status."""
+
+
+class StatusWriter:
+    """Writes the status of LoraAdapters and DistillJobs."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def write(
+        self,
+        resource: Resource,
+        metadata: ObjectMeta,
+        before: LoraAdapterStatus | DistillJobStatus,
+        after: LoraAdapterStatus | DistillJobStatus,
+    ) -> ObjectMeta:
+        """Write status where it changed, under the resourceVersion it was decided on."""
+        old = before.model_dump(mode="json", by_alias=True, exclude_none=True)
+        new = after.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if old == new:
+            return metadata
+        removed: Manifest = {field: None for field in old if field not in new}
+        patch: Manifest = {
+            "metadata": {"resourceVersion": metadata.resource_version},
+            "status": {**removed, **new},
+        }
+        written = await self._api.merge(resource, metadata.namespace, metadata.name, patch, subresource="status")
+        return ObjectMeta.model_validate(written["metadata"])
+
+    async def tell(self, key: Key, error: Exception, failures: int) -> bool:
+        """Say in the object's status why the pass over it failed; its next good pass says what is so then. False when
+        there is no such object any more.
+
+        `failures` is how many passes had failed before, without a good one in between.
+        """
+        if key.kind is Kind.LEASE:
+            return True
+        resource, status_of = (ADAPTERS, adapter_status) if key.kind is Kind.ADAPTER else (DISTILL_JOBS, job_status)
+        try:
+            found = await self._api.get(resource, key.namespace, key.name)
+            if found is None:
+                return False
+            before = found.get("status") or {}
+            # What may be over in a moment need not be told of an object that has a status.
+            if isinstance(error, Unavailable) and before and failures < PATIENCE:
+                return True
+            after = status_of(found, trouble_of(error), datetime.now(UTC))
+            if all(isinstance(before, dict) and before.get(name) == value for name, value in after.items()):
+                return True
+            metadata: Manifest = {"resourceVersion": ObjectMeta.model_validate(found["metadata"]).resource_version}
+            patch: Manifest = {"metadata": metadata, "status": after}
+            await self._api.merge(resource, key.namespace, key.name, patch, subresource="status")
+        except (ApiError, OperatorError) as again:
+            log.warning("%s %s/%s: its status could not be written: %s", key.kind, key.namespace, key.name, again)
+        return True

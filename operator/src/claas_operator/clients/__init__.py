@@ -1,0 +1,1 @@
+"""Clients: what observing and acting read and tell over the network."""

@@ -1,0 +1,244 @@
+"""Reading Kubernetes' objects as typed values. Nothing is decided and nothing is written here."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import cast
+
+from pydantic import ValidationError
+
+from claas_crds.v1alpha1.tls import ServingTls
+from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
+from claas_kube.api import (
+    ADAPTERS,
+    BATCH_JOBS,
+    CLAIMS,
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    DISTILL_JOBS,
+    EVENTS,
+    LEASES,
+    PODS,
+    SECRETS,
+    Api,
+    Resource,
+)
+from claas_kube.objects.meta import Manifest, ObjectMeta, SecretMeta
+from claas_kube.objects.pods import Pod
+from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_kube.objects.workloads import (
+    BatchJob,
+    Deployment,
+    Event,
+    Lease,
+)
+from claas_operator.clients.servers import Credentials
+from claas_operator.plan import naming
+from claas_operator.plan.serving_lease import (
+    SERVING_LEASE_LABELS,
+    ServingLease,
+    lease_name,
+    read_lease,
+)
+from claas_vllm_client import Tls, token_fault, token_text
+
+
+@dataclass(frozen=True)
+class SecretToken:
+    """A token from a Secret: its text, or why it can't be one, and when the Secret last changed."""
+
+    text: str | None
+    fault: str | None
+    changed: datetime | None
+
+
+@dataclass(frozen=True)
+class Document:
+    """One key of a ConfigMap or Secret."""
+
+    uid: str
+    version: str
+    data: bytes | None = field(repr=False)
+    """None: the object has no such key."""
+
+
+class Reader:
+    """Reads single objects and lists; one that is missing is None."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def adapter_object(self, namespace: str, name: str) -> AdapterObject | None:
+        """The LoraAdapter of that name."""
+        found = await self._api.get(ADAPTERS, namespace, name)
+        return AdapterObject.model_validate(found) if found else None
+
+    async def job_object(self, namespace: str, name: str) -> JobObject | None:
+        """The DistillJob of that name."""
+        found = await self._api.get(DISTILL_JOBS, namespace, name)
+        return JobObject.model_validate(found) if found else None
+
+    async def readable_job(self, namespace: str, name: str) -> JobObject | None:
+        """The DistillJob of that name, unless this release can't read it: then nothing is known to go on."""
+        try:
+            return await self.job_object(namespace, name)
+        except ValidationError:
+            return None
+
+    async def readable_adapter(self, namespace: str, name: str) -> AdapterObject | None:
+        """The LoraAdapter of that name, unless this release can't read it."""
+        found = await self._api.get(ADAPTERS, namespace, name)
+        return _readable_adapter(found) if found else None
+
+    async def adapters(self, namespace: str) -> list[AdapterObject]:
+        """The LoraAdapters of a namespace that this release can read: another one is in nobody else's way."""
+        return [
+            adapter
+            for found in await self._api.list(ADAPTERS, namespace)
+            if (adapter := _readable_adapter(found)) is not None
+        ]
+
+    async def lease(self, namespace: str, deployment: str) -> ServingLease | None:
+        """The serving lease of a Deployment."""
+        found = await self._api.get(LEASES, namespace, lease_name(deployment))
+        return read_lease(Lease.model_validate(found)) if found else None
+
+    async def lease_named(self, namespace: str, name: str) -> ServingLease | None:
+        """The serving lease by its own name."""
+        found = await self._api.get(LEASES, namespace, name)
+        return read_lease(Lease.model_validate(found)) if found else None
+
+    async def leases(self, namespace: str | None) -> list[ServingLease]:
+        """All serving leases."""
+        found = await self._api.list(LEASES, namespace, SERVING_LEASE_LABELS)
+        return [read_lease(Lease.model_validate(lease)) for lease in found]
+
+    async def claim_found(self, namespace: str, name: str) -> bool:
+        """Whether there is a PersistentVolumeClaim of that name."""
+        return await self._api.get(CLAIMS, namespace, name) is not None
+
+    async def config_map(self, namespace: str, name: str) -> Manifest | None:
+        """A ConfigMap as it is."""
+        return await self._api.get(CONFIG_MAPS, namespace, name)
+
+    async def document(self, resource: Resource, namespace: str, name: str, key: str) -> Document | None:
+        """One key of a ConfigMap or Secret; None when there is no such object."""
+        found = await self._api.get(resource, namespace, name)
+        if found is None:
+            return None
+        metadata = ObjectMeta.model_validate(found["metadata"])
+        texts = cast(dict[str, str], found.get("data") or {})
+        binary = cast(dict[str, str], found.get("binaryData") or {})
+        data = None
+        if key in texts:
+            text = texts[key]
+            data = base64.b64decode(text) if resource is SECRETS else text.encode("utf-8", "surrogatepass")
+        elif key in binary:
+            data = base64.b64decode(binary[key])
+        return Document(metadata.uid, metadata.resource_version, data)
+
+    async def credentials(
+        self,
+        namespace: str,
+        control_token: SecretKeyRef | None,
+        api_key: SecretKeyRef | None,
+        tls: ServingTls | None = None,
+    ) -> Credentials:
+        """The contents of the Secrets that open a server; None for what is not named, not there or unusable."""
+        token = await self.secret(namespace, control_token) if control_token else None
+        key = await self.secret(namespace, api_key) if api_key else None
+        verified = None
+        if tls is not None:
+            # Certificates that are named and not there are none to trust, never the public ones.
+            ca = (await self.certificates(namespace, tls) or "") if tls.certificates else None
+            verified = Tls(ca, tls.server_name)
+        return Credentials(token.text if token else None, key.text if key else None, verified)
+
+    async def certificates(self, namespace: str, tls: ServingTls) -> str | None:
+        """The certificates that an adapter's TLS settings name, in PEM; None when they are not there."""
+        reference = tls.certificates
+        if reference is None:
+            return None
+        found = await self._api.get(SECRETS if tls.ca_secret_ref else CONFIG_MAPS, namespace, reference.name)
+        text = cast(dict[str, str], (found or {}).get("data") or {}).get(reference.key)
+        if text is None or tls.ca_secret_ref is None:
+            return text
+        return base64.b64decode(text).decode(errors="replace")
+
+    async def secret(self, namespace: str, reference: SecretKeyRef) -> SecretToken | None:
+        """One key of a Secret as a token; None when it is not there."""
+        secret = await self._api.get(SECRETS, namespace, reference.name)
+        value = cast(dict[str, str], (secret or {}).get("data") or {}).get(reference.key)
+        if secret is None or value is None:
+            return None
+        raw = base64.b64decode(value)
+        fault = token_fault(raw)
+        changed = SecretMeta.model_validate(secret["metadata"]).changed
+        if fault is not None:
+            return SecretToken(None, f"key {reference.key} of Secret {reference.name} {fault}", changed)
+        return SecretToken(token_text(raw), None, changed)
+
+    async def deployment(self, namespace: str, name: str) -> Deployment | None:
+        """The Deployment of that name."""
+        found = await self._api.get(DEPLOYMENTS, namespace, name)
+        return Deployment.model_validate(found) if found else None
+
+    async def deployment_pods(self, namespace: str, deployment: Deployment | None) -> list[Pod]:
+        """The Deployment's pods that are not on their way out."""
+        found = await self.pods_of(namespace, deployment)
+        alive = [pod for pod in found if not pod.ended and pod.metadata.deletion_timestamp is None]
+        return sorted(alive, key=lambda pod: pod.metadata.name)
+
+    async def pods_of(self, namespace: str, deployment: Deployment | None) -> list[Pod]:
+        """All pods that the Deployment's selector matches."""
+        if deployment is None:
+            return []
+        found = await self._api.list(PODS, namespace, deployment.spec.selector.text)
+        return [Pod.model_validate(pod) for pod in found]
+
+    async def pod(self, namespace: str, name: str) -> Pod | None:
+        """The pod of that name."""
+        found = await self._api.get(PODS, namespace, name)
+        return Pod.model_validate(found) if found else None
+
+    async def batch_job(self, namespace: str, name: str) -> BatchJob | None:
+        """The batch Job of that name."""
+        found = await self._api.get(BATCH_JOBS, namespace, name)
+        return BatchJob.model_validate(found) if found else None
+
+    async def batch_job_pods(self, namespace: str, name: str) -> list[Pod]:
+        """The pods of a batch Job."""
+        labels = {"batch.kubernetes.io/job-name": name}
+        return [Pod.model_validate(pod) for pod in await self._api.list(PODS, namespace, labels)]
+
+    async def events(self, namespace: str, uid: str) -> list[Event]:
+        """The Events about the object of that UID."""
+        found = await self._api.list(EVENTS, namespace, fields=f"involvedObject.uid={uid}")
+        return [Event.model_validate(event) for event in found]
+
+    async def trainer_pods(self, namespace: str, job_uid: str) -> list[Pod]:
+        """The trainer pods of a DistillJob, of all its attempts."""
+        found = await self._api.list(PODS, namespace, {naming.JOB_UID_LABEL: job_uid})
+        return [Pod.model_validate(pod) for pod in found]
+
+    async def input_uid(self, namespace: str, name: str) -> str | None:
+        """UID of the Secret that carries an attempt's input; None when there is no Secret of ours by that name."""
+        found = await self._api.get(SECRETS, namespace, name)
+        metadata = ObjectMeta.model_validate(found["metadata"]) if found else None
+        if metadata is None or not naming.TRAINER_LABELS.items() <= metadata.labels.items():
+            return None
+        return metadata.uid
+
+    async def attempts_open(self, namespace: str, job_uid: str) -> bool:
+        """Whether a batch Job of a DistillJob has not ended: Kubernetes may yet make a pod of it."""
+        found = await self._api.list(BATCH_JOBS, namespace, {naming.JOB_UID_LABEL: job_uid})
+        return any(not BatchJob.model_validate(job).ended_because for job in found)
+
+
+def _readable_adapter(found: Manifest) -> AdapterObject | None:
+    try:
+        return AdapterObject.model_validate(found)
+    except ValidationError:
+        return None

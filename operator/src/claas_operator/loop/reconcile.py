@@ -1,0 +1,261 @@
+"""One key, one pass: observe, plan, apply, status. Passes are idempotent; everything they know is in the cluster."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from claas_crds.v1alpha1.distill_job import KIND as JOB_KIND
+from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.lora_adapter import KIND as ADAPTER_KIND
+from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
+from claas_kube.api import ADAPTERS, DISTILL_JOBS, Api
+from claas_kube.errors import ApiError, Conflict
+from claas_kube.objects.meta import Manifest, ObjectMeta
+from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_operator.act.apply import Applier
+from claas_operator.act.events import Recorder
+from claas_operator.act.pass_failures import refused_step, trouble_of
+from claas_operator.act.status_writer import StatusWriter
+from claas_operator.clients.reader import Reader
+from claas_operator.keys import Key, Kind
+from claas_operator.loop.transitions import adapter_transition, job_transition, lease_transitions
+from claas_operator.loop.work_queue import WorkQueue
+from claas_operator.observe.job_view import JobView, known_job
+from claas_operator.observe.worlds import Observer
+from claas_operator.plan import actions
+from claas_operator.plan.adapter.adapter import plan_adapter
+from claas_operator.plan.job.job import plan_job
+from claas_operator.plan.lease import plan_lease
+from claas_operator.plan.queueing import finished, queue_key
+from claas_operator.plan.server.load_failures import LoadFailures
+from claas_operator.plan.serving_lease import lease_name
+from claas_operator.plan.world import AttemptState
+
+log = logging.getLogger(__name__)
+
+CONFLICT_SECONDS = 0.2
+"""When a pass is repeated that was decided on something which has changed meanwhile."""
+NEXT_IN_LINE = 2
+"""How many waiting jobs are woken when a lease becomes free."""
+
+
+class Reconciler:
+    """Runs the passes."""
+
+    def __init__(
+        self, api: Api, read: Reader, jobs: JobView, observer: Observer, applier: Applier, recorder: Recorder
+    ) -> None:
+        self._api = api
+        self._read = read
+        self._status = StatusWriter(api)
+        self.jobs = jobs
+        self._observer = observer
+        self._applier = applier
+        self._recorder = recorder
+        self._loads = LoadFailures()
+        self.queue = WorkQueue(self.reconcile, describe=lambda error: trouble_of(error).message)
+        self._listed: set[str | None] = set()
+
+    async def reconcile(self, key: Key) -> float | None:
+        """One pass; answers in how many seconds to look again."""
+        try:
+            match key.kind:
+                case Kind.ADAPTER:
+                    return await self._adapter(key)
+                case Kind.JOB:
+                    return await self._job(key)
+                case Kind.LEASE:
+                    return await self._lease(key)
+        except Conflict as conflict:
+            log.debug("%s %s/%s is decided on anew: %s", key.kind, key.namespace, key.name, conflict)
+            return CONFLICT_SECONDS
+        except Exception as error:
+            # Whatever it is, the object's status tells it; the queue then tries the key again.
+            if await self._status.tell(key, error, self.queue.failures(key)):
+                raise
+            return 0.0  # It was deleted in mid-pass: look at what that leaves to do.
+
+    async def resync(self, namespaces: tuple[str | None, ...]) -> None:
+        """Wake every object of ours; None stands for all namespaces."""
+        for namespace in namespaces:
+            for metadata in await self._api.metadata_of_all(ADAPTERS, namespace):
+                found = ObjectMeta.model_validate(metadata)
+                self.queue.wake(Key(Kind.ADAPTER, found.namespace, found.name))
+            await self._resync_jobs(namespace)
+            for lease in await self._read.leases(namespace):
+                if lease.grant is not None or lease.served or lease.unaccounted:
+                    self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
+
+    async def _resync_jobs(self, namespace: str | None) -> None:
+        """Wake the jobs with something to do; the first time all are read, later those that have changed unseen."""
+        if namespace not in self._listed:
+            async for page in self._api.pages(DISTILL_JOBS, namespace):
+                for found in page:
+                    self.jobs.take(found)
+                    self._wake_job(ObjectMeta.model_validate(found["metadata"]))
+            self._listed.add(namespace)
+            return
+        known = self.jobs.within(namespace)
+        found_now = [
+            ObjectMeta.model_validate(found) for found in await self._api.metadata_of_all(DISTILL_JOBS, namespace)
+        ]
+        present = {metadata.uid for metadata in found_now}
+        for job in known:
+            if job.uid not in present:
+                self.jobs.forget(job.namespace, job.name)
+        for metadata in found_now:
+            self._wake_job(metadata)
+
+    def _wake_job(self, metadata: ObjectMeta) -> None:
+        """Wake a job when it has something to do, or when more has become of it than is known."""
+        job = self.jobs.get(metadata.namespace, metadata.name)
+        seen = job is not None and job.resource_version == metadata.resource_version
+        due = job.due_in(datetime.now(UTC)) if job is not None and seen else 0.0
+        if due is not None:
+            self.queue.wake(Key(Kind.JOB, metadata.namespace, metadata.name), due)
+
+    def saw_job(self, found: Manifest, *, gone: bool) -> None:
+        """A watch told of a job."""
+        metadata = ObjectMeta.model_validate(found["metadata"])
+        if gone:
+            self.jobs.forget(metadata.namespace, metadata.name)
+            self.queue.wake(Key(Kind.JOB, metadata.namespace, metadata.name))
+        else:
+            self.jobs.take(found)
+            self._wake_job(metadata)
+
+    async def _adapter(self, key: Key) -> float | None:
+        adapter = await self._read.adapter_object(key.namespace, key.name)
+        if adapter is None or adapter.metadata.deletion_timestamp is not None:
+            self._loads.forget(key.namespace, key.name)
+            await self._wake_after(key)
+            return None
+        world = await self._observer.adapter_world(adapter, self._loads.of(adapter.metadata))
+        plan = plan_adapter(world)
+        known = adapter.status.versions
+        if plan.status.versions != known:
+            # Before anything is loaded: a version must not be forgotten when its job is deleted meanwhile.
+            adapter = await self._note_versions(adapter, plan.status)
+            await self._recorder.record(ADAPTER_KIND, adapter.metadata, plan.news)
+        if plan.actions:
+            outcome = await self._applier.for_adapter(adapter, plan.actions)
+            # Status tells what is so after acting, not what was meant to be.
+            again = await self._read.adapter_object(key.namespace, key.name)
+            if again is None or again.metadata.deletion_timestamp is not None:
+                return 0.0
+            adapter = again
+            pods = frozenset(pod.uid for pod in world.pods)
+            self._loads.note(world.adapter.metadata, pods, outcome.loads, datetime.now(UTC))
+            plan = plan_adapter(await self._observer.adapter_world(adapter, self._loads.of(adapter.metadata)))
+        before = adapter.status
+        await self._status.write(ADAPTERS, adapter.metadata, before, plan.status)
+        _log(key, adapter_transition(before, plan.status))
+        news = plan.news if plan.status.versions != before.versions else ()
+        await self._recorder.record(ADAPTER_KIND, adapter.metadata, (*news, *plan.notes))
+        if plan.status.versions != known or before.served_version != plan.status.served_version:
+            # Another version means nothing to a job whose turn has not come, and there may be many.
+            self._wake_jobs(key, queued=False)
+        return plan.requeue_seconds
+
+    async def _note_versions(self, adapter: AdapterObject, planned: LoraAdapterStatus) -> AdapterObject:
+        """Write the adapter's versions into its status, and nothing else; the adapter as it is then."""
+        versions = {"versions": planned.versions, "latest_version": planned.latest_version}
+        status = adapter.status.model_copy(update=versions)
+        metadata = await self._status.write(ADAPTERS, adapter.metadata, adapter.status, status)
+        return adapter.model_copy(update={"metadata": metadata, "status": status})
+
+    async def _job(self, key: Key) -> float | None:
+        job = await self._read.job_object(key.namespace, key.name)
+        if job is None:
+            self.jobs.forget(key.namespace, key.name)
+            return None
+        self.jobs.note(job)
+        if job.metadata.deletion_timestamp is not None:
+            return None
+        world = await self._observer.job_world(job)
+        plan = plan_job(world)
+        # What is accounted for is written down before anything that would make it unreadable is done.
+        metadata = await self._status.write(DISTILL_JOBS, job.metadata, job.status, plan.status)
+        before, written = known_job(job), job.model_copy(update={"metadata": metadata, "status": plan.status})
+        after = self.jobs.note(written) if metadata is not job.metadata else before
+        _log(key, job_transition(job.status, plan.status))
+        await self._recorder.record(JOB_KIND, job.metadata, plan.notes)
+        try:
+            await self._applier.for_job(job.model_copy(update={"metadata": metadata}), world.adapter, plan.actions)
+        except Conflict:
+            raise
+        except ApiError as error:
+            if world.attempt.state is not AttemptState.ABSENT or plan.status.produced_version is not None:
+                raise
+            return await self._stand_back(key, written, error)
+        adapter = Key(Kind.ADAPTER, key.namespace, job.spec.adapter_ref.name)
+        published = plan.status.produced_version != job.status.produced_version
+        ended = finished(plan.status.conditions) and not finished(job.status.conditions)
+        if published or ended or plan.status.trainer_job != job.status.trainer_job:
+            self.queue.wake(adapter)
+        deployment = world.adapter.spec.serving.deployment_ref.name if world.adapter is not None else None
+        if deployment is not None:
+            _log(
+                Key(Kind.LEASE, key.namespace, lease_name(deployment)), *lease_transitions(world.lease, plan.actions)
+            )
+        if deployment is not None and before.queued and not after.queued:
+            await self._wake_next(key.namespace, deployment)
+        if deployment is not None and (plan.actions or ended):
+            self.queue.wake(Key(Kind.LEASE, key.namespace, lease_name(deployment)))
+        return plan.requeue_seconds
+
+    async def _stand_back(self, key: Key, job: JobObject, error: ApiError) -> float:
+        """The API server refuses to start the job's step: tell it, and let others go first for a while."""
+        now = datetime.now(UTC)
+        status = refused_step(job.status, job.metadata.generation, error, now)
+        metadata = await self._status.write(DISTILL_JOBS, job.metadata, job.status, status)
+        self.jobs.note(job.model_copy(update={"metadata": metadata, "status": status}))
+        _log(key, job_transition(job.status, status))
+        assert status.retry_time is not None
+        return (status.retry_time - now).total_seconds()
+
+    async def _lease(self, key: Key) -> float | None:
+        lease = await self._read.lease_named(key.namespace, key.name)
+        if lease is None:
+            return None
+        plan = plan_lease(await self._observer.lease_world(lease))
+        await self._applier.for_lease(key.namespace, plan.actions)
+        _log(key, *lease_transitions(lease, plan.actions))
+        if lease.grant is not None:
+            self.queue.wake(Key(Kind.JOB, key.namespace, lease.grant.job_name))
+            written = [action.lease for action in plan.actions if isinstance(action, actions.WriteLease)]
+            if any(after.grant is None for after in written):
+                self.queue.wake(Key(Kind.ADAPTER, key.namespace, lease.grant.adapter_name))
+                await self._wake_next(lease.namespace, lease.deployment)
+        return plan.requeue_seconds
+
+    def _wake_jobs(self, adapter: Key, *, queued: bool) -> None:
+        for job in self.jobs.of_adapters(adapter.namespace, [adapter.name]):
+            if not job.finished and (queued or job.phase is not JobPhase.QUEUED):
+                self.queue.wake(Key(Kind.JOB, job.namespace, job.name))
+
+    async def _wake_after(self, adapter: Key) -> None:
+        """An adapter is gone: its jobs wait or fail, and what its Deployment serves of it is taken out of service."""
+        self._wake_jobs(adapter, queued=True)
+        for lease in await self._read.leases(adapter.namespace):
+            self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
+
+    async def _wake_next(self, namespace: str, deployment: str) -> None:
+        """Wake the jobs that are next in line for a Deployment."""
+        sharing = {
+            adapter.metadata.name
+            for adapter in await self._read.adapters(namespace)
+            if adapter.spec.serving.deployment_ref.name == deployment
+        }
+        waiting = [job for job in self.jobs.of_adapters(namespace, sharing) if job.queued]
+        waiting.sort(key=lambda job: queue_key(job.created, job.name))
+        for job in waiting[:NEXT_IN_LINE]:
+            self.queue.wake(Key(Kind.JOB, job.namespace, job.name))
+
+
+def _log(key: Key, *transitions: str | None) -> None:
+    """A line for each change that was written."""
+    for transition in transitions:
+        if transition is not None:
+            log.info("%s %s/%s: %s", key.kind, key.namespace, key.name, transition)

@@ -1,0 +1,1 @@
+"""Observing: the cluster and the servers, read into one frozen value for each pass."""

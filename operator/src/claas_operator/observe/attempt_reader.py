@@ -1,0 +1,29 @@
+"""Observing one trainer: its batch Job, its pods, and their Events where nothing else says why it does not start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from claas_kube.errors import Forbidden
+from claas_operator.clients.reader import Reader
+from claas_operator.observe.attempts import describe_attempt, needs_events
+from claas_operator.plan.world import Attempt, AttemptState
+
+
+async def observe_attempt(read: Reader, namespace: str, name: str | None, now: datetime) -> Attempt:
+    """How far the attempt of that name is; None: there was none."""
+    if name is None:
+        return Attempt(name="", state=AttemptState.ABSENT, alive=False)
+    batch_job = await read.batch_job(namespace, name)
+    pods = await read.batch_job_pods(namespace, name)
+    attempt = describe_attempt(name, batch_job, pods)
+    about = attempt.pod.uid if attempt.pod is not None else attempt.uid
+    if about is None or not needs_events(attempt, now):
+        return attempt
+    try:
+        events = await read.events(namespace, about)
+    except Forbidden:
+        # Roles of an earlier release have no such right, and a trainer that does start needs no Events.
+        return replace(attempt, message="The trainer does not run yet; Events about it can't be listed (RBAC)")
+    return describe_attempt(name, batch_job, pods, events)

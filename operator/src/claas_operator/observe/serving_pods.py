@@ -1,0 +1,167 @@
+"""The pods that serve an adapter as they are now: where they see it, and what their servers say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from claas_contract.input import VllmPod
+from claas_kube.objects.pods import Container, Pod
+from claas_kube.objects.resources import AdapterObject
+from claas_kube.objects.workloads import Deployment
+from claas_operator.clients import servers as serving
+from claas_operator.clients.reader import Reader
+from claas_operator.clients.servers import Credentials
+from claas_operator.observe.mounts import MountedFolder, mounted_folder, serving_container
+from claas_operator.plan.server.handover_choice import HandoverChoice, choose_handover
+from claas_operator.plan.server.load_failures import LoadFailure
+from claas_operator.plan.server.traits import ServerTraits
+from claas_operator.plan.server.unready import unready_because
+from claas_operator.plan.serving_lease import ServedRecord, ServingLease
+from claas_operator.plan.world import Orphan, RecordedPod, ServingPod
+
+
+async def serving_pods(
+    read: Reader,
+    adapter: AdapterObject,
+    deployment: Deployment | None,
+    failures: Mapping[str, LoadFailure],
+    *,
+    ask: bool,
+) -> tuple[ServingPod, ...]:
+    """The Deployment's pods; with `ask` their servers are asked. `failures` are loads that failed, by the
+    pod's UID."""
+    namespace = adapter.metadata.namespace
+    spec = adapter.spec.serving
+    pods = await read.deployment_pods(namespace, deployment)
+    name = serving_container(deployment, adapter)
+    container = deployment.spec.template.spec.container(name) if deployment is not None else None
+    credentials = None
+    if ask and pods:
+        credentials = await read.credentials(
+            namespace, spec.control_token_secret_ref, spec.api_key_secret_ref, spec.tls
+        )
+    return tuple(
+        await asyncio.gather(
+            *(
+                _serving_pod(
+                    pod,
+                    f"{spec.scheme}://{{}}:{spec.port}",
+                    mounted_folder(pod, adapter, deployment),
+                    adapter.served_name,
+                    credentials,
+                    failures.get(pod.metadata.uid),
+                    container,
+                )
+                for pod in pods
+            )
+        )
+    )
+
+
+async def _serving_pod(
+    pod: Pod,
+    address_form: str,
+    folder: MountedFolder,
+    served_name: str,
+    credentials: Credentials | None,
+    load_failure: LoadFailure | None,
+    container: Container | None,
+) -> ServingPod:
+    """One pod, whose server is at `address_form` with the pod's address in it; it is asked if it is ready and there
+    are credentials to ask with."""
+    address = pod.status.pod_ip
+    host = f"[{address}]" if ":" in address else address
+    url = address_form.format(host) if address else None
+    server = None
+    if credentials is not None and pod.ready and url is not None:
+        server = await serving.ask_state(url, served_name, credentials)
+        url += server.root_path
+    return ServingPod(
+        name=pod.metadata.name,
+        uid=pod.metadata.uid,
+        ready=pod.ready,
+        url=url,
+        storage_path=folder.path,
+        server=server,
+        load_failure=load_failure,
+        storage_problem=folder.problem,
+        trouble="" if pod.ready else unready_because(pod, container),
+    )
+
+
+def reported(pods: Sequence[ServingPod]) -> tuple[ServerTraits, ...]:
+    """What the pods' servers say of how they were started."""
+    return tuple(pod.server.traits for pod in pods if pod.server is not None and pod.server.traits is not None)
+
+
+def handover_of(
+    adapter: AdapterObject | None, deployment: Deployment | None, pods: Sequence[ServingPod], *, asked: bool
+) -> HandoverChoice:
+    """The hand-over of a job's next attempt; while its servers are not asked, what the adapter's status says."""
+    if adapter is None:
+        return HandoverChoice(None, "there is no adapter")
+    status = adapter.status
+    if not asked and status.handover_message and status.observed_generation == adapter.metadata.generation:
+        return HandoverChoice(status.handover, status.handover_message)
+    return choose_handover(adapter, deployment, reported(pods))
+
+
+async def recorded_pods(read: Reader, lease: ServingLease) -> tuple[RecordedPod, ...]:
+    """The pods that the holder of a lease may pause."""
+    grant = lease.grant
+    if grant is None or not grant.may_pause:
+        return ()
+    credentials = await read.credentials(lease.namespace, grant.control_token, grant.api_key, grant.tls)
+    return tuple(
+        await asyncio.gather(
+            *(_recorded_pod(read, lease.namespace, target, credentials) for target in grant.may_pause)
+        )
+    )
+
+
+async def _recorded_pod(read: Reader, namespace: str, target: VllmPod, credentials: Credentials) -> RecordedPod:
+    pod = await read.pod(namespace, target.name)
+    exists = pod is not None and pod.metadata.uid == target.uid and not pod.ended
+    server = await serving.ask_state(target.url, None, credentials) if exists else None
+    return RecordedPod(target, exists, server)
+
+
+async def orphans(read: Reader, lease: ServingLease) -> tuple[Orphan, ...]:
+    """Served names whose adapter is gone, on its way out, or served under another name by now."""
+    if not lease.served:
+        return ()
+    wanted = {
+        (adapter.metadata.uid, adapter.served_name)
+        for adapter in await read.adapters(lease.namespace)
+        if adapter.metadata.deletion_timestamp is None
+        and adapter.spec.serving.deployment_ref.name == lease.deployment
+    }
+    lost = {name: record for name, record in lease.served.items() if (record.adapter_uid, name) not in wanted}
+    return tuple(
+        [Orphan(name, record, await _orphan_pods(read, lease, name, record)) for name, record in lost.items()]
+    )
+
+
+async def _orphan_pods(
+    read: Reader, lease: ServingLease, served_name: str, record: ServedRecord
+) -> tuple[ServingPod, ...]:
+    deployment = await read.deployment(lease.namespace, lease.deployment)
+    pods = await read.deployment_pods(lease.namespace, deployment)
+    credentials = await read.credentials(lease.namespace, record.control_token, record.api_key, record.tls)
+    return tuple(
+        await asyncio.gather(
+            *(
+                _serving_pod(
+                    pod,
+                    f"{record.scheme}://{{}}:{record.port}",
+                    MountedFolder(None),
+                    served_name,
+                    credentials,
+                    None,
+                    None,
+                )
+                for pod in pods
+            )
+        )
+    )

@@ -1,0 +1,300 @@
+"""Observing: from the API server and the pods into one frozen value, which a plan decides from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_operator.clients import servers as serving
+from claas_operator.clients.companion_source import CompanionSource
+from claas_operator.clients.reader import Reader
+from claas_operator.observe.attempt_reader import observe_attempt
+from claas_operator.observe.attempts import alive_trainers, held_open
+from claas_operator.observe.holder import HolderState, holder_state
+from claas_operator.observe.job_view import JobView
+from claas_operator.observe.products import (
+    newest_version,
+    products,
+    rejections,
+    running_job,
+)
+from claas_operator.observe.rollout import unsettled
+from claas_operator.observe.samples import SamplesObserver
+from claas_operator.observe.serving_pods import (
+    handover_of,
+    orphans,
+    recorded_pods,
+    reported,
+    serving_pods,
+)
+from claas_operator.plan import naming
+from claas_operator.plan.adapter.adoption import adoption_name
+from claas_operator.plan.queueing import finished, queue_key
+from claas_operator.plan.server.handover_choice import HandoverChoice, choose_handover, server_of
+from claas_operator.plan.server.load_failures import LoadFailure
+from claas_operator.plan.server.unready import no_pod_because
+from claas_operator.plan.serving_lease import ServingLease
+from claas_operator.plan.world import (
+    AdapterWorld,
+    Attempt,
+    AttemptState,
+    JobWorld,
+    LeaseWorld,
+    SecretsSeen,
+)
+from claas_vllm_client import certificates_fault
+
+
+class Observer:
+    """Observes the world of one object at a time."""
+
+    def __init__(self, read: Reader, jobs: JobView, companion: CompanionSource) -> None:
+        self._read = read
+        self._jobs = jobs
+        self._samples = SamplesObserver(read)
+        self._companion = companion
+
+    async def adapter_world(self, adapter: AdapterObject, failures: Mapping[str, LoadFailure]) -> AdapterWorld:
+        """The world of a LoraAdapter; `failures` are loads that failed, by the pod's UID."""
+        namespace = adapter.metadata.namespace
+        spec = adapter.spec
+        deployment = await self._read.deployment(namespace, spec.serving.deployment_ref.name)
+        lease = await self._read.lease(namespace, spec.serving.deployment_ref.name)
+        jobs = self._jobs.of_adapters(namespace, [adapter.metadata.name])
+        pods = await serving_pods(self._read, adapter, deployment, failures, ask=True)
+        said = reported(pods)
+        return AdapterWorld(
+            now=datetime.now(UTC),
+            adapter=adapter,
+            claim_found=await self._read.claim_found(namespace, spec.storage.claim_name),
+            secrets=await self._secrets(adapter),
+            deployment_found=deployment is not None,
+            wanted_replicas=deployment.spec.replicas if deployment else 0,
+            no_pod=no_pod_because(
+                spec.serving.deployment_ref.name, deployment, [(pod.name, pod.trouble) for pod in pods]
+            ),
+            pods=pods,
+            init=await self._attempt(namespace, naming.init_name(adapter.metadata)),
+            lease=lease,
+            products=products(jobs, adapter),
+            rejected=rejections(jobs, adapter),
+            running_job=running_job(adapter, lease, jobs),
+            recovery=await self._adoption(adapter, lease),
+            name_taken_by=await self._name_taken_by(adapter),
+            companion_current=self._companion.is_current(
+                await self._read.config_map(namespace, naming.COMPANION_CONFIG_MAP)
+            ),
+            handover=choose_handover(adapter, deployment, said),
+            server=server_of(adapter, deployment, said),
+            containers=(
+                tuple(each.name for each in deployment.spec.template.spec.containers) if deployment else None
+            ),
+        )
+
+    async def job_world(self, job: JobObject) -> JobWorld:
+        """The world of a DistillJob."""
+        if finished(job.status.conditions):
+            return await self._finished_world(job)
+        namespace = job.metadata.namespace
+        adapter = await self._read.adapter_object(namespace, job.spec.adapter_ref.name)
+        name = naming.attempt_name(job.metadata, job.status.failed_attempts + 1)
+        attempt = await self._attempt(namespace, name)
+        attempt = await self._with_progress(namespace, attempt)
+        trainers = await self._read.trainer_pods(namespace, job.metadata.uid)
+        deployment_name = adapter.spec.serving.deployment_ref.name if adapter else None
+        deployment = await self._read.deployment(namespace, deployment_name) if deployment_name else None
+        lease = await self._read.lease(namespace, deployment_name) if deployment_name else None
+        mine = lease is not None and lease.holder == job.metadata.uid
+        status = job.status
+        waited = status.phase in (JobPhase.PENDING, JobPhase.SUSPENDED)
+        to_start = mine and attempt.state is AttemptState.ABSENT
+        between_attempts = to_start and (status.failed_attempts > 0 or waited)
+        free = lease is None or lease.holder is None
+        samples = await self._samples.look(job)
+        waits = not (job.spec.suspend or job.status.produced_version is not None)
+        jobs_ahead = 0 if mine or adapter is None else await self._jobs_ahead(job, adapter)
+        ask = waits and ((free and jobs_ahead == 0) or between_attempts)
+        pods = await serving_pods(self._read, adapter, deployment, {}, ask=ask) if adapter else ()
+        now = datetime.now(UTC)
+        return JobWorld(
+            now=now,
+            job=job,
+            adapter=adapter,
+            samples_error=samples.missing,
+            input_error=samples.too_large,
+            sample_fault=samples.invalid,
+            jobs_ahead=jobs_ahead,
+            newest_version=(
+                newest_version(adapter, self._jobs.of_adapters(namespace, [adapter.metadata.name]))
+                if adapter
+                else None
+            ),
+            wanted_replicas=deployment.spec.replicas if deployment else 0,
+            unsettled=(
+                unsettled(deployment, await self._read.pods_of(namespace, deployment), now)
+                if deployment and ask
+                else None
+            ),
+            lease=lease,
+            attempt=attempt,
+            recovery=await self._recovery(job),
+            attempts_alive=bool(alive_trainers(trainers)),
+            pods=pods,
+            recorded=await recorded_pods(self._read, lease) if lease is not None and between_attempts else (),
+            handover=handover_of(adapter, deployment, pods, asked=ask),
+            held_open=held_open(trainers),
+        )
+
+    async def _finished_world(self, job: JobObject) -> JobWorld:
+        """What matters of the world to a job that is done: its trainers, of which none should be left."""
+        namespace = job.metadata.namespace
+        trainers = await self._read.trainer_pods(namespace, job.metadata.uid)
+        return JobWorld(
+            now=datetime.now(UTC),
+            job=job,
+            adapter=None,
+            samples_error=None,
+            input_error=None,
+            jobs_ahead=0,
+            lease=None,
+            newest_version=None,
+            wanted_replicas=0,
+            unsettled=None,
+            attempt=await self._attempt(namespace, job.status.trainer_job),
+            recovery=await self._attempt(namespace, None),
+            attempts_alive=bool(alive_trainers(trainers)),
+            pods=(),
+            recorded=(),
+            handover=HandoverChoice(None, "the job is done"),
+            held_open=held_open(trainers),
+        )
+
+    async def lease_world(self, lease: ServingLease) -> LeaseWorld:
+        """The world of a serving lease that is held."""
+        grant = lease.grant
+        job = await self._read.readable_job(lease.namespace, grant.job_name) if grant else None
+        adapter = await self._read.readable_adapter(lease.namespace, grant.adapter_name) if grant else None
+        now = datetime.now(UTC)
+        holder = holder_state(grant, job, adapter, now) if grant else HolderState(False, False)
+        # The servers first: what sleeps now was not put to sleep by a trainer that is made only later.
+        recorded = await recorded_pods(self._read, lease)
+        return LeaseWorld(
+            now=now,
+            lease=lease,
+            job_active=holder.needs_lease,
+            unaccounted=holder.unaccounted,
+            alive_pods=(
+                alive_trainers(await self._read.trainer_pods(lease.namespace, grant.job_uid)) if grant else ()
+            ),
+            attempts_open=await self._read.attempts_open(lease.namespace, grant.job_uid) if grant else False,
+            pods=recorded,
+            deployment_found=await self._read.deployment(lease.namespace, lease.deployment) is not None,
+            orphans=await orphans(self._read, lease) if grant is None else (),
+            lost=await self._lost(lease) if grant is None and lease.unaccounted else (),
+        )
+
+    async def _lost(self, lease: ServingLease) -> tuple[str, ...]:
+        """Jobs that are not accounted for and whose adapter is gone, or served by another Deployment."""
+        here = {
+            adapter.metadata.uid
+            for adapter in await self._read.adapters(lease.namespace)
+            if adapter.metadata.deletion_timestamp is None
+            and adapter.spec.serving.deployment_ref.name == lease.deployment
+        }
+        return tuple(uid for uid, job in lease.unaccounted.items() if job.adapter_uid not in here)
+
+    async def _recovery(self, job: JobObject) -> Attempt:
+        """The pod that looks for what the job's attempt left, if one was made."""
+        since = job.status.recovery_time
+        if since is None:
+            return await self._attempt(job.metadata.namespace, None)
+        name = naming.recovery_name(job.metadata, job.status.failed_attempts + 1, since)
+        return await self._attempt(job.metadata.namespace, name)
+
+    async def _adoption(self, adapter: AdapterObject, lease: ServingLease | None) -> Attempt:
+        """The pod that looks for what a job left that is gone, if there is such a job."""
+        namespace = adapter.metadata.namespace
+        found = lease.unaccounted_of(adapter.metadata.uid) if lease is not None else None
+        if found is None:
+            return await self._attempt(namespace, None)
+        uid, job = found
+        return await self._attempt(namespace, adoption_name(namespace, job.job_name, uid, job.attempt))
+
+    async def _name_taken_by(self, adapter: AdapterObject) -> str | None:
+        mine = queue_key(adapter.metadata.creation_timestamp, adapter.metadata.name)
+        return next(
+            (
+                other.metadata.name
+                for other in await self._read.adapters(adapter.metadata.namespace)
+                if other.served_name == adapter.served_name
+                and other.spec.serving.deployment_ref == adapter.spec.serving.deployment_ref
+                and queue_key(other.metadata.creation_timestamp, other.metadata.name) < mine
+            ),
+            None,
+        )
+
+    async def _secrets(self, adapter: AdapterObject) -> SecretsSeen:
+        spec = adapter.spec
+        hub = spec.model.source.hub
+        named = {
+            "spec.serving.controlTokenSecretRef": spec.serving.control_token_secret_ref,
+            "spec.serving.apiKeySecretRef": spec.serving.api_key_secret_ref,
+            "spec.model.source.hub.tokenSecretRef": hub.token_secret_ref if hub else None,
+        }
+        missing: list[str] = []
+        invalid: list[str] = []
+        changed: datetime | None = None
+        for field, reference in named.items():
+            if reference is None:
+                continue
+            found = await self._read.secret(adapter.metadata.namespace, reference)
+            if found is None:
+                missing.append(f"{reference.name}/{reference.key}")
+                continue
+            if found.fault is not None:
+                invalid.append(f"{field}: {found.fault}")
+            if found.changed is not None:
+                changed = max(changed or found.changed, found.changed)
+        await self._certificates(adapter, missing, invalid)
+        return SecretsSeen(tuple(missing), tuple(invalid), changed)
+
+    async def _certificates(self, adapter: AdapterObject, missing: list[str], invalid: list[str]) -> None:
+        tls = adapter.spec.serving.tls
+        reference = tls.certificates if tls is not None else None
+        if tls is None or reference is None:
+            return
+        found = await self._read.certificates(adapter.metadata.namespace, tls)
+        if found is None:
+            missing.append(f"{reference.name}/{reference.key}")
+        elif (fault := certificates_fault(found)) is not None:
+            field, kind = ("caSecretRef", "Secret") if tls.ca_secret_ref else ("caConfigMapRef", "ConfigMap")
+            invalid.append(f"spec.serving.tls.{field}: key {reference.key} of {kind} {reference.name} {fault}")
+
+    async def _jobs_ahead(self, job: JobObject, adapter: AdapterObject) -> int:
+        deployment = adapter.spec.serving.deployment_ref.name
+        sharing = {
+            other.metadata.name
+            for other in await self._read.adapters(job.metadata.namespace)
+            if other.spec.serving.deployment_ref.name == deployment
+        }
+        mine = queue_key(job.metadata.creation_timestamp, job.metadata.name)
+        return sum(
+            1
+            for other in self._jobs.of_adapters(job.metadata.namespace, sharing)
+            if other.queued and queue_key(other.created, other.name) < mine
+        )
+
+    async def _attempt(self, namespace: str, name: str | None) -> Attempt:
+        return await observe_attempt(self._read, namespace, name, datetime.now(UTC))
+
+    async def _with_progress(self, namespace: str, attempt: Attempt) -> Attempt:
+        """The attempt with what its pod says of itself, while it runs."""
+        if attempt.state is not AttemptState.RUNNING or attempt.pod is None:
+            return attempt
+        pod = await self._read.pod(namespace, attempt.pod.name)
+        if pod is None or not pod.status.pod_ip:
+            return attempt
+        return replace(attempt, progress=await serving.ask_progress(pod.status.pod_ip))

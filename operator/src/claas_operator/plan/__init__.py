@@ -1,0 +1,1 @@
+"""Planning: pure functions from an observed world to actions and status."""

@@ -1,0 +1,75 @@
+"""Versions whose job is gone: a DistillJob that was deleted may have published before its trainer could tell.
+
+The serving lease names such jobs. Before the adapter is trained on, and before what its pods serve is changed, a pod
+looks on the volume; what it finds becomes one of the adapter's versions like any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from claas_contract.input import JobIdentity
+from claas_contract.result import PublishedVersion
+from claas_kube.objects.meta import ObjectMeta
+from claas_operator.plan import naming
+from claas_operator.plan.actions import Action, CreateRecovery, Note
+from claas_operator.plan.job_draft import end
+from claas_operator.plan.serving_lease import ServingLease
+from claas_operator.plan.world import AdapterWorld, AttemptState
+
+LOOK_AGAIN_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """What is done about the first job whose version is not accounted for."""
+
+    pending: str | None = None
+    """Name of that job, while it is not known what it left."""
+    version: PublishedVersion | None = None
+    """Its version, as it was found on the volume."""
+    settled: str | None = None
+    """UID of that job, once nothing is left to be done about it."""
+    actions: tuple[Action, ...] = ()
+    notes: tuple[Note, ...] = ()
+
+
+def plan_adoption(world: AdapterWorld) -> Adoption:
+    """What to do about the first job whose version is not accounted for; nothing when there is none."""
+    found = world.lease.unaccounted_of(world.adapter.metadata.uid) if world.lease is not None else None
+    if found is None:
+        return Adoption()
+    uid, job = found
+    recovery = world.recovery
+    result = recovery.result if recovery.state is AttemptState.SUCCEEDED else None
+    over = (end(recovery, 1, "it has looked"),) if recovery.state is not AttemptState.ABSENT else ()
+    if any(version.job_uid == uid for version in world.adapter.status.versions):
+        return Adoption(settled=uid, actions=over)
+    if result is not None and result.succeeded and result.version is None:
+        return Adoption(settled=uid, actions=over)
+    if result is not None and result.succeeded and result.version is not None:
+        said = f"Version {result.version.number} of DistillJob {job.job_name}, which is gone, was found on the volume"
+        return Adoption(job.job_name, result.version, notes=(Note("VersionAdopted", said),))
+    actions: tuple[Action, ...] = ()
+    if recovery.state is AttemptState.ABSENT and not recovery.alive:
+        namespace = world.adapter.metadata.namespace
+        identity = JobIdentity(namespace=namespace, name=job.job_name, uid=uid, attempt=job.attempt)
+        name = adoption_name(namespace, job.job_name, uid, job.attempt)
+        actions = (CreateRecovery(name, identity),) if world.claim_found else ()
+    elif recovery.state not in (AttemptState.RUNNING, AttemptState.ABSENT):
+        ended = recovery.finished_at
+        if ended is None or world.now - ended > timedelta(seconds=LOOK_AGAIN_SECONDS):
+            actions = (end(recovery, 1, "the volume is looked at again"),)
+    return Adoption(job.job_name, actions=actions)
+
+
+def adoption_name(namespace: str, job_name: str, job_uid: str, attempt: int) -> str:
+    """Name of the pod that looks for the version of a job that is gone."""
+    return naming.recovery_name(ObjectMeta(name=job_name, namespace=namespace, uid=job_uid), attempt, None)
+
+
+def without(lease: ServingLease, job_uid: str | None) -> ServingLease:
+    """The lease without a job that is accounted for."""
+    left = {uid: each for uid, each in lease.unaccounted.items() if uid != job_uid}
+    return lease if left == lease.unaccounted else lease.model_copy(update={"unaccounted": left})

@@ -1,0 +1,92 @@
+"""Whether the servers, as they were started, can serve the adapter at all: found before anything is made for it."""
+
+from __future__ import annotations
+
+from claas_crds.v1alpha1.tls import Scheme
+from claas_operator.plan.server.traits import RUNTIME_LORA_VARIABLE
+from claas_operator.plan.world import AdapterWorld
+
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes for --max-lora-rank, from the smallest rank of an adapter on."""
+_PACKED = {
+    **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "qkv_proj"),
+    **dict.fromkeys(("gate_proj", "up_proj"), "gate_up_proj"),
+}
+"""Names of layers that most of vLLM's models hold in one."""
+
+
+def misconfiguration(world: AdapterWorld) -> str | None:
+    """What has to be changed in vLLM or the spec for the adapter to be served; None: nothing that is known of."""
+    if world.pods and all(pod.server is not None and pod.server.loaded_version is not None for pod in world.pods):
+        return None  # It is served, so it can be.
+    problems = [*_of_scheme(world), *_of_adapters(world), *_of_names(world)]
+    return "; ".join(problems) or None
+
+
+def _of_scheme(world: AdapterWorld) -> list[str]:
+    """A server that answers may have something before it that ends TLS."""
+    answered = any(pod.server is not None and pod.server.reachable for pod in world.pods)
+    if world.server.tls and not answered and world.adapter.spec.serving.scheme is Scheme.HTTP:
+        return ["vLLM runs with --ssl-certfile: set spec.serving.scheme to https, and its CA in spec.serving.tls"]
+    return []
+
+
+def _of_adapters(world: AdapterWorld) -> list[str]:
+    server, rank = world.server, world.adapter.spec.lora.rank
+    problems = []
+    if server.lora_enabled is False:
+        problems.append("vLLM takes no adapters: start it with --enable-lora")
+    elif server.max_lora_rank is not None and server.max_lora_rank < rank:
+        fitting = next(each for each in _RANKS if each >= rank)
+        problems.append(
+            f"spec.lora.rank is {rank} and vLLM's --max-lora-rank {server.max_lora_rank}: start it with"
+            f" --max-lora-rank {fitting}"
+        )
+    left_out = _left_out(world)
+    if left_out:
+        problems.append(
+            f"vLLM applies adapters to {', '.join(server.lora_modules or ())} alone, and not to {', '.join(left_out)}"
+            " of spec.lora.targetModules: start it without --lora-target-modules, or with them"
+        )
+    if server.loads_adapters is False:
+        problems.append(f"vLLM loads no adapters while it runs: set {RUNTIME_LORA_VARIABLE}=1 in its container")
+    return problems
+
+
+def _left_out(world: AdapterWorld) -> list[str]:
+    """Modules that the adapter names and vLLM would leave as they are."""
+    allowed, wanted = world.server.lora_modules, world.adapter.spec.lora.target_modules
+    if not allowed or not isinstance(wanted, list):
+        return []
+    names = [name.rpartition(".")[2] for name in wanted]
+    return [name for name in names if not {name, _PACKED.get(name, name)} & set(allowed)]
+
+
+def _of_names(world: AdapterWorld) -> list[str]:
+    listed = next((pod.server.base_models for pod in world.pods if pod.server and pod.server.base_models), None)
+    names = listed or world.server.served_model_names
+    if names is None:
+        return []
+    base, served = world.adapter.spec.model.name, world.adapter.served_name
+    problems = []
+    if base not in names:
+        problems.append(
+            f"spec.model.name is {base} and vLLM serves its base model as {', '.join(names)}: start it with"
+            f" --served-model-name {base}, or make the adapter anew with the name that it has"
+        )
+    if served in names:
+        problems.append(
+            f"{served} is the name of vLLM's base model: choose another name for the adapter in"
+            " spec.serving.servedName"
+        )
+    return problems
+
+
+def too_few_slots(world: AdapterWorld) -> str | None:
+    """Why a swap may hold requests up: the old and the new version need a slot each."""
+    slots = world.server.max_loras
+    others = len(world.lease.served) if world.lease is not None else 0
+    needed = max(1, others) + 1
+    if slots is None or slots >= needed:
+        return None
+    return f"vLLM's --max-loras is {slots}, so requests queue at a swap: start it with --max-loras {needed}"

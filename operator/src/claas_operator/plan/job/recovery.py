@@ -1,0 +1,124 @@
+"""What an attempt left: before its job ends, its trainer is ended and the volume is looked at for a version.
+
+A trainer can die between the rename that publishes its version and its report. What is on the volume decides.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from claas_contract.input import JobIdentity
+from claas_contract.outcome import FailureReason
+from claas_contract.result import TrainerResult
+from claas_crds.v1alpha1.conditions import JobCondition, JobReason
+from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_operator.plan import naming
+from claas_operator.plan.actions import CreateRecovery
+from claas_operator.plan.job_draft import JobDraft, JobPlan, end
+from claas_operator.plan.world import Attempt, AttemptState, JobWorld
+
+FOLLOW_SECONDS = 1.0
+LOOK_AGAIN_SECONDS = 10
+"""How long after a pod that could not look another one is made."""
+LONGEST_RECOVERY_SECONDS = 300
+"""How long a job waits for its trainer to be gone and for somebody to have looked. The adapter looks on."""
+TELLS_NOTHING = frozenset(
+    {
+        FailureReason.INTERRUPTED,
+        FailureReason.INTERNAL,
+        FailureReason.OUT_OF_MEMORY,
+        FailureReason.STORAGE_FULL,
+        FailureReason.STORAGE_READ_ONLY,
+        FailureReason.STORAGE_FAILED,
+    }
+)
+"""Failures that can also come after the version was renamed into its place."""
+
+
+def next_attempt(world: JobWorld) -> int:
+    """The number of the current attempt, or of the one to be made."""
+    return world.job.status.failed_attempts + 1
+
+
+def begun(world: JobWorld) -> bool:
+    """Whether the current attempt was made, and is not accounted for."""
+    status = world.job.status
+    return world.attempt.state is not AttemptState.ABSENT or status.attempts > status.failed_attempts
+
+
+def found_published(world: JobWorld) -> TrainerResult | None:
+    """What the attempt says that it published, or what was found of it on the volume."""
+    for ended in (world.attempt, world.recovery):
+        result = ended.result
+        if ended.state is AttemptState.SUCCEEDED and result is not None and result.succeeded and result.version:
+            return result
+    return None
+
+
+def settle(draft: JobDraft, why: str) -> JobPlan | None:
+    """Before the job ends: end its attempt, and find out whether it published. None when nothing is left to find out.
+
+    Bounded: after LONGEST_RECOVERY_SECONDS the job ends all the same.
+    """
+    world = draft.world
+    if not begun(world) and not world.attempts_alive:
+        draft.changes["recovery_time"] = None
+        return None
+    if _given_up(world):
+        draft.caveat = "; what it left on the volume could not be looked at so far"
+        if world.attempt.state is AttemptState.RUNNING:
+            draft.stop_attempt(why)
+        if world.recovery.state is not AttemptState.ABSENT:
+            draft.actions.append(end(world.recovery, 1, "it takes too long"))
+        return None
+    if world.attempt.state is AttemptState.RUNNING or world.attempts_alive:
+        draft.stop_attempt(why)
+        # A trainer that never ran has left nothing.
+        ran = world.attempt.start is None
+        attempts = next_attempt(world) if ran and begun(world) else world.job.status.failed_attempts
+        draft.changes.update(attempts=attempts, trainer_job=world.attempt.name)
+        return _wait(draft, f"The trainer is being ended: {why}")
+    return None if _tells(world.attempt) else _look(draft)
+
+
+def _tells(attempt: Attempt) -> bool:
+    """Whether the attempt's own words rule out that it published."""
+    return attempt.result is not None and attempt.result.reason not in (None, *TELLS_NOTHING)
+
+
+def _look(draft: JobDraft) -> JobPlan | None:
+    world = draft.world
+    recovery = world.recovery
+    since = world.job.status.recovery_time
+    said = "The last attempt ended without telling what came of it: looking for its version on the volume"
+    match recovery.state:
+        case AttemptState.SUCCEEDED if recovery.result is not None and recovery.result.succeeded:
+            draft.actions.append(end(recovery, 1, "it has looked"))
+            draft.changes["recovery_time"] = None
+            return None
+        case AttemptState.ABSENT:
+            if not recovery.alive:
+                job = world.job.metadata
+                attempt = next_attempt(world)
+                identity = JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, attempt=attempt)
+                name = naming.recovery_name(job, attempt, since or world.now)
+                draft.actions.append(CreateRecovery(name, identity))
+        case AttemptState.RUNNING:
+            said += f": {recovery.message}" if recovery.message else ""
+        case AttemptState.FAILED | AttemptState.LOST | AttemptState.SUCCEEDED:
+            ended = recovery.finished_at
+            if ended is None or world.now - ended > timedelta(seconds=LOOK_AGAIN_SECONDS):
+                draft.actions.append(end(recovery, 1, "the volume is looked at again"))
+    return _wait(draft, said)
+
+
+def _given_up(world: JobWorld) -> bool:
+    since = world.job.status.recovery_time
+    return since is not None and world.now - since > timedelta(seconds=LONGEST_RECOVERY_SECONDS)
+
+
+def _wait(draft: JobDraft, message: str) -> JobPlan:
+    status = draft.world.job.status
+    draft.changes["recovery_time"] = status.recovery_time or draft.world.now
+    draft.conditions.set(JobCondition.TRAINED, False, JobReason.RECOVERING, message)
+    return draft.plan(status.phase or JobPhase.PREPARING, FOLLOW_SECONDS)

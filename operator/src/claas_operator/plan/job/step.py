@@ -1,0 +1,178 @@
+"""A DistillJob that holds its Deployment's lease: make, follow and account for its attempts, one at a time."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from claas_contract.outcome import FailureReason
+from claas_contract.result import TrainerResult
+from claas_crds.v1alpha1.conditions import JobCondition, JobReason
+from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.lora_adapter import VersionVerdict
+from claas_operator.plan import naming
+from claas_operator.plan.actions import CreateAttempt
+from claas_operator.plan.attempt_outcome import Failure, failure_of, succeeded_status
+from claas_operator.plan.job.obstacles import (
+    Obstacle,
+    grant_lease,
+    not_ready,
+    obstacle,
+    unaccounted,
+)
+from claas_operator.plan.job.recovery import FOLLOW_SECONDS, next_attempt, settle
+from claas_operator.plan.job.unstarted import follow_unstarted, gave_way
+from claas_operator.plan.job_draft import JobDraft, JobPlan, end
+from claas_operator.plan.versions import adapter_version
+from claas_operator.plan.world import AttemptState
+
+FIRST_RETRY_SECONDS = 5
+LONGEST_RETRY_SECONDS = 300
+WAIT_SECONDS = 5.0
+
+
+def take_step(draft: JobDraft) -> JobPlan:
+    """The job holds the lease: make, follow or account for the attempt."""
+    world = draft.world
+    assert world.lease is not None
+    assert world.lease.grant is not None
+    status = world.job.status
+    if gave_way(status):
+        # It has the lease only until its pod is surely gone.
+        return draft.plan(JobPhase.PENDING, FOLLOW_SECONDS)
+    if status.start_time is None:
+        draft.changes["start_time"] = world.now
+        draft.changes["timings"] = status.timings.model_copy(update={"queued": round(world.age_seconds, 3)})
+    draft.conditions.set(JobCondition.ADMITTED, True, JobReason.ADMITTED, "The step may be taken")
+    match world.attempt.state:
+        case AttemptState.RUNNING:
+            return _follow(draft)
+        case AttemptState.SUCCEEDED:
+            message = "the trainer ended with exit code 0 and no readable result"
+            return _account_failure(draft, Failure(FailureReason.INTERNAL, message, permanent=False))
+        case AttemptState.FAILED | AttemptState.LOST:
+            return _account_failure(draft, failure_of(world.attempt, world.lease.grant))
+        case AttemptState.ABSENT:
+            return _start(draft)
+
+
+def _start(draft: JobDraft) -> JobPlan:
+    world = draft.world
+    assert world.lease is not None
+    assert world.lease.grant is not None
+    assert world.adapter is not None
+    attempt = next_attempt(world)
+    status = world.job.status
+    if world.attempts_alive:
+        return draft.plan(status.phase or JobPhase.PREPARING, FOLLOW_SECONDS)
+    if status.attempts >= attempt:
+        return _account_failure(draft, failure_of(world.attempt, world.lease.grant))
+    # A job that waited may be losing the lease at this moment; only a new grant makes sure that it has it.
+    waited = status.phase in (JobPhase.PENDING, JobPhase.SUSPENDED)
+    if world.lease.grant.attempt == attempt and not waited:
+        parent = world.newest_version
+        if parent is None:
+            # The adapter was made anew since the lease was granted.
+            return _wait(draft, not_ready(f"LoraAdapter {world.adapter.metadata.name} has no version yet"))
+        waits_for = unaccounted(world)
+        if waits_for is not None:
+            return _wait(draft, waits_for)
+        draft.actions.append(
+            CreateAttempt(naming.attempt_name(world.job.metadata, attempt), attempt, world.lease.grant, parent)
+        )
+        draft.changes.update(parent_version=parent, handover=world.lease.grant.handover, recovery_time=None)
+        return draft.plan(JobPhase.PREPARING, FOLLOW_SECONDS)
+    if status.retry_time is not None and world.now < status.retry_time:
+        return draft.plan(JobPhase.QUEUED, max(0.2, (status.retry_time - world.now).total_seconds()))
+    if not all(pod.settled for pod in world.recorded):
+        return draft.plan(JobPhase.QUEUED, FOLLOW_SECONDS)
+    waits_for = obstacle(world)
+    if waits_for is not None:
+        return _wait(draft, waits_for)
+    draft.actions.append(grant_lease(world))
+    return draft.plan(JobPhase.QUEUED, 0.0)
+
+
+def _wait(draft: JobDraft, waits_for: Obstacle) -> JobPlan:
+    """Wait without the lease: a job that is Pending loses it, so that others can go on."""
+    draft.conditions.set(JobCondition.TRAINED, False, waits_for.reason, waits_for.message)
+    return draft.plan(JobPhase.PENDING, WAIT_SECONDS)
+
+
+def _follow(draft: JobDraft) -> JobPlan:
+    world = draft.world
+    if world.attempt.hindered:
+        return follow_unstarted(draft)
+    status = world.job.status
+    draft.changes["attempts"] = next_attempt(world)
+    draft.changes["trainer_job"] = world.attempt.name
+    progress = world.attempt.progress
+    phase = progress.phase if progress else JobPhase.PREPARING
+    if progress is None and status.phase not in (None, JobPhase.PENDING, JobPhase.QUEUED, JobPhase.SUSPENDED):
+        phase = status.phase or phase
+    detail = (progress.detail if progress else world.attempt.message) or f"{phase.value}"
+    draft.conditions.set(JobCondition.TRAINED, False, JobReason.RUNNING, f"Attempt {next_attempt(world)}: {detail}")
+    return draft.plan(phase, FOLLOW_SECONDS)
+
+
+def account_success(draft: JobDraft, result: TrainerResult) -> JobPlan:
+    """The attempt published a version, by its own words or by what was found on the volume: write it down."""
+    world = draft.world
+    assert result.version is not None
+    version = result.version
+    draft.changes.update(succeeded_status(world.job.status, result, version))
+    draft.changes.update(attempts=next_attempt(world), trainer_job=world.attempt.name, recovery_time=None)
+    draft.retire_attempt()
+    if world.recovery.state is not AttemptState.ABSENT:
+        draft.actions.append(end(world.recovery, 1, "the version is found"))
+    if result.already_published:
+        draft.conditions.set(
+            JobCondition.TRAINED,
+            True,
+            JobReason.ALREADY_PUBLISHED,
+            f"Version {version.number} was published by an earlier attempt; no second step was taken",
+        )
+    else:
+        made = result.samples.reconstructed
+        said = (
+            f"; {made} of {result.samples.total} samples without recorded tokens or log-probabilities" if made else ""
+        )
+        if rebuilt := result.samples.rebuilt_conversations:
+            said += f"; in {rebuilt} recorded prompts user_prompt is not the last message: their teacher saw less"
+        draft.conditions.set(
+            JobCondition.TRAINED,
+            True,
+            JobReason.STEP_TAKEN,
+            f"Published version {version.number} from version {version.parent}{said}",
+        )
+    return draft.plan(JobPhase.SWAPPING, 0.0)
+
+
+def _account_failure(draft: JobDraft, failure: Failure) -> JobPlan:
+    world = draft.world
+    failed = world.job.status.failed_attempts + 1
+    limit = world.job.spec.backoff_limit
+    if failure.permanent or failed > limit:
+        # The next attempt would look for the version itself; there is none.
+        waits = settle(draft, "its attempts are used up")
+        if waits is not None:
+            return waits
+    draft.changes.update(attempts=failed, failed_attempts=failed, trainer_job=world.attempt.name)
+    result = world.attempt.result
+    if result is not None and result.version is not None and result.version.verdict is VersionVerdict.REJECTED:
+        draft.changes["rejected_version"] = adapter_version(result.version)
+    draft.retire_attempt()
+    if failure.permanent:
+        return draft.fail(failure.reason, failure.message)
+    if failed > limit:
+        tried = f"{failed} attempts failed (backoffLimit {limit}); the last: " if limit else ""
+        return draft.fail(failure.reason, tried + failure.message)
+    delay = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** (failed - 1))
+    draft.changes["retry_time"] = world.now + timedelta(seconds=delay)
+    draft.conditions.set(
+        JobCondition.TRAINED,
+        False,
+        JobReason.RETRYING,
+        f"Attempt {failed} failed, the next is made in {delay} s: {failure.reason}: {failure.message}",
+        warning=True,
+    )
+    return draft.plan(JobPhase.QUEUED, FOLLOW_SECONDS)

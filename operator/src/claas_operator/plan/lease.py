@@ -1,0 +1,116 @@
+"""What to do about a Deployment's lease: wake what a dead step left asleep, end a pause that is too long, release,
+and take adapters that were deleted out of service.
+
+This is the operator's part of "serving comes back whatever dies". It needs nothing but the Lease, so it works when
+job and adapter are gone, and neither needs a finalizer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from claas_crds.v1alpha1.conditions import JobReason
+from claas_operator.plan.actions import (
+    Action,
+    DeleteLease,
+    KillTrainer,
+    TakeOutOfService,
+    WakePods,
+    WriteLease,
+)
+from claas_operator.plan.serving_lease import Grant, Unaccounted
+from claas_operator.plan.world import LeaseWorld
+
+MAX_PAUSE_MARGIN_SECONDS = 5
+"""How much longer than maxPauseSeconds the trainer's own watchdog is given before the operator acts."""
+WATCH_SECONDS = 2.0
+HEAL_SECONDS = 1.0
+ORPHAN_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class LeasePlan:
+    """Actions, and when to look again (None: on an event)."""
+
+    actions: tuple[Action, ...]
+    requeue_seconds: float | None
+
+
+def plan_lease(world: LeaseWorld) -> LeasePlan:
+    """The plan for one serving lease."""
+    if world.lease.grant is None:
+        return _clean_up(world)
+    if world.alive_pods:
+        return _watch(world)
+    asleep = tuple(pod.target for pod in world.pods if pod.asleep)
+    if asleep:
+        return LeasePlan((WakePods(world.lease, asleep),), HEAL_SECONDS)
+    if not all(pod.settled for pod in world.pods):
+        return LeasePlan((), HEAL_SECONDS)
+    if world.job_active or world.attempts_open:
+        return LeasePlan((), WATCH_SECONDS)
+    return _release(world)
+
+
+def _release(world: LeaseWorld) -> LeasePlan:
+    """Let the next job have the lease, and note in the same write a version that the adapter may not know of."""
+    grant = world.lease.grant
+    assert grant is not None
+    unaccounted = dict(world.lease.unaccounted)
+    if world.unaccounted:
+        unaccounted[grant.job_uid] = Unaccounted(
+            job_name=grant.job_name,
+            attempt=grant.attempt,
+            adapter_name=grant.adapter_name,
+            adapter_uid=grant.adapter_uid,
+        )
+    free = world.lease.model_copy(update={"grant": None, "unaccounted": unaccounted})
+    return LeasePlan((WriteLease(free),), 0.0)
+
+
+def _watch(world: LeaseWorld) -> LeasePlan:
+    """A trainer lives: note since when the pods sleep, and end a pause that is too long."""
+    grant = world.lease.grant
+    assert grant is not None
+    asleep = any(pod.asleep for pod in world.pods)
+    if grant.stopped_because is not None:
+        return LeasePlan(tuple(KillTrainer(pod) for pod in world.alive_pods), HEAL_SECONDS)
+    if not asleep:
+        if grant.asleep_since is None or not all(pod.settled for pod in world.pods):
+            return LeasePlan((), WATCH_SECONDS)
+        return _rewrite(world, grant.model_copy(update={"asleep_since": None}))
+    if grant.asleep_since is None:
+        return _rewrite(world, grant.model_copy(update={"asleep_since": world.now}))
+    longest = timedelta(seconds=grant.max_pause_seconds + MAX_PAUSE_MARGIN_SECONDS)
+    if world.now - grant.asleep_since > longest:
+        return _rewrite(world, grant.model_copy(update={"stopped_because": JobReason.MAX_PAUSE_EXCEEDED.value}))
+    return LeasePlan((), WATCH_SECONDS)
+
+
+def _rewrite(world: LeaseWorld, grant: Grant) -> LeasePlan:
+    return LeasePlan((WriteLease(world.lease.model_copy(update={"grant": grant})),), HEAL_SECONDS)
+
+
+def _clean_up(world: LeaseWorld) -> LeasePlan:
+    """Nobody takes a step: take out of service what has lost its adapter."""
+    unaccounted = {uid: each for uid, each in world.lease.unaccounted.items() if uid not in world.lost}
+    if not world.deployment_found and not unaccounted:
+        return LeasePlan((DeleteLease(world.lease),), None)
+    actions: list[Action] = []
+    clean: list[str] = []
+    for orphan in world.orphans:
+        serving = [
+            pod
+            for pod in orphan.pods
+            if pod.server is not None and (pod.server.loaded_version is not None or pod.server.remnants)
+        ]
+        actions.extend(TakeOutOfService(pod.url or "", orphan.served_name, orphan.record) for pod in serving)
+        # A pod that can't be asked may come back with the name, from its alias folder.
+        if all(pod.server is not None and pod.server.reachable and not pod.server.refused for pod in orphan.pods):
+            clean += [orphan.served_name] if not serving else []
+    if clean or world.lost:
+        served = {name: record for name, record in world.lease.served.items() if name not in clean}
+        actions.append(WriteLease(world.lease.model_copy(update={"served": served, "unaccounted": unaccounted})))
+    left = len(world.orphans) - len(clean)
+    return LeasePlan(tuple(actions), (HEAL_SECONDS if actions else ORPHAN_SECONDS) if left else None)

@@ -1,0 +1,38 @@
+"""How a job's samples reach its trainer: in its input Secret, or mounted from where they lie."""
+
+from __future__ import annotations
+
+from pydantic import TypeAdapter
+
+from claas_contract.places import INPUT_DIRECTORY, SAMPLES_DIRECTORY
+from claas_crds.v1alpha1.distill_job import LARGEST_INLINE_BYTES, SamplesSource
+from claas_crds.v1alpha1.training import DistillBatchItem
+
+SAMPLES_FILE_NAME = "samples.json"
+_SAMPLES = TypeAdapter(list[DistillBatchItem])
+
+
+def samples_document(source: SamplesSource) -> str | None:
+    """Inline samples as the JSON list a trainer reads; None when they lie elsewhere."""
+    return None if source.inline is None else _SAMPLES.dump_json(source.inline, exclude_defaults=True).decode()
+
+
+def input_error(source: SamplesSource) -> str | None:
+    """Why the input Secret can't hold these samples; None when it can."""
+    document = samples_document(source)
+    if document is None or len(document.encode()) <= LARGEST_INLINE_BYTES:
+        return None
+    size = len(document.encode())
+    return (
+        f"spec.samples.inline: {size} bytes are more than the {LARGEST_INLINE_BYTES} that a trainer's input can hold:"
+        " put the samples on a volume (spec.samples.file)"
+    )
+
+
+def samples_file(source: SamplesSource) -> str:
+    """The path of the samples in the trainer's pod."""
+    if source.inline is not None:
+        return f"{INPUT_DIRECTORY}/{SAMPLES_FILE_NAME}"
+    if source.file is not None:
+        return f"{SAMPLES_DIRECTORY}/{source.file.path}"
+    return f"{SAMPLES_DIRECTORY}/{SAMPLES_FILE_NAME}"

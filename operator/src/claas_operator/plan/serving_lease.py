@@ -1,0 +1,172 @@
+"""The serving Lease: one step at a time per vLLM Deployment.
+
+A Lease per Deployment names the DistillJob (by UID) that may take a step, and keeps in annotations all that is
+needed to wake the pods which that step may pause, and to take adapters out of service, even if job, adapter and
+operator have gone meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
+
+from claas_contract.input import VllmPod
+from claas_crds import GROUP
+from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.tls import Scheme, ServingTls
+from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
+from claas_kube.objects.meta import Manifest
+from claas_kube.objects.workloads import Lease
+
+GRANT_ANNOTATION = f"{GROUP}/grant"
+DEPLOYMENT_ANNOTATION = f"{GROUP}/deployment"
+SERVED_ANNOTATION = f"{GROUP}/served"
+UNACCOUNTED_ANNOTATION = f"{GROUP}/unaccounted"
+SERVING_LEASE_LABELS = {f"{GROUP}/lease": "serving", "app.kubernetes.io/managed-by": "claas-operator"}
+
+
+class GrantModel(BaseModel):
+    """Part of the annotation."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Grant(GrantModel):
+    """What a job was granted."""
+
+    job_name: str
+    job_uid: str
+    adapter_name: str
+    adapter_uid: str
+    attempt: int
+    """The attempt it is for; another attempt needs another grant."""
+    pods: list[VllmPod]
+    """The pods that this attempt deals with: it puts its version into service there, and with the hand-over Sleep it
+    may pause them."""
+    handover: HandoverKind = HandoverKind.SLEEP
+    """What becomes of serving during the attempt; never Auto."""
+    control_token: SecretKeyRef | None = None
+    api_key: SecretKeyRef | None = None
+    tls: ServingTls | None = None
+    max_pause_seconds: int
+    granted_at: datetime
+    asleep_since: datetime | None = None
+    """When the operator first saw one of the pods asleep."""
+    stopped_because: str | None = None
+    """Why the operator ended the attempt (a reason), if it did."""
+
+    @property
+    def may_pause(self) -> tuple[VllmPod, ...]:
+        """The pods that the attempt may pause; only these are ever woken by the operator."""
+        return tuple(self.pods) if self.handover is HandoverKind.SLEEP else ()
+
+
+class ServedRecord(GrantModel):
+    """An adapter that the operator put into the Deployment's pods, and what is needed to take it out again."""
+
+    adapter_name: str
+    adapter_uid: str
+    port: int
+    scheme: Scheme = Scheme.HTTP
+    control_token: SecretKeyRef | None = None
+    api_key: SecretKeyRef | None = None
+    tls: ServingTls | None = None
+
+
+class Unaccounted(GrantModel):
+    """A job that held the lease and went before it was known whether it had published."""
+
+    job_name: str
+    attempt: int
+    adapter_name: str
+    adapter_uid: str
+
+
+class ServingLease(GrantModel):
+    """A Lease as it lies in the cluster; `grant` is None while nobody holds it."""
+
+    name: str
+    namespace: str
+    resource_version: str | None
+    """None: it does not exist yet."""
+    uid: str = ""
+    """Empty while it does not exist."""
+    deployment: str
+    grant: Grant | None = None
+    served: dict[str, ServedRecord] = {}
+    """What the pods serve for us, by served name. It outlives the adapter, so that no finalizer is needed."""
+    unaccounted: dict[str, Unaccounted] = {}
+    """Jobs whose version, if there is one, the adapter has yet to adopt; by their UID."""
+
+    @property
+    def holder(self) -> str | None:
+        """UID of the DistillJob that holds it."""
+        return self.grant.job_uid if self.grant else None
+
+    def unaccounted_of(self, adapter_uid: str) -> tuple[str, Unaccounted] | None:
+        """The first such job of an adapter, with its UID."""
+        return next((each for each in self.unaccounted.items() if each[1].adapter_uid == adapter_uid), None)
+
+
+_SERVED = TypeAdapter(dict[str, ServedRecord])
+_UNACCOUNTED = TypeAdapter(dict[str, Unaccounted])
+
+
+def lease_name(deployment: str) -> str:
+    """Name of the Lease of a Deployment; long names are shortened by a hash."""
+    # Never the name of the leader's own Lease, whatever the Deployment is called.
+    name = f"claas-serving-{deployment}"
+    if len(name) <= 253:
+        return name
+    return f"{name[:240].rstrip('-.')}-{hashlib.sha256(deployment.encode()).hexdigest()[:12]}"
+
+
+def read_lease(lease: Lease) -> ServingLease:
+    """The serving lease in a Lease object."""
+    text = lease.metadata.annotations.get(GRANT_ANNOTATION)
+    held = bool(lease.spec.holder_identity) and text is not None
+    return ServingLease(
+        name=lease.metadata.name,
+        namespace=lease.metadata.namespace,
+        resource_version=lease.metadata.resource_version,
+        uid=lease.metadata.uid,
+        deployment=lease.metadata.annotations.get(DEPLOYMENT_ANNOTATION, ""),
+        grant=Grant.model_validate_json(text) if held and text else None,
+        served=_SERVED.validate_json(lease.metadata.annotations.get(SERVED_ANNOTATION, "{}")),
+        unaccounted=_UNACCOUNTED.validate_json(lease.metadata.annotations.get(UNACCOUNTED_ANNOTATION, "{}")),
+    )
+
+
+def new_lease(namespace: str, deployment: str) -> ServingLease:
+    """A lease that does not exist yet."""
+    return ServingLease(
+        name=lease_name(deployment), namespace=namespace, resource_version=None, deployment=deployment
+    )
+
+
+def lease_manifest(lease: ServingLease) -> Manifest:
+    """The Lease object, under the resourceVersion it was read at."""
+    annotations: dict[str, JsonValue] = {DEPLOYMENT_ANNOTATION: lease.deployment}
+    if lease.grant is not None:
+        annotations[GRANT_ANNOTATION] = lease.grant.model_dump_json(exclude_none=True)
+    if lease.served:
+        annotations[SERVED_ANNOTATION] = _SERVED.dump_json(lease.served, exclude_none=True).decode()
+    if lease.unaccounted:
+        annotations[UNACCOUNTED_ANNOTATION] = _UNACCOUNTED.dump_json(lease.unaccounted).decode()
+    metadata: Manifest = {
+        "name": lease.name,
+        "namespace": lease.namespace,
+        "labels": dict(SERVING_LEASE_LABELS),
+        "annotations": annotations,
+    }
+    if lease.resource_version is not None:
+        metadata["resourceVersion"] = lease.resource_version
+    now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": metadata,
+        "spec": {"holderIdentity": lease.holder or "", "renewTime": now},
+    }

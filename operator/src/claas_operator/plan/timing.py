@@ -1,0 +1,47 @@
+"""How long each part of a job took: what its trainer measured, and what lies before and after that."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from claas_contract.result import TrainerResult
+from claas_crds.v1alpha1.distill_job import DistillJobStatus, Timings
+
+
+def timings_of(status: DistillJobStatus, result: TrainerResult) -> Timings:
+    """The parts up to the trainer's end, of a job whose last attempt succeeded."""
+    measured = result.timings.model_dump(exclude_none=True, exclude={"queued"})
+    timings = status.timings.model_copy(update=measured)
+    admitted = status.start_time
+    if admitted is None:
+        return timings
+    turn = max(admitted, status.retry_time or admitted)
+    retried = _between(admitted, turn)
+    if result.already_published:
+        # The step was taken by one of the attempts before, and its parts are known.
+        retried = max(0.0, retried - measured_seconds(result))
+    return timings.model_copy(
+        update={
+            "retried": round(retried, 3) if status.failed_attempts else None,
+            "start": None if result.began is None else round(_between(turn, result.began), 3),
+        }
+    )
+
+
+def measured_seconds(result: TrainerResult) -> float:
+    """What the attempt that took the step has measured, as an earlier one."""
+    return result.timings.model_copy(update={"swap": None}).seconds
+
+
+def settled(status: DistillJobStatus) -> Timings:
+    """The timings with what was left until a job with a version was done."""
+    admitted, done = status.start_time, status.completion_time
+    if admitted is None or done is None or status.produced_version is None:
+        return status.timings
+    left = _between(admitted, done) - status.timings.seconds
+    return status.timings.model_copy(update={"settle": round(max(0.0, left), 3)})
+
+
+def _between(earlier: datetime, later: datetime) -> float:
+    """Seconds; clocks of two nodes may differ by a little."""
+    return max(0.0, (later - earlier).total_seconds())

@@ -1,0 +1,192 @@
+"""The work queue: each key once at a time, again when it was woken meanwhile, later when it failed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from itertools import pairwise
+
+import pytest
+
+from claas_operator.keys import Key, Kind
+from claas_operator.loop import work_queue as work
+from claas_operator.loop.work_queue import Reconcile, WorkQueue
+
+A = Key(Kind.JOB, "team", "a")
+B = Key(Kind.ADAPTER, "team", "b")
+
+
+@asynccontextmanager
+async def running(reconcile: Reconcile, workers: int = 8) -> AsyncIterator[WorkQueue]:
+    queue = WorkQueue(reconcile, workers)
+    task = asyncio.create_task(queue.run())
+    try:
+        yield queue
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(check: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if check():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("not within 2 s")
+
+
+async def test_a_key_woken_many_times_before_its_pass_is_run_once() -> None:
+    passes: Counter[Key] = Counter()
+
+    async def reconcile(key: Key) -> None:
+        passes[key] += 1
+
+    async with running(reconcile) as queue:
+        for _ in range(5):
+            queue.wake(A)
+        queue.wake(B)
+        await until(lambda: len(passes) == 2)
+        await asyncio.sleep(0.05)
+    assert passes == {A: 1, B: 1}
+
+
+async def test_a_key_woken_during_its_pass_is_run_once_more_and_never_twice_at_a_time() -> None:
+    at_work, most, passes = 0, 0, 0
+    gate = asyncio.Event()
+
+    async def reconcile(key: Key) -> None:
+        nonlocal at_work, most, passes
+        at_work += 1
+        most = max(most, at_work)
+        passes += 1
+        await gate.wait()
+        at_work -= 1
+
+    async with running(reconcile) as queue:
+        queue.wake(A)
+        await until(lambda: passes == 1)
+        for _ in range(3):
+            queue.wake(A)
+        await asyncio.sleep(0.05)
+        assert passes == 1
+        gate.set()
+        await until(lambda: passes == 2)
+        await asyncio.sleep(0.05)
+    assert (most, passes) == (1, 2)
+
+
+async def test_a_pass_that_asks_for_it_is_run_again_and_an_event_brings_it_forward() -> None:
+    times: list[float] = []
+
+    async def reconcile(key: Key) -> float | None:
+        times.append(asyncio.get_running_loop().time())
+        return {1: 0.05, 2: 60.0}.get(len(times))
+
+    async with running(reconcile) as queue:
+        queue.wake(A)
+        await until(lambda: len(times) == 2)
+        assert times[1] - times[0] >= 0.04
+        queue.wake(A)
+        await until(lambda: len(times) == 3)
+
+
+async def test_a_later_wish_does_not_put_off_an_earlier_one() -> None:
+    passes = 0
+
+    async def reconcile(key: Key) -> None:
+        nonlocal passes
+        passes += 1
+
+    async with running(reconcile) as queue:
+        queue.wake(A, after_seconds=0.05)
+        queue.wake(A, after_seconds=60)
+        await until(lambda: passes == 1)
+
+
+async def test_a_pass_that_fails_is_run_again_with_growing_delay_and_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(work, "FIRST_RETRY_SECONDS", 0.02)
+    times: list[float] = []
+    others = 0
+
+    async def reconcile(key: Key) -> None:
+        nonlocal others
+        if key == B:
+            others += 1
+            return
+        times.append(asyncio.get_running_loop().time())
+        if len(times) < 4:
+            raise ValueError("this one fails")
+
+    async with running(reconcile) as queue:
+        queue.wake(A)
+        queue.wake(B)
+        await until(lambda: len(times) == 4 and others == 1)
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert gaps[0] >= 0.02
+    assert gaps[1] >= 0.04
+    assert gaps[2] >= 0.08
+    assert "DistillJob team/a: ValueError('this one fails'); again in" in caplog.text
+
+
+async def test_an_event_does_not_run_a_key_that_failed_before_its_delay_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(work, "FIRST_RETRY_SECONDS", 0.2)
+    times: list[float] = []
+
+    async def reconcile(key: Key) -> None:
+        times.append(asyncio.get_running_loop().time())
+        if len(times) == 1:
+            queue.wake(A)
+            raise ValueError("this one fails")
+
+    async with running(reconcile) as queue:
+        queue.wake(A)
+        await until(lambda: len(times) == 1)
+        for _ in range(5):
+            queue.wake(A)
+            await asyncio.sleep(0.01)
+        await until(lambda: len(times) == 2)
+        assert times[1] - times[0] >= 0.2
+        assert queue.failures(A) == 0
+        queue.wake(A)
+        await until(lambda: len(times) == 3)
+
+
+async def test_no_more_passes_run_at_once_than_there_are_workers() -> None:
+    at_work, most, passes = 0, 0, 0
+
+    async def reconcile(key: Key) -> None:
+        nonlocal at_work, most, passes
+        at_work += 1
+        most = max(most, at_work)
+        await asyncio.sleep(0.01)
+        at_work -= 1
+        passes += 1
+
+    async with running(reconcile, workers=2) as queue:
+        for number in range(6):
+            queue.wake(Key(Kind.JOB, "team", str(number)))
+        await until(lambda: passes == 6)
+    assert most == 2
+
+
+async def test_passes_end_with_the_queue() -> None:
+    cancelled = False
+
+    async def reconcile(key: Key) -> None:
+        nonlocal cancelled
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled = True
+            raise
+
+    async with running(reconcile) as queue:
+        queue.wake(A)
+        await asyncio.sleep(0.05)
+    assert cancelled

@@ -1,0 +1,253 @@
+"""Names of children, places in the queue, the grant's way to a Lease and back, where a pod sees the volume."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from claas_contract.input import VllmPod
+from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
+from claas_crds.v1alpha1.lora_adapter import LoraAdapterSpec
+from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
+from claas_kube.objects.meta import LabelSelector, ObjectMeta
+from claas_kube.objects.pods import (
+    ClaimReference,
+    Container,
+    ContainerMount,
+    Pod,
+    PodSpec,
+    PodVolume,
+)
+from claas_kube.objects.resources import JobObject
+from claas_kube.objects.workloads import Lease
+from claas_operator.__main__ import LEADER_LEASE
+from claas_operator.observe.mounts import mounted_folder
+from claas_operator.plan import naming
+from claas_operator.plan.queueing import finished, in_queue, queue_key
+from claas_operator.plan.serving_lease import (
+    Grant,
+    ServedRecord,
+    ServingLease,
+    Unaccounted,
+    lease_manifest,
+    lease_name,
+    new_lease,
+    read_lease,
+)
+from tests.builders.world import (
+    DEPLOYMENT,
+    FOLDER,
+    NAMESPACE,
+    adapter,
+    ago,
+    condition,
+    grant,
+    job,
+    metadata,
+)
+
+LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+SUBDOMAIN = re.compile(rf"{LABEL.pattern}(\.{LABEL.pattern})*")
+names = st.from_regex(SUBDOMAIN, fullmatch=True).filter(lambda name: len(name) <= 253)
+
+
+@given(name=names, uid=st.uuids(), attempt=st.integers(1, 21))
+def test_names_of_children_are_labels_of_at_most_63_characters(name: str, uid: object, attempt: int) -> None:
+    owner = ObjectMeta(name=name, uid=str(uid))
+    for child in (naming.attempt_name(owner, attempt), naming.init_name(owner)):
+        assert len(child) <= 57, "a pod's name adds a dash and five characters"
+        assert LABEL.fullmatch(child)
+
+
+def test_names_of_children_differ_by_uid_and_by_attempt() -> None:
+    first, second = ObjectMeta(name="step", uid="one"), ObjectMeta(name="step", uid="two")
+    made = {naming.attempt_name(owner, attempt) for owner in (first, second) for attempt in (1, 2)}
+    assert len({*made, naming.init_name(first)}) == 5
+
+
+@given(name=names)
+def test_the_name_of_a_serving_lease_is_valid_and_never_the_leaders(name: str) -> None:
+    assert len(lease_name(name)) <= 253
+    assert SUBDOMAIN.fullmatch(lease_name(name))
+    assert lease_name(name) != LEADER_LEASE
+
+
+def test_long_names_of_deployments_have_leases_of_their_own() -> None:
+    assert lease_name("a" * 252) != lease_name("a" * 253)
+    assert lease_name("operator") != LEADER_LEASE
+
+
+texts = st.text(max_size=30)
+secrets = st.none() | st.builds(SecretKeyRef, name=st.just("secret"), key=st.just("token"))
+times = st.datetimes(min_value=datetime(2020, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC))
+vllm_pods = st.builds(VllmPod, name=texts, uid=texts, url=texts, storage_path=st.none() | texts)
+grants = st.builds(
+    Grant,
+    job_name=texts,
+    job_uid=st.uuids().map(str),
+    adapter_name=texts,
+    adapter_uid=texts,
+    attempt=st.integers(1, 21),
+    pods=st.lists(vllm_pods, max_size=3),
+    control_token=secrets,
+    api_key=secrets,
+    max_pause_seconds=st.integers(1, 3600),
+    granted_at=times,
+    asleep_since=st.none() | times,
+    stopped_because=st.none() | texts,
+)
+records = st.builds(
+    ServedRecord,
+    adapter_name=texts,
+    adapter_uid=texts,
+    port=st.integers(1, 65535),
+    control_token=secrets,
+    api_key=secrets,
+)
+leases = st.builds(
+    ServingLease,
+    name=st.just(lease_name(DEPLOYMENT)),
+    namespace=st.just(NAMESPACE),
+    resource_version=st.just("7"),
+    deployment=st.just(DEPLOYMENT),
+    grant=st.none() | grants,
+    served=st.dictionaries(texts, records, max_size=3),
+    unaccounted=st.dictionaries(texts, st.builds(Unaccounted, attempt=st.integers(1, 21)), max_size=2),
+)
+
+
+@given(lease=leases)
+def test_a_lease_is_read_as_it_was_written(lease: ServingLease) -> None:
+    stored = json.loads(json.dumps(lease_manifest(lease)))
+    assert read_lease(Lease.model_validate(stored)) == lease
+
+
+def test_a_lease_without_a_holder_has_no_grant_even_if_an_annotation_was_left() -> None:
+    manifest = lease_manifest(new_lease(NAMESPACE, DEPLOYMENT).model_copy(update={"grant": grant()}))
+    manifest["spec"] = {"holderIdentity": ""}
+    stored = Lease.model_validate({**manifest, "metadata": {**manifest["metadata"], "resourceVersion": "1"}})  # type: ignore[dict-item]
+    assert read_lease(stored).grant is None
+
+
+def test_jobs_queue_by_creation_and_then_by_name() -> None:
+    keys = [queue_key(ago(5), "b"), queue_key(ago(9), "c"), queue_key(ago(5), "a")]
+    assert sorted(keys) == [keys[1], keys[2], keys[0]]
+
+
+@pytest.mark.parametrize(
+    ("found", "queued"),
+    [
+        (job(), True),
+        (job(status=DistillJobStatus(phase=JobPhase.QUEUED)), True),
+        (job(status=DistillJobStatus(phase=JobPhase.TRAINING)), True),
+        (job(status=DistillJobStatus(phase=JobPhase.PENDING)), False),
+        (job(status=DistillJobStatus(phase=JobPhase.SWAPPING, produced_version=1)), False),
+        (job(suspend=True), False),
+        (job(deleted=True), False),
+        (job(status=DistillJobStatus(conditions=[condition("Complete", True)])), False),
+        (job(status=DistillJobStatus(conditions=[condition("Failed", True)])), False),
+    ],
+    ids=[
+        "new",
+        "queued",
+        "running",
+        "waiting-for-its-adapter",
+        "published",
+        "suspended",
+        "deleted",
+        "complete",
+        "failed",
+    ],
+)
+def test_a_job_stands_in_the_queue_or_not(found: JobObject, queued: bool) -> None:
+
+    assert in_queue(found) is queued
+
+
+def test_a_job_is_finished_by_a_condition_that_is_true() -> None:
+    assert not finished([condition("Complete", False), condition("Failed", None), condition("Trained", True)])
+    assert finished([condition("Failed", True)])
+
+
+@pytest.mark.parametrize(
+    ("selector", "text"),
+    [
+        ({"matchLabels": {"b": "2", "a": "1"}}, "a=1,b=2"),
+        ({"matchExpressions": [{"key": "a", "operator": "In", "values": ["1", "2"]}]}, "a in (1,2)"),
+        ({"matchExpressions": [{"key": "a", "operator": "NotIn", "values": ["1"]}]}, "a notin (1)"),
+        (
+            {
+                "matchLabels": {"c": "3"},
+                "matchExpressions": [{"key": "a", "operator": "Exists"}, {"key": "b", "operator": "DoesNotExist"}],
+            },
+            "c=3,a,!b",
+        ),
+    ],
+)
+def test_a_selector_is_written_as_a_query_has_it(selector: dict[str, object], text: str) -> None:
+    assert LabelSelector.model_validate(selector).text == text
+
+
+CLAIM = PodVolume(name="v", persistent_volume_claim=ClaimReference(claim_name="adapters"))
+OTHER = PodVolume(name="o", persistent_volume_claim=ClaimReference(claim_name="other"))
+
+
+def mounted(*mounts: ContainerMount, container: str = "vllm") -> Container:
+    return Container(name=container, volume_mounts=list(mounts))
+
+
+MOUNTS: list[tuple[str, list[Container], str | None, str | None]] = [
+    ("at its root", [mounted(ContainerMount(name="v", mount_path="/mnt"))], None, f"/mnt/{FOLDER}"),
+    ("at a path with a slash", [mounted(ContainerMount(name="v", mount_path="/mnt/"))], None, f"/mnt/{FOLDER}"),
+    ("by a folder above", [mounted(ContainerMount(name="v", mount_path="/mnt", sub_path="team"))], None, "/mnt/tone"),
+    ("by its own folder", [mounted(ContainerMount(name="v", mount_path="/mnt", sub_path=FOLDER))], None, "/mnt"),
+    ("by another folder", [mounted(ContainerMount(name="v", mount_path="/mnt", sub_path="tea"))], None, None),
+    (
+        "by another folder and then at its root",
+        [mounted(ContainerMount(name="v", mount_path="/a", sub_path="x"), ContainerMount(name="v", mount_path="/b"))],
+        None,
+        f"/b/{FOLDER}",
+    ),
+    ("not at all", [mounted()], None, None),
+    ("with another volume", [mounted(ContainerMount(name="o", mount_path="/mnt"))], None, None),
+    (
+        "in another container than the first",
+        [mounted(container="proxy"), mounted(ContainerMount(name="v", mount_path="/mnt"))],
+        None,
+        None,
+    ),
+    (
+        "in the container that the adapter names",
+        [mounted(container="proxy"), mounted(ContainerMount(name="v", mount_path="/mnt"))],
+        "vllm",
+        f"/mnt/{FOLDER}",
+    ),
+    ("in no container", [], "vllm", None),
+]
+
+
+@pytest.mark.parametrize(
+    ("containers", "wanted", "path"), [row[1:] for row in MOUNTS], ids=[row[0] for row in MOUNTS]
+)
+def test_a_pod_sees_the_adapters_folder_when_it_mounts_the_claim(
+    containers: list[Container], wanted: str | None, path: str | None
+) -> None:
+    pod = Pod(metadata=metadata("p"), spec=PodSpec(volumes=[OTHER, CLAIM], containers=containers))
+    found = mounted_folder(pod, adapter(serving={"container": wanted} if wanted else None), None)
+    assert found.path == path
+    assert bool(found.problem) == (path is None)
+
+
+def test_an_adapters_names_have_defaults_from_its_own() -> None:
+    found = adapter()
+    assert (found.served_name, found.lora_id, found.storage_path) == ("tone", "team/tone", "team/tone")
+    spec = LoraAdapterSpec.model_validate(
+        {**found.spec.model_dump(), "lora_id": "me/you", "storage": {"claim_name": "adapters", "path": "here"}}
+    )
+    other = found.model_copy(update={"spec": spec})
+    assert (other.lora_id, other.storage_path) == ("me/you", "here")

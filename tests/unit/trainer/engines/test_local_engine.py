@@ -1,0 +1,180 @@
+"""The local engine at its edges: what it refuses, what its errors mean, and what a failed step lets go of."""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+from claas_contract.input import ModelLocation
+from claas_contract.outcome import FailureReason
+from claas_crds.v1alpha1.lora_adapter import EngineName, LoraSpec
+from claas_crds.v1alpha1.training import DistillBatchItem, DistillBatchRequestPayload, TrainingConfig
+from claas_trainer.attempt.run import run
+from claas_trainer.engines.base import StepPlan
+from claas_trainer.engines.local import local_step
+from claas_trainer.engines.local.decoder_placement import DecoderPlacement
+from claas_trainer.engines.local.engine import LocalEngine
+from claas_trainer.engines.local.failures import engine_errors
+from claas_trainer.engines.local.placement import Fit
+from claas_trainer.engines.registry import ENGINES, make_engine
+from claas_trainer.errors import TrainerError
+from claas_trainer.messages.events import Reporter
+from claas_trainer.paths import Paths
+from claas_trainer.samples.chat_template import ServerChat
+from claas_trainer.sdpo.errors import (
+    AdapterError,
+    InvalidBatchError,
+    InvalidConfigError,
+    NonFiniteError,
+    PolicyMovedError,
+    UnsupportedModelError,
+    WeightsError,
+)
+from claas_trainer.sdpo.step import Schedule
+from claas_trainer.store.record import VersionRecord
+from claas_trainer.store.versions import StoredVersion
+from tests.builders.models import build_tiny_qwen3
+from tests.unit.trainer.attempts import (
+    attempt,
+    job,
+    record,
+    step_record,
+    store,
+)
+
+ITEM = DistillBatchItem(user_prompt="Why?", response="Because.", feedback="kinder")
+
+
+def plan(paths: Paths) -> StepPlan:
+    lora = LoraSpec(rank=8, alpha=16)
+    record = VersionRecord(
+        number=0, lora_id="user/coder", created=datetime.now(UTC), engine="local", base_model="base", lora=lora
+    )
+    parent = StoredVersion(paths.storage / "versions" / "0", record)
+    return StepPlan(ModelLocation(path="base"), lora, parent, 1, paths, lambda detail: None)
+
+
+async def test_a_step_in_place_is_refused_by_name_rather_than_taken_beside(paths: Paths) -> None:
+    payload = DistillBatchRequestPayload(lora_id="user/coder", samples=[ITEM], save_in_place=True)
+    with pytest.raises(TrainerError, match="save_in_place") as caught:
+        await LocalEngine().prepare(payload, plan(paths))
+    assert caught.value.reason is FailureReason.INVALID_INPUT
+
+
+async def test_settings_and_the_server_s_way_of_making_prompts_reach_the_samples(paths: Paths) -> None:
+    build_tiny_qwen3(paths.model / "base")
+    payload = DistillBatchRequestPayload(
+        lora_id="user/coder", samples=[ITEM], training=TrainingConfig(require_recorded_prompt=True)
+    )
+    with pytest.raises(TrainerError, match=r"samples\[0\].prompt_token_ids: is missing"):
+        await LocalEngine().prepare(payload, plan(paths))
+    refusing = ServerChat(
+        template="{% if messages[0].content == 'Why?' %}{{ raise_exception('no') }}{% endif %}"
+        "{{ messages[0].content }}"
+    )
+    payload = payload.model_copy(update={"training": TrainingConfig()})
+    with pytest.raises(TrainerError, match=r"samples\[0\]: the chat template refuses") as caught:
+        await LocalEngine().prepare(payload, replace(plan(paths), chat=refusing))
+    assert caught.value.reason is FailureReason.INVALID_SAMPLE
+
+
+def test_a_step_that_does_not_fit_lets_its_tensors_go_before_serving_wakes() -> None:
+    kept: list[weakref.ref[torch.Tensor]] = []
+
+    def step() -> None:
+        activations = torch.zeros(4)
+        kept.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(TrainerError) as caught, engine_errors():
+        step()
+    assert caught.value.reason is FailureReason.OUT_OF_MEMORY
+    # The error, its cause and their frames are still there at this point.
+    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+    assert kept[0]() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (torch.OutOfMemoryError(), FailureReason.OUT_OF_MEMORY),
+        (InvalidBatchError(), FailureReason.INVALID_SAMPLE),
+        (InvalidConfigError(), FailureReason.INVALID_INPUT),
+        (NonFiniteError(), FailureReason.NOT_FINITE),
+        (PolicyMovedError(), FailureReason.POLICY_MOVED),
+        (WeightsError(), FailureReason.MODEL_NOT_FOUND),
+        (AdapterError(), FailureReason.INVALID_INPUT),
+        (UnsupportedModelError(), FailureReason.INTERNAL),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_a_step_raises_has_a_reason(error: Exception, reason: FailureReason) -> None:
+    with pytest.raises(TrainerError) as caught, engine_errors():
+        raise error
+    assert caught.value.reason is reason
+
+
+def test_an_error_that_nobody_knows_passes_as_it_is() -> None:
+    with pytest.raises(KeyError), engine_errors():
+        raise KeyError("x")
+
+
+class OnGpu(DecoderPlacement):
+    """The CPU, which says what a GPU beside a sleeping server would."""
+
+    planned_with: ClassVar[list[int | None]] = []
+
+    def __init__(self, *arguments: Any) -> None:
+        _, _, _, residue_bytes, *_ = arguments
+        self.planned_with.append(residue_bytes)
+        super().__init__(*arguments)
+
+    def acquire(self) -> Fit:
+        return Fit(Schedule(5, 2), checkpointed_layers=1, residue_bytes=3 << 30)
+
+
+async def test_what_serving_was_seen_to_keep_is_recorded_and_the_next_step_is_planned_with_it(
+    tmp_path: Path, paths: Paths, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_step, "DecoderPlacement", OnGpu)
+    OnGpu.planned_with.clear()
+    model = build_tiny_qwen3(tmp_path / "tiny")
+    await attempt(job(model, paths), paths, reporter)
+    await run(job(model, paths, uid="job-2", parent=1), paths, reporter)
+    assert OnGpu.planned_with == [None, 3 << 30]
+    step = step_record(paths, 2)
+    assert (step.micro_batch_tokens, step.tile_rows, step.checkpointed_layers) == (5, 2, 1)
+    assert step.serving_residue_bytes == 3 << 30
+    assert record(paths, 2).metrics["micro_batches"] == 2
+
+
+async def test_a_device_that_has_too_little_memory_after_all_fails_and_is_given_back(
+    tmp_path: Path, paths: Paths, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_back: list[bool] = []
+
+    class TooSmall(DecoderPlacement):
+        def acquire(self) -> Fit:
+            raise torch.OutOfMemoryError
+
+        def release(self) -> None:
+            given_back.append(True)
+
+    monkeypatch.setattr(local_step, "DecoderPlacement", TooSmall)
+    with pytest.raises(TrainerError) as caught:
+        await attempt(job(build_tiny_qwen3(tmp_path / "tiny"), paths), paths, reporter)
+    assert caught.value.reason is FailureReason.OUT_OF_MEMORY
+    assert given_back == [True]
+    assert store(paths).numbers() == [0]
+
+
+@pytest.mark.parametrize("name", EngineName)
+def test_every_engine_that_may_be_named_can_be_made(name: EngineName) -> None:
+    assert name in ENGINES
+    make_engine(name)

@@ -1,0 +1,14 @@
+"""Runs the supervisor as a process of its own, around a stand-in worker."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from claas_contract.outcome import TrainerCommand
+from claas_trainer.paths import Paths
+from claas_trainer.supervisor.supervisor import supervise
+
+if __name__ == "__main__":
+    command = [sys.executable, *sys.argv[2:]]
+    sys.exit(int(supervise(TrainerCommand.RUN, Path(sys.argv[1]), Paths.from_environment(), command)))

@@ -1,0 +1,1 @@
+"""The worker process: one attempt, from its input to its result."""

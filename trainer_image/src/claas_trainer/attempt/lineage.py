@@ -1,0 +1,156 @@
+"""Whether an adapter goes on from a version: its shape and its base model must be those that the version has."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from claas_contract.input import ModelLocation, TrainerInput
+from claas_contract.outcome import FailureReason
+from claas_crds.v1alpha1.lora_adapter import LoraSpec
+from claas_trainer.errors import InputError, not_found
+from claas_trainer.heavy_imports import first_import_of
+from claas_trainer.model.source import find_model
+from claas_trainer.paths import Paths
+from claas_trainer.store.errors import storage_errors
+from claas_trainer.store.record import ADAPTER_CONFIG_FILE
+from claas_trainer.store.versions import StoredVersion
+
+
+def base_name(model: ModelLocation) -> str:
+    """What a version records its base model as."""
+    return model.repository or model.path or ""
+
+
+def config_digest(folder: Path) -> str:
+    """sha256 of a base model's configuration; of which release wrote the file does not matter. Raises InputError."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise not_found(f"{path}: can't be read") from error
+    if isinstance(config, dict):
+        config.pop("transformers_version", None)
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
+
+
+def check_shape(lora: LoraSpec, version: StoredVersion) -> None:
+    """That the adapter's shape is the version's: a step goes on with its tensors, whatever the adapter says. Layers
+    are compared by name, where both sides name them.
+
+    Raises InputError (ADAPTER_MISMATCH) that names each field that differs, and StoreError.
+    """
+    _refuse(version, shape_differences(lora, version.record.lora, _stored_shape(version), None))
+
+
+def check_lineage(
+    document: TrainerInput, version: StoredVersion, paths: Paths, meant: Callable[[], Sequence[str]]
+) -> None:
+    """That an adapter that is made on the version's folder has the version's shape and base model. `meant` finds out
+    which layers the adapter means on its base model, which takes a while.
+
+    Raises InputError: ADAPTER_MISMATCH names each field that differs. Raises StoreError, and what `meant` raises.
+    """
+    shape = shape_differences(document.lora, version.record.lora, _stored_shape(version), meant)
+    _refuse(version, [*shape, *_base_differences(document.model, version, paths)])
+
+
+def shape_differences(
+    lora: LoraSpec, recorded: LoraSpec, stored: Mapping[str, object], meant: Callable[[], Sequence[str]] | None
+) -> list[str]:
+    """Each field of the shape that differs, with both values. `stored` is the version's PEFT configuration: what its
+    tensors are; `recorded` what was asked for then. Layers that are not asked for in the same words may be the same:
+    `meant` finds out which are meant now; without it they are taken to be.
+    """
+    differences = []
+    for field, now, then in (
+        ("rank", lora.rank, stored.get("r", recorded.rank)),
+        ("alpha", lora.alpha, stored.get("lora_alpha", recorded.alpha)),
+    ):
+        if now != then:
+            differences.append(f"spec.lora.{field} is {now} and was {then}")
+    wanted, asked, made = map(_names, (lora.target_modules, recorded.target_modules, stored.get("target_modules")))
+    if wanted in (asked, made) or (meant is None and not _plain(wanted)):
+        return differences
+    if meant is not None and _names(list(meant())) == made:
+        return differences
+    differences.append(f"spec.lora.targetModules is {_said(wanted)} and was {_said(made or asked)}")
+    return differences
+
+
+def _names(modules: object) -> object:
+    """A list in whatever order; anything else as it is."""
+    return tuple(sorted(map(str, modules))) if isinstance(modules, list) else modules
+
+
+def _plain(modules: object) -> bool:
+    """Whether these are names of layers as a version keeps them."""
+    return isinstance(modules, tuple) and not any("." in name for name in modules)
+
+
+def _said(modules: object) -> str:
+    if modules is None:
+        return "left out"
+    return ", ".join(modules) if isinstance(modules, tuple) else str(modules)
+
+
+def _stored_shape(version: StoredVersion) -> Mapping[str, object]:
+    path = version.file(ADAPTER_CONFIG_FILE)
+    if path is None:
+        return {}
+    with storage_errors(path):
+        text = path.read_bytes()
+    try:
+        config = json.loads(text)
+    except ValueError:
+        return {}
+    return config if isinstance(config, Mapping) else {}
+
+
+def _base_differences(model: ModelLocation, version: StoredVersion, paths: Paths) -> list[str]:
+    """By a fingerprint of the weights where both sides have one: a folder can be moved, and another model put where
+    one was. By the name otherwise."""
+    record, name = version.record, base_name(model)
+    recorded = record.step.base_fingerprint if record.step else ""
+    if recorded and model.repository is None:
+        found = _fingerprint(model, paths)
+        if found.partition(":")[0] == recorded.partition(":")[0]:
+            same = found == recorded
+            said = f"spec.model.source is {name}, and what lies there is not the model of that version"
+            return [] if same else [f"{said} (it was {record.base_model})"]
+    if name == record.base_model:
+        if not record.base_config or model.repository is not None:
+            return []
+        if config_digest(find_model(model, paths)) == record.base_config:
+            return []
+        return [f"spec.model.source is {name}, and what lies there has another configuration than the model then"]
+    return [f"spec.model.source is {name} and was {record.base_model}"]
+
+
+def _fingerprint(model: ModelLocation, paths: Paths) -> str:
+    with first_import_of("claas_trainer.engines.local.base_model"):
+        from claas_trainer.engines.local.base_model import base_fingerprint
+        from claas_trainer.model.config_shape import read_shape
+        from claas_trainer.sdpo.errors import UnsupportedModelError, WeightsError
+
+    folder = find_model(model, paths)
+    try:
+        try:
+            shape = read_shape(folder)
+        except UnsupportedModelError:
+            shape = None
+        return base_fingerprint(folder, shape)
+    except WeightsError as error:
+        raise not_found(f"model: {error}") from error
+
+
+def _refuse(version: StoredVersion, differences: Sequence[str]) -> None:
+    if differences:
+        raise InputError(
+            f"version {version.record.number} in {version.folder.parent} was made with other values:"
+            f" {'; '.join(differences)}. Give spec.storage.path another folder to start anew, or make the adapter"
+            " with the old values to go on",
+            FailureReason.ADAPTER_MISMATCH,
+        )

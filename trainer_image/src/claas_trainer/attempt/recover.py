@@ -1,0 +1,40 @@
+"""What a job has published, when no trainer of it told: only looks, and needs the volume alone."""
+
+from __future__ import annotations
+
+from claas_contract.input import TrainerInput
+from claas_contract.result import TrainerResult
+from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_trainer.errors import InputError
+from claas_trainer.logs import log
+from claas_trainer.messages.events import Reporter
+from claas_trainer.paths import Paths
+from claas_trainer.store.versions import VersionStore
+
+_BEFORE_ALL_VERSIONS = -1
+
+
+def recover(document: TrainerInput, paths: Paths, reporter: Reporter) -> TrainerResult:
+    """Succeeds with the job's version, or with none where it published none, or none that can be served.
+
+    Raises TrainerError.
+    """
+    if document.job is None:
+        raise InputError("the input for recover lacks job")
+    reporter.phase(JobPhase.PREPARING, "looking for the job's version")
+    store = VersionStore(paths.adapter_folder(document.storage_path))
+    found = store.published_by(document.job.uid, after=_BEFORE_ALL_VERSIONS)
+    log("looked", job_uid=document.job.uid, version=found.record.number if found else None)
+    if found is None:
+        return TrainerResult(succeeded=True, message="the job has published no version that is whole")
+    if found.rejected:
+        message = f"the job's version {found.record.number} was refused by serving: {found.verdict.why}"
+        return TrainerResult(succeeded=True, message=message)
+    return TrainerResult(
+        succeeded=True,
+        message=f"the job has published version {found.record.number}",
+        version=found.published(paths.below_volume(found.folder)),
+        already_published=True,
+        samples=found.record.samples,
+        timings=found.record.timings,
+    )

@@ -1,0 +1,1 @@
+"""The local engine: one step with PyTorch in this pod."""

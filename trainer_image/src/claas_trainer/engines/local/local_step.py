@@ -1,0 +1,266 @@
+"""The local engine's work: what `local` imports when a step is really to be taken."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from claas_contract.outcome import FailureReason
+from claas_crds.v1alpha1.distill_job import SampleCounts
+from claas_crds.v1alpha1.training import DistillBatchRequestPayload
+from claas_trainer.engines.base import (
+    PreparedStep,
+    StepPlan,
+    TrainedVersion,
+    WeightAccess,
+)
+from claas_trainer.engines.local.base_model import base_fingerprint, check_base, check_decoder
+from claas_trainer.engines.local.decoder_placement import DecoderPlacement
+from claas_trainer.engines.local.device import device_name, step_device
+from claas_trainer.engines.local.gpu_memory import GpuMemory
+from claas_trainer.engines.local.placement import Fit, Placement, StepInput
+from claas_trainer.engines.local.settings import step_config, teacher_of
+from claas_trainer.engines.local.version_files import read_parent, read_state, state_files
+from claas_trainer.engines.local.weight_access import open_weights
+from claas_trainer.errors import EngineError
+from claas_trainer.figures import seconds_since
+from claas_trainer.forward.weights.finite import weights_blamed
+from claas_trainer.heavy_imports import first_import_of
+from claas_trainer.kernels.short_queue import ShortQueue
+from claas_trainer.libraries import library_versions
+from claas_trainer.logs import log
+from claas_trainer.model.config import read_config
+from claas_trainer.model.config_shape import read_shape
+from claas_trainer.model.hub_tokenizer import read_tokenizer
+from claas_trainer.model.lora import LoraAdapter
+from claas_trainer.model.shape import ModelShape
+from claas_trainer.model.source import find_model
+from claas_trainer.samples.tokens import tokenise
+from claas_trainer.sdpo.batch import digest
+from claas_trainer.sdpo.errors import UnsupportedModelError
+from claas_trainer.sdpo.optimizer import OptimizerState
+from claas_trainer.sdpo.step import StepResult, sdpo_step
+from claas_trainer.sdpo.transfers import reserve_pinned
+from claas_trainer.store.content import Bytes, FileContent
+from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, StepRecord
+from claas_trainer.store.tensors import Tensors
+
+_MASTER_BYTES = 4
+
+
+class LocalStep:
+    """Everything a step needs, in host memory, and in the end what it left."""
+
+    def __init__(
+        self,
+        plan: StepPlan,
+        counts: SampleCounts,
+        inputs: StepInput,
+        adapter_config: bytes,
+        base_fingerprint: str,
+        placement: Placement,
+        state: OptimizerState,
+        mapped_folder: Path | None,
+    ) -> None:
+        """`mapped_folder`: where the base model lies, when its weights are computed with without a copy."""
+        self.plan = plan
+        self._mapped_folder = mapped_folder
+        self._counts = counts
+        self._inputs = inputs
+        self._adapter_config = adapter_config
+        self._base_fingerprint = base_fingerprint
+        self._placement = placement
+        self._state = state
+        self._fit: Fit | None = None
+        self._result: StepResult | None = None
+
+    def describe(self) -> PreparedStep:
+        """What the attempt has to know of it."""
+        each = _vectors(self._inputs) * _MASTER_BYTES + self._placement.published_dtype.itemsize
+        return PreparedStep(
+            self._counts,
+            self._state.layout.elements * each,
+            self._placement.gpu,
+            tokens=self._tokens,
+            device=device_name(self._placement.device),
+            forward=self._placement.forward.value,
+        )
+
+    @property
+    def _tokens(self) -> int:
+        return sum(sample.tokens for sample in self._inputs.samples)
+
+    def acquire(self) -> None:
+        """Take the device. Raises torch.OutOfMemoryError."""
+        self._fit = self._placement.acquire()
+
+    def take(self) -> dict[str, float]:
+        """Take the step; gives its metrics."""
+        if self._fit is None:
+            raise _out_of_turn("a step before it has its device")
+        with weights_blamed(self._mapped_folder):
+            self._result = sdpo_step(
+                self._placement.model,
+                self._inputs.samples,
+                self._inputs.config,
+                self._state,
+                self._inputs.teacher,
+                self._fit.schedule,
+                on_micro_batch=self._before_micro_batch,
+            )
+        self._metrics = _metrics(self._result, self._fit, self._placement.device) | _prompt_metrics(self._counts)
+        return self._metrics
+
+    def _before_micro_batch(self, number: int, count: int) -> None:
+        # The generic forward has no other place to rest in.
+        self.plan.rest()
+        self.plan.tell_progress(f"micro-batch {number} of {count}")
+
+    def release(self) -> None:
+        """Give the device back."""
+        self._placement.release()
+
+    def trained(self) -> TrainedVersion:
+        """What `take` left."""
+        if self._result is None or self._fit is None:
+            raise _out_of_turn("a version before the step was taken")
+        record = self._record(self._result, self._fit)
+        return TrainedVersion(self._files(self._result), self._metrics, library_versions(), record)
+
+    def _files(self, result: StepResult) -> dict[str, FileContent]:
+        dtype = self._placement.published_dtype
+        return {
+            ADAPTER_CONFIG_FILE: Bytes(self._adapter_config),
+            ADAPTER_WEIGHTS_FILE: Tensors(result.state.masters, {"format": "pt"}, dtype),
+            **state_files(result.state),
+        }
+
+    def _record(self, result: StepResult, fit: Fit) -> StepRecord:
+        # Beside serving, what others hold is no residue of a sleep: it would mislead a later step that is one.
+        residue = fit.residue_bytes if self.plan.weights is WeightAccess.COPY else None
+        return StepRecord(
+            parent_digest=self.plan.parent.record.digest,
+            base_fingerprint=self._base_fingerprint,
+            samples_digest=digest(self._inputs.samples),
+            tokens=self._tokens,
+            forward=self._placement.forward,
+            device=device_name(self._placement.device),
+            compute_dtype=str(self._placement.dtype).removeprefix("torch."),
+            micro_batch_tokens=result.schedule.micro_batch_tokens,
+            tile_rows=result.schedule.tile_rows,
+            checkpointed_layers=fit.checkpointed_layers,
+            serving_residue_bytes=residue,
+        )
+
+
+def prepare(payload: DistillBatchRequestPayload, plan: StepPlan, resources: ExitStack) -> LocalStep:
+    """Check the samples and bring everything into host memory; `resources` are closed after the step.
+
+    Raises TrainerError and StepError.
+    """
+    # Samples first: what is wrong with them should be said within a second, before gigabytes are read.
+    folder = find_model(plan.model, plan.paths)
+    with first_import_of("transformers"):
+        tokenizer = read_tokenizer(folder)
+    config = read_config(folder)
+    batch = tokenise(
+        payload.samples,
+        tokenizer,
+        config.limits,
+        tokenizer.renderer(plan.chat),
+        require_recorded_prompt=payload.training.require_recorded_prompt,
+    )
+    if batch.rebuilt:
+        log("conversations-rebuilt", samples=",".join(map(str, batch.rebuilt)))
+    inputs = StepInput(batch.samples, step_config(payload.training), teacher_of(payload.training))
+    adapter, adapter_config = read_parent(plan.parent)
+    device = step_device()
+    log("read", samples=len(inputs.samples), tokens=sum(sample.tokens for sample in inputs.samples))
+    placement, fingerprint = _place(folder, config.dtype, plan, adapter, inputs, device, resources)
+    on_gpu = device.type == "cuda"
+    state = read_state(plan.parent, placement.model.layout, inputs, pin=on_gpu)
+    state = state or OptimizerState.fresh(adapter.tensors, placement.model.layout, pin=on_gpu)
+    if on_gpu:
+        reserve_pinned(state.layout.elements, _vectors(inputs))
+    log("placed", forward=placement.forward.value, device=device_name(device))
+    started = time.monotonic()
+    with weights_blamed(folder):
+        placement.warm_up(state)
+    log("warmed-up", seconds=seconds_since(started))
+    mapped = folder if plan.weights is WeightAccess.SHARED else None
+    return LocalStep(plan, batch.counts, inputs, adapter_config, fingerprint, placement, state, mapped)
+
+
+def _place(
+    folder: Path,
+    stored_dtype: torch.dtype | None,
+    plan: StepPlan,
+    adapter: LoraAdapter,
+    inputs: StepInput,
+    device: torch.device,
+    resources: ExitStack,
+) -> tuple[Placement, str]:
+    """The trainer's own forward where it can compute the model, else the generic one; and the base's fingerprint."""
+    parent = plan.parent
+    residue = _residue(plan, device)
+    shape: ModelShape | None = None
+    try:
+        shape = read_shape(folder)
+        check_decoder(shape, adapter, inputs.longest)
+    except UnsupportedModelError as error:
+        if plan.weights is WeightAccess.SHARED and device.type == "cuda":
+            raise EngineError(
+                FailureReason.WEIGHTS_NOT_SHAREABLE,
+                f"{error}; the weights that vLLM serves are for the trainer's own forward alone: start vLLM with"
+                " --enable-sleep-mode, and choose the hand-over Sleep",
+            ) from error
+        log("generic-forward", why=str(error))
+        fingerprint = base_fingerprint(folder, shape)
+        check_base(parent, fingerprint)
+        with first_import_of("claas_trainer.engines.local.peft_placement"):
+            from claas_trainer.engines.local.peft_placement import PeftPlacement
+
+        return PeftPlacement(folder, adapter, inputs, device, residue, resources), fingerprint
+    fingerprint = base_fingerprint(folder, shape)
+    check_base(parent, fingerprint)
+    weights = open_weights(plan, folder, shape, device, fingerprint)
+    resources.callback(weights.close)
+    shared_gpu = plan.weights is WeightAccess.SHARED and device.type == "cuda"
+    rest = ShortQueue(device, plan.rest) if shared_gpu else plan.rest
+    return DecoderPlacement(weights, adapter, inputs, residue, stored_dtype, rest), fingerprint
+
+
+def _residue(plan: StepPlan, device: torch.device) -> int | None:
+    """GPU memory that serving will hold during the step: as the parent's step saw it sleep, or what it holds now."""
+    if plan.weights is WeightAccess.SHARED:
+        return GpuMemory.of(device).residue if device.type == "cuda" else None
+    return plan.parent.record.step.serving_residue_bytes if plan.parent.record.step else None
+
+
+def _vectors(inputs: StepInput) -> int:
+    """How many vectors a state has: masters, two moments, and an average where the teacher is one."""
+    return 3 if inputs.teacher.average_rate is None else 4
+
+
+def _metrics(result: StepResult, fit: Fit, device: torch.device) -> dict[str, float]:
+    metrics = {name: float(value) for name, value in asdict(result.metrics).items() if value is not None}
+    metrics["checkpointed_layers"] = float(fit.checkpointed_layers)
+    if device.type == "cuda":
+        metrics["peak_memory_bytes"] = float(torch.cuda.max_memory_allocated(device))
+    return metrics
+
+
+def _prompt_metrics(counts: SampleCounts) -> dict[str, float]:
+    """What became of the hint in the batch's recorded prompts."""
+    return {
+        "hints_inserted": float(counts.hints_inserted),
+        "rebuilt_conversations": float(counts.rebuilt_conversations),
+    }
+
+
+def _out_of_turn(what: str) -> EngineError:
+    return EngineError(FailureReason.INTERNAL, f"engine local: asked for {what}")

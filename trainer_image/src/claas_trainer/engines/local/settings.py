@@ -1,0 +1,38 @@
+"""The step's settings from the job's."""
+
+from __future__ import annotations
+
+from claas_crds.v1alpha1.training import TeacherKind, TrainingConfig
+from claas_trainer.sdpo.losses.support import Support
+from claas_trainer.sdpo.step import StepConfig
+from claas_trainer.sdpo.teachers.average import AverageTeacher
+from claas_trainer.sdpo.teachers.base import Teacher
+from claas_trainer.sdpo.teachers.frozen import FrozenTeacher
+from claas_trainer.sdpo.teachers.trust_region import TrustRegionTeacher
+
+
+def step_config(training: TrainingConfig) -> StepConfig:
+    """What the step is told."""
+    return StepConfig(
+        learning_rate=training.learning_rate,
+        alpha=training.alpha,
+        is_clip=training.is_clip,
+        max_grad_norm=training.max_grad_norm,
+        kl_reg_weight=training.kl_reg_weight,
+        teacher_top_k=training.teacher_top_k,
+        support=Support(training.support.value),
+        weight_decay=training.weight_decay,
+        max_kl=training.max_kl,
+        seed=training.seed,
+    )
+
+
+def teacher_of(training: TrainingConfig) -> Teacher:
+    """The teacher that the job names."""
+    match training.teacher:
+        case TeacherKind.FROZEN:
+            return FrozenTeacher()
+        case TeacherKind.EMA:
+            return AverageTeacher(training.teacher_update_rate)
+        case TeacherKind.TRUST_REGION:
+            return TrustRegionTeacher(training.teacher_update_rate)

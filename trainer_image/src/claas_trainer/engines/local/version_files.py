@@ -1,0 +1,61 @@
+"""The files of a version that training goes on from: the adapter, and the optimiser's state."""
+
+from __future__ import annotations
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from claas_contract.outcome import FailureReason
+from claas_trainer.engines.local.placement import StepInput
+from claas_trainer.errors import EngineError
+from claas_trainer.forward.weights.finite import is_finite
+from claas_trainer.model.lora import LoraAdapter, read_adapter
+from claas_trainer.sdpo.errors import AdapterError, OptimizerStateError
+from claas_trainer.sdpo.optimizer import OptimizerState, Part
+from claas_trainer.sdpo.parameters import Layout
+from claas_trainer.store.content import FileContent
+from claas_trainer.store.errors import storage_errors
+from claas_trainer.store.record import ADAPTER_CONFIG_FILE, OPTIMIZER_FILES
+from claas_trainer.store.tensors import Tensors
+from claas_trainer.store.versions import StoredVersion
+
+
+def read_parent(parent: StoredVersion) -> tuple[LoraAdapter, bytes]:
+    """The parent's adapter, and its configuration file as it is: the new version has the same."""
+    try:
+        with storage_errors(parent.folder):
+            adapter, config = read_adapter(parent.folder), (parent.folder / ADAPTER_CONFIG_FILE).read_bytes()
+        broken = next((name for name, tensor in adapter.tensors.items() if not is_finite(tensor)), None)
+        if broken is not None:
+            raise AdapterError(
+                f"{parent.folder}: tensor {broken} has values that are NaN or infinite; train from an earlier version"
+            )
+        return adapter, config
+    except AdapterError as error:
+        raise EngineError(FailureReason.PARENT_CORRUPT, str(error)) from error
+
+
+def read_state(parent: StoredVersion, layout: Layout, inputs: StepInput, *, pin: bool) -> OptimizerState | None:
+    """The parent's optimiser state; None for a version that has none, such as the initial one."""
+    paths = parent.files(OPTIMIZER_FILES)
+    if not paths:
+        return None
+    try:
+        stored = {name: tensor for path in paths for name, tensor in load_file(path).items()}
+        if inputs.teacher.average_rate is None:
+            unused = f"{Part.AVERAGE.value}/"
+            stored = {name: tensor for name, tensor in stored.items() if not name.startswith(unused)}
+        return OptimizerState.from_tensors(stored, layout, pin=pin)
+    except (OSError, SafetensorError, OptimizerStateError) as error:
+        raise EngineError(FailureReason.PARENT_CORRUPT, f"{parent.folder}: {error}") from error
+
+
+def state_files(state: OptimizerState) -> dict[str, FileContent]:
+    """A file for each vector: they are hashed and written beside each other, for a version goes into service only
+    when it is whole."""
+    files: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in state.to_tensors().items():
+        part, _, _ = name.partition("/")
+        files.setdefault(f"{OPTIMIZER_FILES}_{part}.safetensors", {})[name] = tensor
+    return {name: Tensors(tensors, {"format": "pt"}) for name, tensors in files.items()}

@@ -1,0 +1,1 @@
+"""Forward and backward passes of the base model with its adapter."""

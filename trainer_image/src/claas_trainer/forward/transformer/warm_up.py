@@ -1,0 +1,134 @@
+"""What is compiled, loaded or planned on first use, used before the pause: kernels are chosen by a step's sizes.
+
+While serving goes on there is little free memory, so the work is done with as few layers as show every case, and
+where that is too much still, product by product.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from claas_trainer.forward.transformer.adapters import AdapterMap
+from claas_trainer.forward.transformer.attention import Attention, Packing
+from claas_trainer.forward.transformer.lora import add_gradients, lora_backward, lora_forward
+from claas_trainer.forward.transformer.model import DecoderModel
+from claas_trainer.forward.transformer.plan import Footprint
+from claas_trainer.forward.weights.layout import layer_shapes
+from claas_trainer.forward.weights.random import RandomWeights
+from claas_trainer.model.shape import ModelShape
+from claas_trainer.sdpo.batch import StepSample, micro_batches
+from claas_trainer.sdpo.optimizer import OptimizerState
+from claas_trainer.sdpo.step import Schedule, StepConfig, sdpo_step
+from claas_trainer.sdpo.teachers.base import Teacher
+
+# A layer that all of a sequence passes, and the last one, which response tokens alone pass whole.
+_LAYERS = 2
+_SMALL_VOCABULARY = 2048
+_FEW_TOKENS = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmUp:
+    """Model, adapter and step that are to be ready. `tensors`: the adapter's, by name."""
+
+    shape: ModelShape
+    dtype: torch.dtype
+    device: torch.device
+    tensors: Mapping[str, torch.Size]
+    rank: int
+    config: StepConfig
+    teacher: Teacher
+    schedule: Schedule
+    samples: Sequence[StepSample]
+
+    def run(self, free_bytes: int) -> None:
+        """Take a step on two random layers with the step's own lengths, or as much of them as fit."""
+        shape, schedule = self._fitting(free_bytes)
+        model = DecoderModel(RandomWeights(shape, self.device, self.dtype, alike=True), self._adapter, self.rank, 1.0)
+        masters = {name: torch.full(size, 1e-3) for name, size in self._adapter.items()}
+        state = OptimizerState.fresh(masters, model.layout)
+        samples = [_like(sample, schedule.micro_batch_tokens) for sample in self.samples]
+        for model.checkpointed_layers in (0, _LAYERS):
+            sdpo_step(model, samples, self.config, state, self.teacher, schedule)
+        if schedule != self.schedule:
+            for group in micro_batches(self.samples, self.schedule.micro_batch_tokens):
+                self._one_by_one(group)
+
+    @property
+    def _adapter(self) -> dict[str, torch.Size]:
+        names = tuple(f".layers.{index}." for index in range(_LAYERS))
+        return {name: size for name, size in self.tensors.items() if any(part in name for part in names)}
+
+    def _fitting(self, free_bytes: int) -> tuple[ModelShape, Schedule]:
+        """The largest step that fits: the vocabulary shrinks first, then the micro-batch, down to one sample, then to
+        a few tokens."""
+        shape, tokens, rows = self.shape, self.schedule.micro_batch_tokens, self.schedule.tile_rows
+        longest = max(sample.tokens for sample in self.samples)
+        while True:
+            for vocabulary in (shape.vocabulary, min(shape.vocabulary, _SMALL_VOCABULARY)):
+                small = dataclasses.replace(shape, layers=_LAYERS, vocabulary=vocabulary)
+                matrices = small.layer_elements + (1 if small.tied else 2) * small.head_elements
+                footprint = Footprint(
+                    small,
+                    self.dtype.itemsize,
+                    matrices * self.dtype.itemsize,
+                    sum(size.numel() for size in self._adapter.values()),
+                    self.rank,
+                    len(self.teacher.networks),
+                    self.teacher.average_rate is not None,
+                    padded=True,
+                )
+                if footprint.peak_bytes(tokens, 1, rows) <= free_bytes or tokens <= _FEW_TOKENS:
+                    return small, Schedule(tokens, rows)
+            tokens, rows = max(tokens // 2, longest if tokens > longest else _FEW_TOKENS), max(rows // 2, 1)
+
+    def _one_by_one(self, group: Sequence[StepSample]) -> None:
+        """The products and the attention of a micro-batch's own sizes; those take the memory of one at a time."""
+        responses = [len(sample.response_ids) for sample in group]
+        student = [len(x.student_prompt_ids) + y for x, y in zip(group, responses, strict=True)]
+        teacher = [len(x.teacher_prompt_ids) + y for x, y in zip(group, responses, strict=True)]
+        for lengths, keep in ((teacher, False), (student, False), (student, True)):
+            self._attention(lengths, keep=keep)
+        for rows in {sum(student), sum(teacher), sum(responses)}:
+            self._products(rows)
+
+    def _attention(self, lengths: Sequence[int], *, keep: bool) -> None:
+        shape, rows = self.shape, sum(lengths)
+        # Strided as a layer has them: plans are made for strides too.
+        rotated = self._zeros(rows, shape.heads + shape.kv_heads, shape.head_dim)
+        qkv = self._zeros(rows, shape.heads + 2 * shape.kv_heads, shape.head_dim)
+        q, k, v = rotated[:, : shape.heads], rotated[:, shape.heads :], qkv[:, shape.heads + shape.kv_heads :]
+        attention = Attention(q, k, v, Packing(lengths, self.device), keep=keep)
+        if keep:
+            attention.backward(torch.zeros_like(attention.output))
+
+    def _products(self, rows: int) -> None:
+        one = dataclasses.replace(self.shape, layers=1)
+        tensors = {name: size for name, size in self._adapter.items() if ".layers.0." in name}
+        adapters = AdapterMap(one, tensors, self.rank, 1.0)
+        flat = torch.zeros(adapters.layout.elements, dtype=torch.float32, device=self.device)
+        (loras,) = adapters.loras(flat, self.dtype, flat.clone())
+        sizes = layer_shapes(self.shape)
+        for name in ("qkv", "o", "gate_up", "down"):
+            weight = self._zeros(*sizes[name])
+            x = self._zeros(rows, weight.shape[1])
+            lora = getattr(loras, name)
+            y, down = lora_forward(x, weight, None, lora)
+            _, of_down = lora_backward(y, weight, lora)
+            add_gradients(lora, x, down, y, of_down)
+            lora_forward(x, weight, None, None)
+
+    def _zeros(self, *size: int) -> torch.Tensor:
+        return torch.zeros(size, dtype=self.dtype, device=self.device)
+
+
+def _like(sample: StepSample, most: int) -> StepSample:
+    """A sample of the same lengths, or of a few tokens where there is no room; what the tokens are doesn't matter."""
+    if sample.tokens > most:
+        return StepSample((0,), (0,), (0,))
+    return StepSample(
+        (0,) * len(sample.student_prompt_ids), (0,) * len(sample.teacher_prompt_ids), (0,) * len(sample.response_ids)
+    )

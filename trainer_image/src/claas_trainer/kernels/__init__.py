@@ -1,0 +1,1 @@
+"""Fused operations for the GPU, with PyTorch equivalents for the CPU."""

@@ -1,0 +1,1 @@
+"""Messages between operator, supervisor and worker."""

@@ -1,0 +1,1 @@
+"""The base model's files: configuration, shape, tokenizer, adapter format."""

@@ -1,0 +1,66 @@
+"""A rope's frequencies from a base model's configuration, by transformers' own reading and its own initialisers."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+
+from claas_trainer.model.shape import Rope
+from claas_trainer.sdpo.errors import UnsupportedModelError
+
+_KINDS = ("default", "linear", "llama3", "yarn")
+"""The ways to stretch a rope whose frequencies are the same for every length of a sequence."""
+_KEYS = ("rope_scaling", "rope_theta", "partial_rotary_factor")
+"""What transformers looks for at the top level, besides `rope_parameters`."""
+
+
+def read_rope(config: Mapping[str, object], head_dim: int, context: int) -> Rope:
+    """The rope of a model whose heads have so many dimensions; `context`: its `max_position_embeddings`.
+
+    Raises:
+        UnsupportedModelError: it is of another kind, or transformers would not take it either.
+    """
+    try:
+        return _read(config, head_dim, context)
+    except (ArithmeticError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UnsupportedModelError(f"its rope settings can't be used ({type(error).__name__}: {error})") from error
+
+
+def _read(config: Mapping[str, object], head_dim: int, context: int) -> Rope:
+    # Light, in contrast to the configuration classes of models.
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RotaryEmbeddingConfigMixin
+
+    class Settings(RotaryEmbeddingConfigMixin):  # type: ignore[misc]
+        """As much of a configuration as its rope depends on, put together in the order that transformers has."""
+
+        def __init__(self) -> None:
+            self.head_dim = self.hidden_size = head_dim
+            self.num_attention_heads = 1
+            self.max_position_embeddings = context
+            self.rope_parameters = copy.deepcopy(config.get("rope_parameters"))
+            self.convert_rope_params_to_dict(**{key: copy.deepcopy(config[key]) for key in _KEYS if key in config})
+            for key in ("original_max_position_embeddings", "partial_rotary_factor"):
+                if key in config:
+                    setattr(self, key, config[key])
+
+    settings = Settings()
+    found = settings.rope_parameters
+    if not isinstance(found, dict) or any(isinstance(value, Mapping) for value in found.values()):
+        raise UnsupportedModelError("rope_parameters differ by layer")
+    kind = found["rope_type"]
+    if kind not in _KINDS:
+        raise UnsupportedModelError(f"rope_type is {kind}")
+    if found.get("partial_rotary_factor", 1.0) != 1.0:
+        raise UnsupportedModelError("partial_rotary_factor is set")
+    if kind == "default":
+        return _checked(Rope.plain(found["rope_theta"], head_dim), head_dim)
+    frequencies, scale = ROPE_INIT_FUNCTIONS[kind](settings)
+    return _checked(Rope(tuple(frequencies.float().tolist()), float(scale)), head_dim)
+
+
+def _checked(rope: Rope, head_dim: int) -> Rope:
+    usable = len(rope.frequencies) == head_dim // 2 and all(map(math.isfinite, rope.frequencies))
+    if not usable or not math.isfinite(rope.scale):
+        raise UnsupportedModelError("its rope settings give no usable frequencies")
+    return rope

@@ -1,0 +1,160 @@
+"""From checked samples to token ids: the student's prompt, the teacher's prompt with hindsight, the response."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from claas_crds.v1alpha1.distill_job import SampleCounts
+from claas_crds.v1alpha1.training import DistillBatchItem
+from claas_trainer.errors import SampleError, not_found
+from claas_trainer.samples.chat_template import (
+    ChatRenderer,
+    ChatTemplateError,
+    PromptOrigin,
+    TemplateRenderer,
+)
+from claas_trainer.samples.prompts import Prompts, TeacherPrompt
+from claas_trainer.samples.reading import ModelLimits, check_against_model, check_length
+from claas_trainer.samples.user_text import ControlTextError, Piece
+from claas_trainer.sdpo.batch import StepSample
+
+
+class ChatTokenizer(Protocol):
+    """The part of a tokenizer that samples need."""
+
+    @property
+    def end_of_turn_ids(self) -> frozenset[int]:
+        """Tokens at which generation stops."""
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Tokens that are never text."""
+
+    @property
+    def added_tokens(self) -> Mapping[str, int]:
+        """Tokens that a text can spell out, as they are spelled: the special ones, those around a thought, and with
+        some tokenizers ordinary text such as line breaks."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, no special tokens added; those spelled out in the text count as such."""
+
+    def encode_pieces(self, pieces: Sequence[Piece], hidden: frozenset[int]) -> list[int]:
+        """Token ids of the pieces as one text; none of `hidden` comes from a user's. Raises ControlTextError."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included."""
+
+    def own_template(self) -> TemplateRenderer:
+        """The model's own chat template. Raises InputError."""
+
+
+@dataclass(frozen=True)
+class TokenisedBatch:
+    """What the step is taken on, in the samples' order. `rebuilt`: the places of the samples whose recorded prompt
+    the teacher does not see."""
+
+    samples: tuple[StepSample, ...]
+    counts: SampleCounts
+    rebuilt: tuple[int, ...] = ()
+
+
+def tokenise(
+    items: Sequence[DistillBatchItem],
+    tokenizer: ChatTokenizer,
+    limits: ModelLimits,
+    renderer: ChatRenderer | None = None,
+    *,
+    require_recorded_prompt: bool = False,
+) -> TokenisedBatch:
+    """Token ids of every sample: recorded ones are taken exactly as they are, the others are made.
+
+    `renderer` makes the prompts that were not recorded: the server's, where one is known, else the model's own
+    template. With `require_recorded_prompt` a sample is refused that would need one.
+
+    Raises SampleError for a sample that does not fit the model, InputError for a template that can't be used.
+    """
+    try:
+        prompts = Prompts(tokenizer, renderer or tokenizer.own_template())
+    except ChatTemplateError as error:
+        raise not_found(f"the chat template can't be used: {error.message}") from None
+    samples, origins, teachers = [], [], []
+    for index, item in enumerate(items):
+        check_against_model(index, item, limits)
+        try:
+            sample, origin, teacher = _tokenise(index, item, prompts, require_recorded_prompt)
+        except ChatTemplateError as error:
+            if error.by_itself:
+                raise not_found(f"the chat template can't be used: {error.message}") from None
+            raise SampleError(f"samples[{index}]", f"{error.message}; record the prompt (prompt_token_ids)") from None
+        _check_lengths(index, sample, limits)
+        samples.append(sample)
+        origins.append(origin)
+        teachers.append(teacher)
+    rebuilt = tuple(index for index, teacher in enumerate(teachers) if teacher is TeacherPrompt.REBUILT)
+    return TokenisedBatch(tuple(samples), _counts(items, samples, origins, len(rebuilt)), rebuilt)
+
+
+def _tokenise(
+    index: int, item: DistillBatchItem, prompts: Prompts, require_recorded_prompt: bool
+) -> tuple[StepSample, PromptOrigin, TeacherPrompt]:
+    recorded = bool(item.prompt_token_ids or item.prompt)
+    if require_recorded_prompt and not recorded:
+        raise SampleError(
+            f"samples[{index}].prompt_token_ids",
+            "is missing, and training.require_recorded_prompt is set; record the prompt with the answer",
+        )
+    student = prompts.student(item)
+    try:
+        teacher, how = prompts.teacher(item)
+    except ControlTextError:
+        raise SampleError(f"samples[{index}].feedback", _CONTROL_TEXT) from None
+    if require_recorded_prompt and how is TeacherPrompt.REBUILT:
+        raise SampleError(
+            f"samples[{index}].user_prompt",
+            "is not the last message of a user in the recorded prompt, and training.require_recorded_prompt is set;"
+            " give that message as it was sent",
+        )
+    try:
+        response = item.response_token_ids or prompts.response(item.response)
+    except ControlTextError:
+        raise SampleError(f"samples[{index}].response", _CONTROL_TEXT) from None
+    # Rounding may have left a value a little above 0.
+    logprobs = tuple(min(value, 0.0) for value in item.response_logprobs)
+    sample = StepSample(tuple(student), tuple(teacher), tuple(response), logprobs or None)
+    return sample, PromptOrigin.RECORDED if recorded else prompts.origin, how
+
+
+_CONTROL_TEXT = "spells a control token that this tokenizer can't read as text; write it otherwise"
+
+
+def _check_lengths(index: int, sample: StepSample, limits: ModelLimits) -> None:
+    if not sample.response_ids:
+        raise SampleError(f"samples[{index}].response", "has no tokens")
+    for field, prompt in (("user_prompt", sample.student_prompt_ids), ("feedback", sample.teacher_prompt_ids)):
+        if not prompt:
+            raise SampleError(f"samples[{index}].{field}", "has no tokens")
+        check_length(index, field, len(prompt) + len(sample.response_ids), limits)
+
+
+def _counts(
+    items: Sequence[DistillBatchItem],
+    samples: Sequence[StepSample],
+    origins: Sequence[PromptOrigin],
+    rebuilt: int,
+) -> SampleCounts:
+    recorded = sum(bool(item.response_token_ids and item.response_logprobs) for item in items)
+    made = Counter(origins)
+    return SampleCounts(
+        total=len(items),
+        recorded=recorded,
+        reconstructed=len(items) - recorded,
+        response_tokens=sum(len(sample.response_ids) for sample in samples),
+        recorded_prompts=made[PromptOrigin.RECORDED],
+        server_prompts=made[PromptOrigin.SERVER],
+        template_prompts=made[PromptOrigin.MODEL],
+        hints_inserted=made[PromptOrigin.RECORDED] - rebuilt,
+        rebuilt_conversations=rebuilt,
+    )

@@ -1,0 +1,1 @@
+"""Self-distillation policy optimization (SDPO): the step and its loss, on PyTorch alone."""

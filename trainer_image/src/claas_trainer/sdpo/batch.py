@@ -1,0 +1,162 @@
+"""Samples as token ids, and how several of them become one packed batch for a model."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from claas_trainer.sdpo.errors import InvalidBatchError
+
+# A sampled token's log-probability may come out this far above 0 by rounding.
+_ROUNDING = 1e-3
+
+
+@dataclass(frozen=True)
+class StepSample:
+    """One answer to learn from, as token ids; the response's ids are the sampled ones, taken as they are.
+
+    `old_logprobs`: log-probabilities of the response tokens when they were sampled; None when they are not
+    known, and then the adapter's own before the step count (ratio 1).
+    """
+
+    student_prompt_ids: tuple[int, ...]
+    teacher_prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    old_logprobs: tuple[float, ...] | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Length of the longer of its two sequences."""
+        return max(len(self.student_prompt_ids), len(self.teacher_prompt_ids)) + len(self.response_ids)
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Prompts with their responses, one after the other without padding.
+
+    `ids`: [T]. `lengths`: of each sequence, their sum is T. `rows`: [N], where in [T] each response token is
+    predicted, sequence by sequence. `targets`: [N], the response tokens.
+    """
+
+    ids: Tensor
+    lengths: tuple[int, ...]
+    rows: Tensor
+    targets: Tensor
+
+    @classmethod
+    def of(
+        cls, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], device: torch.device
+    ) -> TokenBatch:
+        """One sequence for each prompt and its response."""
+        ids: list[int] = []
+        rows: list[int] = []
+        targets: list[int] = []
+        lengths = []
+        for prompt, response in zip(prompts, responses, strict=True):
+            first = len(ids) + len(prompt) - 1
+            ids += prompt
+            ids += response
+            rows += range(first, first + len(response))
+            targets += response
+            lengths.append(len(prompt) + len(response))
+        return cls(_sent(ids, device), tuple(lengths), _sent(rows, device), _sent(targets, device))
+
+    def positions(self) -> Tensor:
+        """The place of each token in its sequence, [T]."""
+        return torch.cat([torch.arange(length, device=self.ids.device) for length in self.lengths])
+
+    def part(self, chosen: Sequence[int]) -> tuple[TokenBatch, Tensor]:
+        """Some of the sequences by their indices, in rising order, and the places of their rows among all, [n]."""
+        lengths = torch.tensor(self.lengths)
+        taken = torch.zeros(len(self.lengths), dtype=torch.bool)
+        taken[list(chosen)] = True
+        # How many tokens before each sequence are left out.
+        gone = torch.where(taken, 0, lengths).cumsum(0).to(self.ids.device)
+        owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(self.ids.device)
+        of_rows = owner[self.rows]
+        kept = taken.to(self.ids.device)
+        places = kept[of_rows].nonzero().squeeze(-1)
+        rows = self.rows[places] - gone[of_rows[places]]
+        part = TokenBatch(self.ids[kept[owner]], tuple(self.lengths[i] for i in chosen), rows, self.targets[places])
+        return part, places
+
+    def padded(self) -> tuple[Tensor, Tensor]:
+        """The ids as rows padded on the right with token 0, [B, W], and `rows` within the flattened [B * W]."""
+        width = max(self.lengths)
+        sequence = torch.repeat_interleave(
+            torch.arange(len(self.lengths)), torch.tensor(self.lengths), output_size=len(self.ids)
+        ).to(self.ids.device)
+        places = sequence * width + self.positions()
+        padded = self.ids.new_zeros(len(self.lengths) * width)
+        padded[places] = self.ids
+        return padded.view(-1, width), places[self.rows]
+
+
+def _sent(values: Sequence[int], device: torch.device) -> Tensor:
+    tensor = torch.tensor(values, dtype=torch.long)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def check_samples(samples: Sequence[StepSample], vocabulary_size: int) -> None:
+    """That every sample can be trained on.
+
+    Raises:
+        InvalidBatchError: the first that can't; the message names its index and field, never its content.
+    """
+    if not samples:
+        raise InvalidBatchError("samples: there are none; a step needs at least one")
+    for index, sample in enumerate(samples):
+        for field in ("student_prompt_ids", "teacher_prompt_ids", "response_ids"):
+            ids: tuple[int, ...] = getattr(sample, field)
+            if not ids:
+                raise InvalidBatchError(f"samples[{index}].{field} is empty: give at least one token id")
+            if min(ids) < 0 or max(ids) >= vocabulary_size:
+                raise InvalidBatchError(
+                    f"samples[{index}].{field} has a token id outside 0..{vocabulary_size - 1}: "
+                    "tokenise with the model's own tokenizer"
+                )
+        old = sample.old_logprobs
+        if old is not None and len(old) != len(sample.response_ids):
+            raise InvalidBatchError(
+                f"samples[{index}].old_logprobs has {len(old)} values for {len(sample.response_ids)} "
+                "response tokens: there must be one for each"
+            )
+        if old is not None and not all(math.isfinite(value) and value <= _ROUNDING for value in old):
+            raise InvalidBatchError(
+                f"samples[{index}].old_logprobs has a value that is no log-probability: each must be finite "
+                "and at most 0"
+            )
+
+
+def ordered(samples: Sequence[StepSample]) -> list[StepSample]:
+    """The samples by length, in an order that depends on their content alone."""
+
+    def key(sample: StepSample) -> tuple[object, ...]:
+        old = sample.old_logprobs or ()
+        return (sample.tokens, sample.response_ids, sample.student_prompt_ids, sample.teacher_prompt_ids, old)
+
+    return sorted(samples, key=key)
+
+
+def micro_batches(samples: Sequence[StepSample], max_tokens: int) -> Iterator[list[StepSample]]:
+    """`ordered` samples in groups of so many tokens at most; a longer sample makes a group of its own."""
+    group: list[StepSample] = []
+    tokens = 0
+    for sample in ordered(samples):
+        if group and tokens + sample.tokens > max_tokens:
+            yield group
+            group, tokens = [], 0
+        group.append(sample)
+        tokens += sample.tokens
+    if group:
+        yield group
+
+
+def digest(samples: Sequence[StepSample]) -> str:
+    """sha256 over the samples' token ids and log-probabilities, in whatever order they come."""
+    return hashlib.sha256("\n".join(sorted(map(repr, samples))).encode()).hexdigest()

@@ -1,0 +1,314 @@
+"""One SDPO step: from a batch of answers and an adapter to the updated adapter, and how it went.
+
+Knows neither where the base weights came from nor what happens to serving meanwhile. Nothing is random in
+it: the same input gives the same bytes on the CPU, in whatever order the samples come.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from claas_trainer.sdpo.batch import (
+    StepSample,
+    TokenBatch,
+    check_samples,
+    micro_batches,
+)
+from claas_trainer.sdpo.distance import Distance
+from claas_trainer.sdpo.errors import InvalidConfigError, NonFiniteError, PolicyMovedError
+from claas_trainer.sdpo.losses.support import Support
+from claas_trainer.sdpo.optimizer import (
+    AdamWConfig,
+    OptimizerState,
+    Part,
+    PlacedState,
+    adamw_update,
+    clip_gradient,
+)
+from claas_trainer.sdpo.parameters import AdapterParameters
+from claas_trainer.sdpo.policy import Network, PolicyModel
+from claas_trainer.sdpo.scoring import (
+    Objective,
+    Scored,
+    Sums,
+    score,
+)
+from claas_trainer.sdpo.teachers.base import Teacher
+from claas_trainer.sdpo.teachers.frozen import FrozenTeacher
+from claas_trainer.sdpo.transfers import ToDevice, ToHost
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """The settings of a step.
+
+    `teacher_top_k` is K of the support (the student's top-K). `max_grad_norm` 0 clips nothing.
+    `kl_reg_weight` 0 spares the base model's forward. A step that moves the policy by more than `max_kl` nats a token
+    fails; 0 sets no limit. `seed` is recorded with the version and seeds torch.
+
+    Raises:
+        InvalidConfigError: a value is outside its range.
+    """
+
+    learning_rate: float = 3e-5
+    alpha: float = 0.5
+    is_clip: float = 5.0
+    max_grad_norm: float = 1.0
+    kl_reg_weight: float = 0.0
+    teacher_top_k: int = 100
+    support: Support = Support.TOP_K_TAIL
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    max_kl: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        ranges = (
+            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("alpha", 0 <= self.alpha <= 1, "between 0 and 1"),
+            ("is_clip", self.is_clip >= 1, "at least 1"),
+            ("max_grad_norm", self.max_grad_norm >= 0, "at least 0"),
+            ("kl_reg_weight", self.kl_reg_weight >= 0, "at least 0"),
+            ("teacher_top_k", self.teacher_top_k >= 1, "at least 1"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("beta1", 0 <= self.beta1 < 1, "at least 0 and below 1"),
+            ("beta2", 0 <= self.beta2 < 1, "at least 0 and below 1"),
+            ("epsilon", self.epsilon > 0, "above 0"),
+            ("max_kl", self.max_kl >= 0, "at least 0"),
+        )
+        for field, inside, wanted in ranges:
+            value = getattr(self, field)
+            if not inside or not math.isfinite(value):
+                raise InvalidConfigError(f"{field} is {value}: it must be {wanted}")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a step's work is cut into pieces. Changes what it costs, and its result by rounding alone.
+
+    `micro_batch_tokens`: of one forward, prompts and responses of the longer side together; a longer sample is a
+    micro-batch of its own. `tile_rows`: response tokens whose logits are there at once.
+    """
+
+    micro_batch_tokens: int = 8192
+    tile_rows: int = 1024
+
+    def halved(self) -> Schedule | None:
+        """Half of each; None when there is nothing left to halve."""
+        if self.micro_batch_tokens <= 1 and self.tile_rows <= 1:
+            return None
+        return Schedule(max(1, self.micro_batch_tokens // 2), max(1, self.tile_rows // 2))
+
+
+@dataclass(frozen=True)
+class StepMetrics:
+    """How a step went; means are over all response tokens of the batch.
+
+    `kl_to_parent`: KL(policy before || policy after), nats a token, over the whole vocabulary, on some response
+    tokens of every sample (`distance`); `kl_to_parent_max`: of the sample that it is largest for. `kl_to_base` is
+    None unless the KL term was on.
+    `micro_batches`: how many there were; more than planned when memory ran out.
+    """
+
+    loss: float
+    divergence: float
+    grad_norm: float
+    ratio_mean: float
+    ratio_max: float
+    clipped_fraction: float
+    kl_to_parent: float
+    kl_to_parent_max: float
+    kl_to_base: float | None
+    samples: int
+    tokens: int
+    micro_batches: int
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """The optimiser state after the step, the updated float32 masters in it, the metrics, and the step's schedule: a
+    smaller one than was given when memory ran out."""
+
+    state: OptimizerState
+    metrics: StepMetrics
+    schedule: Schedule
+
+
+def sdpo_step(
+    model: PolicyModel,
+    samples: Sequence[StepSample],
+    config: StepConfig,
+    state: OptimizerState,
+    teacher: Teacher | None = None,
+    schedule: Schedule | None = None,
+    on_micro_batch: Callable[[int, int], None] | None = None,
+) -> StepResult:
+    """One SDPO step from `state`, which stays as it is.
+
+    `teacher`: the frozen base model by default. `on_micro_batch` is called with a micro-batch's number, from 1, and
+    their count before each of them. Where memory runs out, the step begins again with half of the schedule.
+
+    Raises:
+        InvalidBatchError: a sample can't be trained on; the message names its index and field.
+        OptimizerStateError: the state belongs to another adapter.
+        NonFiniteError: a loss or gradient was NaN or infinite.
+        PolicyMovedError: the step moved the policy too far.
+        torch.OutOfMemoryError: not even the smallest piece fits.
+    """
+    check_samples(samples, model.vocabulary_size)
+    step = _Step(
+        model,
+        samples,
+        config,
+        state.arranged(model.layout),
+        teacher or FrozenTeacher(),
+        on_micro_batch or _tell_nobody,
+    )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return step.take(schedule or Schedule())
+    finally:
+        model.clear()
+
+
+def _tell_nobody(number: int, count: int) -> None:
+    return
+
+
+class _Step:
+    """One step's inputs, and its parts in the order in which `take` has them."""
+
+    def __init__(
+        self,
+        model: PolicyModel,
+        samples: Sequence[StepSample],
+        config: StepConfig,
+        state: OptimizerState,
+        teacher: Teacher,
+        on_micro_batch: Callable[[int, int], None],
+    ) -> None:
+        self._model = model
+        self._samples = samples
+        self._config = config
+        self._state = state
+        self._teacher = teacher
+        self._on_micro_batch = on_micro_batch
+        self._tokens = sum(len(sample.response_ids) for sample in samples)
+
+    def take(self, schedule: Schedule) -> StepResult:
+        model, config, state = self._model, self._config, self._state
+        parameters = model.place(state.vectors[Part.MASTER])
+        average = self._average(parameters)
+        arriving = ToDevice({part: state.vectors[part] for part in (Part.EXP_AVG, Part.EXP_AVG_SQ)}, model.device)
+        model.refresh(average)
+        sums, distance, schedule = self._accumulate(parameters, schedule)
+        # Of sums over tokens the batch's token mean, whatever the micro-batches were.
+        parameters.grad.div_(self._tokens)
+        loss = sums.loss.item() / self._tokens
+        if not math.isfinite(loss):
+            raise NonFiniteError(
+                f"the loss is {loss}: the adapter was not updated; where the base model's weights are finite, its"
+                " activations overflow on these samples, as those of float16 weights do: use a bfloat16 checkpoint"
+            )
+        grad_norm = clip_gradient(parameters, config.max_grad_norm).item()
+        if not math.isfinite(grad_norm):
+            raise NonFiniteError(
+                f"the gradient's norm is {grad_norm}: the adapter was not updated; check the samples"
+            )
+        distance.ready()
+        moments = arriving.ready()
+        placed = PlacedState(moments[Part.EXP_AVG], moments[Part.EXP_AVG_SQ], average, state.step)
+        after = ToHost(adamw_update(parameters, placed, _adamw(config), self._teacher.average_rate), model.device)
+        model.refresh()
+        moved, furthest = self._checked(*distance.moved())
+        metrics = StepMetrics(
+            loss=loss,
+            divergence=sums.divergence.item() / self._tokens,
+            grad_norm=grad_norm,
+            ratio_mean=sums.ratio.item() / self._tokens,
+            ratio_max=sums.ratio_max.item(),
+            clipped_fraction=sums.clipped.item() / self._tokens,
+            kl_to_parent=moved,
+            kl_to_parent_max=furthest,
+            kl_to_base=sums.kl_to_base.item() / self._tokens if config.kl_reg_weight > 0 else None,
+            samples=len(self._samples),
+            tokens=self._tokens,
+            micro_batches=len(list(micro_batches(self._samples, schedule.micro_batch_tokens))),
+        )
+        return StepResult(OptimizerState(model.layout, after.ready(), state.step + 1), metrics, schedule)
+
+    def _average(self, parameters: AdapterParameters) -> Tensor | None:
+        if self._teacher.average_rate is None:
+            return None
+        found = self._state.vectors.get(Part.AVERAGE)
+        # It begins where the adapter is.
+        return parameters.flat.clone() if found is None else found.to(parameters.flat.device, copy=True)
+
+    def _accumulate(self, parameters: AdapterParameters, schedule: Schedule) -> tuple[Sums, Distance, Schedule]:
+        while True:
+            try:
+                return *self._pass_over_all(schedule), schedule
+            except torch.OutOfMemoryError:
+                smaller = schedule.halved()
+                if smaller is None:
+                    raise
+            # Outside the handler: the frames that hold what did not fit are gone now.
+            schedule = smaller
+            parameters.grad.zero_()
+            torch.cuda.empty_cache()
+
+    def _pass_over_all(self, schedule: Schedule) -> tuple[Sums, Distance]:
+        sums = Sums.zero(self._model.device)
+        distance = Distance(self._model, self._samples, schedule.micro_batch_tokens, schedule.tile_rows)
+        groups = list(micro_batches(self._samples, schedule.micro_batch_tokens))
+        for number, group in enumerate(groups, start=1):
+            self._on_micro_batch(number, len(groups))
+            distance.tell(group, self._micro_batch(group, schedule, sums))
+        return sums, distance
+
+    def _micro_batch(self, group: Sequence[StepSample], schedule: Schedule, sums: Sums) -> Tensor:
+        """Adds a micro-batch's gradient and sums; gives the student's features, [N, F]."""
+        model, config = self._model, self._config
+        responses = [sample.response_ids for sample in group]
+        hinted = TokenBatch.of([sample.teacher_prompt_ids for sample in group], responses, model.device)
+        batch = TokenBatch.of([sample.student_prompt_ids for sample in group], responses, model.device)
+        # The teacher first: its forward leaves nothing behind while the student's is made.
+        taught = [model.features(hinted, network) for network in self._teacher.networks]
+        base = model.features(batch, Network.BASE) if config.kl_reg_weight > 0 else None
+        student = model.student(batch)
+        scored = Scored(student.features, taught, base, batch.targets, _old_logprobs(group, model.device))
+        objective = Objective(
+            config.alpha, config.is_clip, config.kl_reg_weight, config.support, config.teacher_top_k
+        )
+        student.backward(score(model, self._teacher, scored, objective, schedule.tile_rows, sums))
+        return student.features
+
+    def _checked(self, moved: float, furthest: float) -> tuple[float, float]:
+        if not math.isfinite(moved):
+            raise NonFiniteError("the updated policy is NaN or infinite; lower learning_rate")
+        if 0 < self._config.max_kl < moved:
+            raise PolicyMovedError(
+                f"the step moved the policy by {moved:.3g} nats a token and max_kl is {self._config.max_kl:g}:"
+                " nothing is published; lower learning_rate, or give feedback in more steps"
+            )
+        return moved, furthest
+
+
+def _old_logprobs(group: Sequence[StepSample], device: torch.device) -> Tensor:
+    """The recorded log-probabilities, [N], and NaN where none were recorded."""
+    values: list[float] = []
+    for sample in group:
+        values += sample.old_logprobs or [math.nan] * len(sample.response_ids)
+    return torch.tensor(values, dtype=torch.float32).to(device)
+
+
+def _adamw(config: StepConfig) -> AdamWConfig:
+    return AdamWConfig(config.learning_rate, config.weight_decay, config.beta1, config.beta2, config.epsilon)

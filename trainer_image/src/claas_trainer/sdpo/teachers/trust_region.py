@@ -1,0 +1,31 @@
+"""The trust region teacher: between the base model and the student itself, both shown the hindsight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from claas_trainer.sdpo.errors import InvalidConfigError
+from claas_trainer.sdpo.policy import Network
+from claas_trainer.sdpo.teachers.base import Teacher
+
+
+class TrustRegionTeacher(Teacher):
+    """Logits (1 - rho) * base + rho * student, which is the geometric mean of the two distributions: as far towards
+    what the student would now teach as a bound on its distance to the base allows (arXiv 2601.20802).
+
+    Raises:
+        InvalidConfigError: rho is outside [0, 1].
+    """
+
+    networks = (Network.BASE, Network.STUDENT)
+
+    def __init__(self, rho: float = 0.5) -> None:
+        if not 0 <= rho <= 1:
+            raise InvalidConfigError(f"teacher_update_rate is {rho}: it must be between 0 and 1")
+        self._rho = rho
+
+    def logits(self, scored: Sequence[Tensor]) -> Tensor:
+        base, student = scored
+        return base.lerp_(student, self._rho)

@@ -1,0 +1,1 @@
+"""The vLLM servers during an attempt: pause, watch, swap."""

@@ -1,0 +1,78 @@
+"""Putting a published version into service on every pod."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from claas_contract.input import ServingTarget
+from claas_contract.result import PublishedVersion
+from claas_trainer.errors import VersionRejectedError
+from claas_trainer.logs import log
+from claas_trainer.serving.liveness import alive
+from claas_trainer.serving.pods import ServingPod
+from claas_vllm_client import (
+    AdapterRejected,
+    AliasRejected,
+    ProbeFailed,
+    ProbeSpec,
+    RouteMissing,
+    VllmError,
+    put_in_service,
+)
+
+
+async def swap(pods: Sequence[ServingPod], serving: ServingTarget, version: PublishedVersion) -> list[str]:
+    """Load, probe and flip on all pods at once; the names of those that serve the version now.
+
+    A pod that can't be reached, or whose server dies over it, is left to the operator, which goes on trying. Raises
+    VersionRejectedError when a living vLLM refused the version or it failed its probe: the one before it stays in
+    service there.
+    """
+    results = await asyncio.gather(*(_swap_pod(pod, serving, version) for pod in pods), return_exceptions=True)
+    swapped = []
+    for pod, result in zip(pods, results, strict=True):
+        # What a dying server answers says nothing of the version.
+        if isinstance(result, AdapterRejected | AliasRejected | ProbeFailed) and await alive(pod.client):
+            message = f"pod {pod.pod.name} did not take version {version.number}: {result}"
+            raise VersionRejectedError(version, message) from result
+        if isinstance(result, VllmError):
+            log("swap-failed", pod=pod.pod.name, version=version.number, error=type(result).__name__)
+        elif isinstance(result, BaseException):
+            raise result
+        elif result:
+            swapped.append(pod.pod.name)
+    return swapped
+
+
+async def _swap_pod(pod: ServingPod, serving: ServingTarget, version: PublishedVersion) -> bool:
+    if pod.pod.storage_path is None:
+        log("swap-skipped", pod=pod.pod.name, why="the volume is not mounted")
+        return False
+    if await _asleep(pod):
+        # vLLM does not guard a load while it sleeps.
+        log("swap-skipped", pod=pod.pod.name, why="asleep or paused")
+        return False
+    outcome = await put_in_service(
+        pod.client,
+        served_name=serving.served_name,
+        version=version.number,
+        path=f"{pod.pod.storage_path.rstrip('/')}/versions/{version.number}",
+        probe=ProbeSpec(prompt=serving.probe.prompt, max_tokens=serving.probe.max_tokens),
+    )
+    log(
+        "swapped",
+        pod=pod.pod.name,
+        version=version.number,
+        changed=outcome.changed,
+        load_seconds=round(outcome.load_seconds, 3),
+        flip_seconds=round(outcome.flip_seconds, 3),
+    )
+    return True
+
+
+async def _asleep(pod: ServingPod) -> bool:
+    try:
+        return await pod.client.is_sleeping()
+    except RouteMissing:
+        return False

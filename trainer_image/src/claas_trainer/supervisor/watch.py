@@ -1,0 +1,75 @@
+"""What the supervisor knows of its worker: a pure state, fed with the worker's events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from claas_contract.progress import Progress
+from claas_contract.result import PublishedVersion, TrainerResult
+from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_trainer.messages.events import (
+    Awake,
+    Event,
+    Finished,
+    PauseAnnounced,
+    PauseConfirmed,
+    PhaseReached,
+    Published,
+    SharingBegan,
+    SharingEnded,
+)
+
+
+@dataclass
+class Watch:
+    """Where the worker is, and which servers it may have paused. `clock` gives monotonic seconds."""
+
+    clock: Callable[[], float]
+    phase: JobPhase = JobPhase.PREPARING
+    detail: str = "starting"
+    announced: dict[str, PauseAnnounced] = field(default_factory=dict)
+    """Servers that may be paused, by address."""
+    confirmed: set[str] = field(default_factory=set)
+    """Those of them that said so."""
+    paused_at: float | None = None
+    """When the first of them was announced, by `clock`."""
+    shared: dict[str, str] = field(default_factory=dict)
+    """Servers whose memory is computed with: names of their pods, by address."""
+    published: PublishedVersion | None = None
+    result: TrainerResult | None = None
+
+    def take(self, event: Event) -> None:
+        """Learn from one event."""
+        match event:
+            case PhaseReached():
+                self.phase, self.detail = event.phase, event.detail
+            case PauseAnnounced():
+                if self.paused_at is None:
+                    self.paused_at = self.clock()
+                self.announced[event.url] = event
+            case PauseConfirmed():
+                self.confirmed.add(event.url)
+            case Awake():
+                self.announced.pop(event.url, None)
+                self.confirmed.discard(event.url)
+                if not self.announced:
+                    self.paused_at = None
+            case SharingBegan():
+                self.shared[event.url] = event.pod
+            case SharingEnded():
+                self.shared.pop(event.url, None)
+            case Published():
+                self.published = event.version
+            case Finished():
+                self.result = event.result
+
+    @property
+    def paused_since(self) -> datetime | None:
+        """When serving was paused, while it is."""
+        return min((event.at for event in self.announced.values()), default=None)
+
+    def progress(self) -> Progress:
+        """What is told to those who ask."""
+        return Progress(phase=self.phase, detail=self.detail, paused_since=self.paused_since)
