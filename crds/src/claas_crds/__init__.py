@@ -1,15 +1,10 @@
-"""The data model of claas-operator: resources, conditions, payloads, and the operator-trainer contract.
+"""The public words of claas-operator: resources, conditions and payloads.
 
 Everything here is a pydantic model or an enum; the package imports nothing but pydantic and the standard
 library, so that operator, trainer and gateway can share it.
 
-- `lora_adapter`, `distill_job`: the two resources of the API group `claas.dev/v1alpha1`
-- `conditions`: condition types and every reason they can have
-- `training`: training settings and samples, under the names that CLaaS users know
-- `sample_documents`: reading samples as tools export them, by `sample_forms`, `sample_turns` and `sample_checks`
-- `pod`: the settings of trainer pods
-- `contract`: what the operator hands to a trainer pod, and what it gets back
-- `schema`, `manifests`: from the models to the CustomResourceDefinitions
+- `v1alpha1`: the API group `claas.dev/v1alpha1`, with the training settings and samples that CLaaS users know
+- `samples`: reading samples as tools export them
 """
 
 GROUP = "claas.dev"

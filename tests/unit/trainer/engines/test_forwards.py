@@ -44,7 +44,7 @@ from tests.unit.trainer.tiny_models import build_gemma, build_mistral
 
 WORKER = """
 import asyncio, os, sys
-from claas_crds.contract import TrainerInput
+from claas_contract.input import TrainerInput
 from claas_trainer.paths import Paths
 from claas_trainer.messages.events import Reporter
 from claas_trainer.attempt.run import run
