@@ -25,13 +25,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # In place of this folder, whose modules would hide others of their names.
 sys.path[:1] = [str(ROOT / part) for part in ("", "crds/src", "contract/src", "vllm_client/src", "trainer_image/src")]
 
-from bench.felt import Clients  # noqa: E402
-from bench.gap_table import HEADING, Row, row  # noqa: E402
-from bench.server import Server  # noqa: E402
-from bench.shapes import SHAPES  # noqa: E402
-from bench.sharing_checks import Checks, say, taken_mb  # noqa: E402
-from bench.updates import NAME, Pod, Way  # noqa: E402
-from bench.work import Work  # noqa: E402
+from bench.compute.shapes import SHAPES  # noqa: E402
+from bench.compute.work import Work  # noqa: E402
+from bench.serving.felt import Clients  # noqa: E402
+from bench.serving.gap_table import HEADING, Row, row  # noqa: E402
+from bench.serving.server import Server  # noqa: E402
+from bench.serving.sharing_checks import Checks, say, taken_mb  # noqa: E402
+from bench.serving.updates import NAME, Pod, Way  # noqa: E402
 from claas_crds.v1alpha1.lora_adapter import HandoverKind  # noqa: E402
 from claas_trainer.gpu import visible_gpus  # noqa: E402
 
@@ -87,7 +87,7 @@ class Bench:
         """All of it: fills `rows` and `shortfalls`. Raises RuntimeError."""
         if not self._model.exists():
             # In another process: this one takes no GPU memory.
-            script = [sys.executable, str(ROOT / "bench/model_folder.py"), "--shape", self._options.shape]
+            script = [sys.executable, str(ROOT / "bench/serving/model_folder.py"), "--shape", self._options.shape]
             subprocess.run([*script, "--out", str(self._model)], check=True)
             say(f"model written: {self._options.shape}")
         self._empty_mb = taken_mb()

@@ -28,9 +28,9 @@ sys.path[:1] = [str(ROOT), str(ROOT / "trainer_image/src"), str(ROOT / "vllm_com
 
 import torch  # noqa: E402
 
-from bench.namespaces import in_own_namespaces  # noqa: E402
-from bench.shapes import SHAPES  # noqa: E402
-from bench.work import Work  # noqa: E402
+from bench.compute.shapes import SHAPES  # noqa: E402
+from bench.compute.work import Work  # noqa: E402
+from bench.serving.namespaces import in_own_namespaces  # noqa: E402
 from claas_trainer.forward.transformer.adapters import adapter_shapes  # noqa: E402
 from claas_trainer.forward.transformer.model import DecoderModel  # noqa: E402
 from claas_trainer.forward.weights.random import RandomWeights  # noqa: E402

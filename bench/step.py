@@ -30,11 +30,18 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch  # noqa: E402
 
-from bench.device import describe, host_rate, matmul_rate, seconds, sustained_rate, taken_bytes  # noqa: E402
-from bench.kernels import print_profile  # noqa: E402
-from bench.plain import PlainStep  # noqa: E402
-from bench.shapes import SHAPES  # noqa: E402
-from bench.work import Work, operations  # noqa: E402
+from bench.compute.device import (  # noqa: E402
+    describe,
+    host_rate,
+    matmul_rate,
+    seconds,
+    sustained_rate,
+    taken_bytes,
+)
+from bench.compute.kernels import print_profile  # noqa: E402
+from bench.compute.plain import PlainStep  # noqa: E402
+from bench.compute.shapes import SHAPES  # noqa: E402
+from bench.compute.work import Work, operations  # noqa: E402
 from claas_trainer.forward.transformer.adapters import adapter_shapes  # noqa: E402
 from claas_trainer.forward.transformer.model import DecoderModel  # noqa: E402
 from claas_trainer.forward.transformer.plan import Footprint, MemoryPlan, plan_memory  # noqa: E402

@@ -5,18 +5,15 @@ import sys
 import time
 from collections.abc import Sequence
 
-from tests.cluster import (
-    binaries,
-    cluster,
-    images,
-    light,
-)
-from tests.cluster.binaries import Binary
+from tests.cluster import cluster, light
 from tests.cluster.cluster import Report
-from tests.cluster.control_plane import Folders
 from tests.cluster.errors import ClusterError
+from tests.cluster.images import building as images
 from tests.cluster.layout import full_cluster_folders
 from tests.cluster.paths import light_root
+from tests.cluster.services import binaries
+from tests.cluster.services.binaries import Binary
+from tests.cluster.services.control_plane import Folders
 
 
 def _parser() -> argparse.ArgumentParser:

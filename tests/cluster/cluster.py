@@ -10,21 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import (
-    binaries,
-    host,
-    host_state,
-    process,
-)
-from tests.cluster.binaries import Binary
-from tests.cluster.cgroups import make_cgroups
-from tests.cluster.control_plane import (
-    Credentials,
-    Endpoints,
-    make_credentials,
-    start_control_plane,
-)
 from tests.cluster.errors import CommandError, PrerequisiteError, StartError
+from tests.cluster.host import machine as host
+from tests.cluster.host import process
+from tests.cluster.host import state as host_state
+from tests.cluster.host.cgroups import make_cgroups
+from tests.cluster.host.network import make_bridge, render_cni
+from tests.cluster.host.sweep import claim_machine, sweep
+from tests.cluster.host.volumes import storage_class
 from tests.cluster.kubeconfig import render_kubeconfig, write_private
 from tests.cluster.kubectl import Kubectl, kubectl_for
 from tests.cluster.layout import (
@@ -34,11 +27,16 @@ from tests.cluster.layout import (
     choose_local_ports,
     full_cluster_folders,
 )
-from tests.cluster.network import make_bridge, render_cni
-from tests.cluster.node import start_node
-from tests.cluster.runtime import start_containerd
-from tests.cluster.sweep import claim_machine, sweep
-from tests.cluster.volumes import storage_class
+from tests.cluster.services import binaries
+from tests.cluster.services.binaries import Binary
+from tests.cluster.services.control_plane import (
+    Credentials,
+    Endpoints,
+    make_credentials,
+    start_control_plane,
+)
+from tests.cluster.services.node import start_node
+from tests.cluster.services.runtime import start_containerd
 
 READY_TIMEOUT_SECONDS = 120.0
 POLL_SECONDS = 0.2

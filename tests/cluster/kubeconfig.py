@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.cluster.certificates import KeyPair
+from tests.cluster.services.certificates import KeyPair
 
 
 def _encoded(path: Path) -> str:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.binaries import Binary, ensure
-from tests.cluster.process import run
+from tests.cluster.host.process import run
+from tests.cluster.services.binaries import Binary, ensure
 
 
 @dataclass(frozen=True)

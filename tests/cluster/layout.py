@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.control_plane import Endpoints, Folders, free_ports
 from tests.cluster.paths import cluster_root
+from tests.cluster.services.control_plane import Endpoints, Folders, free_ports
 
 NODE_NAME = "claas-node"
 BRIDGE = "claas0"

@@ -13,8 +13,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.cluster import binaries, process
-from tests.cluster.control_plane import (
+from tests.cluster.errors import StartError
+from tests.cluster.host import process
+from tests.cluster.host.process import ProcessIdentity
+from tests.cluster.kubeconfig import render_kubeconfig, write_private
+from tests.cluster.paths import light_root
+from tests.cluster.services import binaries
+from tests.cluster.services.control_plane import (
     LOOPBACK,
     Endpoints,
     Folders,
@@ -22,10 +27,6 @@ from tests.cluster.control_plane import (
     make_credentials,
     start_control_plane,
 )
-from tests.cluster.errors import StartError
-from tests.cluster.kubeconfig import render_kubeconfig, write_private
-from tests.cluster.paths import light_root
-from tests.cluster.process import ProcessIdentity
 
 READY_TIMEOUT_SECONDS = 90.0
 STOP_GRACE_SECONDS = 5.0

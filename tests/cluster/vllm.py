@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.cluster.image_specs import VLLM
-from tests.cluster.volumes import Manifest
+from tests.cluster.host.volumes import Manifest
+from tests.cluster.images.specs import VLLM
 
 PORT = 8000
 MODEL_MOUNT = "/models"

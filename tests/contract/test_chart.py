@@ -11,8 +11,8 @@ import pytest
 import yaml
 from pydantic import JsonValue
 
-from tests.cluster.binaries import Binary, ensure
 from tests.cluster.paths import REPOSITORY_ROOT
+from tests.cluster.services.binaries import Binary, ensure
 from tools.crd.manifests import custom_resource_definitions
 
 pytestmark = pytest.mark.contract

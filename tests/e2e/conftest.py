@@ -12,8 +12,8 @@ import pytest
 from claas_crds.v1alpha1.lora_adapter import HandoverKind
 from tests.builders.resources import lora_adapter
 from tests.cluster import cluster
-from tests.e2e.handovers import HANDOVERS
-from tests.e2e.scene import FAULTS_CONFIG_MAP, Scene
+from tests.e2e.stage.handovers import HANDOVERS
+from tests.e2e.stage.scene import FAULTS_CONFIG_MAP, Scene
 from tests.stack import install, resources, serving
 from tests.stack.install import Stack
 from tests.stack.resources import wait_for

@@ -10,8 +10,8 @@ import pytest
 from claas_crds.v1alpha1.lora_adapter import HandoverKind
 from tests.builders.resources import distill_job, lora_adapter
 from tests.e2e.conftest import TRAINING
-from tests.e2e.handovers import assert_step_was_taken_once, pauses
-from tests.e2e.scene import Scene, scale_operator
+from tests.e2e.stage.handovers import assert_step_was_taken_once, pauses
+from tests.e2e.stage.scene import Scene, scale_operator
 from tests.stack import resources
 from tests.stack.resources import wait_for
 

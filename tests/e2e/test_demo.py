@@ -9,7 +9,7 @@ import pytest
 from claas_crds.v1alpha1.lora_adapter import HandoverKind
 from tests.demo.course import learn
 from tests.demo.report import serving_line, table
-from tests.e2e.scene import Scene
+from tests.e2e.stage.scene import Scene
 
 pytestmark = pytest.mark.e2e
 

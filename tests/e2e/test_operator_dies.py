@@ -8,9 +8,9 @@ import pytest
 
 from claas_crds.v1alpha1.lora_adapter import HandoverKind
 from claas_kube.objects.pods import Pod
-from tests.e2e import processes
-from tests.e2e.handovers import assert_step_was_taken_once, pauses
-from tests.e2e.scene import Scene, operator_pod, scale_operator
+from tests.e2e.stage import processes
+from tests.e2e.stage.handovers import assert_step_was_taken_once, pauses
+from tests.e2e.stage.scene import Scene, operator_pod, scale_operator
 from tests.stack.resources import wait_for
 
 pytestmark = pytest.mark.e2e

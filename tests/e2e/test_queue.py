@@ -9,7 +9,7 @@ import pytest
 
 from tests.builders.resources import distill_job, lora_adapter
 from tests.e2e.conftest import TRAINING
-from tests.e2e.scene import Scene
+from tests.e2e.stage.scene import Scene
 from tests.stack import resources
 
 pytestmark = pytest.mark.e2e

@@ -8,7 +8,7 @@ import pytest
 from pydantic import JsonValue
 
 from tests.builders.resources import sample
-from tests.e2e.scene import Scene
+from tests.e2e.stage.scene import Scene
 from tests.stack.traffic import Traffic
 
 pytestmark = pytest.mark.e2e

@@ -11,9 +11,9 @@ from claas_crds.v1alpha1.lora_adapter import HandoverKind
 from claas_kube.objects.resources import JobObject
 from tests.builders.resources import DEPLOYMENT
 from tests.cluster import vllm
-from tests.e2e import processes
-from tests.e2e.handovers import BESIDE_SERVING, assert_step_was_taken_once, pauses
-from tests.e2e.scene import Scene, scale_operator
+from tests.e2e.stage import processes
+from tests.e2e.stage.handovers import BESIDE_SERVING, assert_step_was_taken_once, pauses
+from tests.e2e.stage.scene import Scene, scale_operator
 from tests.stack import resources, serving
 from tests.stack.resources import wait_for
 from tests.stack.traffic import Traffic

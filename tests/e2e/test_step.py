@@ -10,8 +10,8 @@ import pytest
 
 from claas_crds.v1alpha1.lora_adapter import HandoverKind
 from tests.builders.resources import sample
-from tests.e2e.handovers import assert_step_was_taken_once, pauses
-from tests.e2e.scene import Scene
+from tests.e2e.stage.handovers import assert_step_was_taken_once, pauses
+from tests.e2e.stage.scene import Scene
 from tests.stack import rollouts
 from tests.stack.traffic import Traffic
 from tests.tiny_model.tasks import Preference, feedback, questions

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.e2e.scene import Scene
+from tests.e2e.stage.scene import Scene
 
 pytestmark = pytest.mark.e2e
 

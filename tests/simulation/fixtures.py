@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.control_plane import free_ports
 from tests.cluster.kubectl import kubectl_for
 from tests.cluster.light import LightCluster
 from tests.cluster.paths import REPOSITORY_ROOT
+from tests.cluster.services.control_plane import free_ports
 from tests.simulation.operator_process import OPERATOR_NAMESPACE, OperatorProcess
 from tests.simulation.scene import Scene, Simulation
 

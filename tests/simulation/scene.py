@@ -34,8 +34,8 @@ from claas_kube.objects.pods import Pod
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_kube.objects.workloads import Lease
 from claas_operator.plan.serving_lease import ServingLease, lease_name, read_lease
-from tests.cluster.control_plane import free_ports
 from tests.cluster.light import LightCluster
+from tests.cluster.services.control_plane import free_ports
 from tests.simulation import statuses
 from tests.simulation.cluster_api import NAMESPACES, ClusterApi, text
 from tests.simulation.node import Node, Run, trainers_of

@@ -8,14 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import cluster, images
-from tests.cluster.binaries import Binary, ensure
+from tests.cluster import cluster
 from tests.cluster.cluster import Cluster, Report, silent
 from tests.cluster.errors import PrerequisiteError
-from tests.cluster.image_specs import OPERATOR, TRAINER, ImageSpec
+from tests.cluster.host.process import run
+from tests.cluster.images import building as images
+from tests.cluster.images.specs import OPERATOR, TRAINER, ImageSpec
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.paths import REPOSITORY_ROOT
-from tests.cluster.process import run
+from tests.cluster.services.binaries import Binary, ensure
 from tests.tiny_model.build import build, default_folder
 
 RELEASE = "claas"

@@ -17,8 +17,9 @@ from tests.builders.resources import (
     MODEL_PATH,
     Manifest,
 )
-from tests.cluster import vllm, volumes
-from tests.cluster.image_specs import VLLM
+from tests.cluster import vllm
+from tests.cluster.host import volumes
+from tests.cluster.images.specs import VLLM
 from tests.cluster.layout import full_cluster_folders
 from tests.stack.install import Stack
 

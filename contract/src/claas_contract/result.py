@@ -7,9 +7,7 @@ from datetime import datetime
 from claas_contract.base import ContractModel
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.distill_job import SampleCounts, Timings
-from claas_crds.v1alpha1.lora_adapter import (
-    VersionVerdict,
-)
+from claas_crds.v1alpha1.lora_adapter import VersionVerdict
 
 TERMINATION_MESSAGE_LIMIT_BYTES = 4096
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from bench.felt import Felt
+from bench.serving.felt import Felt
 
 
 def felt(folder: Path, *tokens: tuple[float, int, int]) -> Felt:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import host
 from tests.cluster.errors import PrerequisiteError
-from tests.cluster.host import Tool
+from tests.cluster.host import machine as host
+from tests.cluster.host.machine import Tool
 
 # It "installs" each package as a program of that name. A folder is its lock, as a file is the real one's.
 APT_GET = """#!/bin/sh

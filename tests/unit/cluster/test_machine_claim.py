@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import process, sweep
 from tests.cluster.errors import PrerequisiteError
+from tests.cluster.host import process, sweep
 from tests.cluster.layout import ClusterFolders
 
 

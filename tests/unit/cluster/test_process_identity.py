@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import process
 from tests.cluster.errors import CommandError
-from tests.cluster.process import ProcessIdentity, ProcessStat
+from tests.cluster.host import process
+from tests.cluster.host.process import ProcessIdentity, ProcessStat
 
 STAT_TAIL = " ".join(["S", "7", *["0"] * 17, "4242", *["0"] * 30])
 

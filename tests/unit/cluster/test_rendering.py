@@ -8,25 +8,27 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster import (
-    binaries,
-    buildah,
-    host,
-    image_specs,
+from tests.cluster import vllm
+from tests.cluster.errors import PrerequisiteError
+from tests.cluster.host import (
+    machine as host,
+)
+from tests.cluster.host import (
     network,
     sweep,
-    vllm,
     volumes,
 )
-from tests.cluster.binaries import Binary
-from tests.cluster.certificates import make_authority
-from tests.cluster.errors import PrerequisiteError
-from tests.cluster.host import Tool
-from tests.cluster.image_specs import ImageSpec
+from tests.cluster.host.machine import Tool
+from tests.cluster.images import buildah
+from tests.cluster.images import specs as image_specs
+from tests.cluster.images.oci import single_file_image
+from tests.cluster.images.specs import ImageSpec
 from tests.cluster.kubeconfig import render_kubeconfig
 from tests.cluster.layout import BRIDGE, ClusterFolders
-from tests.cluster.oci import single_file_image
-from tests.cluster.runtime import render_containerd
+from tests.cluster.services import binaries
+from tests.cluster.services.binaries import Binary
+from tests.cluster.services.certificates import make_authority
+from tests.cluster.services.runtime import render_containerd
 
 FOLDERS = ClusterFolders(Path('/a "b"/cluster'))
 

@@ -27,7 +27,7 @@ from claas_vllm_client import (
     VllmError,
     certificates_fault,
 )
-from tests.cluster.certificates import KeyPair, make_authority, make_certificate
+from tests.cluster.services.certificates import KeyPair, make_authority, make_certificate
 
 NAME = "vllm.team.svc"
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -1,0 +1,1 @@
+"""Images of this repository: built without a daemon, loaded into the cluster."""
