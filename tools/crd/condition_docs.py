@@ -1,6 +1,7 @@
-"""What every condition means: for each type, the reasons it has when True, False and Unknown.
+"""Meaning of every condition: for each type, the reasons it has when True, False and Unknown.
 
-docs/conditions.md is generated from these tables, and `is_documented` lets tests hold the operator to them.
+docs/conditions.md is generated from these tables. Tests check with `is_documented` that the operator uses no other
+reasons.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class ReasonDoc:
 
 @dataclass(frozen=True)
 class StatusDoc:
-    """One status of a condition: what it says, and the reasons it can have; none when it is never set."""
+    """One status of a condition: its meaning, and its possible reasons; none if it is never set."""
 
     status: ConditionStatus
     meaning: str
@@ -70,82 +71,86 @@ _AT_WORK = (
     (
         _A.TRAINER_NOT_STARTED,
         "The pod that makes the initial version can't start: quota, admission, scheduling, a volume, an image. The"
-        " message quotes what Kubernetes says; it goes on by itself once that is mended.",
+        " message quotes Kubernetes. The operator goes on by itself once the cause is removed.",
     ),
     (_A.LOADING, "A version is being loaded into the vLLM pods that do not serve it yet."),
     (
         _A.LOAD_FAILED,
-        "vLLM refused the version or it failed its probe; what served before goes on, and it is tried again.",
+        "vLLM refused to load the version, or it failed its probe. The version served before stays, and the load"
+        " is retried.",
     ),
     (
         _A.ADAPTER_NOT_APPLIED,
-        "A pod has the version loaded, and the base model answers the probe in its place; loading it again did not"
-        " help. It is tried again; restart the pod.",
+        "A pod has loaded the version, but answers the probe as the base model does, also after the version was"
+        " loaded again. The load is retried; restart the pod.",
     ),
-    (_A.ASLEEP, "A pod sleeps or is paused, and not by a DistillJob: whoever paused it has to wake it."),
+    (_A.ASLEEP, "A pod sleeps or is paused, though not by a DistillJob. Somebody else paused it and has to wake it."),
     (
         _A.NO_READY_PODS,
         "The Deployment has no ready pod; the message says what its pods are doing. The version is loaded as soon as"
         " one is ready.",
     ),
-    (_A.VLLM_UNREACHABLE, "A ready pod does not answer on the serving port; it is asked again."),
+    (_A.VLLM_UNREACHABLE, "A ready pod does not answer on the serving port; the request is retried."),
 )
 _WRONG = (
     (_A.DEPLOYMENT_NOT_FOUND, "The Deployment named in `spec.serving.deploymentRef` does not exist."),
     (_A.STORAGE_NOT_FOUND, "The claim named in `spec.storage` does not exist."),
     (
         _A.STORAGE_NOT_MOUNTED,
-        "The vLLM container does not see the adapter's folder on the claim of `spec.storage`; the message says why.",
+        "The vLLM container does not mount the adapter's folder on the claim of `spec.storage`; the message says"
+        " why.",
     ),
     (
         _A.CONTAINER_NOT_FOUND,
-        "The Deployment has no container of the name in `spec.serving.container`; the message lists those it has.",
+        "The Deployment has no container with the name in `spec.serving.container`; the message lists its"
+        " containers.",
     ),
     (
         _A.SERVER_MISCONFIGURED,
-        "vLLM was started so that it can't serve the adapter; the message names flag or field and the value needed.",
+        "vLLM's flags do not allow it to serve the adapter; the message names the flag or field and the value"
+        " needed.",
     ),
     (_A.SECRET_NOT_FOUND, "A Secret that the spec names, or the key in it, does not exist."),
     (
         _A.SECRET_INVALID,
-        "A Secret has bytes that can't be sent as a token; the message says which and where.",
+        "A Secret holds bytes that can't be sent as a token; the message says which and where.",
     ),
     (
         _A.CONTROL_REFUSED,
-        "The server refused the control token or the API key. A token that changed less than three minutes ago is not"
-        " told as `Stalled` yet: the pods' copies of the Secret follow.",
+        "The server refused the control token or the API key. For three minutes after a rotation the adapter is"
+        " not `Stalled`, because the pods' copies of the Secret follow later.",
     ),
     (_A.SERVED_NAME_TAKEN, "An older LoraAdapter is served under the same name by the same Deployment."),
-    (_A.INITIALISATION_FAILED, "The initial version could not be made; the message says why. It is tried again."),
+    (_A.INITIALISATION_FAILED, "The initial version could not be made; the message says why. It is retried."),
     (
         _A.REQUEST_REFUSED,
-        "The API server refused what the operator asked of it: a wrong `spec.trainer`, a quota, a right or an"
-        " admission webhook; the message has its words. It is tried again.",
+        "The API server refused a request of the operator: because of a wrong `spec.trainer`, a quota, missing"
+        " permission or an admission webhook. The message quotes it. The request is retried.",
     ),
 )
 _UNSEEN = (
     _A.RECONCILE_FAILED,
-    "The operator could not look at the adapter: the API server does not answer, or it holds something that this"
-    " release can't read. It is tried again.",
+    "The operator failed to process the adapter: the API server does not answer, or an object is not readable by"
+    " this release. It is retried.",
 )
 
 ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
     ConditionDoc(
         AdapterCondition.READY,
-        "The version that should be in service is served by every ready vLLM pod (kstatus).",
+        "Every ready vLLM pod serves the version that should be in service (kstatus).",
         (
             _true(
                 "The adapter answers.",
-                (_A.SERVING, "Every ready pod serves the version and it passed its probe."),
-                (_A.TRAINING, "A step is under way: requests are answered, or wait for the length of the pause."),
+                (_A.SERVING, "Every ready pod serves the version, which passed its probe."),
+                (_A.TRAINING, "A step is under way. Requests are answered, or wait during the pause."),
             ),
             _false(
-                "The adapter does not answer everywhere, or does not answer with the right version.",
+                "Some pods do not answer for the adapter, or answer with another version.",
                 *_AT_WORK,
                 *_WRONG,
             ),
             _unknown(
-                "The adapter was not looked at yet.",
+                "The state of the adapter is not known.",
                 (_A.PENDING, "The operator has not made its first pass over the adapter."),
                 _UNSEEN,
             ),
@@ -153,34 +158,34 @@ ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
     ),
     ConditionDoc(
         AdapterCondition.RECONCILING,
-        "The operator is at work on the adapter and has not finished (kstatus).",
+        "The operator is working on the adapter (kstatus).",
         (
             _true(
-                "Something changes by itself; wait.",
+                "The state will change by itself; wait.",
                 *_AT_WORK,
-                (_A.CONTROL_REFUSED, "The token changed a moment ago, and a pod has the old one yet."),
+                (_A.CONTROL_REFUSED, "The token was rotated a moment ago, and a pod still has the old one."),
                 _UNSEEN,
             ),
             _false(
-                "Nothing is left to do, or nothing that can be done without you.",
-                (_A.UP_TO_DATE, "There is nothing to wait for; `Stalled` says whether somebody has to act."),
+                "The operator has nothing left to do, or needs somebody else to act.",
+                (_A.UP_TO_DATE, "Nothing is under way; `Stalled` says whether somebody has to act."),
             ),
             _unknown("Never set."),
         ),
     ),
     ConditionDoc(
         AdapterCondition.STALLED,
-        "The adapter will not become ready until somebody changes something (kstatus). It heals by itself once that"
-        " is done.",
+        "The adapter will not become ready until somebody changes something (kstatus). The operator goes on by"
+        " itself afterwards.",
         (
-            _true("Somebody has to act; the message says on what.", *_WRONG),
-            _false("Nothing stands in the way.", (_A.UP_TO_DATE, "Nobody has to act.")),
+            _true("Somebody has to act; the message says what to change.", *_WRONG),
+            _false("Nothing has to be changed.", (_A.UP_TO_DATE, "Nobody has to act.")),
             _unknown("Never set."),
         ),
     ),
     ConditionDoc(
         AdapterCondition.SERVED,
-        "At least one vLLM pod answers under the served name, with whichever version. Its reason is that of `Ready`.",
+        "At least one vLLM pod answers under the served name, with any version. The reason is that of `Ready`.",
         (
             _true(
                 "Clients get answers from this adapter.",
@@ -200,18 +205,24 @@ ADAPTER_CONDITIONS: tuple[ConditionDoc, ...] = (
     ),
     ConditionDoc(
         AdapterCondition.COMPANION,
-        "The companion runs in the vLLM pods. Without it everything works, but see docs/vllm.md for what is lost.",
+        "The companion runs in the vLLM pods. Everything works without it too, at the cost that docs/vllm.md names.",
         (
             _true(
                 "Swaps are seamless and control routes are locked.",
-                (_A.COMPANION_FOUND, "It answers in every pod; the message says if it can't keep its aliases."),
+                (
+                    _A.COMPANION_FOUND,
+                    "The companion answers in every pod; the message says if it can't store its aliases.",
+                ),
             ),
             _false(
-                "vLLM's own routes are used.",
-                (_A.COMPANION_MISSING, "A pod answers without it: a swap has a moment in which requests fail."),
+                "The operator uses vLLM's own routes.",
+                (
+                    _A.COMPANION_MISSING,
+                    "A pod answers without the companion: requests fail for a moment during a swap.",
+                ),
             ),
             _unknown(
-                "No pod could be asked so far.",
+                "No pod has answered so far.",
                 (_A.PENDING, "No vLLM pod has answered yet."),
                 (_A.CONTROL_REFUSED, "A pod refuses the control token or the API key."),
             ),
@@ -231,79 +242,86 @@ _TRAINER_FAILURES = (
     (_F.INVALID_INPUT, "The input document or a training setting is wrong."),
     (_F.INVALID_SAMPLE, "A sample is wrong; the message names the sample and the field. Serving was not paused."),
     (_F.MODEL_NOT_FOUND, "The base model, its tokenizer or its chat template can't be read."),
-    (_F.HUB_UNREACHABLE, "The base model is on a hub that does not answer, and not in the cache."),
+    (_F.HUB_UNREACHABLE, "The hub that has the base model does not answer, and the cache does not hold it."),
     (_F.PARENT_NOT_FOUND, "The version to train from is not on the volume."),
     (_F.PARENT_CORRUPT, "The version to train from does not match its digest."),
-    (_F.PARENT_REJECTED, "The version to train from was refused by serving; the next attempt takes another."),
+    (_F.PARENT_REJECTED, "Serving rejected the version to train from; the next attempt starts from another."),
     (
         _F.ADAPTER_MISMATCH,
-        "The versions on the volume are of another shape or another base; the message says which field differs.",
+        "The versions on the volume have another shape or base model; the message says which field differs.",
     ),
     (
         _F.FOREIGN_ADAPTER,
-        "The adapter's folder holds an adapter that was not made here, which can't be imported; the message says what"
+        "The adapter's folder holds an adapter of another trainer, which can't be imported; the message says what"
         " to do.",
     ),
-    (_F.ENGINE_UNAVAILABLE, "The engine can't be had in this image or on this node."),
+    (_F.ENGINE_UNAVAILABLE, "The engine is not available in this image or on this node."),
     (_F.GPU_MISMATCH, "The trainer's GPU is not the one that vLLM runs on; serving was not paused."),
-    (_F.GPU_MEMORY_NOT_FREED, "vLLM slept and its GPU memory did not become free."),
-    (_F.OUT_OF_MEMORY, "The step does not fit into memory; it is not tried again as it is."),
+    (_F.GPU_MEMORY_NOT_FREED, "vLLM slept, but its GPU memory did not become free."),
+    (_F.OUT_OF_MEMORY, "The step does not fit into memory; it is not retried."),
     (_F.VLLM_UNREACHABLE, "A vLLM pod does not answer."),
     (_F.CONTROL_REFUSED, "The companion's lock refused the control token."),
     (_F.ALREADY_ASLEEP, "Somebody else has paused serving."),
-    (_F.DRAIN_TIMED_OUT, "Running requests were not answered within `drainTimeoutSeconds`; none was ended."),
+    (_F.DRAIN_TIMED_OUT, "Running requests were not completed within `drainTimeoutSeconds`; none was aborted."),
     (_F.PAUSE_FAILED, "vLLM refused to pause."),
-    (_F.RESUME_FAILED, "vLLM could not be woken by the trainer; the operator goes on trying."),
+    (_F.RESUME_FAILED, "The trainer could not wake vLLM; the operator keeps trying."),
     (
         _F.SERVING_LOST,
-        "A vLLM pod ended while a step was taken beside it (hand-over Share); the step was ended and is tried again.",
+        "A vLLM pod ended during a step with the hand-over Share; the step was ended and is retried.",
     ),
     (
         _F.WEIGHTS_NOT_SHAREABLE,
-        "The weights that vLLM serves can't be trained on as they are (quantised, sharded); use another hand-over.",
+        "The step can't use the weights that vLLM serves (quantised or sharded); use another hand-over.",
     ),
     (
         _F.MAX_PAUSE_EXCEEDED,
-        "The step needs a longer pause than `maxPauseSeconds`: it was not begun, by what its parent's step took, or"
-        " it was ended and serving woken. It is not tried again as it is.",
+        "The step needs a longer pause than `maxPauseSeconds`. It was not started, judged by its parent's step,"
+        " or it was ended and serving woken. It is not retried.",
     ),
-    (_F.NOT_FINITE, "Loss or gradient is NaN or infinite; nothing was published."),
-    (_F.POLICY_MOVED, "The step moved the policy further than `max_kl` allows; nothing was published."),
+    (_F.NOT_FINITE, "The loss or the gradient is NaN or infinite; nothing was published."),
+    (
+        _F.POLICY_MOVED,
+        "The step moved the policy further from its parent than `max_kl` allows; nothing was published.",
+    ),
     (_F.STORAGE_FULL, "The volume has no space left."),
-    (_F.STORAGE_READ_ONLY, "The volume can't be written at the moment."),
-    (_F.STORAGE_FAILED, "The volume failed in another way."),
+    (_F.STORAGE_READ_ONLY, "The volume is read-only at the moment."),
+    (_F.STORAGE_FAILED, "Another error of the volume."),
     (
         _F.STORAGE_UNSUITABLE,
-        "The volume's file system lacks an operation that publishing needs, as object-store mounts do; the message"
-        " names the operation.",
+        "The volume's file system lacks an operation that publishing needs, as mounts of object stores do; the"
+        " message names the operation.",
     ),
-    (_F.PUBLISH_CONFLICT, "Another job published from the same parent meanwhile."),
-    (_F.VERSION_REJECTED, "vLLM refused the new version, or it failed its probe; the old one stays in service."),
-    (_F.INTERRUPTED, "The trainer pod was told to end."),
-    (_F.INTERNAL, "A fault of the trainer itself; its log has the trace."),
+    (_F.PUBLISH_CONFLICT, "Another job has published from the same parent meanwhile."),
+    (
+        _F.VERSION_REJECTED,
+        "vLLM refused to load the new version, or it failed its probe; the old one stays in service.",
+    ),
+    (_F.INTERRUPTED, "The trainer pod was asked to end."),
+    (_F.INTERNAL, "A bug in the trainer; its log has the traceback."),
 )
 _REFUSED = (
     (
         _J.REQUEST_REFUSED,
-        "The API server refused to start the step: a wrong `spec.trainer`, a quota, a right or an admission webhook;"
-        " the message has its words. It is tried again, and other jobs go first meanwhile.",
+        "The API server refused to start the step: because of a wrong `spec.trainer`, a quota, missing permission"
+        " or an admission webhook. The message quotes it. The request is retried, and other jobs go first"
+        " meanwhile.",
     ),
-    (_J.RECONCILE_FAILED, "The operator could not look at the job; the message says why. It is tried again."),
+    (_J.RECONCILE_FAILED, "The operator failed to process the job; the message says why. It is retried."),
 )
 _LOST = (_J.TRAINER_LOST, "The trainer pod vanished without a result.")
 
 JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
     ConditionDoc(
         JobCondition.COMPLETE,
-        "The step was taken, published and is in service, or with `completeWhen: Published` published. Final, as in"
-        " batch/v1 Job.",
+        "The step was taken and its version is in service; with `completeWhen: Published`, it is published."
+        " Final, as in batch/v1 Job.",
         (
             _true(
                 "Done.",
                 (
                     _J.COMPLETED,
-                    "The version was published and every ready vLLM pod serves it; with `completeWhen: Published` it"
-                    " is published, and `Served` says whether it is in service.",
+                    "Every ready vLLM pod serves the published version. With `completeWhen: Published`, it is"
+                    " published, and `Served` says whether it is in service.",
                 ),
             ),
             _false("Never set: the condition appears when it becomes True."),
@@ -315,7 +333,7 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
         "The job has failed for good. Final, as in batch/v1 Job.",
         (
             _true(
-                "No further attempt is made.",
+                "There will be no further attempt.",
                 *_ENDINGS,
                 (_J.ADAPTER_NOT_FOUND, "The adapter of `spec.adapterRef` does not exist."),
                 _LOST,
@@ -329,37 +347,41 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
         JobCondition.SUSPENDED,
         "The job does not run because `spec.suspend` says so.",
         (
-            _true("It waits for you.", (_J.SUSPENDED, "`spec.suspend` is true; a running attempt was ended.")),
+            _true(
+                "The job waits until somebody resumes it.",
+                (_J.SUSPENDED, "`spec.suspend` is true; a running attempt was ended."),
+            ),
             _false("It may run.", (_J.RESUMED, "`spec.suspend` was set back to false; the job queues again.")),
             _unknown("Never set."),
         ),
     ),
     ConditionDoc(
         JobCondition.ADMITTED,
-        "The job holds the Lease of its vLLM Deployment: it is its turn, and no other step runs there.",
+        "The job holds the Lease of its vLLM Deployment: no other job may take a step there.",
         (
             _true(
-                "Its turn has come.",
+                "The job holds the Lease.",
                 (
                     _J.ADMITTED,
-                    "The job took the Lease; a trainer is started, and started again after a failed attempt.",
+                    "The job took the Lease; a trainer is started now and after each failed attempt.",
                 ),
             ),
             _false(
-                "It is not, or no longer, its turn.",
+                "The job does not hold the Lease, or no longer.",
                 (_J.QUEUED, "Other steps on the same Deployment come first."),
                 (
                     _J.ADAPTER_NOT_FOUND,
-                    "The adapter does not exist yet; the job waits for it, at most for `activeDeadlineSeconds`.",
+                    "The adapter does not exist yet; the job waits for it for up to `activeDeadlineSeconds`.",
                 ),
                 (
                     _J.SAMPLES_NOT_FOUND,
-                    "What holds the samples does not exist yet; the job waits, at most for `activeDeadlineSeconds`.",
+                    "The object that holds the samples does not exist yet; the job waits for it for up to"
+                    " `activeDeadlineSeconds`.",
                 ),
                 (
                     _J.TRAINER_NOT_STARTED,
-                    "The trainer's pod could not start for a while; other jobs go first, and it is tried again."
-                    " That is no failed attempt.",
+                    "The trainer's pod could not start for some time. Other jobs go first, and it is retried;"
+                    " this does not count as a failed attempt.",
                 ),
                 (_J.ADAPTER_NOT_READY, "The adapter can't be trained yet; the job waits for it."),
                 (_J.NO_HANDOVER, "Serving can't make room for a step; the message says which flag to add to vLLM."),
@@ -379,21 +401,21 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
                 (_J.ALREADY_PUBLISHED, "An earlier attempt had published; no step was taken twice."),
             ),
             _false(
-                "There is no version of this job.",
+                "The job has published no version.",
                 (_J.ADAPTER_NOT_FOUND, "The adapter of `spec.adapterRef` does not exist."),
                 (_J.ADAPTER_NOT_READY, "The next attempt waits for the adapter."),
-                (_J.NO_HANDOVER, "The next attempt waits: serving can't make room for a step."),
+                (_J.NO_HANDOVER, "The next attempt waits because serving can't make room for a step."),
                 (
                     _J.TRAINER_NOT_STARTED,
-                    "The trainer's pod can't start; the message quotes what Kubernetes says of it.",
+                    "The trainer's pod can't start; the message quotes Kubernetes.",
                 ),
-                (_J.RUNNING, "The trainer is at work."),
-                (_J.RETRYING, "The last attempt failed and another one follows; the message says why."),
+                (_J.RUNNING, "The trainer is working."),
+                (_J.RETRYING, "The last attempt failed and is retried; the message says why."),
                 *_REFUSED,
                 (
                     _J.RECOVERING,
-                    "The last attempt ended without telling what came of it: before the job ends, a pod without a GPU"
-                    " looks on the volume for a version of this job.",
+                    "The last attempt ended without a report. Before the job ends, a pod without a GPU looks on"
+                    " the volume for a version of this job.",
                 ),
                 *_ENDINGS,
                 _LOST,
@@ -406,17 +428,20 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
         JobCondition.SERVED,
         "The job's version answers under the served name.",
         (
-            _true("Clients get the new version.", (_J.IN_SERVICE, "Every ready vLLM pod serves it, or a later one.")),
+            _true(
+                "Clients get answers from the new version.",
+                (_J.IN_SERVICE, "Every ready vLLM pod serves it, or a later one."),
+            ),
             _false(
-                "Clients get an older version.",
+                "Clients get answers from an older version.",
                 *_REFUSED,
-                (_J.PUTTING_INTO_SERVICE, "It is being loaded, or the Deployment has no pod that could serve it."),
+                (_J.PUTTING_INTO_SERVICE, "It is being loaded, or the Deployment has no ready pod to load it into."),
                 (
                     _J.DEADLINE_EXCEEDED,
-                    "It was published and not in service in time; the message says why. It stays the newest version,"
-                    " and is still put into service.",
+                    "It was published, but not in service in time; the message says why. It stays the newest"
+                    " version and still goes into service.",
                 ),
-                (_J.ADAPTER_DELETED, "It was published, and the adapter was deleted before it was in service."),
+                (_J.ADAPTER_DELETED, "It was published, but the adapter was deleted before it went into service."),
             ),
             _unknown("Never set."),
         ),
@@ -442,8 +467,9 @@ def conditions_page() -> str:
     lines = [
         "# Conditions",
         "",
-        "Both resources report their state as conditions. A condition's `reason` is for programs and does not change"
-        " its meaning between releases; its `message` is for people.",
+        "Both resources report their state as conditions. A condition's `reason` is for programs and keeps its"
+        " meaning"
+        " between releases; its `message` is for people. The [glossary](glossary.md) explains the terms.",
         "",
     ]
     for kind, table in (("LoraAdapter", ADAPTER_CONDITIONS), ("DistillJob", JOB_CONDITIONS)):

@@ -1,10 +1,10 @@
 """The contract between operator and trainer.
 
-A trainer pod is given one `TrainerInput` as a mounted file and the samples as another; it has no right to ask the
-cluster anything. It answers with one `TrainerResult` as its termination message (4 KiB at most) and an exit code,
-and while it runs it tells its `Progress` over HTTP. Details lie beside the published version.
+A trainer pod gets one `TrainerInput` as a mounted file and the samples as another; it has no access to the Kubernetes
+API. It answers with one `TrainerResult` as its termination message (4 KiB at most) and an exit code, and serves its
+`Progress` over HTTP while it runs. Details lie beside the published version.
 
 - `input`, `result`, `progress`: the three documents
-- `outcome`: what a trainer is asked for, why it can fail, its exit codes
+- `outcome`: the trainer's commands, failure reasons and exit codes
 - `places`: the files and ports of a trainer pod
 """

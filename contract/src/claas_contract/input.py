@@ -1,4 +1,4 @@
-"""All that a trainer pod is told: one document, mounted as a file."""
+"""The trainer pod's input: one document, mounted as a file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from claas_crds.v1alpha1.training import TrainingConfig
 
 
 class JobIdentity(ContractModel):
-    """The DistillJob an attempt belongs to."""
+    """The DistillJob and the number of the attempt."""
 
     namespace: str
     name: str
@@ -34,7 +34,7 @@ class AdapterIdentity(ContractModel):
 
 
 class ModelLocation(ContractModel):
-    """Where the base model is, from inside the pod: a folder, or a repository on the hub."""
+    """Location of the base model: a folder in the pod, or a repository on the hub."""
 
     path: str | None = None
     repository: str | None = None
@@ -47,33 +47,34 @@ class VllmPod(ContractModel):
     name: str
     """Name of the pod."""
     uid: str
-    """UID of the pod: a pod of the same name made later is another one."""
+    """UID of the pod; distinguishes it from a later pod with the same name."""
     url: str
     """`<scheme>://<pod address>:<port>`."""
     storage_path: str | None = None
-    """Where that pod mounts the adapter's folder (`<mountPath>/<path on the volume>`); None when it does not."""
+    """The adapter's folder as that pod mounts it (`<mountPath>/<path on the volume>`); None if it does not mount
+    it."""
 
 
 class ServerTrust(ContractModel):
-    """How servers whose URLs begin with https are verified."""
+    """How the certificates of https servers are verified."""
 
     has_ca: bool = False
-    """Whether SERVING_CA_FILE is mounted; public CAs otherwise."""
+    """Whether SERVING_CA_FILE is mounted; without it public CAs are trusted."""
     server_name: str | None = None
-    """A name that their certificates are for; None: their addresses."""
+    """Name to verify their certificates against; None: the host in the URL."""
 
 
 class ServingTarget(ContractModel):
-    """The servers of the adapter and how to treat them."""
+    """The servers of the adapter and how to use them."""
 
     served_name: str
     pods: list[VllmPod]
-    """Every ready pod; the hand-over says what becomes of each for the step, and each is swapped after it. Empty:
-    nothing is served, the step is taken all the same."""
+    """All ready pods. The hand-over decides how each is treated during the step; afterwards each loads the new
+    version. If empty, nothing is served, and the step is taken all the same."""
     handover: HandoverKind = HandoverKind.SLEEP
-    """The one that the operator chose; never Auto."""
+    """The hand-over that the operator chose; never Auto."""
     max_slowdown_percent: int = Field(default=40, ge=1, le=90)
-    """Of its tokens a second that serving may lose during the step; Share only."""
+    """Largest share of its tokens per second that serving may lose during the step, in percent; Share only."""
     pause: PauseMode = PauseMode.KEEP
     drain_timeout_seconds: int = 30
     max_pause_seconds: int = 120
@@ -86,8 +87,10 @@ class ServingTarget(ContractModel):
 
 
 class TrainerInput(ContractModel):
-    """All that a trainer pod is told. For `run`, `job`, `parent` and `samples_file` are set; for `recover` `job`
-    alone, the one whose version is looked for; for `init` none of them."""
+    """The trainer pod's input.
+
+    Set for `run`: `job`, `parent` and `samples_file`; for `recover`: `job` alone, whose version is looked for; for
+    `init`: none of the three."""
 
     adapter: AdapterIdentity
     engine: EngineName = EngineName.LOCAL

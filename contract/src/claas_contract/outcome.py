@@ -1,4 +1,4 @@
-"""What a trainer pod is asked for, and how it can end."""
+"""The trainer's commands, exit codes and failure reasons."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from enum import IntEnum, StrEnum
 
 
 class TrainerCommand(StrEnum):
-    """What a trainer pod is asked for: the argument of `python -m claas_trainer`."""
+    """Command of a trainer pod: the argument of `python -m claas_trainer`."""
 
     RUN = "run"
     """One attempt at a job."""
     INIT = "init"
-    """The initial version of an adapter."""
+    """Make the initial version of an adapter."""
     RECOVER = "recover"
-    """Look for the version of a job whose last attempt ended without telling. It needs the adapter's volume alone and
-    writes nothing: no GPU, no model, no server."""
+    """Look on the volume for the version of a job whose last attempt ended without a report. Needs the adapter's
+    volume only (no GPU, model or server) and writes nothing."""
 
 
 class ExitCode(IntEnum):
-    """What the trainer's exit code tells the operator: whether another attempt can help."""
+    """Exit codes of the trainer; they say whether a retry can help."""
 
     SUCCEEDED = 0
-    """A version was published by this attempt or found published by an earlier one."""
+    """This attempt published a version, or found the one that an earlier attempt had published."""
     PERMANENT = 64
-    """The input is wrong, or the step itself failed its checks: another attempt would fail alike."""
+    """The input is wrong, or the step failed its checks: a retry would fail in the same way."""
     RETRYABLE = 75
-    """Something around the step failed: another attempt may succeed."""
+    """Something else failed: a retry may succeed."""
 
 
 class FailureReason(StrEnum):
@@ -38,21 +38,21 @@ class FailureReason(StrEnum):
     MODEL_NOT_FOUND = "ModelNotFound"
     """The base model, its tokenizer or chat template can't be read."""
     HUB_UNREACHABLE = "HubUnreachable"
-    """The model is on a hub that does not answer, and not in the cache."""
+    """The hub that has the model does not answer, and the cache does not hold it."""
     PARENT_NOT_FOUND = "ParentNotFound"
     """The version to train from is not on the volume."""
     PARENT_CORRUPT = "ParentCorrupt"
     """The version to train from does not match its digest."""
     PARENT_REJECTED = "ParentRejected"
-    """The version to train from was refused by serving."""
+    """Serving rejected the version to train from."""
     ENGINE_UNAVAILABLE = "EngineUnavailable"
-    """The engine can't be had in this image or on this node."""
+    """The engine is not available in this image or on this node."""
     GPU_MISMATCH = "GpuMismatch"
     """The trainer's GPU is not vLLM's."""
     GPU_MEMORY_NOT_FREED = "GpuMemoryNotFreed"
-    """vLLM slept and its GPU memory did not become free."""
+    """vLLM slept, but its GPU memory did not become free."""
     OUT_OF_MEMORY = "OutOfMemory"
-    """The step does not fit."""
+    """The step does not fit into memory."""
     VLLM_UNREACHABLE = "VllmUnreachable"
     """A vLLM pod does not answer."""
     CONTROL_REFUSED = "ControlRefused"
@@ -60,41 +60,41 @@ class FailureReason(StrEnum):
     ALREADY_ASLEEP = "AlreadyAsleep"
     """Somebody else has paused serving."""
     DRAIN_TIMED_OUT = "DrainTimedOut"
-    """Running requests were not answered within drainTimeoutSeconds."""
+    """Running requests were not completed within drainTimeoutSeconds."""
     PAUSE_FAILED = "PauseFailed"
     """vLLM refused to pause."""
     RESUME_FAILED = "ResumeFailed"
-    """vLLM could not be woken; the operator goes on trying."""
+    """The trainer could not wake vLLM; the operator keeps trying."""
     SERVING_LOST = "ServingLost"
     """vLLM ended while the step used its weights."""
     WEIGHTS_NOT_SHAREABLE = "WeightsNotShareable"
-    """The weights that vLLM serves can't be trained on as they are."""
+    """The step can't use the weights that vLLM serves."""
     MAX_PAUSE_EXCEEDED = "MaxPauseExceeded"
-    """The step needs a longer pause than maxPauseSeconds: it was not begun, or it was ended."""
+    """The step needs a longer pause than maxPauseSeconds: it was not started, or it was ended."""
     NOT_FINITE = "NotFinite"
-    """Loss or gradient is NaN or infinite."""
+    """The loss or the gradient is NaN or infinite."""
     POLICY_MOVED = "PolicyMoved"
     """The step moved the policy further than `max_kl` allows."""
     ADAPTER_MISMATCH = "AdapterMismatch"
-    """The versions on the volume are of another shape or another base model than the adapter."""
+    """The versions on the volume have another shape or base model than the adapter."""
     FOREIGN_ADAPTER = "ForeignAdapter"
-    """The adapter's folder holds an adapter that was not made here."""
+    """The adapter's folder holds an adapter of another trainer."""
     STORAGE_UNSUITABLE = "StorageUnsuitable"
     """The volume's file system lacks an operation that publishing needs."""
     STORAGE_FULL = "StorageFull"
     """The volume has no space left."""
     STORAGE_READ_ONLY = "StorageReadOnly"
-    """The volume can't be written."""
+    """The volume is read-only."""
     STORAGE_FAILED = "StorageFailed"
-    """The volume failed in another way."""
+    """Another error of the volume."""
     PUBLISH_CONFLICT = "PublishConflict"
-    """Another job published from the same parent meanwhile."""
+    """Another job has published from the same parent meanwhile."""
     VERSION_REJECTED = "VersionRejected"
-    """vLLM refused the new version, or it failed its probe; the old one stays in service."""
+    """vLLM refused to load the new version, or it failed its probe; the old one stays in service."""
     INTERRUPTED = "Interrupted"
-    """The pod was told to end."""
+    """The pod was asked to end."""
     INTERNAL = "InternalError"
-    """A fault of the trainer itself; its log has the trace."""
+    """A bug in the trainer; its log has the traceback."""
 
 
 PERMANENT_REASONS = frozenset(
@@ -116,11 +116,11 @@ PERMANENT_REASONS = frozenset(
         FailureReason.VERSION_REJECTED,
     }
 )
-"""Reasons after which another attempt would fail alike. All others can pass with time (a volume that is read-only for
-a while, a token that a pod does not have yet, a version that another node does not see yet) and are retried up to
-backoffLimit, later and later."""
+"""Reasons after which a retry would fail in the same way. The causes of all others may pass (a volume that is
+read-only for a while, a token that has not reached a pod, a version that another node does not see yet); they are
+retried with back-off, up to backoffLimit."""
 
 
 def exit_code_for(reason: FailureReason) -> ExitCode:
-    """The exit code that goes with a reason."""
+    """Exit code for a failure reason."""
     return ExitCode.PERMANENT if reason in PERMANENT_REASONS else ExitCode.RETRYABLE

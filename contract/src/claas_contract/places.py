@@ -1,4 +1,4 @@
-"""Where things are in a trainer pod, and where it can be asked."""
+"""Files and ports of a trainer pod."""
 
 from __future__ import annotations
 

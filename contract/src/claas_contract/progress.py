@@ -1,4 +1,4 @@
-"""Where a running trainer is: told over HTTP."""
+"""Progress of a running trainer, served over HTTP."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from claas_crds.v1alpha1.distill_job import JobPhase
 
 
 class Progress(ContractModel):
-    """Where a running trainer is; served at PROGRESS_PATH."""
+    """Progress of a running trainer; served at PROGRESS_PATH."""
 
     phase: JobPhase
     detail: str = ""
     """Such as `micro-batch 3 of 8`."""
     paused_since: datetime | None = None
-    """When serving was paused, while it is."""
+    """When serving was paused; None while it is not."""

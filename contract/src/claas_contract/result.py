@@ -1,4 +1,4 @@
-"""What came of an attempt: the termination message."""
+"""Result of an attempt: the termination message."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ class PublishedVersion(ContractModel):
     job_uid: str | None = None
     metrics: dict[str, float] = {}
     verdict: VersionVerdict = VersionVerdict.UNTRIED
-    """As it stands beside the version on the volume."""
+    """The verdict recorded beside the version on the volume."""
 
 
 class TrainerResult(ContractModel):
-    """What came of an attempt; at most 4,096 bytes as JSON."""
+    """Result of an attempt; at most 4,096 bytes as JSON."""
 
     succeeded: bool
     reason: FailureReason | None = None
     message: str = ""
-    """One sentence for people: what was wrong, where, what to do. Never a sample's text."""
+    """One sentence for people: what was wrong, where, what to do. Never quotes a sample."""
     version: PublishedVersion | None = None
-    """The version that was published, for `init` the newest one found or made, for `recover` the whole one that the
-    job published and that nobody refused. None after a `recover` that succeeded: there is no such version. With the
-    reasons VersionRejected and ParentRejected, the version that was refused."""
+    """For `run`, the published version; for `init`, the newest one found or made; for `recover`, the complete version
+    that the job published, unless serving rejected it (None after a `recover` that succeeded: there is no such
+    version). With the reasons VersionRejected and ParentRejected, the rejected version."""
     already_published: bool = False
-    """An earlier attempt had published it: no step was taken by this one."""
+    """Whether an earlier attempt had published it; this attempt took no step then."""
     began: datetime | None = None
-    """When its work began, after everything was loaded for it; None where nobody could tell."""
+    """When the work began, after programs were loaded; None if unknown."""
     swapped_pods: list[str] = []
     """Pods that serve the version."""
     samples: SampleCounts = SampleCounts()
     timings: Timings = Timings()
 
     def to_termination_message(self) -> str:
-        """JSON of at most 4,096 bytes; a message that is too long is cut."""
+        """JSON of at most 4,096 bytes; a longer message is cut."""
         text = self.model_dump_json(exclude_none=True)
         excess = len(text.encode()) - TERMINATION_MESSAGE_LIMIT_BYTES
         if excess <= 0:

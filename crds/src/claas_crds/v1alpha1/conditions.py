@@ -1,7 +1,7 @@
-"""Conditions of both resources and every reason they can have.
+"""Conditions of both resources and their possible reasons.
 
 Shape and meaning follow `metav1.Condition`; `Ready`, `Reconciling` and `Stalled` follow kstatus, so that
-`kubectl wait`, Argo CD and Flux read them without being taught.
+`kubectl wait`, Argo CD and Flux understand them without configuration.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Condition(ResourceModel):
     """One aspect of a resource's state."""
 
     type: str = Field(max_length=316)
-    """What is said, in CamelCase."""
+    """Name of the aspect, in CamelCase."""
     status: ConditionStatus
     """Whether it holds: True, False or Unknown."""
     reason: str = Field(max_length=1024, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")
@@ -37,16 +37,16 @@ class Condition(ResourceModel):
     last_transition_time: datetime
     """When `status` last changed."""
     observed_generation: int | None = Field(default=None, ge=0)
-    """The generation of the spec this was said about."""
+    """Generation of the spec that the condition refers to."""
 
 
 class AdapterCondition(StrEnum):
     """Condition types of a LoraAdapter; `condition_docs` has the reasons of each."""
 
     READY = "Ready"
-    """The version that should be in service is served by every ready vLLM pod."""
+    """Every ready vLLM pod serves the version that should be in service."""
     RECONCILING = "Reconciling"
-    """The operator is at work on the adapter."""
+    """The operator is working on the adapter."""
     STALLED = "Stalled"
     """The adapter will not become ready until somebody changes something."""
     SERVED = "Served"
@@ -65,7 +65,7 @@ class JobCondition(StrEnum):
     SUSPENDED = "Suspended"
     """The job does not run because `spec.suspend` says so."""
     ADMITTED = "Admitted"
-    """It is the job's turn on its vLLM Deployment."""
+    """The job holds the Lease of its vLLM Deployment."""
     TRAINED = "Trained"
     """The step was taken and its version is on the volume."""
     SERVED = "Served"
@@ -78,7 +78,7 @@ class AdapterReason(StrEnum):
     SERVING = "Serving"
     """Every ready vLLM pod serves the version."""
     PENDING = "Pending"
-    """Nothing was tried yet."""
+    """The operator has not tried anything yet."""
     INITIALISING = "Initialising"
     """The initial version is being made."""
     TRAINER_NOT_STARTED = "TrainerNotStarted"
@@ -92,9 +92,9 @@ class AdapterReason(StrEnum):
     STORAGE_NOT_MOUNTED = "StorageNotMounted"
     """The vLLM container does not mount the adapter's claim."""
     CONTAINER_NOT_FOUND = "ContainerNotFound"
-    """The Deployment has no container of the name that `spec.serving.container` gives."""
+    """The Deployment has no container with the name in `spec.serving.container`."""
     SERVER_MISCONFIGURED = "ServerMisconfigured"
-    """vLLM was started so that it can't serve the adapter; the message names the flag and the value needed."""
+    """vLLM's flags do not allow it to serve the adapter; the message names the flag and the value needed."""
     SECRET_NOT_FOUND = "SecretNotFound"
     """A Secret, or the key in it, does not exist."""
     NO_READY_PODS = "NoReadyPods"
@@ -102,7 +102,7 @@ class AdapterReason(StrEnum):
     LOADING = "Loading"
     """A version is being loaded."""
     LOAD_FAILED = "LoadFailed"
-    """vLLM refused the version, or it failed its probe."""
+    """vLLM refused to load the version, or it failed its probe."""
     VLLM_UNREACHABLE = "VllmUnreachable"
     """A ready pod does not answer."""
     ASLEEP = "Asleep"
@@ -110,7 +110,7 @@ class AdapterReason(StrEnum):
     TRAINING = "Training"
     """Serving is paused for a step."""
     UP_TO_DATE = "UpToDate"
-    """What the spec asks for is the case."""
+    """The state matches the spec."""
     COMPANION_MISSING = "CompanionMissing"
     """A ready pod answers without the companion."""
     COMPANION_FOUND = "CompanionFound"
@@ -118,20 +118,19 @@ class AdapterReason(StrEnum):
     SERVED_NAME_TAKEN = "ServedNameTaken"
     """An older adapter is served under the same name by the same Deployment."""
     ADAPTER_NOT_APPLIED = "AdapterNotApplied"
-    """A pod answers with the base in the version's place."""
+    """A pod answers with the base model in the version's place."""
     SECRET_INVALID = "SecretInvalid"
     """The content of a Secret can't be sent as a token."""
     CONTROL_REFUSED = "ControlRefused"
     """The server refused the control token or the API key."""
     REQUEST_REFUSED = "RequestRefused"
-    """The API server refused what the operator asked of it."""
+    """The API server refused a request of the operator."""
     RECONCILE_FAILED = "ReconcileFailed"
-    """The operator could not look at the object."""
+    """The operator failed to process the object."""
 
 
 class JobReason(StrEnum):
-    """Reasons on DistillJob conditions that the operator gives by itself; a trainer's `FailureReason` is the other
-    source."""
+    """Reasons on DistillJob conditions that the operator gives; a trainer's `FailureReason` is the other source."""
 
     SUSPENDED = "Suspended"
     """`spec.suspend` is true."""
@@ -140,11 +139,11 @@ class JobReason(StrEnum):
     QUEUED = "Queued"
     """Other steps on the same Deployment come first."""
     ADMITTED = "Admitted"
-    """It is the job's turn."""
+    """The job holds the Lease of its vLLM Deployment."""
     RUNNING = "Running"
-    """A trainer is at work."""
+    """A trainer is working."""
     RETRYING = "Retrying"
-    """An attempt failed and another one follows."""
+    """An attempt failed and is retried."""
     STEP_TAKEN = "StepTaken"
     """The step was taken and its version published."""
     ALREADY_PUBLISHED = "AlreadyPublished"
@@ -160,25 +159,25 @@ class JobReason(StrEnum):
     ADAPTER_NOT_READY = "AdapterNotReady"
     """The adapter is not ready."""
     NO_HANDOVER = "NoHandover"
-    """Neither can serving make room for the step, nor has the trainer a GPU of its own."""
+    """Serving can't make room for the step, and the trainer has no GPU of its own."""
     SAMPLES_NOT_FOUND = "SamplesNotFound"
-    """What holds the samples does not exist."""
+    """The object that holds the samples does not exist."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     """The job ran longer than `activeDeadlineSeconds`."""
     TRAINER_NOT_STARTED = "TrainerNotStarted"
     """The trainer's pod can't start."""
     RECOVERING = "Recovering"
-    """The last attempt ended without telling; the volume is looked at for what it left."""
+    """The last attempt ended without a report; a recovery pod looks on the volume for its version."""
     TRAINER_LOST = "TrainerLost"
     """The trainer pod vanished without a result."""
     MAX_PAUSE_EXCEEDED = "MaxPauseExceeded"
-    """The trainer did not wake serving in time; the operator did."""
+    """The trainer did not wake serving in time, so the operator did."""
     ADAPTER_DELETED = "AdapterDeleted"
     """The adapter was deleted before the job was done."""
     REQUEST_REFUSED = "RequestRefused"
-    """The API server refused what the operator asked of it for this job."""
+    """The API server refused a request of the operator for this job."""
     RECONCILE_FAILED = "ReconcileFailed"
-    """The operator could not look at the job."""
+    """The operator failed to process the job."""
 
 
 def condition_of(conditions: Iterable[Condition], condition_type: str) -> Condition | None:
@@ -187,13 +186,13 @@ def condition_of(conditions: Iterable[Condition], condition_type: str) -> Condit
 
 
 def is_true(conditions: Iterable[Condition], condition_type: str) -> bool:
-    """Whether the condition is there and True."""
+    """Whether the condition is present and True."""
     condition = condition_of(conditions, condition_type)
     return condition is not None and condition.status is ConditionStatus.TRUE
 
 
 def telling_condition(conditions: Iterable[Condition]) -> Condition | None:
-    """The condition that says why a job is where it is: how it ended, or else the first step that is not done."""
+    """The condition that explains a job's phase: how it ended, or else the first stage that is not done."""
     known = list(conditions)
     for kind in (JobCondition.FAILED, JobCondition.COMPLETE, JobCondition.SUSPENDED):
         if is_true(known, kind):

@@ -15,10 +15,10 @@ from claas_crds.v1alpha1.training import DistillBatchItem, TrainingOverrides
 KIND = "DistillJob"
 PLURAL = "distilljobs"
 LARGEST_INLINE_BYTES = 1_000_000
-"""Of inline samples as JSON: a trainer's input Secret holds 1 MiB, and etcd takes 1.5 MiB for an object with its
-status."""
+"""Limit of inline samples, in bytes of JSON. A trainer's input Secret holds 1 MiB, and etcd takes 1.5 MiB for an
+object with its status."""
 _MOST_INLINE_SAMPLES = 20_000
-"""No more fit; the API server estimates the cost of rules by it."""
+"""More do not fit into the byte limit. The API server needs the number to estimate the cost of validation rules."""
 
 
 class AdapterReference(ResourceModel):
@@ -66,7 +66,8 @@ class SamplesSource(ResourceModel):
 
 
 def _characters() -> str:
-    """CEL: the least bytes that inline samples can have: a text's characters, a digit and a comma for a number."""
+    """CEL expression for a lower bound on the bytes of inline samples: one for each character, two for each
+    number."""
     needed = [f"s.{name}.size()" for name in ("user_prompt", "response", "feedback")]
     texts = [f"(has(s.{name}) ? s.{name}.size() : 0)" for name in ("system_prompt", "prompt")]
     numbers = [
@@ -94,8 +95,8 @@ class CompletionPoint(StrEnum):
     IN_SERVICE = "InService"
     """When every ready vLLM pod serves its version, or a later one."""
     PUBLISHED = "Published"
-    """When its version is on the volume and in the adapter's history. It is put into service all the same, once there
-    are pods to serve it."""
+    """When its version is on the volume and in the adapter's history. The version still goes into service as soon as
+    there are pods to serve it."""
 
 
 class DistillJobSpec(ResourceModel):
@@ -121,41 +122,42 @@ class DistillJobSpec(ResourceModel):
         default=TrainingOverrides(),
         json_schema_extra={"x-kubernetes-validations": _immutable("training")},
     )
-    """Training settings of this step, in CLaaS's own names, over the adapter's `spec.training`. Immutable."""
+    """Training settings of this step, under CLaaS's names. They override the adapter's `spec.training`. Immutable."""
     suspend: bool = False
-    """Do not start, or end the running attempt; set back to false, the job queues again (batch/v1 Job)."""
+    """Do not start the job, or end its running attempt. Set back to false, the job joins the queue again (as in
+    batch/v1 Job)."""
     complete_when: CompletionPoint = CompletionPoint.IN_SERVICE
-    """When the job is Complete. By default it waits for a ready vLLM pod before its step, and for its version to be
-    in service after it. `Published` trains without serving too: a Deployment that is scaled to zero does not hold it
-    up."""
+    """When the job is Complete. By default the job waits for a ready vLLM pod before its step, and for its version to
+    be in service afterwards. With `Published` it also trains while nothing serves, for example while the Deployment
+    is scaled to zero."""
     backoff_limit: int = Field(default=3, ge=0, le=20)
-    """How many failed attempts are tried again before the job fails (batch/v1 Job). A step whose version was
-    already published is never taken twice."""
+    """How many failed attempts are retried before the job fails (as in batch/v1 Job). A step whose version is
+    published is never taken again."""
     active_deadline_seconds: int = Field(default=3600, ge=1)
-    """Seconds from `startTime` until the job is ended as failed (batch/v1 Job). Time in the queue does not count. It
-    ends a step that hangs while serving goes on; until then other jobs of the Deployment wait. Give more to a first
-    job that downloads a large model. A version that was published by then stays, and has a minute more to come into
-    service. A job also waits this long, from its creation or from when it was resumed, for an adapter or for samples
-    that do not exist yet."""
+    """Seconds from `startTime` until the job fails (as in batch/v1 Job). Time in the queue does not count. The
+    deadline also ends a step that hangs while serving goes on; until then other jobs of the Deployment wait. Allow
+    more for a first job that downloads a large model. A version published before the deadline stays, and has one more
+    minute to come into service. A job also waits this long, counted from its creation or resumption, for an adapter
+    or samples that do not exist yet."""
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0)
     """Seconds after which a finished job is deleted (batch/v1 Job); never when left out. Its version stays."""
 
 
 class JobPhase(StrEnum):
-    """Where a job is, for people; programs read the conditions."""
+    """Progress of a job, for people; programs read the conditions."""
 
     PENDING = "Pending"
-    """Not looked at yet, or its adapter is not ready."""
+    """The operator has not seen it yet, or its adapter is not ready."""
     QUEUED = "Queued"
-    """Waiting for the adapter's Deployment: one step at a time."""
+    """Waiting for its turn: a Deployment takes one step at a time."""
     SUSPENDED = "Suspended"
-    """Told not to run."""
+    """Suspended by `spec.suspend`."""
     PREPARING = "Preparing"
     """The trainer checks samples and loads the model; serving goes on."""
     PAUSING = "Pausing"
     """Serving is being paused (hand-over Sleep)."""
     TRAINING = "Training"
-    """The step is being taken; serving is paused (hand-over Sleep), or goes on beside it."""
+    """The step is being taken; serving is paused (hand-over Sleep) or goes on."""
     RESUMING = "Resuming"
     """Serving is being woken (hand-over Sleep)."""
     PUBLISHING = "Publishing"
@@ -169,85 +171,87 @@ class JobPhase(StrEnum):
 
 
 class Timings(ResourceModel):
-    """Seconds that each part of the step took. All but `queued` and `servingGap` follow each other: together they are
-    the time from `startTime` to `completionTime`."""
+    """Seconds that each phase took. All but `queued` and `servingGap` follow one another and add up to the time from
+    `startTime` to `completionTime`."""
 
     queued: float | None = None
     """From the job's creation to its admission."""
     retried: float | None = None
     """Failed attempts, and the waits between them."""
     start: float | None = None
-    """From the attempt's turn to its work: the pod is made, scheduled and started, images are pulled, programs
-    loaded."""
+    """From admission of the attempt until the trainer works: the pod is created, scheduled and started, images are
+    pulled, programs loaded."""
     prepare: float | None = None
     """Checks, tokenising, loading weights; serving goes on."""
     sleep: float | None = None
-    """Until serving was paused and its memory free."""
+    """From the pause call until serving was paused and its memory was free."""
     load: float | None = None
-    """Weights to the device."""
+    """Copying the weights to the device."""
     step: float | None = None
     """Forward, backward and optimiser."""
     release: float | None = None
-    """Until the device was given back."""
+    """Freeing the device."""
     wake: float | None = None
-    """Until serving answered again."""
+    """Waking serving, until it answered again."""
     publish: float | None = None
     """Writing the version; serving goes on."""
     swap: float | None = None
-    """Load, probe and flip."""
+    """Putting the version into service: load, probe and flip of the served name."""
     settle: float | None = None
-    """The rest, until the job was complete: the trainer ends, the operator sees it, and what the trainer did not put
-    into service is."""
+    """Everything else until the job was complete: the trainer ends, the operator notices, and it loads the version
+    into pods that the trainer did not reach."""
     serving_gap: float | None = None
-    """The pause as clients see it: from the pause call to serving awake. 0 when the step was taken beside serving."""
+    """The pause that clients notice: from the pause call until serving was awake. 0 when serving went on during the
+    step."""
 
     @property
     def seconds(self) -> float:
-        """The parts that follow each other, together."""
+        """Sum of the phases that follow one another."""
         parts = self.model_dump(exclude_none=True, exclude={"queued", "serving_gap"})
         return sum(float(value) for value in parts.values())
 
 
 class SampleCounts(ResourceModel):
-    """What the step was taken on."""
+    """Counts of the samples that the step was taken on."""
 
     total: int = 0
     """Samples in the batch."""
     recorded: int = 0
     """Samples with the token ids and log-probabilities of a recorded rollout."""
     reconstructed: int = 0
-    """Samples whose token ids or log-probabilities were made by the trainer: ratio 1."""
+    """Samples whose token ids or log-probabilities the trainer made; their importance ratio is 1."""
     response_tokens: int = 0
-    """Tokens the loss was averaged over."""
+    """Response tokens, over which the loss is averaged."""
     recorded_prompts: int = 0
     """Samples whose prompt was recorded with the answer."""
     server_prompts: int = 0
-    """Samples whose prompt was made as the server makes it: by its chat template and template arguments."""
+    """Samples whose prompt was rendered with the server's chat template and template arguments."""
     template_prompts: int = 0
-    """Samples whose prompt was made by the model's own chat template, since no server could be asked."""
+    """Samples whose prompt was rendered with the model's own chat template, because no server could be asked."""
     hints_inserted: int = 0
-    """Samples whose recorded prompt the teacher sees, with the feedback after the user's last message."""
+    """Samples whose teacher prompt is the recorded prompt with the feedback inserted after the user's last
+    message."""
     rebuilt_conversations: int = 0
-    """Samples with a recorded prompt that does not end with `user_prompt`: the teacher sees a conversation of the
-    sample's texts instead, without what only the prompt has."""
+    """Samples with a recorded prompt that does not end with `user_prompt`. Their teacher prompt is rebuilt from the
+    sample's texts and lacks whatever only the recorded prompt holds."""
 
 
 class DistillJobStatus(ResourceModel):
-    """How far the job is and what came of it."""
+    """Progress and result of the job."""
 
     observed_generation: int | None = None
     """The generation of the spec that this status is about."""
     phase: JobPhase | None = None
-    """Where the job is, for people."""
+    """Progress of the job, for people."""
     reason: str | None = None
-    """Why it is there, for people: the reason of the condition that tells it."""
+    """Reason of the condition that explains the phase, for people."""
     message: str | None = None
-    """The same as a sentence."""
+    """Message of that condition."""
     conditions: list[Condition] = Field(
         default=[],
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
-    """Admitted, Trained, Served, and in the end Complete or Failed; Suspended."""
+    """Admitted, Trained and Served; finally Complete or Failed; Suspended while suspended."""
     attempts: int = 0
     """Trainer pods started so far."""
     failed_attempts: int = 0
@@ -257,21 +261,22 @@ class DistillJobStatus(ResourceModel):
     start_time: datetime | None = None
     """When the job was first admitted."""
     completion_time: datetime | None = None
-    """When it finished, either way."""
+    """When it completed or failed."""
     retry_time: datetime | None = None
-    """Not before this time is the next attempt made."""
+    """The next attempt starts no earlier than this."""
     recovery_time: datetime | None = None
-    """Since when it is being found out what the last attempt left on the volume; absent when that is known."""
+    """When the search for a version of the last attempt on the volume began; absent when none is under way."""
     timings: Timings = Timings()
     """Seconds by phase."""
     serving_gap: str | None = None
     """`timings.servingGap`, for people."""
     samples: SampleCounts = SampleCounts()
-    """What the step was taken on."""
+    """Counts of the samples that the step was taken on."""
     handover: HandoverKind | None = None
-    """What became of serving during the step: the hand-over of the current or last attempt."""
+    """Hand-over of the current or last attempt: what happens to serving during the step."""
     metrics: dict[str, float] = {}
-    """loss, grad_norm and what else the engine measured; `serving_slowdown_percent` with the hand-over Share."""
+    """`loss`, `grad_norm` and other measurements of the engine; with the hand-over Share also
+    `serving_slowdown_percent`."""
     loss: str | None = None
     """`metrics.loss`, for people."""
     parent_version: int | None = None
@@ -285,7 +290,7 @@ class DistillJobStatus(ResourceModel):
     published_time: datetime | None = None
     """When it was published."""
     rejected_version: AdapterVersion | None = None
-    """A version that serving refused: the one that this job made, or the one that it was to start from."""
+    """The version that serving rejected: the one this job made, or the one it was to start from."""
     trainer_job: str | None = None
     """The batch Job of the current or last attempt."""
 
@@ -297,4 +302,4 @@ class DistillJob(ResourceModel):
     spec: DistillJobSpec
     """One step: which adapter, which feedback, and how."""
     status: DistillJobStatus = DistillJobStatus()
-    """How far the job is and what came of it. Written by the operator."""
+    """Progress and result of the job. Written by the operator."""

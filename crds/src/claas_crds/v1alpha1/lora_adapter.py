@@ -1,4 +1,4 @@
-"""LoraAdapter: a LoRA adapter that keeps learning, where it is kept, and which vLLM serves it."""
+"""LoraAdapter: a LoRA adapter that keeps learning, the volume that stores it and the vLLM that serves it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from claas_crds.v1alpha1.training import LORA_ID_PATTERN, TrainingConfig
 KIND = "LoraAdapter"
 PLURAL = "loraadapters"
 HISTORY_LIMIT = 20
-"""How many versions `status.versions` names; older ones stay on the volume."""
+"""Number of versions that `status.versions` lists; older ones stay on the volume."""
 
 SERVED_NAME_LIMIT = 200
-"""How long a served name may be; the companion has the same limit, and room for the version behind it."""
+"""Longest served name, in characters. The companion has the same limit, plus room for a version suffix."""
 
 _NOT_IN_PATHS = r"/\x00-\x1f\x7f"
 _SEGMENT = rf"[^{_NOT_IN_PATHS}]*[^.{_NOT_IN_PATHS}][^{_NOT_IN_PATHS}]*"
 RELATIVE_PATH = rf"^{_SEGMENT}(/{_SEGMENT})*$"
-"""A path below a volume's root, in any script: no segment is made of dots alone, so that none leads out of it."""
+"""Pattern for a path below a volume's root, in any script. No segment consists of dots alone, so the path can't leave
+the volume."""
 
 
 def _without_end(path: str) -> str:
@@ -38,7 +39,7 @@ def _without_end(path: str) -> str:
 
 
 Folder: TypeAlias = Annotated[str, AfterValidator(_without_end)]
-"""A folder below a volume's root; a slash at its end, as shells write it, means nothing."""
+"""A folder below a volume's root; a trailing slash is ignored."""
 FOLDER_PATH = rf"{RELATIVE_PATH[:-1]}/?$"
 
 
@@ -50,39 +51,40 @@ class EngineName(StrEnum):
 
 
 class PauseMode(StrEnum):
-    """What becomes of running requests when serving pauses (vLLM's `mode`)."""
+    """How running requests are treated when serving pauses (vLLM's `mode`)."""
 
     KEEP = "Keep"
-    """They freeze where they are and go on after the step: nothing fails, nothing waits for long answers."""
+    """They freeze and resume after the step: none fails, and the pause does not wait for long answers."""
     WAIT = "Wait"
-    """They are answered first, for `drainTimeoutSeconds` at most."""
+    """They are completed first, within `drainTimeoutSeconds`."""
     ABORT = "Abort"
-    """They end with an error."""
+    """They are aborted with an error."""
 
 
 class HandoverKind(StrEnum):
-    """What becomes of serving while a step is taken (docs/handover.md)."""
+    """What happens to serving while a step is taken (docs/handover.md)."""
 
     AUTO = "Auto"
-    """The operator chooses, by the flags of the Deployment; `status.handover` says what and why."""
+    """The operator chooses by the Deployment's flags. `status.handover` names the choice, `status.handoverMessage`
+    the reason."""
     SLEEP = "Sleep"
-    """vLLM freezes its requests and gives its GPU memory away for the step."""
+    """vLLM freezes its requests and frees its GPU memory for the step."""
     SHARE = "Share"
-    """vLLM goes on, and the step is taken beside it: on a GPU with the very weights that vLLM serves, on a CPU with
-    the model's files mapped."""
+    """vLLM goes on serving during the step. On a GPU the step uses the weights in vLLM's memory, on a CPU it maps the
+    model's files."""
     NONE = "None"
-    """vLLM goes on, and the trainer has a GPU of its own, or a CPU, with a copy of the weights."""
+    """vLLM goes on serving, and the trainer uses a GPU of its own, or the CPU, with its own copy of the weights."""
 
 
 class VersionVerdict(StrEnum):
-    """What serving has said of a version."""
+    """Whether serving accepted a version."""
 
     UNTRIED = "Untried"
-    """No step has put it into service, nor been refused."""
+    """It has neither been put into service nor been rejected yet."""
     SERVED = "Served"
     """It was loaded, answered its probe, and went into service."""
     REJECTED = "Rejected"
-    """vLLM refused it, or it failed its probe: it is neither served nor trained from."""
+    """vLLM refused to load it, or it failed its probe. It is never served or trained from."""
 
 
 class ClaimVolume(ResourceModel):
@@ -100,11 +102,11 @@ class HubModel(ResourceModel):
     repository: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$", max_length=200)
     """Such as `Qwen/Qwen3-8B`."""
     revision: str | None = None
-    """Branch, tag or commit; pin a commit for steps that can be repeated."""
+    """Branch, tag or commit; pin a commit to make steps repeatable."""
     token_secret_ref: SecretKeyRef | None = None
     """Token for gated models."""
     cache_claim_name: str | None = Field(default=None, max_length=253, json_schema_extra={"pattern": OBJECT_NAME})
-    """PersistentVolumeClaim that keeps downloads; without one each step downloads the model anew."""
+    """PersistentVolumeClaim that keeps downloads; without one every step downloads the model again."""
 
 
 class ModelSource(ResourceModel):
@@ -139,8 +141,8 @@ TargetModules: TypeAlias = Annotated[
     | Annotated[list[Annotated[str, Field(min_length=1, max_length=253)]], Field(min_length=1, max_length=256)],
     WithJsonSchema(
         {
-            # Text or a list, which no type of a structural schema is. Without a type a bound is for values of its
-            # kind alone, and no number is within these.
+            # Text or a list. No type of a structural schema allows both; without a type each bound applies to values
+            # of its own kind, and these exclude numbers.
             "x-kubernetes-preserve-unknown-fields": True,
             "minLength": 1,
             "maxLength": 1024,
@@ -165,9 +167,9 @@ class LoraSpec(ResourceModel):
     alpha: int = Field(default=64, ge=1, le=256)
     """Scaling: the adapter's output is multiplied by alpha / rank."""
     target_modules: TargetModules | None = None
-    """Which linear layers of the language model get an adapter, as in PEFT: a list of names (`[q_proj, v_proj]`) or
-    of endings of dotted ones, a regular expression over whole names, or `all-linear`. All that fit the model when
-    left out. Embeddings, head and experts can't be among them."""
+    """Linear layers of the language model that get an adapter, as in PEFT: a list of names (`[q_proj, v_proj]`) or of
+    endings of dotted names, a regular expression that matches whole names, or `all-linear`. By default all linear
+    layers that fit. Embeddings, head and experts are not supported."""
 
 
 class DeploymentReference(ResourceModel):
@@ -178,12 +180,12 @@ class DeploymentReference(ResourceModel):
 
 
 class Probe(ResourceModel):
-    """The request that shows that a version which was loaded really answers, and not the base in its place."""
+    """The request that checks a loaded version: it must answer, and not as the base model does."""
 
     prompt: str = Field(default="Hello", min_length=1, max_length=4096)
-    """A fixed prompt, asked at temperature 0; best one whose answer your feedback changes."""
+    """A fixed prompt, asked at temperature 0. Choose one whose answer your feedback changes."""
     max_tokens: int = Field(default=8, ge=1, le=256)
-    """Length of the answer."""
+    """Length of the answer, in tokens."""
 
 
 class Serving(ResourceModel):
@@ -196,30 +198,30 @@ class Serving(ResourceModel):
     port: int = Field(default=8000, ge=1, le=65535)
     """vLLM's port."""
     scheme: Scheme = Scheme.HTTP
-    """What vLLM speaks on it; `https` with `--ssl-certfile`."""
+    """Protocol on that port: `https` when vLLM runs with `--ssl-certfile`."""
     tls: ServingTls | None = Field(default=None, json_schema_extra={"x-kubernetes-validations": TLS_RULES})
-    """How its certificate is verified; with `scheme: https` only."""
+    """How the server's certificate is verified; only with `scheme: https`."""
     served_name: str | None = Field(
         default=None, min_length=1, max_length=SERVED_NAME_LIMIT, json_schema_extra={"pattern": LORA_ID_PATTERN}
     )
     """The model name clients ask for; the adapter's name when left out."""
     control_token_secret_ref: SecretKeyRef | None = None
-    """The token of the companion's lock. Without it the server's control routes must be open."""
+    """The control token, which the companion's lock asks for. Without it the server's control routes must be open."""
     api_key_secret_ref: SecretKeyRef | None = None
-    """vLLM's own `--api-key`, when it has one."""
+    """vLLM's own `--api-key`, if it has one."""
     handover: HandoverKind = HandoverKind.AUTO
-    """What becomes of serving while a step is taken."""
+    """What happens to serving while a step is taken."""
     max_slowdown: int = Field(default=40, ge=1, le=90)
-    """Percent of its tokens a second that serving may lose while a step is taken beside it; `Share` only."""
+    """How much of its tokens per second serving may lose during a step, in percent; `Share` only."""
     pause: PauseMode = PauseMode.KEEP
-    """What becomes of running requests when serving pauses for a step; `Sleep` only."""
+    """How running requests are treated when serving pauses for a step; `Sleep` only."""
     drain_timeout_seconds: int = Field(default=30, ge=1, le=3600)
-    """How long `pause: Wait` waits for running requests before the job fails."""
+    """Seconds that `pause: Wait` waits for running requests before the attempt fails."""
     max_pause_seconds: int = Field(default=120, ge=1, le=3600)
-    """Longest pause of serving. A step that surely needs longer, by what its parent's step took, is not begun; one
-    that takes longer is ended and serving woken."""
+    """Longest pause of serving, in seconds. A step that would certainly take longer, judged by its parent's step, is
+    not started; one that does take longer is ended, and serving is woken."""
     probe: Probe = Probe()
-    """How a version is tried before it goes into service."""
+    """How a version is checked before it goes into service."""
 
 
 class Storage(ResourceModel):
@@ -232,7 +234,7 @@ class Storage(ResourceModel):
 
 
 def _kept(field: str) -> list[JsonValue]:
-    """CEL: an optional field that can neither change, appear nor vanish."""
+    """CEL rule for an immutable optional field: it can't change, appear or vanish."""
     return [
         {
             "rule": f"has(self.{field}) == has(oldSelf.{field})"
@@ -244,7 +246,7 @@ def _kept(field: str) -> list[JsonValue]:
 
 
 class LoraAdapterSpec(ResourceModel):
-    """What the adapter is, where it is kept and who serves it."""
+    """What the adapter is, where it is stored and which servers serve it."""
 
     lora_id: str | None = Field(
         default=None, min_length=1, max_length=200, json_schema_extra={"pattern": LORA_ID_PATTERN}
@@ -255,7 +257,7 @@ class LoraAdapterSpec(ResourceModel):
     lora: LoraSpec = LoraSpec()
     """Shape of the adapter. Immutable."""
     engine: EngineName | None = None
-    """Where steps are computed; the operator's execution mode when left out."""
+    """Where steps are computed. Default: the operator's execution mode."""
     serving: Serving = Field(json_schema_extra={"x-kubernetes-validations": SERVING_RULES})
     """The vLLM servers of the adapter."""
     storage: Storage
@@ -263,7 +265,7 @@ class LoraAdapterSpec(ResourceModel):
     trainer: TrainerPod = TrainerPod()
     """How trainer pods are made."""
     training: TrainingConfig = TrainingConfig()
-    """Training settings of all jobs, in CLaaS's own names; a job can override each."""
+    """Training settings of all jobs, under CLaaS's names; a job can override each one."""
 
 
 SPEC_RULES: list[JsonValue] = [
@@ -275,12 +277,12 @@ SPEC_RULES: list[JsonValue] = [
 
 
 class ReplicaState(StrEnum):
-    """State of one vLLM pod with respect to the adapter."""
+    """State of the adapter in one vLLM pod."""
 
     SERVING = "Serving"
     """It serves the version that should be in service."""
     LOADING = "Loading"
-    """It does not serve it yet."""
+    """It does not serve that version yet."""
     ASLEEP = "Asleep"
     """It is paused."""
     UNREACHABLE = "Unreachable"
@@ -290,7 +292,7 @@ class ReplicaState(StrEnum):
     LOAD_FAILED = "LoadFailed"
     """vLLM refused the version."""
     NOT_APPLIED = "NotApplied"
-    """vLLM has the version loaded and answers with the base in its place."""
+    """vLLM has loaded the version but answers with the base model in its place."""
 
 
 class Replica(ResourceModel):
@@ -301,9 +303,9 @@ class Replica(ResourceModel):
     version: int | None = None
     """The version it serves under the served name."""
     state: ReplicaState
-    """What it is doing."""
+    """State of the adapter in this pod."""
     message: str | None = None
-    """Why, when it is not serving."""
+    """Why it is not serving, if it is not."""
 
 
 class AdapterVersion(ResourceModel):
@@ -314,7 +316,7 @@ class AdapterVersion(ResourceModel):
     path: str
     """Its folder, below the volume's root."""
     digest: str
-    """sha256 over the digests of all its files."""
+    """sha256 over the sha256 digests of all its files."""
     created: datetime
     """When it was published."""
     job: str | None = None
@@ -326,11 +328,11 @@ class AdapterVersion(ResourceModel):
     metrics: dict[str, float] = {}
     """Training metrics of its step."""
     verdict: VersionVerdict = VersionVerdict.UNTRIED
-    """What serving said of it. A rejected version is never served or trained from."""
+    """Whether serving accepted it. A rejected version is never served or trained from."""
 
 
 class LoraAdapterStatus(ResourceModel):
-    """What is in service and how it came to be."""
+    """The version in service and its history."""
 
     observed_generation: int | None = None
     """The generation of the spec that this status is about."""
@@ -359,11 +361,11 @@ class LoraAdapterStatus(ResourceModel):
     )
     """The vLLM pods."""
     ready_replicas: str | None = None
-    """How many pods serve the version, of how many, for people."""
+    """Pods that serve the version, out of all pods, for people."""
     handover: HandoverKind | None = None
-    """What becomes of serving at the next step, never Auto; absent while nothing would do, and jobs wait."""
+    """Hand-over of the next step, never Auto. Absent while none is possible; jobs wait then."""
     handover_message: str | None = None
-    """Why it is this one, or what to change."""
+    """Why this hand-over was chosen, or what to change so that one is possible."""
     current_job: str | None = None
     """The DistillJob that is taking a step on this adapter."""
 
@@ -384,6 +386,6 @@ class LoraAdapter(ResourceModel):
         }
     )
     spec: LoraAdapterSpec = Field(json_schema_extra={"x-kubernetes-validations": SPEC_RULES})
-    """What the adapter is, where it is kept and who serves it."""
+    """What the adapter is, where it is stored and which servers serve it."""
     status: LoraAdapterStatus = LoraAdapterStatus()
-    """What is in service and how it came to be. Written by the operator."""
+    """The version in service and its history. Written by the operator."""

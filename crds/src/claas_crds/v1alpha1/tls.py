@@ -1,4 +1,4 @@
-"""How servers are asked over TLS."""
+"""TLS settings for requests to vLLM servers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from claas_crds.base import ResourceModel
 
 
 class Scheme(StrEnum):
-    """What vLLM speaks on its port."""
+    """Protocol on vLLM's port."""
 
     HTTP = "http"
     """HTTP without TLS."""
@@ -28,10 +28,10 @@ class CertificatesKeyRef(ResourceModel):
 
 
 class ServingTls(ResourceModel):
-    """How vLLM's certificate is verified. It always is."""
+    """How vLLM's certificate is verified; verification can't be switched off."""
 
     ca_secret_ref: CertificatesKeyRef | None = None
-    """The CA that signed it, in a Secret. Public CAs are trusted where neither this nor `caConfigMapRef` is set."""
+    """The CA that signed it, in a Secret. Without this and `caConfigMapRef`, public CAs are trusted."""
     ca_config_map_ref: CertificatesKeyRef | None = None
     """The CA that signed it, in a ConfigMap."""
     server_name: str | None = Field(
@@ -39,12 +39,12 @@ class ServingTls(ResourceModel):
         max_length=253,
         json_schema_extra={"pattern": r"^[A-Za-z0-9]([-A-Za-z0-9.]*[A-Za-z0-9])?$"},
     )
-    """A DNS name that the certificate is for. Pods are asked by their addresses, which certificates seldom hold; with
-    it the certificate is verified for this name."""
+    """A DNS name in the certificate, to verify it against. Requests go to pod IPs, which certificates seldom
+    contain."""
 
     @property
     def certificates(self) -> CertificatesKeyRef | None:
-        """Where the CA is; None: public ones are trusted."""
+        """Key that holds the CA; None: public CAs are trusted."""
         return self.ca_secret_ref or self.ca_config_map_ref
 
 

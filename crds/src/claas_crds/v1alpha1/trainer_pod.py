@@ -1,7 +1,7 @@
-"""Settings of the trainer's pods: what a GPU cluster needs said about them.
+"""Settings of the trainer's pods.
 
-Fields that Kubernetes itself defines are passed through as they are; the API server checks them when the pod is
-made.
+Fields that Kubernetes defines are passed through unchanged; the API server checks
+them when the pod is created.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 
 _OWN_PATHS = "^/+(tmp|dev(/+termination-log)?|var|var/+lib|(var/+)?run|(var/+lib|var/+run|run)/+claas(/.*)?)?/*$"
-"""Where the operator mounts something, above that, and below what may be read-only. /var/run may lead to /run."""
+"""Paths that a user's mount must not take: those the operator mounts, their parents, and paths below read-only
+mounts. /var/run may be a link to /run."""
 
 
 class PassThrough(ResourceModel):
-    """A Kubernetes object handed on as it is; fields beyond those named here are kept."""
+    """A Kubernetes object passed on unchanged; fields that are not named here are kept."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})
 
@@ -44,7 +45,7 @@ class EnvVar(PassThrough):
     name: str = Field(min_length=1, max_length=1024)
     """Its name."""
     value: str | None = None
-    """Its value, a string: numbers and booleans stand in quotes."""
+    """Its value, a string: put numbers and booleans in quotes."""
 
 
 class Volume(PassThrough):
@@ -68,22 +69,22 @@ class Toleration(PassThrough):
 
 
 class ResourceClaimReference(ResourceModel):
-    """A ResourceClaim (resource.k8s.io/v1) in the same namespace, named by the vLLM pod as well, so that both see
-    the same GPU."""
+    """A ResourceClaim (resource.k8s.io/v1) in the same namespace. The vLLM pod names it too, so that both see the
+    same GPU."""
 
     name: str = Field(pattern=DNS_LABEL, max_length=63)
     """Name of the claim within the pod."""
     resource_claim_name: str = Field(min_length=1, max_length=253, json_schema_extra={"pattern": OBJECT_NAME})
     """Name of the ResourceClaim object."""
     request: str | None = None
-    """One request of the claim; all of them when left out."""
+    """One request of the claim. Default: all of them."""
 
 
 _QUANTITY = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
 
 
 def _quantity_text(value: object) -> object:
-    """A quantity that was written as a YAML number, as the text that stands for it."""
+    """Turns a quantity that was written as a YAML number into text; returns any other value as it is."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return format(Decimal(repr(value)).normalize(), "f")
     return value
@@ -94,8 +95,8 @@ Quantity: TypeAlias = Annotated[
     BeforeValidator(_quantity_text),
     WithJsonSchema(
         {
-            # Pods take integers, fractions and strings. `x-kubernetes-int-or-string` refuses fractions, and no other
-            # type has both; without a type a pattern binds strings only and a minimum numbers only.
+            # Pods accept integers, fractions and strings. `x-kubernetes-int-or-string` refuses fractions, and no type
+            # allows all three; without a type the pattern applies to strings only and the minimum to numbers only.
             "x-kubernetes-preserve-unknown-fields": True,
             "pattern": _QUANTITY,
             "minimum": 0,
@@ -105,29 +106,29 @@ Quantity: TypeAlias = Annotated[
         }
     ),
 ]
-"""A Kubernetes quantity, such as `4Gi`, `500m`, 2 or 0.5; inside it is always text."""
+"""A Kubernetes quantity, such as `4Gi`, `500m`, 2 or 0.5; always text in Python."""
 
 
 class ResourceRequirements(ResourceModel):
     """Compute resources of the trainer (core/v1 ResourceRequirements)."""
 
     limits: dict[str, Quantity] = {}
-    """Most it may use, by resource name."""
+    """Upper bounds, by resource name."""
     requests: dict[str, Quantity] = {}
-    """What the scheduler sets aside, by resource name."""
+    """Amounts that the scheduler reserves, by resource name."""
 
 
 class Identity(StrEnum):
     """Which user and groups trainer pods run as."""
 
     FIXED = "Fixed"
-    """Those that the spec names, and 65532 for those that it does not."""
+    """The ids that the spec names, and 65532 for those it leaves out."""
     ASSIGNED = "Assigned"
-    """A user and a group that the spec names; `fsGroup`, and the rest, are left to the cluster."""
+    """The user and group that the spec names, if any; the cluster assigns the others, and `fsGroup`."""
 
 
 def _unique_by(key: str) -> dict[str, JsonValue]:
-    """Items of a list that have a key of their own, as core/v1 has them: none stands there twice."""
+    """Schema of a list whose items are unique by this key, as in core/v1."""
     return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [key]}
 
 
@@ -137,10 +138,10 @@ def _rule(rule: str, message: str) -> dict[str, JsonValue]:
 
 
 class TrainerPod(ResourceModel):
-    """How trainer pods are made."""
+    """Settings of the trainer's pods."""
 
     image: str | None = None
-    """The trainer's image; the operator's default when left out."""
+    """The trainer's image. Default: the operator's."""
     image_pull_policy: str | None = Field(
         default=None, json_schema_extra={"enum": ["Always", "IfNotPresent", "Never"]}
     )
@@ -161,16 +162,15 @@ class TrainerPod(ResourceModel):
     runtime_class_name: str | None = None
     """RuntimeClass, such as `nvidia`."""
     run_as_user: int | None = Field(default=None, ge=1)
-    """User id of the trainer; never root. Left out: by `identity`."""
+    """User id of the trainer; never root. Default: decided by `identity`."""
     run_as_group: int | None = Field(default=None, ge=0)
-    """Group id of the trainer. Left out: by `identity`."""
+    """Group id of the trainer. Default: decided by `identity`."""
     fs_group: int | None = Field(default=65532, ge=1)
     """Group that owns the adapter volume's files; not set when `identity` is `Assigned`."""
     identity: Identity | None = None
-    """Which user and groups the pod runs as. `Fixed`: those of the fields above, without them user 65532 and a group
-    of the user's number. `Assigned`: no `fsGroup`, and no user and group that the fields above do not name, so that
-    the cluster assigns them, as OpenShift does.
-    The operator's own setting (the chart's `trainer.identity`) when left out."""
+    """User and groups that the pod runs as. `Fixed`: the ids in the fields above, or else user 65532 and a group with
+    the user's number. `Assigned`: the ids in the fields above, if any, and no `fsGroup`; the cluster assigns the
+    rest, as OpenShift does. Default: the operator's setting (the chart's `trainer.identity`)."""
     env: list[EnvVar] = Field(default=[], json_schema_extra=_unique_by("name"))
     """Further environment variables."""
     volumes: list[Volume] = Field(
@@ -184,8 +184,8 @@ class TrainerPod(ResourceModel):
             ),
         },
     )
-    """Further volumes, such as a compile cache. One may be a claim that the operator mounts too: the pod gets one
-    volume for it."""
+    """Further volumes, such as a compile cache. A claim that the operator mounts too may be among them; the pod gets
+    one volume for it."""
     volume_mounts: list[VolumeMount] = Field(
         default=[],
         max_length=32,
@@ -197,7 +197,7 @@ class TrainerPod(ResourceModel):
             ),
         },
     )
-    """Where they appear."""
+    """Mount points of those volumes."""
     annotations: dict[str, str] = {}
     """Annotations of the pod and of its batch Job."""
     labels: dict[str, str] = {}

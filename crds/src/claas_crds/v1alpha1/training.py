@@ -13,23 +13,23 @@ LORA_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*$"
 
 
 class TeacherKind(StrEnum):
-    """Who shows the adapter how to answer, given the feedback."""
+    """The teacher: the policy that scores the answer with the feedback in view."""
 
     FROZEN = "frozen"
     """The base model."""
     EMA = "ema"
     """The base model with a moving average of the adapter."""
     TRUST_REGION = "trust_region"
-    """Between the base model and the adapter itself."""
+    """A mixture of the base model and the adapter."""
 
 
 class SupportKind(StrEnum):
     """Over which tokens student and teacher are compared."""
 
     TOP_K_TAIL = "top_k_tail"
-    """The student's most likely ones, and one bucket for all the others."""
+    """The student's K most likely tokens, and one bucket for all others."""
     TOP_K_RENORMALISED = "top_k_renormalised"
-    """The student's most likely ones alone."""
+    """The student's K most likely tokens alone, renormalised."""
     FULL = "full"
     """The whole vocabulary."""
 
@@ -43,68 +43,71 @@ class TrainingConfig(PayloadModel):
     """Divergence between student S and teacher T: 0 is KL(T||S), 1 is KL(S||T), between them the generalised
     Jensen-Shannon divergence."""
     is_clip: float = Field(default=5.0, ge=1, le=20)
-    """Upper bound on the importance ratio between the adapter as it is now and as it was when it answered."""
+    """Upper bound (clip) on the importance ratio: the probability of a response token under the adapter now, divided
+    by that when it was sampled."""
     max_grad_norm: float = Field(default=1.0, ge=0)
-    """Gradients are scaled down to this global norm; 0 switches clipping off."""
+    """Largest global norm of the gradient: a longer one is scaled down. 0 switches clipping off."""
     kl_reg_weight: float = Field(default=0.0, ge=0, le=1)
-    """Weight of the KL penalty that holds the adapter near the base model; 0 saves the base forward."""
+    """Weight of the KL penalty that keeps the adapter near the base model; 0 saves a forward pass of the base
+    model."""
     teacher_top_k: int = Field(default=100, ge=10, le=100)
-    """How many of the student's most likely tokens are compared with the teacher; `support` says what becomes of the
-    rest."""
+    """K: how many of the student's most likely tokens are compared with the teacher. `support` says how the others
+    are treated."""
     support: SupportKind = SupportKind.TOP_K_TAIL
-    """Over which tokens student and teacher are compared: `top_k_tail`, the student's top K and one bucket for the
-    rest; `top_k_renormalised`, the top K alone, each side made to sum to one; `full`, the whole vocabulary, which
-    costs most time and memory."""
+    """Tokens over which student and teacher are compared: `top_k_tail`, the student's top K and one bucket for the
+    rest; `top_k_renormalised`, the top K alone, both distributions renormalised; `full`, the whole vocabulary, which
+    takes the most time and memory."""
     teacher: TeacherKind = TeacherKind.FROZEN
-    """Who teaches, shown the feedback: `frozen`, the base model; `ema`, the base model with a moving average of the
-    adapter, which learns and lags behind; `trust_region`, between the base model and the adapter itself."""
+    """The teacher, which sees the feedback: `frozen`, the base model; `ema`, the base model with an exponential
+    moving average of the adapter; `trust_region`, a mixture of the base model and the adapter."""
     teacher_update_rate: float = Field(default=0.05, gt=0, le=1)
-    """How far the teacher goes along with the adapter. For `ema`, how far the average follows each step; for
-    `trust_region`, the adapter's weight in the teacher's logits. Without effect for `frozen`."""
+    """How much the teacher follows the adapter. For `ema`, the weight of the new adapter in the average after each
+    step; for `trust_region`, the adapter's weight in the teacher's logits. No effect for `frozen`."""
     max_kl: float = Field(default=1.0, ge=0)
-    """A step that moves the policy further than this from its parent (KL divergence, nats a token) fails, and
-    nothing is published; 0 sets no limit."""
+    """Largest KL divergence from the parent version that a step may cause, in nats per token. A step beyond it fails
+    and publishes nothing; 0 sets no limit."""
     weight_decay: float = Field(default=0.01, ge=0, le=1)
     """Decoupled weight decay of AdamW."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Seed of the step: the same input, parent version and seed give the same bytes on a CPU."""
     require_recorded_prompt: bool = False
-    """Refuse a sample without a recorded prompt that ends with its `user_prompt`: the conversation would have to be
-    made of the sample's texts, without what they don't show."""
+    """Refuse samples without a recorded prompt that ends with their `user_prompt`. Otherwise the conversation is
+    rebuilt from the sample's texts and lacks whatever they do not show."""
 
 
 class TrainingOverrides(PayloadModel):
-    """Training settings of one job; what is left out is taken from the adapter's `spec.training`."""
+    """Training settings of one job; the adapter's `spec.training` supplies those left out."""
 
     learning_rate: float | None = Field(default=None, gt=0)
     """Step size of AdamW."""
     alpha: float | None = Field(default=None, ge=0, le=1)
     """Divergence: 0 is KL(T||S), 1 is KL(S||T), between them the generalised Jensen-Shannon divergence."""
     is_clip: float | None = Field(default=None, ge=1, le=20)
-    """Upper bound on the importance ratio."""
+    """Upper bound (clip) on the importance ratio."""
     max_grad_norm: float | None = Field(default=None, ge=0)
-    """Gradients are scaled down to this global norm; 0 switches clipping off."""
+    """Largest global norm of the gradient: a longer one is scaled down. 0 switches clipping off."""
     kl_reg_weight: float | None = Field(default=None, ge=0, le=1)
-    """Weight of the KL penalty that holds the adapter near the base model."""
+    """Weight of the KL penalty that keeps the adapter near the base model."""
     teacher_top_k: int | None = Field(default=None, ge=10, le=100)
-    """How many of the student's most likely tokens are compared with the teacher."""
+    """K: how many of the student's most likely tokens are compared with the teacher."""
     support: SupportKind | None = None
-    """Over which tokens student and teacher are compared: `top_k_tail`, `top_k_renormalised` or `full`."""
+    """Tokens over which student and teacher are compared: `top_k_tail`, `top_k_renormalised` or `full`."""
     teacher: TeacherKind | None = None
-    """Who teaches: `frozen`, the base model; `ema`, a moving average of the adapter; `trust_region`, between both."""
+    """The teacher: `frozen`, the base model; `ema`, a moving average of the adapter; `trust_region`, a mixture of
+    base model and adapter."""
     teacher_update_rate: float | None = Field(default=None, gt=0, le=1)
-    """How far the teacher goes along with the adapter; without effect for `frozen`."""
+    """How much the teacher follows the adapter; no effect for `frozen`."""
     max_kl: float | None = Field(default=None, ge=0)
-    """A step that moves the policy further than this (nats a token) fails; 0 sets no limit."""
+    """Largest KL divergence from the parent version, in nats per token; a step beyond it fails. 0 sets no limit."""
     weight_decay: float | None = Field(default=None, ge=0, le=1)
     """Decoupled weight decay of AdamW."""
     seed: int | None = Field(default=None, ge=0, le=2**31 - 1)
     """Seed of the step."""
     require_recorded_prompt: bool | None = None
-    """Refuse a sample without a recorded prompt that ends with its `user_prompt`."""
+    """Refuse samples without a recorded prompt that ends with their `user_prompt`."""
 
     def over(self, defaults: TrainingConfig) -> TrainingConfig:
-        """`defaults` with every value that is set here put in its place."""
+        """`defaults`, overridden by every value that is set here."""
         return TrainingConfig.model_validate(defaults.model_dump() | self.model_dump(exclude_none=True))
 
 
@@ -131,7 +134,7 @@ class ChatTurn(PayloadModel):
 
 
 _NOT_BLANK: dict[str, JsonValue] = {"pattern": r"\S"}
-"""For the API server alone: `sample_checks` says more of a blank text, and knows characters without width."""
+"""For the API server only: `samples.checks` gives a better message and knows zero-width characters."""
 
 
 class DistillBatchItem(PayloadModel):
@@ -156,12 +159,12 @@ class DistillBatchItem(PayloadModel):
     prompt: str = ""
     """The prompt with the chat template applied, as the model saw it; empty for samples written by hand."""
     prompt_token_ids: list[int] = []
-    """Token ids of `prompt`; empty: made by the model's chat template."""
+    """Token ids of `prompt`. Empty: the trainer renders the conversation with the chat template."""
     response_token_ids: list[int] = []
-    """Token ids the model sampled; empty: made by the tokenizer from `response`."""
+    """Token ids that the model sampled. Empty: the trainer tokenises `response`."""
     response_logprobs: list[float] = []
-    """Log-probability of each sampled token when it was sampled; empty: the adapter's own before the step, so
-    that the importance ratio is 1."""
+    """Log-probability of each token when it was sampled. Empty: the adapter's own before the step, so the importance
+    ratio is 1."""
 
 
 class DistillBatchRequestPayload(PayloadModel):
@@ -176,7 +179,7 @@ class DistillBatchRequestPayload(PayloadModel):
     samples: list[DistillBatchItem] = Field(min_length=1)
     """The batch; one or more samples."""
     save_in_place: bool = False
-    """Replace the parent version rather than keep it beside the new one."""
+    """Replace the parent version instead of keeping it beside the new one."""
 
 
 class DistillResponse(PayloadModel):
