@@ -45,16 +45,16 @@ from claas_operator.plan.serving_lease import (
 )
 from claas_operator.plan.world import (
     AdapterWorld,
-    Attempt,
-    AttemptState,
     JobWorld,
     LeaseWorld,
     ObjectReference,
     Orphan,
     RecordedPod,
     SecretsSeen,
+    ServerPod,
     ServerState,
-    ServingPod,
+    TrainerJob,
+    TrainerState,
 )
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -192,9 +192,9 @@ def vllm_pod(
     load_error: str | None = None,
     load_version: int = 0,
     retry_in: float = 30.0,
-) -> ServingPod:
+) -> ServerPod:
     """A pod of the Deployment; its server was not asked unless `server` says what it answered."""
-    return ServingPod(
+    return ServerPod(
         name=name,
         uid=f"uid-of-{name}",
         ready=ready,
@@ -263,22 +263,22 @@ def trainer_pod(name: str) -> ObjectReference:
 
 
 def attempt(
-    state: AttemptState = AttemptState.ABSENT,
+    state: TrainerState = TrainerState.ABSENT,
     *,
     number: int = 1,
     result: TrainerResult | None = None,
     exit_code: int | None = None,
     message: str = "",
     finished_seconds_ago: float | None = None,
-) -> Attempt:
+) -> TrainerJob:
     """A trainer pod of the job `step`."""
     name = attempt_name(metadata("step"), number)
-    return Attempt(
+    return TrainerJob(
         name=name,
         state=state,
-        alive=state is AttemptState.RUNNING,
-        uid=None if state is AttemptState.ABSENT else f"uid-of-{name}",
-        pod=None if state in (AttemptState.ABSENT, AttemptState.LOST) else trainer_pod(f"{name}-x"),
+        alive=state is TrainerState.RUNNING,
+        uid=None if state is TrainerState.ABSENT else f"uid-of-{name}",
+        pod=None if state in (TrainerState.ABSENT, TrainerState.LOST) else trainer_pod(f"{name}-x"),
         result=result,
         exit_code=exit_code,
         message=message,
@@ -286,7 +286,7 @@ def attempt(
     )
 
 
-def succeeded(number: int = 1, parent: int = 0, *, already_published: bool = False) -> Attempt:
+def succeeded(number: int = 1, parent: int = 0, *, already_published: bool = False) -> TrainerJob:
     """An attempt that published a version."""
     result = TrainerResult(
         succeeded=True,
@@ -294,7 +294,7 @@ def succeeded(number: int = 1, parent: int = 0, *, already_published: bool = Fal
         already_published=already_published,
         timings=Timings(step=1.0, serving_gap=2.0),
     )
-    return attempt(AttemptState.SUCCEEDED, result=result, exit_code=0)
+    return attempt(TrainerState.SUCCEEDED, result=result, exit_code=0)
 
 
 def job_world(
@@ -309,10 +309,10 @@ def job_world(
     newest: int | None = None,
     unsettled: str | None = None,
     held: ServingLease | None = None,
-    now_at: Attempt | None = None,
-    looked: Attempt | None = None,
+    now_at: TrainerJob | None = None,
+    looked: TrainerJob | None = None,
     alive: bool | None = None,
-    pods: tuple[ServingPod, ...] = (vllm_pod(),),
+    pods: tuple[ServerPod, ...] = (vllm_pod(),),
     pods_recorded: tuple[RecordedPod, ...] = (),
     handover: HandoverChoice = SLEEP,
 ) -> JobWorld:
@@ -333,7 +333,7 @@ def job_world(
         unsettled=unsettled,
         lease=held,
         attempt=current,
-        recovery=looked or Attempt(name="", state=AttemptState.ABSENT, alive=False),
+        recovery=looked or TrainerJob(name="", state=TrainerState.ABSENT, alive=False),
         attempts_alive=current.alive if alive is None else alive,
         pods=pods,
         recorded=pods_recorded,
@@ -347,8 +347,8 @@ def adapter_world(
     claim_found: bool = True,
     secrets: SecretsSeen = NO_FAULTS,
     deployment_found: bool = True,
-    pods: tuple[ServingPod, ...] = (),
-    init: Attempt | None = None,
+    pods: tuple[ServerPod, ...] = (),
+    init: TrainerJob | None = None,
     held: ServingLease | None = None,
     products: tuple[PublishedVersion, ...] = (),
     rejected: tuple[AdapterVersion, ...] = (),
@@ -357,7 +357,7 @@ def adapter_world(
     handover: HandoverChoice = SLEEP,
     server: ServerTraits | None = None,
     containers: tuple[str, ...] | None = ("vllm",),
-    looked: Attempt | None = None,
+    looked: TrainerJob | None = None,
 ) -> AdapterWorld:
     """A LoraAdapter's world."""
     current = of or adapter()
@@ -371,12 +371,12 @@ def adapter_world(
         wanted_replicas=len(pods),
         no_pod="No pod of Deployment vllm is ready: the test says why",
         pods=pods if deployment_found else (),
-        init=init or Attempt(name=name, state=AttemptState.ABSENT, alive=False),
+        init=init or TrainerJob(name=name, state=TrainerState.ABSENT, alive=False),
         lease=held,
         products=products,
         rejected=rejected,
         running_job=running_job,
-        recovery=looked or Attempt(name="", state=AttemptState.ABSENT, alive=False),
+        recovery=looked or TrainerJob(name="", state=TrainerState.ABSENT, alive=False),
         companion_current=companion_current,
         handover=handover,
         server=server or ServerTraits(),

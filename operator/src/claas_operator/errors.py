@@ -1,7 +1,7 @@
 """Errors of the operator.
 
 OperatorError
-├── ServingError        a vLLM server could not be asked or told
+├── ServerError         a vLLM server could not be asked or told
 │   └── NotAppliedError has a version loaded, and the base answers in its place
 └── SettingsError       the operator's own configuration is wrong
 """
@@ -13,11 +13,11 @@ class OperatorError(Exception):
     """Base of all errors of the operator."""
 
 
-class ServingError(OperatorError):
+class ServerError(OperatorError):
     """A vLLM server could not be asked or told something."""
 
 
-class NotAppliedError(ServingError):
+class NotAppliedError(ServerError):
     """A vLLM server has a version loaded and answers with the base in its place."""
 
 

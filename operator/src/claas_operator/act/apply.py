@@ -30,7 +30,7 @@ from claas_operator.act.trainer_input import attempt_input, init_input, recovery
 from claas_operator.clients import servers as serving
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.reader import Reader
-from claas_operator.errors import NotAppliedError, ServingError
+from claas_operator.errors import NotAppliedError, ServerError
 from claas_operator.plan import actions
 from claas_operator.plan.samples import samples_document
 from claas_operator.plan.server.load_failures import Load
@@ -40,7 +40,7 @@ from claas_operator.plan.serving_lease import (
     ServingLease,
     lease_manifest,
 )
-from claas_operator.plan.world import ServingPod
+from claas_operator.plan.world import ServerPod
 from claas_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Outcome:
 
     loads: list[Load] = field(default_factory=list)
 
-    def failed(self, pod: ServingPod, version: int, error: ServingError) -> None:
+    def failed(self, pod: ServerPod, version: int, error: ServerError) -> None:
         """A pod could not be made to serve the version."""
         self.loads.append(Load(pod.uid, version, str(error), isinstance(error, NotAppliedError)))
 
@@ -92,7 +92,7 @@ class Applier:
                             path,
                             adapter.spec.serving.probe,
                         )
-                    except ServingError as error:
+                    except ServerError as error:
                         outcome.failed(pod, version, error)
                     else:
                         outcome.loads.append(Load(pod.uid, version))
@@ -165,7 +165,7 @@ class Applier:
             if error.status != 404:
                 raise
 
-    async def _verify(self, adapter: AdapterObject, pod: ServingPod, version: int, outcome: Outcome) -> None:
+    async def _verify(self, adapter: AdapterObject, pod: ServerPod, version: int, outcome: Outcome) -> None:
         where = f"{adapter.served_name} in pod {adapter.metadata.namespace}/{pod.name}"
         credentials = await self._credentials(adapter)
         try:
@@ -174,7 +174,7 @@ class Applier:
             outcome.loads.append(Load(pod.uid, version))
         except NotAppliedError as error:
             outcome.failed(pod, version, error)
-        except ServingError as error:
+        except ServerError as error:
             # Neither good nor bad is known of it; the next pass asks again.
             log.warning("%s could not be verified: %s", where, error)
 
@@ -201,7 +201,7 @@ class Applier:
         try:
             await serving.forget(url, credentials, served_name)
             log.info("took %s out of service at %s: LoraAdapter %s is gone", served_name, url, record.adapter_name)
-        except ServingError as error:
+        except ServerError as error:
             log.warning("%s could not be taken out of service: %s", served_name, error)
 
     async def _wake(self, namespace: str, grant: Grant | None, pods: tuple[contract.VllmPod, ...]) -> None:
@@ -211,7 +211,7 @@ class Applier:
             try:
                 await serving.wake(pod.url, credentials)
                 log.info("woke pod %s/%s after %s", namespace, pod.name, grant.job_name)
-            except ServingError as error:
+            except ServerError as error:
                 log.warning("pod %s/%s could not be woken: %s", namespace, pod.name, error)
 
     async def _create_init(self, adapter: AdapterObject, name: str) -> None:

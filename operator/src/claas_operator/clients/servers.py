@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from claas_contract.places import PROGRESS_PATH, PROGRESS_PORT
 from claas_contract.progress import Progress
 from claas_crds.v1alpha1.lora_adapter import Probe
-from claas_operator.errors import NotAppliedError, ServingError
+from claas_operator.errors import NotAppliedError, ServerError
 from claas_operator.plan.server.traits import EXPORT_CLASS, ServerTraits
 from claas_operator.plan.world import ServerState
 from claas_vllm_client import (
@@ -130,16 +130,16 @@ async def _is_asleep(client: VllmClient) -> bool:
 
 
 async def wake(url: str, credentials: Credentials) -> None:
-    """Wake a server; raises ServingError."""
+    """Wake a server; raises ServerError."""
     try:
         async with _client(url, credentials, TELL_SECONDS) as client:
             await ensure_awake(client, timeout_seconds=TELL_SECONDS)
     except VllmError as error:
-        raise ServingError(str(error)) from error
+        raise ServerError(str(error)) from error
 
 
 async def serve(url: str, credentials: Credentials, served_name: str, version: int, path: str, probe: Probe) -> bool:
-    """Make a server answer `served_name` with a version; True when that changed anything. Raises ServingError."""
+    """Make a server answer `served_name` with a version; True when that changed anything. Raises ServerError."""
     try:
         async with asyncio.timeout(SERVE_SECONDS), _client(url, credentials, TELL_SECONDS) as client:
             outcome = await put_in_service(
@@ -153,13 +153,13 @@ async def serve(url: str, credentials: Credentials, served_name: str, version: i
     except AdapterNotApplied as error:
         raise NotAppliedError(str(error)) from error
     except VllmError as error:
-        raise ServingError(str(error)) from error
+        raise ServerError(str(error)) from error
     except TimeoutError:
-        raise ServingError(f"{url} did not put version {version} into service within {SERVE_SECONDS:g} s") from None
+        raise ServerError(f"{url} did not put version {version} into service within {SERVE_SECONDS:g} s") from None
 
 
 async def verify(url: str, credentials: Credentials, served_name: str, probe: Probe) -> bool:
-    """See that the version in service is applied; True when it had to be loaded again. Raises ServingError."""
+    """See that the version in service is applied; True when it had to be loaded again. Raises ServerError."""
     try:
         async with asyncio.timeout(SERVE_SECONDS), _client(url, credentials, TELL_SECONDS) as client:
             spec = ProbeSpec(probe.prompt, probe.max_tokens)
@@ -167,18 +167,18 @@ async def verify(url: str, credentials: Credentials, served_name: str, probe: Pr
     except AdapterNotApplied as error:
         raise NotAppliedError(str(error)) from error
     except VllmError as error:
-        raise ServingError(str(error)) from error
+        raise ServerError(str(error)) from error
     except TimeoutError:
-        raise ServingError(f"{url} did not answer the probe within {SERVE_SECONDS:g} s") from None
+        raise ServerError(f"{url} did not answer the probe within {SERVE_SECONDS:g} s") from None
 
 
 async def forget(url: str, credentials: Credentials, served_name: str) -> None:
-    """Make a server stop serving the adapter; raises ServingError."""
+    """Make a server stop serving the adapter; raises ServerError."""
     try:
         async with _client(url, credentials, TELL_SECONDS) as client:
             await take_out_of_service(client, served_name=served_name)
     except VllmError as error:
-        raise ServingError(str(error)) from error
+        raise ServerError(str(error)) from error
 
 
 async def ask_progress(pod_address: str) -> Progress | None:

@@ -30,7 +30,7 @@ from claas_operator.plan.lease import plan_lease
 from claas_operator.plan.queueing import finished, queue_key
 from claas_operator.plan.server.load_failures import LoadFailures
 from claas_operator.plan.serving_lease import lease_name
-from claas_operator.plan.world import AttemptState
+from claas_operator.plan.world import TrainerState
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ class Reconciler:
         except Conflict:
             raise
         except ApiError as error:
-            if world.attempt.state is not AttemptState.ABSENT or plan.status.produced_version is not None:
+            if world.attempt.state is not TrainerState.ABSENT or plan.status.produced_version is not None:
                 raise
             return await self._stand_back(key, written, error)
         adapter = Key(Kind.ADAPTER, key.namespace, job.spec.adapter_ref.name)

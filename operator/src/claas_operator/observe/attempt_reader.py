@@ -8,13 +8,13 @@ from datetime import datetime
 from claas_kube.errors import Forbidden
 from claas_operator.clients.reader import Reader
 from claas_operator.observe.attempts import describe_attempt, needs_events
-from claas_operator.plan.world import Attempt, AttemptState
+from claas_operator.plan.world import TrainerJob, TrainerState
 
 
-async def observe_attempt(read: Reader, namespace: str, name: str | None, now: datetime) -> Attempt:
+async def observe_attempt(read: Reader, namespace: str, name: str | None, now: datetime) -> TrainerJob:
     """How far the attempt of that name is; None: there was none."""
     if name is None:
-        return Attempt(name="", state=AttemptState.ABSENT, alive=False)
+        return TrainerJob(name="", state=TrainerState.ABSENT, alive=False)
     batch_job = await read.batch_job(namespace, name)
     pods = await read.batch_job_pods(namespace, name)
     attempt = describe_attempt(name, batch_job, pods)

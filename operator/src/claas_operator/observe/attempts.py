@@ -17,10 +17,10 @@ from claas_kube.objects.workloads import BatchJob, Event
 from claas_operator.observe.hindrance import hindrance, started
 from claas_operator.plan.naming import OWNER_GENERATION_ANNOTATION, TRAINER_CONTAINER
 from claas_operator.plan.world import (
-    Attempt,
-    AttemptState,
     ObjectReference,
+    TrainerJob,
     TrainerStart,
+    TrainerState,
 )
 
 EVENTS_AFTER_SECONDS = 5
@@ -29,21 +29,21 @@ EVENTS_AFTER_SECONDS = 5
 
 def describe_attempt(
     name: str, batch_job: BatchJob | None, pods: Sequence[Pod], events: Sequence[Event] = ()
-) -> Attempt:
+) -> TrainerJob:
     """How far an attempt is, from its batch Job and its pods. `events`: of the pod, else of the batch Job; read only
     where `needs_events`."""
     alive = bool(alive_trainers(pods))
     if batch_job is None or batch_job.metadata.deletion_timestamp is not None:
-        return Attempt(name=name, state=AttemptState.ABSENT, alive=alive)
+        return TrainerJob(name=name, state=TrainerState.ABSENT, alive=alive)
     # An earlier batch Job of this name may have left a pod behind: what became of that one says nothing here.
     owner = batch_job.metadata.uid
     pods = [pod for pod in pods if any(reference.uid == owner for reference in pod.metadata.owner_references)]
     pod = max(pods, key=lambda pod: pod.metadata.creation_timestamp or datetime.min.replace(tzinfo=UTC), default=None)
     if pod is None:
         ended = batch_job.ended_because
-        state = AttemptState.LOST if ended else AttemptState.RUNNING
+        state = TrainerState.LOST if ended else TrainerState.RUNNING
         in_the_way = "" if ended else hindrance(batch_job, None, events)
-        return Attempt(
+        return TrainerJob(
             name=name,
             state=state,
             alive=alive,
@@ -58,9 +58,9 @@ def describe_attempt(
         result = _result(trainer.message)
         # Killed after it had told of its version, it has done its work all the same.
         published = result is not None and result.succeeded and result.version is not None
-        return Attempt(
+        return TrainerJob(
             name=name,
-            state=AttemptState.FAILED if trainer.exit_code and not published else AttemptState.SUCCEEDED,
+            state=TrainerState.FAILED if trainer.exit_code and not published else TrainerState.SUCCEEDED,
             alive=alive,
             uid=owner,
             pod=its_pod,
@@ -72,9 +72,9 @@ def describe_attempt(
             retired=batch_job.retired,
         )
     if pod.ended:
-        return Attempt(
+        return TrainerJob(
             name=name,
-            state=AttemptState.SUCCEEDED if pod.status.phase == "Succeeded" else AttemptState.FAILED,
+            state=TrainerState.SUCCEEDED if pod.status.phase == "Succeeded" else TrainerState.FAILED,
             alive=alive,
             uid=owner,
             pod=its_pod,
@@ -82,9 +82,9 @@ def describe_attempt(
             retired=batch_job.retired,
         )
     in_the_way = "" if started(pod) else hindrance(batch_job, pod, events)
-    return Attempt(
+    return TrainerJob(
         name=name,
-        state=AttemptState.RUNNING,
+        state=TrainerState.RUNNING,
         alive=True,
         uid=owner,
         pod=its_pod,
@@ -93,7 +93,7 @@ def describe_attempt(
     )
 
 
-def needs_events(attempt: Attempt, now: datetime) -> bool:
+def needs_events(attempt: TrainerJob, now: datetime) -> bool:
     """Whether a trainer does not run for some seconds, and nothing but Events could say why."""
     start = attempt.start
     return start is not None and not start.hindered and now - start.since > timedelta(seconds=EVENTS_AFTER_SECONDS)

@@ -18,7 +18,7 @@ from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.traits import ServerTraits
 from claas_operator.plan.server.unready import unready_because
 from claas_operator.plan.serving_lease import ServedRecord, ServingLease
-from claas_operator.plan.world import Orphan, RecordedPod, ServingPod
+from claas_operator.plan.world import Orphan, RecordedPod, ServerPod
 
 
 async def serving_pods(
@@ -28,7 +28,7 @@ async def serving_pods(
     failures: Mapping[str, LoadFailure],
     *,
     ask: bool,
-) -> tuple[ServingPod, ...]:
+) -> tuple[ServerPod, ...]:
     """The Deployment's pods; with `ask` their servers are asked. `failures` are loads that failed, by the
     pod's UID."""
     namespace = adapter.metadata.namespace
@@ -67,7 +67,7 @@ async def _serving_pod(
     credentials: Credentials | None,
     load_failure: LoadFailure | None,
     container: Container | None,
-) -> ServingPod:
+) -> ServerPod:
     """One pod, whose server is at `address_form` with the pod's address in it; it is asked if it is ready and there
     are credentials to ask with."""
     address = pod.status.pod_ip
@@ -77,7 +77,7 @@ async def _serving_pod(
     if credentials is not None and pod.ready and url is not None:
         server = await serving.ask_state(url, served_name, credentials)
         url += server.root_path
-    return ServingPod(
+    return ServerPod(
         name=pod.metadata.name,
         uid=pod.metadata.uid,
         ready=pod.ready,
@@ -90,13 +90,13 @@ async def _serving_pod(
     )
 
 
-def reported(pods: Sequence[ServingPod]) -> tuple[ServerTraits, ...]:
+def reported(pods: Sequence[ServerPod]) -> tuple[ServerTraits, ...]:
     """What the pods' servers say of how they were started."""
     return tuple(pod.server.traits for pod in pods if pod.server is not None and pod.server.traits is not None)
 
 
 def handover_of(
-    adapter: AdapterObject | None, deployment: Deployment | None, pods: Sequence[ServingPod], *, asked: bool
+    adapter: AdapterObject | None, deployment: Deployment | None, pods: Sequence[ServerPod], *, asked: bool
 ) -> HandoverChoice:
     """The hand-over of a job's next attempt; while its servers are not asked, what the adapter's status says."""
     if adapter is None:
@@ -145,7 +145,7 @@ async def orphans(read: Reader, lease: ServingLease) -> tuple[Orphan, ...]:
 
 async def _orphan_pods(
     read: Reader, lease: ServingLease, served_name: str, record: ServedRecord
-) -> tuple[ServingPod, ...]:
+) -> tuple[ServerPod, ...]:
     deployment = await read.deployment(lease.namespace, lease.deployment)
     pods = await read.deployment_pods(lease.namespace, deployment)
     credentials = await read.credentials(lease.namespace, record.control_token, record.api_key, record.tls)

@@ -39,11 +39,11 @@ from claas_operator.plan.server.unready import no_pod_because
 from claas_operator.plan.serving_lease import ServingLease
 from claas_operator.plan.world import (
     AdapterWorld,
-    Attempt,
-    AttemptState,
     JobWorld,
     LeaseWorld,
     SecretsSeen,
+    TrainerJob,
+    TrainerState,
 )
 from claas_vllm_client import certificates_fault
 
@@ -110,7 +110,7 @@ class Observer:
         mine = lease is not None and lease.holder == job.metadata.uid
         status = job.status
         waited = status.phase in (JobPhase.PENDING, JobPhase.SUSPENDED)
-        to_start = mine and attempt.state is AttemptState.ABSENT
+        to_start = mine and attempt.state is TrainerState.ABSENT
         between_attempts = to_start and (status.failed_attempts > 0 or waited)
         free = lease is None or lease.holder is None
         samples = await self._samples.look(job)
@@ -206,7 +206,7 @@ class Observer:
         }
         return tuple(uid for uid, job in lease.unaccounted.items() if job.adapter_uid not in here)
 
-    async def _recovery(self, job: JobObject) -> Attempt:
+    async def _recovery(self, job: JobObject) -> TrainerJob:
         """The pod that looks for what the job's attempt left, if one was made."""
         since = job.status.recovery_time
         if since is None:
@@ -214,7 +214,7 @@ class Observer:
         name = naming.recovery_name(job.metadata, job.status.failed_attempts + 1, since)
         return await self._attempt(job.metadata.namespace, name)
 
-    async def _adoption(self, adapter: AdapterObject, lease: ServingLease | None) -> Attempt:
+    async def _adoption(self, adapter: AdapterObject, lease: ServingLease | None) -> TrainerJob:
         """The pod that looks for what a job left that is gone, if there is such a job."""
         namespace = adapter.metadata.namespace
         found = lease.unaccounted_of(adapter.metadata.uid) if lease is not None else None
@@ -287,12 +287,12 @@ class Observer:
             if other.queued and queue_key(other.created, other.name) < mine
         )
 
-    async def _attempt(self, namespace: str, name: str | None) -> Attempt:
+    async def _attempt(self, namespace: str, name: str | None) -> TrainerJob:
         return await observe_attempt(self._read, namespace, name, datetime.now(UTC))
 
-    async def _with_progress(self, namespace: str, attempt: Attempt) -> Attempt:
+    async def _with_progress(self, namespace: str, attempt: TrainerJob) -> TrainerJob:
         """The attempt with what its pod says of itself, while it runs."""
-        if attempt.state is not AttemptState.RUNNING or attempt.pod is None:
+        if attempt.state is not TrainerState.RUNNING or attempt.pod is None:
             return attempt
         pod = await self._read.pod(namespace, attempt.pod.name)
         if pod is None or not pod.status.pod_ip:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from claas_contract.input import JobIdentity, VllmPod
 from claas_operator.plan.serving_lease import Grant, ServedRecord, ServingLease
-from claas_operator.plan.world import ObjectReference, ServingPod
+from claas_operator.plan.world import ObjectReference, ServerPod
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class RetireAttempt:
 class PutInService:
     """Make one vLLM pod serve a version."""
 
-    pod: ServingPod
+    pod: ServerPod
     version: int
     path: str
     """The version's folder as that pod sees it."""
@@ -60,7 +60,7 @@ class PutInService:
 class VerifyServed:
     """See that the version in service is applied in one vLLM pod, and load it again where it is not."""
 
-    pod: ServingPod
+    pod: ServerPod
     version: int
 
 

@@ -10,7 +10,7 @@ from claas_crds.v1alpha1.conditions import JobReason
 from claas_crds.v1alpha1.distill_job import DistillJobStatus
 from claas_operator.plan.serving_lease import Grant
 from claas_operator.plan.timing import timings_of
-from claas_operator.plan.world import Attempt
+from claas_operator.plan.world import TrainerJob
 
 KILLED_EXIT_CODE = 137
 """128 + SIGKILL: the container was killed from outside, or ran out of memory."""
@@ -27,7 +27,7 @@ class Failure:
     permanent: bool
 
 
-def failure_of(attempt: Attempt, grant: Grant | None) -> Failure:
+def failure_of(attempt: TrainerJob, grant: Grant | None) -> Failure:
     """The failure of an attempt, from its own words, else from what Kubernetes saw of it."""
     if grant is not None and grant.stopped_because == JobReason.MAX_PAUSE_EXCEEDED:
         # Its own watchdog would have ended a step that is too long. This pod hung as a whole, which can pass.

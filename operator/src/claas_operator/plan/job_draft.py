@@ -16,7 +16,7 @@ from claas_operator.plan.actions import (
 from claas_operator.plan.conditions import ConditionDraft
 from claas_operator.plan.queueing import finished
 from claas_operator.plan.timing import settled
-from claas_operator.plan.world import Attempt, AttemptState, JobWorld
+from claas_operator.plan.world import JobWorld, TrainerJob, TrainerState
 
 STOP_GRACE_SECONDS = 20
 """How long a trainer that is told to end has for waking serving by itself."""
@@ -24,13 +24,13 @@ KEPT_SECONDS = 3600
 """How long a trainer's batch Job and log stay after it was accounted for."""
 
 
-def retire(attempt: Attempt, now: datetime) -> RetireAttempt:
+def retire(attempt: TrainerJob, now: datetime) -> RetireAttempt:
     """Let an attempt go that is accounted for. Kubernetes counts from its end, which may be long past."""
     ended_ago = (now - (attempt.finished_at or now)).total_seconds()
     return RetireAttempt(attempt.name, KEPT_SECONDS + max(0, int(ended_ago)))
 
 
-def end(attempt: Attempt, grace_seconds: int, why: str) -> DeleteAttempt:
+def end(attempt: TrainerJob, grace_seconds: int, why: str) -> DeleteAttempt:
     """End an attempt, or take away what is left of it."""
     return DeleteAttempt(attempt.name, attempt.uid, attempt.pod, grace_seconds, why)
 
@@ -99,5 +99,5 @@ class JobDraft:
     def stop_attempt(self, why: str) -> None:
         """End the running attempt, if there is one."""
         attempt = self.world.attempt
-        if attempt.state is not AttemptState.ABSENT or self.world.attempts_alive:
+        if attempt.state is not TrainerState.ABSENT or self.world.attempts_alive:
             self.actions.append(end(attempt, STOP_GRACE_SECONDS, why))

@@ -45,7 +45,7 @@ class ServerState:
 
 
 @dataclass(frozen=True)
-class ServingPod:
+class ServerPod:
     """One pod of the serving Deployment."""
 
     name: str
@@ -69,7 +69,7 @@ class ServingPod:
         return VllmPod(name=self.name, uid=self.uid, url=self.url or "", storage_path=self.storage_path)
 
 
-class AttemptState(StrEnum):
+class TrainerState(StrEnum):
     """How far a trainer pod is."""
 
     ABSENT = "Absent"
@@ -105,12 +105,13 @@ class TrainerStart:
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """One trainer pod, for a step or for the initial version."""
+class TrainerJob:
+    """One batch Job of a trainer and its pod: for an attempt at a step, for the initial version, or for a look at the
+    volume."""
 
     name: str
     """Name of its batch Job."""
-    state: AttemptState
+    state: TrainerState
     alive: bool
     """Whether the trainer in a pod of it may still run a process."""
     uid: str | None = None
@@ -164,8 +165,8 @@ class AdapterWorld:
     wanted_replicas: int
     no_pod: str
     """Why no pod of the Deployment is ready; only to be told when none is."""
-    pods: tuple[ServingPod, ...]
-    init: Attempt
+    pods: tuple[ServerPod, ...]
+    init: TrainerJob
     lease: ServingLease | None
     products: tuple[PublishedVersion, ...]
     """Versions that DistillJobs of this adapter report."""
@@ -173,7 +174,7 @@ class AdapterWorld:
     """Those of which they report that serving refused them."""
     running_job: str | None
     """The DistillJob that holds the lease for this adapter and has not published yet."""
-    recovery: Attempt
+    recovery: TrainerJob
     """The pod that looks for the version of a job which the lease has as unaccounted for."""
     companion_current: bool
     """Whether the companion's ConfigMap is what this release has."""
@@ -231,13 +232,13 @@ class JobWorld:
     """Why the Deployment's pods are about to change, or one of them may hold a GPU without serving yet or any more.
     None: they are settled, or were not looked at."""
     lease: ServingLease | None
-    attempt: Attempt
+    attempt: TrainerJob
     """The current attempt, by the name it has or will have."""
-    recovery: Attempt
+    recovery: TrainerJob
     """The pod that looks on the volume for what the current attempt left."""
     attempts_alive: bool
     """Whether a trainer pod of any attempt may still run."""
-    pods: tuple[ServingPod, ...]
+    pods: tuple[ServerPod, ...]
     """The Deployment's pods; their servers are asked only when the lease may be granted in this pass."""
     recorded: tuple[RecordedPod, ...]
     """The pods that this job may have paused; asked only between two attempts."""
@@ -260,7 +261,7 @@ class Orphan:
 
     served_name: str
     record: ServedRecord
-    pods: tuple[ServingPod, ...]
+    pods: tuple[ServerPod, ...]
 
 
 @dataclass(frozen=True)

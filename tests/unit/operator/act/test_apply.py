@@ -18,7 +18,7 @@ from claas_operator.clients.reader import Reader
 from claas_operator.loop.reconcile import CONFLICT_SECONDS
 from claas_operator.plan import actions, naming
 from claas_operator.plan.job_draft import end
-from claas_operator.plan.world import AttemptState
+from claas_operator.plan.world import TrainerState
 from claas_operator.settings import Settings
 from tests.builders.world import (
     NAMESPACE,
@@ -95,13 +95,13 @@ async def test_every_deletion_names_the_object_that_it_was_decided_on() -> None:
         NAMESPACE,
         (
             actions.KillTrainer(trainer_pod("t")),
-            end(attempt(AttemptState.LOST), 1, "why"),
+            end(attempt(TrainerState.LOST), 1, "why"),
             actions.DeleteLease(lease().model_copy(update={"uid": "uid-of-lease"})),
         ),
     )
     assert server.preconditions == {
         "pods": {"uid": "uid-of-t"},
-        "jobs": {"uid": attempt(AttemptState.LOST).uid},
+        "jobs": {"uid": attempt(TrainerState.LOST).uid},
         "secrets": {"uid": "uid-of-input"},
         "leases": {"uid": "uid-of-lease", "resourceVersion": "7"},
     }

@@ -15,7 +15,7 @@ from claas_kube.errors import ApiError, Forbidden
 from claas_kube.objects.meta import Manifest
 from claas_operator.clients.reader import Reader
 from claas_operator.observe.attempt_reader import observe_attempt
-from claas_operator.plan.world import AttemptState
+from claas_operator.plan.world import TrainerState
 from tests.builders.world import NAMESPACE, NOW
 
 QUOTA = "exceeded quota: team-quota"
@@ -75,7 +75,7 @@ async def test_of_a_pod_that_does_not_start_its_own_events_are_read() -> None:
 
 async def test_a_role_without_the_right_to_events_keeps_no_trainer_from_running() -> None:
     attempt = await observe_attempt(Reader(Server([], 403)), NAMESPACE, "step-1", NOW + timedelta(seconds=6))
-    assert (attempt.state, attempt.hindered) == (AttemptState.RUNNING, False)
+    assert (attempt.state, attempt.hindered) == (TrainerState.RUNNING, False)
     assert "RBAC" in attempt.message
     with pytest.raises(ApiError):
         await observe_attempt(Reader(Server([], 500)), NAMESPACE, "step-1", NOW + timedelta(seconds=6))

@@ -21,7 +21,7 @@ from claas_kube.objects.pods import (
 from claas_kube.objects.workloads import BatchJob, BatchJobStatus
 from claas_operator.observe.attempts import describe_attempt
 from claas_operator.plan.attempt_outcome import failure_of
-from claas_operator.plan.world import AttemptState
+from claas_operator.plan.world import TrainerState
 from tests.builders.world import NOW, attempt, grant
 
 JOB = BatchJob(metadata=ObjectMeta(name="a", uid="uid-of-a"))
@@ -56,34 +56,34 @@ def ended(exit_code: int, message: str = "", reason: str = "", *, name: str = "p
     return pod(name, "Failed" if exit_code else "Succeeded", age=age, container_statuses=[state])
 
 
-STATES: list[tuple[str, BatchJob | None, list[Pod], AttemptState, bool]] = [
-    ("nothing", None, [], AttemptState.ABSENT, False),
-    ("a pod without its Job", None, [pod()], AttemptState.ABSENT, True),
+STATES: list[tuple[str, BatchJob | None, list[Pod], TrainerState, bool]] = [
+    ("nothing", None, [], TrainerState.ABSENT, False),
+    ("a pod without its Job", None, [pod()], TrainerState.ABSENT, True),
     (
         "a Job on its way out",
         BatchJob(metadata=ObjectMeta(name="a", uid="uid-of-a", deletion_timestamp=NOW)),
         [pod()],
-        AttemptState.ABSENT,
+        TrainerState.ABSENT,
         True,
     ),
-    ("a Job whose pod is not made yet", JOB, [], AttemptState.RUNNING, False),
-    ("a Job that failed and has no pod", ended_job("Failed"), [], AttemptState.LOST, False),
-    ("a Job that completed and has no pod", ended_job("Complete"), [], AttemptState.LOST, False),
-    ("a Job with a condition of another kind", ended_job("FailureTarget"), [], AttemptState.RUNNING, False),
-    ("a pod that waits", JOB, [pod(phase="Pending")], AttemptState.RUNNING, True),
-    ("a pod that runs", JOB, [pod()], AttemptState.RUNNING, True),
-    ("a pod on a lost node", JOB, [pod(phase="Unknown")], AttemptState.RUNNING, True),
-    ("a pod that ended well", JOB, [ended(0)], AttemptState.SUCCEEDED, False),
-    ("a pod that failed", JOB, [ended(75)], AttemptState.FAILED, False),
-    ("a pod evicted before it ran", JOB, [pod(phase="Failed", reason="Evicted")], AttemptState.FAILED, False),
+    ("a Job whose pod is not made yet", JOB, [], TrainerState.RUNNING, False),
+    ("a Job that failed and has no pod", ended_job("Failed"), [], TrainerState.LOST, False),
+    ("a Job that completed and has no pod", ended_job("Complete"), [], TrainerState.LOST, False),
+    ("a Job with a condition of another kind", ended_job("FailureTarget"), [], TrainerState.RUNNING, False),
+    ("a pod that waits", JOB, [pod(phase="Pending")], TrainerState.RUNNING, True),
+    ("a pod that runs", JOB, [pod()], TrainerState.RUNNING, True),
+    ("a pod on a lost node", JOB, [pod(phase="Unknown")], TrainerState.RUNNING, True),
+    ("a pod that ended well", JOB, [ended(0)], TrainerState.SUCCEEDED, False),
+    ("a pod that failed", JOB, [ended(75)], TrainerState.FAILED, False),
+    ("a pod evicted before it ran", JOB, [pod(phase="Failed", reason="Evicted")], TrainerState.FAILED, False),
     (
         "the failed pod of an earlier Job of that name",
         JOB,
         [pod(phase="Failed", owner="old")],
-        AttemptState.RUNNING,
+        TrainerState.RUNNING,
         False,
     ),
-    ("the running pod of an earlier Job of that name", JOB, [pod(owner="old")], AttemptState.RUNNING, True),
+    ("the running pod of an earlier Job of that name", JOB, [pod(owner="old")], TrainerState.RUNNING, True),
 ]
 
 
@@ -91,7 +91,7 @@ STATES: list[tuple[str, BatchJob | None, list[Pod], AttemptState, bool]] = [
     ("batch_job", "pods", "state", "alive"), [row[1:] for row in STATES], ids=[row[0] for row in STATES]
 )
 def test_an_attempt_is_described_by(
-    batch_job: BatchJob | None, pods: list[Pod], state: AttemptState, alive: bool
+    batch_job: BatchJob | None, pods: list[Pod], state: TrainerState, alive: bool
 ) -> None:
     described = describe_attempt("a", batch_job, pods)
     assert (described.state, described.alive) == (state, alive)
@@ -100,7 +100,7 @@ def test_an_attempt_is_described_by(
 def test_of_several_pods_the_newest_counts() -> None:
     described = describe_attempt("a", JOB, [ended(0, name="new", age=1), ended(75, name="old", age=9)])
     assert described.pod is not None
-    assert (described.pod.name, described.state) == ("new", AttemptState.SUCCEEDED)
+    assert (described.pod.name, described.state) == ("new", TrainerState.SUCCEEDED)
 
 
 def test_a_readable_termination_message_is_the_result_and_another_one_is_dropped() -> None:
@@ -195,7 +195,7 @@ def test_an_attempts_failure_is_told_in(
     result, exit_code = values.get("result"), values.get("exit_code")
     assert result is None or isinstance(result, TrainerResult)
     assert exit_code is None or isinstance(exit_code, int)
-    failed = attempt(AttemptState.FAILED, result=result, exit_code=exit_code, message=str(values.get("message", "")))
+    failed = attempt(TrainerState.FAILED, result=result, exit_code=exit_code, message=str(values.get("message", "")))
     failure = failure_of(failed, STOPPED if stopped else grant())
     assert (failure.reason, failure.permanent) == (reason, permanent)
     assert within in failure.message

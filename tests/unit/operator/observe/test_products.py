@@ -18,7 +18,7 @@ from claas_operator.plan.actions import PutInService
 from claas_operator.plan.adapter.adapter import plan_adapter
 from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.versions import history, newest, with_served
-from claas_operator.plan.world import AttemptState
+from claas_operator.plan.world import TrainerState
 from tests.builders.world import (
     NOW,
     adapter,
@@ -79,7 +79,7 @@ def test_a_pod_that_took_a_version_which_another_refused_is_given_the_one_before
 
 def test_the_verdict_of_the_first_version_found_is_taken_over() -> None:
     found = published(4, job=None).model_copy(update={"verdict": SERVED})
-    init = attempt(AttemptState.SUCCEEDED, result=TrainerResult(succeeded=True, version=found), exit_code=0)
+    init = attempt(TrainerState.SUCCEEDED, result=TrainerResult(succeeded=True, version=found), exit_code=0)
     plan = plan_adapter(adapter_world(adapter(versions=(), served=None), init=init))
     assert [each.verdict for each in plan.status.versions] == [SERVED]
 
@@ -90,7 +90,7 @@ def test_a_job_tells_which_version_serving_refused(number: int) -> None:
     reason = FailureReason.VERSION_REJECTED if own else FailureReason.PARENT_REJECTED
     result = TrainerResult(succeeded=False, reason=reason, message="rank is too large", version=refused(number))
     code = ExitCode.PERMANENT if own else ExitCode.RETRYABLE
-    ended = attempt(AttemptState.FAILED, result=result, exit_code=code)
+    ended = attempt(TrainerState.FAILED, result=result, exit_code=code)
     status = DistillJobStatus(start_time=ago(20), attempts=1, trainer_job="step-1")
     plan = plan_job(job_world(job(status=status), held=lease(grant()), now_at=ended))
     told = plan.status.rejected_version

@@ -18,7 +18,7 @@ from claas_operator.plan.actions import CreateAttempt, DeleteAttempt, RetireAtte
 from claas_operator.plan.adapter.adapter import plan_adapter
 from claas_operator.plan.attempt_outcome import failure_of
 from claas_operator.plan.job.job import plan_job
-from claas_operator.plan.world import Attempt, AttemptState
+from claas_operator.plan.world import TrainerJob, TrainerState
 from tests.builders.world import (
     NOW,
     adapter,
@@ -82,13 +82,13 @@ OK = ("trainer", ended(0, GOOD.to_termination_message()))
 WRONG = ("trainer", ended(64, BAD.to_termination_message(), "Error"))
 LOST = ("trainer", ended(137, "", "ContainerStatusUnknown"))
 
-PODS: list[tuple[str, Pod, AttemptState, int | None, bool, bool]] = [
-    ("the mesh's proxy goes on", pod(("proxy", RUNS), OK), AttemptState.SUCCEEDED, 0, False, True),
-    ("the vault's agent goes on", pod(WRONG, ("agent", RUNS)), AttemptState.FAILED, 64, False, True),
+PODS: list[tuple[str, Pod, TrainerState, int | None, bool, bool]] = [
+    ("the mesh's proxy goes on", pod(("proxy", RUNS), OK), TrainerState.SUCCEEDED, 0, False, True),
+    ("the vault's agent goes on", pod(WRONG, ("agent", RUNS)), TrainerState.FAILED, 64, False, True),
     (
         "the proxy was killed first",
         pod(("proxy", ended(137)), WRONG, phase="Failed"),
-        AttemptState.FAILED,
+        TrainerState.FAILED,
         64,
         False,
         False,
@@ -96,7 +96,7 @@ PODS: list[tuple[str, Pod, AttemptState, int | None, bool, bool]] = [
     (
         "the proxy failed after a good end",
         pod(("proxy", ended(1)), OK, phase="Failed"),
-        AttemptState.SUCCEEDED,
+        TrainerState.SUCCEEDED,
         0,
         False,
         False,
@@ -104,7 +104,7 @@ PODS: list[tuple[str, Pod, AttemptState, int | None, bool, bool]] = [
     (
         "the proxy ended well after a bad end",
         pod(("proxy", ended(0)), WRONG, phase="Failed"),
-        AttemptState.FAILED,
+        TrainerState.FAILED,
         64,
         False,
         False,
@@ -112,7 +112,7 @@ PODS: list[tuple[str, Pod, AttemptState, int | None, bool, bool]] = [
     (
         "the proxy ended while the trainer runs",
         pod(("proxy", ended(0)), ("trainer", RUNS)),
-        AttemptState.RUNNING,
+        TrainerState.RUNNING,
         None,
         True,
         False,
@@ -120,7 +120,7 @@ PODS: list[tuple[str, Pod, AttemptState, int | None, bool, bool]] = [
     (
         "the proxy failed while the trainer waits",
         pod(("proxy", ended(1)), ("trainer", WAITS)),
-        AttemptState.RUNNING,
+        TrainerState.RUNNING,
         None,
         True,
         False,
@@ -128,7 +128,7 @@ PODS: list[tuple[str, Pod, AttemptState, int | None, bool, bool]] = [
     (
         "a native sidecar is being ended",
         pod(OK, init=(("proxy", RUNS),)),
-        AttemptState.SUCCEEDED,
+        TrainerState.SUCCEEDED,
         0,
         False,
         False,
@@ -136,13 +136,13 @@ PODS: list[tuple[str, Pod, AttemptState, int | None, bool, bool]] = [
     (
         "an init container failed",
         pod(("trainer", WAITS), phase="Failed", init=(("setup", ended(3)),)),
-        AttemptState.FAILED,
+        TrainerState.FAILED,
         None,
         False,
         False,
     ),
-    ("the node lost sight of it", pod(LOST, ("proxy", RUNS)), AttemptState.FAILED, 137, True, True),
-    ("the node lost sight of it and ended", pod(LOST, phase="Failed"), AttemptState.FAILED, 137, False, False),
+    ("the node lost sight of it", pod(LOST, ("proxy", RUNS)), TrainerState.FAILED, 137, True, True),
+    ("the node lost sight of it and ended", pod(LOST, phase="Failed"), TrainerState.FAILED, 137, False, False),
 ]
 
 
@@ -150,7 +150,7 @@ PODS: list[tuple[str, Pod, AttemptState, int | None, bool, bool]] = [
     ("found", "state", "code", "alive", "open_"), [row[1:] for row in PODS], ids=[row[0] for row in PODS]
 )
 def test_an_attempt_is_judged_by_the_container_named_trainer_when(
-    found: Pod, state: AttemptState, code: int | None, alive: bool, open_: bool
+    found: Pod, state: TrainerState, code: int | None, alive: bool, open_: bool
 ) -> None:
     described = describe_attempt("a", JOB, [found])
     assert (described.state, described.exit_code, described.alive, described.held_open) == (state, code, alive, open_)
@@ -167,13 +167,13 @@ def test_the_result_is_the_trainers_beside_any_other_containers_words() -> None:
 def test_a_trainer_that_was_killed_after_it_had_told_of_its_version_has_succeeded(code: int, reason: str) -> None:
     told = ("trainer", ended(code, GOOD.to_termination_message(), reason))
     described = describe_attempt("a", JOB, [pod(told, phase="Failed")])
-    assert (described.state, described.result) == (AttemptState.SUCCEEDED, GOOD)
+    assert (described.state, described.result) == (TrainerState.SUCCEEDED, GOOD)
 
 
 def test_a_trainer_that_ran_out_of_memory_is_not_tried_again_as_it_is() -> None:
     killed = describe_attempt("a", JOB, [pod(("trainer", ended(137, "", "OOMKilled")), phase="Failed")])
     looking = STARTED.model_copy(update={"recovery_time": ago(5)})
-    nothing = attempt(AttemptState.SUCCEEDED, result=TrainerResult(succeeded=True))
+    nothing = attempt(TrainerState.SUCCEEDED, result=TrainerResult(succeeded=True))
     plan = plan_job(job_world(job(status=looking), held=MINE, now_at=killed, looked=nothing))
     failed = next(each for each in plan.status.conditions if each.type == "Failed")
     assert failed.reason == FailureReason.OUT_OF_MEMORY
@@ -218,7 +218,7 @@ def test_a_pod_is_ended_only_after_what_its_trainer_said_stands_in_status() -> N
 def test_the_pod_of_a_failed_attempt_is_ended_before_the_next_is_made() -> None:
     first = attempt(number=1).name
     status = STARTED.model_copy(update={"failed_attempts": 1, "retry_time": ago(1)})
-    world = job_world(job(status=status), held=lease(grant(attempt=2)), now_at=attempt(AttemptState.ABSENT, number=2))
+    world = job_world(job(status=status), held=lease(grant(attempt=2)), now_at=attempt(TrainerState.ABSENT, number=2))
     plan = plan_job(replace(world, held_open=(trainer_pod(first),)))
     assert [type(action) for action in plan.actions] == [DeleteAttempt, CreateAttempt]
 
@@ -232,9 +232,9 @@ def test_a_finished_job_leaves_no_pod_open(kind: str) -> None:
     assert next(each for each in plan_job(world).actions if isinstance(each, DeleteAttempt)).name == "a-1"
 
 
-INIT = Attempt(
+INIT = TrainerJob(
     name="tone-init",
-    state=AttemptState.SUCCEEDED,
+    state=TrainerState.SUCCEEDED,
     alive=False,
     pod=trainer_pod("tone-init-x"),
     result=GOOD,

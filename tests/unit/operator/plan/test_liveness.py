@@ -18,10 +18,10 @@ from claas_operator.plan.job_draft import STOP_GRACE_SECONDS, JobPlan
 from claas_operator.plan.lease import plan_lease
 from claas_operator.plan.queueing import finished
 from claas_operator.plan.world import (
-    Attempt,
-    AttemptState,
     JobWorld,
     LeaseWorld,
+    TrainerJob,
+    TrainerState,
 )
 from tests.builders.world import ago, attempt, published
 from tests.unit.operator.plan.test_properties import job_worlds, lease_worlds
@@ -38,7 +38,7 @@ class Answers:
     """How a cluster answers: whether trainers that are ended go, and what comes of looking at the volume."""
 
     trainers_go: bool
-    look: AttemptState
+    look: TrainerState
     """RUNNING: the pod hangs for ever."""
     result: TrainerResult | None
 
@@ -46,10 +46,10 @@ class Answers:
 clusters = st.builds(
     Answers,
     st.booleans(),
-    st.sampled_from([AttemptState.RUNNING, AttemptState.SUCCEEDED, AttemptState.FAILED, AttemptState.LOST]),
+    st.sampled_from([TrainerState.RUNNING, TrainerState.SUCCEEDED, TrainerState.FAILED, TrainerState.LOST]),
     st.sampled_from([None, NOTHING, FOUND]),
 )
-ABSENT = Attempt(name="", state=AttemptState.ABSENT, alive=False)
+ABSENT = TrainerJob(name="", state=TrainerState.ABSENT, alive=False)
 
 
 def next_world(world: JobWorld, plan: JobPlan, answers: Answers) -> JobWorld:
@@ -63,7 +63,7 @@ def next_world(world: JobWorld, plan: JobPlan, answers: Answers) -> JobWorld:
         elif isinstance(action, DeleteAttempt):
             changed = replace(changed, recovery=ABSENT)
         elif isinstance(action, CreateRecovery):
-            result = answers.result if answers.look is AttemptState.SUCCEEDED else None
+            result = answers.result if answers.look is TrainerState.SUCCEEDED else None
             looked = attempt(answers.look, result=result, exit_code=None)
             changed = replace(changed, recovery=replace(looked, name=action.name, finished_at=now))
     return changed

@@ -20,7 +20,7 @@ from claas_operator.plan.job.published import LEAST_SERVING_SECONDS
 from claas_operator.plan.job.recovery import LONGEST_RECOVERY_SECONDS
 from claas_operator.plan.job_draft import JobPlan
 from claas_operator.plan.serving_lease import ServingLease, Unaccounted
-from claas_operator.plan.world import Attempt, AttemptState, JobWorld
+from claas_operator.plan.world import JobWorld, TrainerJob, TrainerState
 from tests.builders.world import (
     NOW,
     adapter,
@@ -41,11 +41,11 @@ MINE = lease(grant())
 STARTED = DistillJobStatus(start_time=ago(20), attempts=1, trainer_job="step-1", phase=JobPhase.TRAINING)
 LOOKING = STARTED.model_copy(update={"recovery_time": ago(5)})
 PUBLISHED = STARTED.model_copy(update={"produced_version": 1})
-RUNNING = attempt(AttemptState.RUNNING)
-KILLED = attempt(AttemptState.FAILED, exit_code=137)
-NOTHING = attempt(AttemptState.SUCCEEDED, result=TrainerResult(succeeded=True), exit_code=0)
+RUNNING = attempt(TrainerState.RUNNING)
+KILLED = attempt(TrainerState.FAILED, exit_code=137)
+NOTHING = attempt(TrainerState.SUCCEEDED, result=TrainerResult(succeeded=True), exit_code=0)
 FOUND = attempt(
-    AttemptState.SUCCEEDED,
+    TrainerState.SUCCEEDED,
     result=TrainerResult(succeeded=True, version=published(1, parent=0), already_published=True),
     exit_code=0,
 )
@@ -107,16 +107,16 @@ def test_a_running_trainer_is_ended_first_and_what_it_left_is_looked_for_by(worl
     assert over.status.phase in (JobPhase.FAILED, JobPhase.SUSPENDED)
 
 
-LAST: list[tuple[str, Attempt]] = [
+LAST: list[tuple[str, TrainerJob]] = [
     ("was killed", KILLED),
-    ("is lost", attempt(AttemptState.LOST)),
+    ("is lost", attempt(TrainerState.LOST)),
     ("has no batch Job any more", attempt()),
-    ("ran out of memory", attempt(AttemptState.FAILED, exit_code=137, message="OOMKilled")),
-    ("ended well and said nothing", attempt(AttemptState.SUCCEEDED, exit_code=0)),
+    ("ran out of memory", attempt(TrainerState.FAILED, exit_code=137, message="OOMKilled")),
+    ("ended well and said nothing", attempt(TrainerState.SUCCEEDED, exit_code=0)),
     *[
         (
             f"says {reason}",
-            attempt(AttemptState.FAILED, exit_code=75, result=TrainerResult(succeeded=False, reason=reason)),
+            attempt(TrainerState.FAILED, exit_code=75, result=TrainerResult(succeeded=False, reason=reason)),
         )
         for reason in (FailureReason.INTERRUPTED, FailureReason.INTERNAL, FailureReason.STORAGE_FAILED)
     ],
@@ -124,7 +124,7 @@ LAST: list[tuple[str, Attempt]] = [
 
 
 @pytest.mark.parametrize("ended", [row[1] for row in LAST], ids=[row[0] for row in LAST])
-def test_before_a_job_fails_somebody_looks_on_the_volume_when_its_last_attempt(ended: Attempt) -> None:
+def test_before_a_job_fails_somebody_looks_on_the_volume_when_its_last_attempt(ended: TrainerJob) -> None:
     plan = plan_job(job_world(job(status=STARTED, backoff_limit=0), held=MINE, now_at=ended))
     (action,) = plan.actions
     assert isinstance(action, CreateRecovery)
@@ -140,16 +140,16 @@ def test_nobody_looks_when_another_attempt_follows_or_the_trainers_words_rule_a_
     again = plan_job(job_world(job(status=STARTED), held=MINE, now_at=KILLED))
     assert said(again, "Trained") == (ConditionStatus.FALSE, "Retrying")
     result = TrainerResult(succeeded=False, reason=FailureReason.INVALID_SAMPLE, message="samples[0]: empty")
-    refused = attempt(AttemptState.FAILED, exit_code=64, result=result)
+    refused = attempt(TrainerState.FAILED, exit_code=64, result=result)
     assert said(plan_job(job_world(job(status=STARTED), held=MINE, now_at=refused)), "Failed") is not None
 
 
 def test_a_pod_that_could_not_look_is_made_again_after_a_while_and_not_for_ever() -> None:
-    broken = attempt(AttemptState.FAILED, exit_code=75, finished_seconds_ago=60)
+    broken = attempt(TrainerState.FAILED, exit_code=75, finished_seconds_ago=60)
     of = job(status=LOOKING, backoff_limit=0)
     (again,) = plan_job(job_world(of, held=MINE, now_at=KILLED, looked=broken)).actions
     assert isinstance(again, DeleteAttempt)
-    just_now = attempt(AttemptState.FAILED, exit_code=75, finished_seconds_ago=1)
+    just_now = attempt(TrainerState.FAILED, exit_code=75, finished_seconds_ago=1)
     assert plan_job(job_world(of, held=MINE, now_at=KILLED, looked=just_now)).actions == ()
     long_ago = STARTED.model_copy(update={"recovery_time": ago(LONGEST_RECOVERY_SECONDS + 1)})
     over = plan_job(job_world(job(status=long_ago, backoff_limit=0), held=MINE, now_at=KILLED, looked=broken))

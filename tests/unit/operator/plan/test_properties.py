@@ -29,14 +29,14 @@ from claas_operator.plan.server.handover_choice import HandoverChoice
 from claas_operator.plan.serving_lease import Grant, ServedRecord, ServingLease
 from claas_operator.plan.world import (
     AdapterWorld,
-    Attempt,
-    AttemptState,
     JobWorld,
     LeaseWorld,
     Orphan,
     RecordedPod,
     SecretsSeen,
     ServerState,
+    TrainerJob,
+    TrainerState,
 )
 from tests.builders.world import (
     MOUNTED,
@@ -96,17 +96,17 @@ results = st.none() | st.builds(
     *(st.booleans(), st.none() | st.sampled_from(FailureReason), st.integers(0, 4)),
 )
 attempts = st.builds(
-    lambda state, number, result, code, message, alive: Attempt(
+    lambda state, number, result, code, message, alive: TrainerJob(
         name=attempt(number=number).name,
         state=state,
         alive=alive,
-        pod=None if state is AttemptState.ABSENT else trainer_pod("pod"),
+        pod=None if state is TrainerState.ABSENT else trainer_pod("pod"),
         result=result,
         exit_code=code,
         message=message,
         finished_at=ago(50),
     ),
-    st.sampled_from(AttemptState),
+    st.sampled_from(TrainerState),
     st.integers(1, 4),
     results,
     st.none() | st.sampled_from([0, 1, 64, 75, 137]),
@@ -278,7 +278,7 @@ def test_no_attempt_is_made_without_the_lease_or_beside_another_or_after_the_ver
         assert world.lease.holder == world.job.metadata.uid
         assert action.grant == world.lease.grant
         assert action.attempt == action.grant.attempt
-        assert world.attempt.state is AttemptState.ABSENT
+        assert world.attempt.state is TrainerState.ABSENT
         assert not world.attempts_alive
         assert world.job.status.produced_version is None
         assert not world.job.spec.suspend
@@ -350,7 +350,7 @@ def test_the_first_version_is_made_only_when_there_is_none_and_nothing_makes_one
     plan = plan_adapter(world)
     if any(isinstance(action, CreateInit) for action in plan.actions):
         assert plan.status.latest_version is None
-        assert world.init.state is AttemptState.ABSENT
+        assert world.init.state is TrainerState.ABSENT
         assert not world.init.alive
 
 

@@ -34,10 +34,10 @@ from claas_operator.plan.serving_lease import ServedRecord, new_lease
 from claas_operator.plan.versions import history, newest, with_served
 from claas_operator.plan.world import (
     AdapterWorld,
-    AttemptState,
+    ServerPod,
     ServerState,
-    ServingPod,
     TrainerStart,
+    TrainerState,
 )
 
 INIT_RETRY_SECONDS = 30
@@ -119,13 +119,13 @@ def _init_actions(world: AdapterWorld, latest: AdapterVersion | None) -> list[Ac
         return _let_init_go(world)
     if not world.claim_found or not world.secrets.usable:
         return []
-    if init.state is AttemptState.ABSENT and unfit(world) is not None:
+    if init.state is TrainerState.ABSENT and unfit(world) is not None:
         return []  # Nobody could load it; what is wrong is told now, not when it was made.
-    if init.state is AttemptState.ABSENT and not init.alive:
+    if init.state is TrainerState.ABSENT and not init.alive:
         return [CreateInit(naming.init_name(world.adapter.metadata))]
     if init.hindered and init.start is not None and _is_outdated(init.start, world.adapter.metadata.generation):
         return [end(init, 1, "the spec has changed since")]
-    if init.state in (AttemptState.FAILED, AttemptState.LOST, AttemptState.SUCCEEDED):
+    if init.state in (TrainerState.FAILED, TrainerState.LOST, TrainerState.SUCCEEDED):
         ended = init.finished_at
         if ended is None or world.now - ended > timedelta(seconds=INIT_RETRY_SECONDS):
             return [end(init, 1, "the initial version is tried again")]
@@ -140,7 +140,7 @@ def _is_outdated(start: TrainerStart, generation: int) -> bool:
 def _let_init_go(world: AdapterWorld) -> list[Action]:
     """The first version stands in status: nothing of its trainer is needed any more."""
     init = world.init
-    if world.adapter.status.latest_version is None or init.state in (AttemptState.ABSENT, AttemptState.RUNNING):
+    if world.adapter.status.latest_version is None or init.state in (TrainerState.ABSENT, TrainerState.RUNNING):
         return []
     if init.held_open:
         why = "its trainer has ended, and another container keeps its pod"
@@ -167,7 +167,7 @@ def _serving_actions(world: AdapterWorld, latest: AdapterVersion | None, open_st
     return actions
 
 
-def _failure(world: AdapterWorld, pod: ServingPod, latest: AdapterVersion | None) -> LoadFailure | None:
+def _failure(world: AdapterWorld, pod: ServerPod, latest: AdapterVersion | None) -> LoadFailure | None:
     """Why the newest version could not be put into service in the pod; None where that was not tried by this spec, or
     has come about since."""
     failure, server = pod.load_failure, pod.server
@@ -203,12 +203,12 @@ def _served_record(world: AdapterWorld) -> ServedRecord:
     )
 
 
-def version_path(pod: ServingPod, number: int) -> str:
+def version_path(pod: ServerPod, number: int) -> str:
     """A version's folder as the pod sees it."""
     return f"{(pod.storage_path or '').rstrip('/')}/versions/{number}"
 
 
-def _replica(world: AdapterWorld, pod: ServingPod, latest: AdapterVersion | None, open_step: bool) -> Replica:
+def _replica(world: AdapterWorld, pod: ServerPod, latest: AdapterVersion | None, open_step: bool) -> Replica:
     server = pod.server
     if not pod.ready or server is None:
         return Replica(pod=pod.name, state=ReplicaState.NOT_READY, message=pod.trouble or None)
@@ -229,7 +229,7 @@ def _replica(world: AdapterWorld, pod: ServingPod, latest: AdapterVersion | None
     return Replica(pod=pod.name, version=version, state=ReplicaState.LOADING)
 
 
-def _own_version(world: AdapterWorld, pod: ServingPod, server: ServerState) -> int | None:
+def _own_version(world: AdapterWorld, pod: ServerPod, server: ServerState) -> int | None:
     """The version of this adapter behind its served name; what somebody else serves under that name is none."""
     if world.name_taken_by is not None:
         return None

@@ -16,7 +16,7 @@ from claas_operator.plan import naming
 from claas_operator.plan.actions import Action, CreateRecovery, Note
 from claas_operator.plan.job_draft import end
 from claas_operator.plan.serving_lease import ServingLease
-from claas_operator.plan.world import AdapterWorld, AttemptState
+from claas_operator.plan.world import AdapterWorld, TrainerState
 
 LOOK_AGAIN_SECONDS = 30
 
@@ -42,8 +42,8 @@ def plan_adoption(world: AdapterWorld) -> Adoption:
         return Adoption()
     uid, job = found
     recovery = world.recovery
-    result = recovery.result if recovery.state is AttemptState.SUCCEEDED else None
-    over = (end(recovery, 1, "it has looked"),) if recovery.state is not AttemptState.ABSENT else ()
+    result = recovery.result if recovery.state is TrainerState.SUCCEEDED else None
+    over = (end(recovery, 1, "it has looked"),) if recovery.state is not TrainerState.ABSENT else ()
     if any(version.job_uid == uid for version in world.adapter.status.versions):
         return Adoption(settled=uid, actions=over)
     if result is not None and result.succeeded and result.version is None:
@@ -52,12 +52,12 @@ def plan_adoption(world: AdapterWorld) -> Adoption:
         said = f"Version {result.version.number} of DistillJob {job.job_name}, which is gone, was found on the volume"
         return Adoption(job.job_name, result.version, notes=(Note("VersionAdopted", said),))
     actions: tuple[Action, ...] = ()
-    if recovery.state is AttemptState.ABSENT and not recovery.alive:
+    if recovery.state is TrainerState.ABSENT and not recovery.alive:
         namespace = world.adapter.metadata.namespace
         identity = JobIdentity(namespace=namespace, name=job.job_name, uid=uid, attempt=job.attempt)
         name = adoption_name(namespace, job.job_name, uid, job.attempt)
         actions = (CreateRecovery(name, identity),) if world.claim_found else ()
-    elif recovery.state not in (AttemptState.RUNNING, AttemptState.ABSENT):
+    elif recovery.state not in (TrainerState.RUNNING, TrainerState.ABSENT):
         ended = recovery.finished_at
         if ended is None or world.now - ended > timedelta(seconds=LOOK_AGAIN_SECONDS):
             actions = (end(recovery, 1, "the volume is looked at again"),)

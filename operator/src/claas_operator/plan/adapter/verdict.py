@@ -9,7 +9,7 @@ from claas_crds.v1alpha1.conditions import AdapterReason
 from claas_crds.v1alpha1.lora_adapter import AdapterVersion, Replica, ReplicaState
 from claas_operator.plan.adapter.server_fitness import misconfiguration, too_few_slots
 from claas_operator.plan.attempt_outcome import failure_of
-from claas_operator.plan.world import AdapterWorld, AttemptState
+from claas_operator.plan.world import AdapterWorld, TrainerState
 
 STALLING = frozenset(
     {
@@ -123,7 +123,7 @@ def unfit(world: AdapterWorld) -> Verdict | None:
 
 def _initialising(world: AdapterWorld) -> Verdict:
     init = world.init
-    if init.state in (AttemptState.FAILED, AttemptState.LOST, AttemptState.SUCCEEDED):
+    if init.state in (TrainerState.FAILED, TrainerState.LOST, TrainerState.SUCCEEDED):
         failure = failure_of(init, None)
         return Verdict(
             False,

@@ -23,7 +23,7 @@ from claas_operator.plan.job.step import WAIT_SECONDS, account_success, take_ste
 from claas_operator.plan.job.unstarted import last_words, rest_left
 from claas_operator.plan.job_draft import JobDraft, JobPlan, end
 from claas_operator.plan.queueing import deadline_of, finished
-from claas_operator.plan.world import AttemptState, JobWorld
+from claas_operator.plan.world import JobWorld, TrainerState
 
 QUEUE_SECONDS = 15.0
 """How often a queued job is looked at; it is woken when its turn may have come."""
@@ -73,9 +73,9 @@ def _tidy(draft: JobDraft) -> JobPlan:
     """A finished job: end what may still run, and delete the job when its time to live is over."""
     world = draft.world
     status = world.job.status
-    if world.attempt.state is AttemptState.RUNNING:
+    if world.attempt.state is TrainerState.RUNNING:
         draft.stop_attempt("the job has ended")
-    elif world.attempt.state is not AttemptState.ABSENT and not world.attempt.retired:
+    elif world.attempt.state is not TrainerState.ABSENT and not world.attempt.retired:
         draft.retire_attempt()
     requeue = None
     ttl = world.job.spec.ttl_seconds_after_finished
@@ -118,9 +118,9 @@ def _suspended(draft: JobDraft) -> JobPlan:
 def _resumed(draft: JobDraft) -> JobPlan:
     """It goes on before its attempt was accounted for: what that one left, the next one finds by itself."""
     world = draft.world
-    if world.attempt.state is AttemptState.ABSENT:
+    if world.attempt.state is TrainerState.ABSENT:
         draft.changes.update(attempts=world.job.status.failed_attempts, recovery_time=None)
-    if world.recovery.state is not AttemptState.ABSENT:
+    if world.recovery.state is not TrainerState.ABSENT:
         draft.actions.append(end(world.recovery, 1, "the job was resumed"))
     return draft.plan(JobPhase.SUSPENDED, 0.0)
 

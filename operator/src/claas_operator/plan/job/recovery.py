@@ -15,7 +15,7 @@ from claas_crds.v1alpha1.distill_job import JobPhase
 from claas_operator.plan import naming
 from claas_operator.plan.actions import CreateRecovery
 from claas_operator.plan.job_draft import JobDraft, JobPlan, end
-from claas_operator.plan.world import Attempt, AttemptState, JobWorld
+from claas_operator.plan.world import JobWorld, TrainerJob, TrainerState
 
 FOLLOW_SECONDS = 1.0
 LOOK_AGAIN_SECONDS = 10
@@ -43,14 +43,14 @@ def next_attempt(world: JobWorld) -> int:
 def begun(world: JobWorld) -> bool:
     """Whether the current attempt was made, and is not accounted for."""
     status = world.job.status
-    return world.attempt.state is not AttemptState.ABSENT or status.attempts > status.failed_attempts
+    return world.attempt.state is not TrainerState.ABSENT or status.attempts > status.failed_attempts
 
 
 def found_published(world: JobWorld) -> TrainerResult | None:
     """What the attempt says that it published, or what was found of it on the volume."""
     for ended in (world.attempt, world.recovery):
         result = ended.result
-        if ended.state is AttemptState.SUCCEEDED and result is not None and result.succeeded and result.version:
+        if ended.state is TrainerState.SUCCEEDED and result is not None and result.succeeded and result.version:
             return result
     return None
 
@@ -66,12 +66,12 @@ def settle(draft: JobDraft, why: str) -> JobPlan | None:
         return None
     if _given_up(world):
         draft.caveat = "; what it left on the volume could not be looked at so far"
-        if world.attempt.state is AttemptState.RUNNING:
+        if world.attempt.state is TrainerState.RUNNING:
             draft.stop_attempt(why)
-        if world.recovery.state is not AttemptState.ABSENT:
+        if world.recovery.state is not TrainerState.ABSENT:
             draft.actions.append(end(world.recovery, 1, "it takes too long"))
         return None
-    if world.attempt.state is AttemptState.RUNNING or world.attempts_alive:
+    if world.attempt.state is TrainerState.RUNNING or world.attempts_alive:
         draft.stop_attempt(why)
         # A trainer that never ran has left nothing.
         ran = world.attempt.start is None
@@ -81,7 +81,7 @@ def settle(draft: JobDraft, why: str) -> JobPlan | None:
     return None if _tells(world.attempt) else _look(draft)
 
 
-def _tells(attempt: Attempt) -> bool:
+def _tells(attempt: TrainerJob) -> bool:
     """Whether the attempt's own words rule out that it published."""
     return attempt.result is not None and attempt.result.reason not in (None, *TELLS_NOTHING)
 
@@ -92,20 +92,20 @@ def _look(draft: JobDraft) -> JobPlan | None:
     since = world.job.status.recovery_time
     said = "The last attempt ended without telling what came of it: looking for its version on the volume"
     match recovery.state:
-        case AttemptState.SUCCEEDED if recovery.result is not None and recovery.result.succeeded:
+        case TrainerState.SUCCEEDED if recovery.result is not None and recovery.result.succeeded:
             draft.actions.append(end(recovery, 1, "it has looked"))
             draft.changes["recovery_time"] = None
             return None
-        case AttemptState.ABSENT:
+        case TrainerState.ABSENT:
             if not recovery.alive:
                 job = world.job.metadata
                 attempt = next_attempt(world)
                 identity = JobIdentity(namespace=job.namespace, name=job.name, uid=job.uid, attempt=attempt)
                 name = naming.recovery_name(job, attempt, since or world.now)
                 draft.actions.append(CreateRecovery(name, identity))
-        case AttemptState.RUNNING:
+        case TrainerState.RUNNING:
             said += f": {recovery.message}" if recovery.message else ""
-        case AttemptState.FAILED | AttemptState.LOST | AttemptState.SUCCEEDED:
+        case TrainerState.FAILED | TrainerState.LOST | TrainerState.SUCCEEDED:
             ended = recovery.finished_at
             if ended is None or world.now - ended > timedelta(seconds=LOOK_AGAIN_SECONDS):
                 draft.actions.append(end(recovery, 1, "the volume is looked at again"))

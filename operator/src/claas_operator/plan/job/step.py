@@ -23,7 +23,7 @@ from claas_operator.plan.job.recovery import FOLLOW_SECONDS, next_attempt, settl
 from claas_operator.plan.job.unstarted import follow_unstarted, gave_way
 from claas_operator.plan.job_draft import JobDraft, JobPlan, end
 from claas_operator.plan.versions import adapter_version
-from claas_operator.plan.world import AttemptState
+from claas_operator.plan.world import TrainerState
 
 FIRST_RETRY_SECONDS = 5
 LONGEST_RETRY_SECONDS = 300
@@ -44,14 +44,14 @@ def take_step(draft: JobDraft) -> JobPlan:
         draft.changes["timings"] = status.timings.model_copy(update={"queued": round(world.age_seconds, 3)})
     draft.conditions.set(JobCondition.ADMITTED, True, JobReason.ADMITTED, "The step may be taken")
     match world.attempt.state:
-        case AttemptState.RUNNING:
+        case TrainerState.RUNNING:
             return _follow(draft)
-        case AttemptState.SUCCEEDED:
+        case TrainerState.SUCCEEDED:
             message = "the trainer ended with exit code 0 and no readable result"
             return _account_failure(draft, Failure(FailureReason.INTERNAL, message, permanent=False))
-        case AttemptState.FAILED | AttemptState.LOST:
+        case TrainerState.FAILED | TrainerState.LOST:
             return _account_failure(draft, failure_of(world.attempt, world.lease.grant))
-        case AttemptState.ABSENT:
+        case TrainerState.ABSENT:
             return _start(draft)
 
 
@@ -122,7 +122,7 @@ def account_success(draft: JobDraft, result: TrainerResult) -> JobPlan:
     draft.changes.update(succeeded_status(world.job.status, result, version))
     draft.changes.update(attempts=next_attempt(world), trainer_job=world.attempt.name, recovery_time=None)
     draft.retire_attempt()
-    if world.recovery.state is not AttemptState.ABSENT:
+    if world.recovery.state is not TrainerState.ABSENT:
         draft.actions.append(end(world.recovery, 1, "the version is found"))
     if result.already_published:
         draft.conditions.set(

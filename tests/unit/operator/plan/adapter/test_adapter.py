@@ -29,9 +29,9 @@ from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.traits import ServerTraits
 from claas_operator.plan.world import (
     AdapterWorld,
-    AttemptState,
     SecretsSeen,
     ServerState,
+    TrainerState,
 )
 from tests.builders.world import (
     ASLEEP,
@@ -63,7 +63,7 @@ def put_into(plan: AdapterPlan) -> list[tuple[str, int]]:
     return [(action.pod.name, action.version) for action in plan.actions if isinstance(action, PutInService)]
 
 
-FAILED_INIT = attempt(AttemptState.FAILED, exit_code=1, finished_seconds_ago=1)
+FAILED_INIT = attempt(TrainerState.FAILED, exit_code=1, finished_seconds_ago=1)
 
 MISCONFIGURED = "ServerMisconfigured"
 BASE = ServerState(reachable=True, base_models=("base",))
@@ -114,7 +114,7 @@ NOT_READY: list[tuple[str, AdapterWorld, str, bool]] = [
     ("its first version failed", adapter_world(NEW, init=FAILED_INIT), "InitialisationFailed", True),
     (
         "its first version was not reported",
-        adapter_world(NEW, init=attempt(AttemptState.SUCCEEDED, exit_code=0, finished_seconds_ago=1)),
+        adapter_world(NEW, init=attempt(TrainerState.SUCCEEDED, exit_code=0, finished_seconds_ago=1)),
         "InitialisationFailed",
         True,
     ),
@@ -223,7 +223,7 @@ def test_a_new_adapter_makes_its_first_version_and_brings_the_companion() -> Non
     [
         adapter_world(NEW, claim_found=False),
         adapter_world(NEW, secrets=SecretsSeen(missing=("hub/token",))),
-        adapter_world(NEW, init=attempt(AttemptState.RUNNING)),
+        adapter_world(NEW, init=attempt(TrainerState.RUNNING)),
         adapter_world(NEW, init=replace(attempt(), alive=True)),
         adapter_world(NEW, init=FAILED_INIT),
         adapter_world(adapter(versions=(0,))),
@@ -234,8 +234,8 @@ def test_no_first_version_is_begun(world: AdapterWorld) -> None:
     assert not any(isinstance(action, CreateInit | DeleteAttempt) for action in plan_adapter(world).actions)
 
 
-@pytest.mark.parametrize("state", [AttemptState.FAILED, AttemptState.LOST, AttemptState.SUCCEEDED])
-def test_a_first_version_that_failed_is_tried_again_after_a_while(state: AttemptState) -> None:
+@pytest.mark.parametrize("state", [TrainerState.FAILED, TrainerState.LOST, TrainerState.SUCCEEDED])
+def test_a_first_version_that_failed_is_tried_again_after_a_while(state: TrainerState) -> None:
     ended = attempt(state, exit_code=0, finished_seconds_ago=INIT_RETRY_SECONDS + 1)
     (action,) = plan_adapter(adapter_world(NEW, init=ended)).actions
     assert isinstance(action, DeleteAttempt)
@@ -243,7 +243,7 @@ def test_a_first_version_that_failed_is_tried_again_after_a_while(state: Attempt
 
 def test_the_first_version_is_taken_from_the_trainers_result_and_loaded() -> None:
     result = TrainerResult(succeeded=True, version=published(4, job=None))
-    init = attempt(AttemptState.SUCCEEDED, result=result, exit_code=0)
+    init = attempt(TrainerState.SUCCEEDED, result=result, exit_code=0)
     plan = plan_adapter(adapter_world(NEW, init=init, pods=(vllm_pod(server=serves(None)),)))
     assert plan.status.latest_version == 4
     assert put_into(plan) == [("vllm-0", 4)]

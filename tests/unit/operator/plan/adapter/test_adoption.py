@@ -26,7 +26,7 @@ from claas_operator.plan.serving_lease import (
     lease_manifest,
     read_lease,
 )
-from claas_operator.plan.world import Attempt, AttemptState
+from claas_operator.plan.world import TrainerJob, TrainerState
 from tests.builders.world import (
     adapter,
     adapter_world,
@@ -44,13 +44,13 @@ RECORD = ServedRecord(adapter_name="tone", adapter_uid="uid-of-tone", port=8000)
 NOTED = lease().model_copy(update={"unaccounted": {"uid-of-gone": GONE}, "served": {"tone": RECORD}})
 SWAPPED = (vllm_pod(server=serves(1)),)
 FOUND = attempt(
-    AttemptState.SUCCEEDED,
+    TrainerState.SUCCEEDED,
     result=TrainerResult(succeeded=True, version=published(1, job="gone", parent=0), already_published=True),
 )
-NOTHING = attempt(AttemptState.SUCCEEDED, result=TrainerResult(succeeded=True))
+NOTHING = attempt(TrainerState.SUCCEEDED, result=TrainerResult(succeeded=True))
 
 
-def plan(looked: Attempt | None = None, of: AdapterObject | None = None) -> AdapterPlan:
+def plan(looked: TrainerJob | None = None, of: AdapterObject | None = None) -> AdapterPlan:
     return plan_adapter(adapter_world(of, pods=SWAPPED, held=NOTED, looked=looked))
 
 
@@ -64,7 +64,7 @@ def test_the_volume_is_looked_at_and_what_clients_have_seen_is_not_taken_back_me
     assert isinstance(action, CreateRecovery)
     assert (action.job.name, action.job.uid, action.job.attempt) == ("gone", "uid-of-gone", 2)
     assert looking.requeue_seconds is not None
-    under_way = plan(attempt(AttemptState.RUNNING))
+    under_way = plan(attempt(TrainerState.RUNNING))
     assert under_way.actions == ()
 
 
@@ -94,8 +94,8 @@ def test_a_version_that_stands_in_status_already_need_not_be_looked_for() -> Non
     assert not any(isinstance(action, CreateRecovery) for action in after.actions)
 
 
-@pytest.mark.parametrize("state", [AttemptState.FAILED, AttemptState.LOST])
-def test_a_pod_that_could_not_look_is_made_again_after_a_while(state: AttemptState) -> None:
+@pytest.mark.parametrize("state", [TrainerState.FAILED, TrainerState.LOST])
+def test_a_pod_that_could_not_look_is_made_again_after_a_while(state: TrainerState) -> None:
     assert plan(attempt(state, exit_code=75, finished_seconds_ago=1)).actions == ()
     (again,) = plan(attempt(state, exit_code=75, finished_seconds_ago=60)).actions
     assert isinstance(again, DeleteAttempt)

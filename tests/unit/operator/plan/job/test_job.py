@@ -30,10 +30,10 @@ from claas_operator.plan.job_draft import JobPlan
 from claas_operator.plan.queueing import in_queue
 from claas_operator.plan.server.handover_choice import HandoverChoice
 from claas_operator.plan.world import (
-    Attempt,
-    AttemptState,
     JobWorld,
-    ServingPod,
+    ServerPod,
+    TrainerJob,
+    TrainerState,
 )
 from tests.builders.world import (
     ASLEEP,
@@ -59,15 +59,15 @@ OTHERS = lease(grant("other"))
 FREE = lease()
 NO_HANDOVER = HandoverChoice(None, "start vLLM with --enable-sleep-mode")
 STARTED = DistillJobStatus(start_time=ago(20), attempts=1, trainer_job="step-1")
-RUNNING = attempt(AttemptState.RUNNING)
+RUNNING = attempt(TrainerState.RUNNING)
 LOOKING = STARTED.model_copy(update={"recovery_time": ago(9)})
-NOTHING_FOUND = attempt(AttemptState.SUCCEEDED, result=TrainerResult(succeeded=True), exit_code=0)
+NOTHING_FOUND = attempt(TrainerState.SUCCEEDED, result=TrainerResult(succeeded=True), exit_code=0)
 """A pod looked for what an attempt left, and the job had published nothing."""
 
 
-def failed(reason: FailureReason, exit_code: int = 75, *, number: int = 1) -> Attempt:
+def failed(reason: FailureReason, exit_code: int = 75, *, number: int = 1) -> TrainerJob:
     result = TrainerResult(succeeded=False, reason=reason, message="what was wrong")
-    return attempt(AttemptState.FAILED, number=number, result=result, exit_code=exit_code)
+    return attempt(TrainerState.FAILED, number=number, result=result, exit_code=exit_code)
 
 
 def said(plan: JobPlan, kind: str) -> tuple[ConditionStatus, str]:
@@ -203,9 +203,9 @@ def test_no_attempt_starts_while_a_trainer_of_an_earlier_one_may_run() -> None:
 
 
 def test_a_running_attempt_is_followed_and_its_progress_told() -> None:
-    running = Attempt(
+    running = TrainerJob(
         name="step-1",
-        state=AttemptState.RUNNING,
+        state=TrainerState.RUNNING,
         alive=True,
         pod=trainer_pod("p"),
         progress=Progress(phase=JobPhase.TRAINING, detail="micro-batch 3 of 8"),
@@ -245,7 +245,7 @@ def test_a_step_says_of_how_many_recorded_prompts_the_teacher_saw_less() -> None
     result = TrainerResult(
         succeeded=True, version=published(1, parent=0), samples=SampleCounts(total=3, rebuilt_conversations=2)
     )
-    ended = attempt(AttemptState.SUCCEEDED, result=result, exit_code=0)
+    ended = attempt(TrainerState.SUCCEEDED, result=result, exit_code=0)
     plan = plan_job(job_world(job(status=STARTED), held=MINE, now_at=ended))
     trained = condition_of(plan.status.conditions, "Trained")
     assert trained is not None
@@ -282,7 +282,7 @@ def test_without_pods_a_published_version_waits_and_says_so() -> None:
 
 @pytest.mark.parametrize(("served", "pods"), [(0, ()), (None, ()), (0, (vllm_pod(),))])
 def test_a_job_that_needs_no_serving_completes_when_its_version_is_published(
-    served: int | None, pods: tuple[ServingPod, ...]
+    served: int | None, pods: tuple[ServerPod, ...]
 ) -> None:
     of = job(status=PUBLISHED, complete_when=CompletionPoint.PUBLISHED)
     plan = plan_job(job_world(of, on=adapter(versions=(0, 1), served=served), pods=pods))
@@ -353,7 +353,10 @@ FINAL: list[tuple[str, JobWorld, str, list[str]]] = [
     (
         "a trainer lost for the last time",
         job_world(
-            job(status=LOOKING, backoff_limit=0), held=MINE, now_at=attempt(AttemptState.LOST), looked=NOTHING_FOUND
+            job(status=LOOKING, backoff_limit=0),
+            held=MINE,
+            now_at=attempt(TrainerState.LOST),
+            looked=NOTHING_FOUND,
         ),
         "TrainerLost",
         ["DeleteAttempt", "RetireAttempt"],
@@ -369,7 +372,7 @@ FINAL: list[tuple[str, JobWorld, str, list[str]]] = [
         job_world(
             job(status=LOOKING, backoff_limit=0),
             held=lease(grant(stopped_because="MaxPauseExceeded")),
-            now_at=attempt(AttemptState.FAILED, exit_code=137),
+            now_at=attempt(TrainerState.FAILED, exit_code=137),
             looked=NOTHING_FOUND,
         ),
         "MaxPauseExceeded",
@@ -448,7 +451,7 @@ def test_the_next_attempt_is_granted_anew_with_the_pods_of_now_and_then_started(
 
 
 def test_a_trainer_that_ends_with_0_and_no_result_has_failed() -> None:
-    silent = attempt(AttemptState.SUCCEEDED, exit_code=0)
+    silent = attempt(TrainerState.SUCCEEDED, exit_code=0)
     plan = plan_job(job_world(job(status=STARTED), held=MINE, now_at=silent))
     assert said(plan, "Trained") == (ConditionStatus.FALSE, "Retrying")
 
@@ -487,7 +490,7 @@ def test_a_finished_job_is_left_alone(kind: str) -> None:
 
 @pytest.mark.parametrize("alive", [True, False], ids=["with-a-pod", "whose-pod-is-not-made-yet"])
 def test_an_attempt_that_a_finished_job_left_running_is_ended(alive: bool) -> None:
-    left = Attempt(name="step-1", state=AttemptState.RUNNING, alive=alive, pod=trainer_pod("p") if alive else None)
+    left = TrainerJob(name="step-1", state=TrainerState.RUNNING, alive=alive, pod=trainer_pod("p") if alive else None)
     assert kinds(plan_job(job_world(job(status=finished("Failed")), now_at=left))) == ["DeleteAttempt"]
 
 

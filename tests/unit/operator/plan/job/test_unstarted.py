@@ -23,10 +23,10 @@ from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.job.unstarted import gave_way
 from claas_operator.plan.queueing import finished, in_queue
 from claas_operator.plan.world import (
-    Attempt,
-    AttemptState,
     JobWorld,
+    TrainerJob,
     TrainerStart,
+    TrainerState,
 )
 from tests.builders.world import (
     NOW,
@@ -188,13 +188,13 @@ def test_a_trainer_is_kept_from_starting_by(
     made: BatchJob, found: Pod | None, events: list[Event], words: str
 ) -> None:
     described = describe_attempt("step-1", made, [found] if found else [], events)
-    assert (described.state, described.hindered, described.message) == (AttemptState.RUNNING, True, words)
+    assert (described.state, described.hindered, described.message) == (TrainerState.RUNNING, True, words)
 
 
 @pytest.mark.parametrize(("made", "found", "events"), [row[1:] for row in NOTHING], ids=[row[0] for row in NOTHING])
 def test_a_trainer_is_on_its_way_with(made: BatchJob, found: Pod | None, events: list[Event]) -> None:
     described = describe_attempt("step-1", made, [found] if found else [], events)
-    assert (described.state, described.hindered) == (AttemptState.RUNNING, False)
+    assert (described.state, described.hindered) == (TrainerState.RUNNING, False)
     assert described.start is not None
 
 
@@ -215,16 +215,16 @@ def test_events_are_read_only_for_a_trainer_that_does_not_run_for_some_seconds_w
     assert needs_events(describe_attempt("step-1", batch_job(age=6), []), NOW)
     assert needs_events(describe_attempt("step-1", batch_job(age=6), [pod(CREATING)]), NOW)
     assert not needs_events(describe_attempt("step-1", batch_job(age=6), [pod(conditions=[UNSCHEDULED])]), NOW)
-    assert not needs_events(attempt(AttemptState.SUCCEEDED), NOW)
+    assert not needs_events(attempt(TrainerState.SUCCEEDED), NOW)
 
 
 STARTED = DistillJobStatus(start_time=ago(20), attempts=1, trainer_job="step-1", phase=JobPhase.PREPARING)
 MINE = lease(grant())
 
 
-def hindered(since_seconds: float, *, has_pod: bool = False, words: str = f"FailedCreate: {QUOTA}") -> Attempt:
+def hindered(since_seconds: float, *, has_pod: bool = False, words: str = f"FailedCreate: {QUOTA}") -> TrainerJob:
     return replace(
-        attempt(AttemptState.RUNNING),
+        attempt(TrainerState.RUNNING),
         alive=has_pod,
         pod=trainer_pod("p") if has_pod else None,
         message=words,
