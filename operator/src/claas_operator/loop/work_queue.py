@@ -1,4 +1,4 @@
-"""The work queue: keys to reconcile, each at most once at a time, now or later."""
+"""The work queue: keys to reconcile, each at most once at a time, now or later, each kind in a lane of its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from claas_operator.keys import Key, Kind
+from claas_operator.loop.schedule import Schedule
 
 log = logging.getLogger(__name__)
 
@@ -22,19 +23,24 @@ Reconcile = Callable[[Key], Awaitable[float | None]]
 
 
 class WorkQueue:
-    """Wakes keys and runs their passes, a few at a time.
+    """Wakes keys and runs their passes, a few of each kind at a time.
 
     A key that is woken while its pass runs is run once more afterwards. A pass that raises is run again with a
     growing delay, and no event runs it before that. Everything in here can be lost: a restart begins with a full
-    resync.
+    resync. `clock` counts seconds.
     """
 
-    def __init__(self, reconcile: Reconcile, workers: int = 32, describe: Callable[[Exception], str] = repr) -> None:
+    def __init__(
+        self,
+        reconcile: Reconcile,
+        describe: Callable[[Exception], str] = repr,
+        schedule: Schedule | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._reconcile = reconcile
         self._describe = describe
-        self._slots = asyncio.Semaphore(workers)
-        self._due: dict[Key, float] = {}
-        self._running: set[Key] = set()
+        self._schedule = schedule or Schedule()
+        self._clock = clock
         self._failures: dict[Key, int] = {}
         self._not_before: dict[Key, float] = {}
         self._changed = asyncio.Event()
@@ -42,9 +48,8 @@ class WorkQueue:
 
     def wake(self, key: Key, after_seconds: float = 0.0) -> None:
         """Have the key looked at, no later than in that many seconds."""
-        due = max(time.monotonic() + after_seconds, self._not_before.get(key, 0.0))
-        if due < self._due.get(key, float("inf")):
-            self._due[key] = due
+        due = max(self._clock() + after_seconds, self._not_before.get(key, 0.0))
+        if self._schedule.wake(key, due):
             self._changed.set()
 
     def failures(self, key: Key) -> int:
@@ -55,28 +60,23 @@ class WorkQueue:
         """Run passes until cancelled."""
         try:
             while True:
-                await self._start_due()
+                self._changed.clear()
+                self._start_due()
                 await self._sleep()
         finally:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _start_due(self) -> None:
-        now = time.monotonic()
-        ready = sorted((due, key) for key, due in self._due.items() if due <= now and key not in self._running)
-        for _, key in ready:
-            await self._slots.acquire()
-            self._due.pop(key, None)
-            self._running.add(key)
+    def _start_due(self) -> None:
+        for key, _ in self._schedule.start(self._clock()):
             task = asyncio.create_task(self._pass(key), name=f"reconcile {key.kind} {key.namespace}/{key.name}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def _sleep(self) -> None:
-        self._changed.clear()
-        waiting = [due for key, due in self._due.items() if key not in self._running]
-        timeout = max(0.0, min(waiting) - time.monotonic()) if waiting else None
+        due = self._schedule.next_start()
+        timeout = None if due is None else max(0.0, due - self._clock())
         try:
             async with asyncio.timeout(timeout):
                 await self._changed.wait()
@@ -92,14 +92,14 @@ class WorkQueue:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             longest = LONGEST_LEASE_RETRY_SECONDS if key.kind is Kind.LEASE else LONGEST_RETRY_SECONDS
             again = min(longest, FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 16))
-            self._not_before[key] = time.monotonic() + again
+            self._not_before[key] = self._clock() + again
             # A key that was woken meanwhile waits as well.
-            self._due.pop(key, None)
+            self._schedule.put_off(key, self._not_before[key])
             said = self._describe(error)
             log.warning("%s %s/%s: %s; again in %.1f s", key.kind, key.namespace, key.name, said, again)
+            again = None
         finally:
-            self._running.discard(key)
-            self._slots.release()
+            self._schedule.finish(key)
             self._changed.set()
         if again is not None:
             self.wake(key, again)

@@ -12,6 +12,7 @@ import pytest
 
 from claas_operator.keys import Key, Kind
 from claas_operator.loop import work_queue as work
+from claas_operator.loop.schedule import Schedule
 from claas_operator.loop.work_queue import Reconcile, WorkQueue
 
 A = Key(Kind.JOB, "team", "a")
@@ -20,7 +21,7 @@ B = Key(Kind.ADAPTER, "team", "b")
 
 @asynccontextmanager
 async def running(reconcile: Reconcile, workers: int = 8) -> AsyncIterator[WorkQueue]:
-    queue = WorkQueue(reconcile, workers)
+    queue = WorkQueue(reconcile, schedule=Schedule(dict.fromkeys(Kind, workers)))
     task = asyncio.create_task(queue.run())
     try:
         yield queue
@@ -173,6 +174,27 @@ async def test_no_more_passes_run_at_once_than_there_are_workers() -> None:
             queue.wake(Key(Kind.JOB, "team", str(number)))
         await until(lambda: passes == 6)
     assert most == 2
+
+
+@pytest.mark.parametrize("others", ["hang", "fail"])
+async def test_a_lease_pass_begins_at_once_whatever_becomes_of_other_passes(others: str) -> None:
+    woken = asyncio.Event()
+
+    async def reconcile(key: Key) -> None:
+        if key.kind is Kind.LEASE:
+            woken.set()
+        elif others == "fail":
+            raise ValueError("no answer")
+        else:
+            await asyncio.Event().wait()
+
+    async with running(reconcile, workers=2) as queue:
+        for number in range(200):
+            queue.wake(Key(Kind.JOB, "team", str(number)))
+            queue.wake(Key(Kind.ADAPTER, "team", str(number)))
+        await asyncio.sleep(0.02)
+        queue.wake(Key(Kind.LEASE, "team", "claas-serving-vllm"))
+        await asyncio.wait_for(woken.wait(), 1)
 
 
 async def test_passes_end_with_the_queue() -> None:
