@@ -37,13 +37,15 @@ OWNER_FILE = "owner.json"
 
 @dataclass(frozen=True)
 class LightCluster:
-    """A running API server. `token` is an administrator's bearer token, `authority` its CA certificate."""
+    """A running API server. `token` is an administrator's bearer token, `authority` its CA certificate; `etcd_url` is
+    where its store listens, without TLS."""
 
     root: Path
     url: str
     token: str
     kubeconfig: Path
     authority: Path
+    etcd_url: str
 
 
 def start_light(name: str, *, owner: ProcessIdentity | None = None) -> LightCluster:
@@ -78,7 +80,9 @@ def start_light(name: str, *, owner: ProcessIdentity | None = None) -> LightClus
             raise
         text = render_kubeconfig(endpoints.url, authority=credentials.authority.path, token=credentials.token)
         write_private(folders.kubeconfig, text)
-        return LightCluster(root, endpoints.url, credentials.token, folders.kubeconfig, credentials.authority.path)
+        etcd_url = f"http://{LOOPBACK}:{client_port}"
+        authority = credentials.authority.path
+        return LightCluster(root, endpoints.url, credentials.token, folders.kubeconfig, authority, etcd_url)
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 

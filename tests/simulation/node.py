@@ -92,6 +92,10 @@ class Node:
             await self._look()
             await asyncio.sleep(LOOK_SECONDS)
 
+    def leave_alone(self, job_uid: str) -> None:
+        """Start nothing for a batch Job whose pod was made elsewhere."""
+        self._seen.add(job_uid)
+
     async def collect_garbage(self, namespace: str, owner_uid: str) -> None:
         """Delete what belonged to an object that is gone, as the garbage collector would."""
         for resource in (BATCH_JOBS, SECRETS):

@@ -11,7 +11,7 @@ from claas_contract.input import JobIdentity, ServingTarget, TrainerInput
 from claas_contract.outcome import ExitCode, FailureReason, exit_code_for
 from claas_contract.result import PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.distill_job import SampleCounts, Timings
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.lora_adapter import HandoverKind, VersionVerdict
 from claas_vllm_client import (
     PauseMode,
     VllmClient,
@@ -107,7 +107,7 @@ class Trainer:
             if ended is not None:
                 return ended
             version = self.volume.publish(self.namespace, folder, job, self.document.parent)
-        ended = await self._at(Moment.PUBLISHED)
+        ended = await self._at(Moment.PUBLISHED, version)
         if ended is not None:
             return ended
         swapped = await self._swap(version)
@@ -135,7 +135,7 @@ class Trainer:
             await self._wake()
         return ended
 
-    async def _at(self, moment: Moment) -> End | None:
+    async def _at(self, moment: Moment, version: PublishedVersion | None = None) -> End | None:
         script = self.script
         if script.moment is not moment:
             return _interrupted() if self.told.is_set() else None
@@ -148,7 +148,7 @@ class Trainer:
             return _interrupted()
         match script.ending:
             case Ending.FAIL:
-                return _failed(script.reason, script.message, script.exit_code)
+                return _failed(script.reason, script.message, script.exit_code, version)
             case Ending.DIE:
                 return End(KILLED)
             case Ending.VANISH:
@@ -201,8 +201,13 @@ def _succeeded(version: PublishedVersion, *, found: bool = False, swapped: list[
     return End(ExitCode.SUCCEEDED, result.to_termination_message())
 
 
-def _failed(reason: FailureReason, message: str, exit_code: int | None) -> End:
-    result = TrainerResult(succeeded=False, reason=reason, message=message)
+def _failed(
+    reason: FailureReason, message: str, exit_code: int | None, version: PublishedVersion | None = None
+) -> End:
+    refused = version if reason is FailureReason.VERSION_REJECTED else None
+    if refused is not None:
+        refused = refused.model_copy(update={"verdict": VersionVerdict.REJECTED})
+    result = TrainerResult(succeeded=False, reason=reason, message=message, version=refused)
     return End(exit_code if exit_code is not None else exit_code_for(reason), result.to_termination_message())
 
 

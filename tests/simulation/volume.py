@@ -21,6 +21,14 @@ class Volume:
         """The versions of an adapter, oldest first."""
         return self._versions.setdefault((namespace, folder), [])
 
+    def folders(self, namespace: str) -> list[tuple[str, list[PublishedVersion]]]:
+        """All adapters' folders of a namespace, with their versions."""
+        return [(folder, versions) for (place, folder), versions in self._versions.items() if place == namespace]
+
+    def restore(self, namespace: str, folder: str, versions: list[PublishedVersion]) -> None:
+        """Have these versions of an adapter."""
+        self._versions[namespace, folder] = versions
+
     def initial(self, namespace: str, folder: str) -> PublishedVersion:
         """The newest version, made if there is none."""
         return self._newest(namespace, folder) or self._add(namespace, folder, None, None)

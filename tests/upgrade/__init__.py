@@ -1,0 +1,1 @@
+"""Recordings of what releases leave in a cluster and on a volume; later releases must work on with it."""
