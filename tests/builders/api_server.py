@@ -12,7 +12,7 @@ from aiohttp import web
 from kubernetes.aio import client
 from pydantic import JsonValue
 
-from claas_kube.api import Api, Resource
+from claas_kube.api import Api, OnAnswer, Resource
 from claas_kube.objects.meta import Manifest
 
 Refuse = Callable[[str, str], web.Response | None]
@@ -172,7 +172,9 @@ async def _no_sleep(seconds: float) -> None:
 
 
 @asynccontextmanager
-async def api_to(answer: Answer, sleep: Sleep = _no_sleep) -> AsyncIterator[Api]:
+async def api_to(
+    answer: Answer, sleep: Sleep = _no_sleep, on_answer: OnAnswer = lambda *_: None
+) -> AsyncIterator[Api]:
     """The operator's Api, connected to a server in process that answers all requests so."""
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", answer)
@@ -183,7 +185,7 @@ async def api_to(answer: Answer, sleep: Sleep = _no_sleep) -> AsyncIterator[Api]
     host, port = runner.addresses[0][:2]
     try:
         async with client.ApiClient(client.Configuration(host=f"http://{host}:{port}")) as api_client:
-            yield Api(api_client, sleep)
+            yield Api(api_client, sleep, on_answer)
     finally:
         await runner.cleanup()
 

@@ -8,6 +8,7 @@ from claas_operator.act.events import Recorder
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.reader import Reader
 from claas_operator.loop.reconcile import Reconciler
+from claas_operator.metrics.counts import Metrics
 from claas_operator.observe.job_view import JobView
 from claas_operator.observe.worlds import Observer
 from claas_operator.settings import Settings
@@ -18,5 +19,7 @@ SETTINGS = Settings.from_environment({"CLAAS_TRAINER_IMAGE": "trainer:1"})
 def reconciler_of(api: Api) -> Reconciler:
     """It knows of no job before its first resync."""
     read, jobs, companion = Reader(api), JobView(), CompanionSource({})
-    applier = Applier(api, read, companion, SETTINGS)
-    return Reconciler(api, read, jobs, Observer(read, jobs, companion), applier, Recorder(api, "operator-0"))
+    metrics = Metrics()
+    applier = Applier(api, read, companion, SETTINGS, metrics)
+    recorder = Recorder(api, "operator-0")
+    return Reconciler(api, read, jobs, Observer(read, jobs, companion), applier, recorder, metrics)

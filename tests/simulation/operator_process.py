@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.cluster.light import LightCluster
 from tests.cluster.paths import REPOSITORY_ROOT
+from tests.cluster.services.control_plane import free_ports
 
 OPERATOR_NAMESPACE = "claas-system"
 SOURCES = ("crds/src", "contract/src", "kube/src", "vllm_client/src", "operator/src", "vllm_companion/src")
@@ -26,6 +27,7 @@ class OperatorProcess:
         self.log = log
         self._name = name
         self._health_port = health_port
+        self.metrics_port = free_ports(1)[0]
         self._process: subprocess.Popen[bytes] | None = None
         self._read_from = 0
 
@@ -47,6 +49,7 @@ class OperatorProcess:
             "CLAAS_TRAINER_IMAGE": TRAINER_IMAGE,
             "CLAAS_LOG_LEVEL": "DEBUG",
             "CLAAS_HEALTH_PORT": str(self._health_port),
+            "CLAAS_METRICS_PORT": str(self.metrics_port),
             "POD_NAME": self._name,
             "POD_NAMESPACE": OPERATOR_NAMESPACE,
         }

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import cast
 
 import aiohttp
@@ -68,6 +70,41 @@ LEASES = Resource("/apis/coordination.k8s.io/v1", "leases")
 EVENTS = Resource("/api/v1", "events")
 
 
+class Verb(StrEnum):
+    """What is asked of the API server, in its own words (but for apply: a patch)."""
+
+    GET = "get"
+    LIST = "list"
+    CREATE = "create"
+    APPLY = "apply"
+    PATCH = "patch"
+    UPDATE = "update"
+    DELETE = "delete"
+
+    @property
+    def method(self) -> str:
+        """The HTTP method."""
+        return _METHODS[self]
+
+
+_METHODS = {
+    Verb.GET: "GET",
+    Verb.LIST: "GET",
+    Verb.CREATE: "POST",
+    Verb.APPLY: "PATCH",
+    Verb.PATCH: "PATCH",
+    Verb.UPDATE: "PUT",
+    Verb.DELETE: "DELETE",
+}
+
+OnAnswer = Callable[[Verb, str, int | None, float], None]
+"""Told of each request: verb, resource (with its subresource), HTTP status (None: no answer), and seconds."""
+
+
+def _ignore(verb: Verb, resource: str, status: int | None, seconds: float) -> None:
+    """Nobody counts."""
+
+
 class Propagation(StrEnum):
     """What a deletion does with dependents (metav1.DeletionPropagation)."""
 
@@ -78,15 +115,19 @@ class Api:
     """Requests to the API server."""
 
     def __init__(
-        self, api_client: client.ApiClient, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self,
+        api_client: client.ApiClient,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        on_answer: OnAnswer = _ignore,
     ) -> None:
         self._client = api_client
         self._sleep = sleep
+        self._on_answer = on_answer
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
         """One object, or None when there is none."""
         try:
-            return await self._request("GET", resource.path(namespace, name))
+            return await self._request(Verb.GET, resource, resource.path(namespace, name))
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -101,14 +142,14 @@ class Api:
         query = {"labelSelector": selector} if selector else {}
         if fields:
             query["fieldSelector"] = fields
-        answer = await self._request("GET", resource.path(namespace), query=query)
+        answer = await self._request(Verb.LIST, resource, resource.path(namespace), query=query)
         return cast(list[Manifest], answer.get("items") or [])
 
     async def pages(self, resource: Resource, namespace: str | None) -> AsyncIterator[Sequence[Manifest]]:
         """All objects, some at a time: what large ones need of memory is bounded."""
         query = {"limit": str(PAGE_SIZE)}
         while True:
-            answer = await self._request("GET", resource.path(namespace), query=query)
+            answer = await self._request(Verb.LIST, resource, resource.path(namespace), query=query)
             yield cast(Sequence[Manifest], answer.get("items") or ())
             following = cast(Manifest, answer.get("metadata") or {}).get("continue")
             if not following:
@@ -117,20 +158,21 @@ class Api:
 
     async def metadata_of_all(self, resource: Resource, namespace: str | None) -> Sequence[Manifest]:
         """The metadata of all objects, without the objects."""
-        answer = await self._request("GET", resource.path(namespace), accept=_METADATA_ONLY)
+        answer = await self._request(Verb.LIST, resource, resource.path(namespace), accept=_METADATA_ONLY)
         return [cast(Manifest, found["metadata"]) for found in cast(Sequence[Manifest], answer.get("items") or ())]
 
     async def create(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
         """Create; raises Conflict when it exists already."""
         query = {"fieldManager": FIELD_MANAGER}
-        return await self._request("POST", resource.path(namespace), query=query, body=manifest)
+        return await self._request(Verb.CREATE, resource, resource.path(namespace), query=query, body=manifest)
 
     async def apply(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
         """Server-side apply: fields named in `manifest` become the operator's."""
         name = cast(str, cast(Manifest, manifest["metadata"])["name"])
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         return await self._request(
-            "PATCH",
+            Verb.APPLY,
+            resource,
             resource.path(namespace, name),
             query=query,
             body=manifest,
@@ -142,17 +184,19 @@ class Api:
     ) -> Manifest:
         """JSON merge patch; with `metadata.resourceVersion` in it, raises Conflict when the object has changed."""
         return await self._request(
-            "PATCH",
+            Verb.PATCH,
+            resource,
             resource.path(namespace, name, subresource),
             query={"fieldManager": FIELD_MANAGER},
             body=patch,
             content="application/merge-patch+json",
+            subresource=subresource,
         )
 
     async def replace(self, resource: Resource, namespace: str, name: str, manifest: Manifest) -> Manifest:
         """Replace under the resourceVersion in `manifest`; raises Conflict when the object has changed."""
         query = {"fieldManager": FIELD_MANAGER}
-        return await self._request("PUT", resource.path(namespace, name), query=query, body=manifest)
+        return await self._request(Verb.UPDATE, resource, resource.path(namespace, name), query=query, body=manifest)
 
     async def delete(
         self,
@@ -177,7 +221,7 @@ class Api:
             preconditions["resourceVersion"] = resource_version
         options["preconditions"] = preconditions
         try:
-            await self._request("DELETE", resource.path(namespace, name), body=options)
+            await self._request(Verb.DELETE, resource, resource.path(namespace, name), body=options)
         except Conflict:
             # With the UID alone it says that the object is gone, and another one has its name.
             if resource_version is not None:
@@ -188,24 +232,35 @@ class Api:
 
     async def _request(
         self,
-        method: str,
+        verb: Verb,
+        resource: Resource,
         path: str,
         *,
         query: Mapping[str, str] | None = None,
         body: Manifest | None = None,
         content: str = _JSON,
         accept: str = _JSON,
+        subresource: str | None = None,
     ) -> Manifest:
         """The answer to a request, tried again while the server can't answer. Raises ApiError."""
+        method, asked = verb.method, "/".join(filter(None, (resource.plural, subresource)))
+        count = partial(self._on_answer, verb, asked)
         for pause in REPEAT_SECONDS:
             try:
-                return await self._try(method, path, query or {}, body, content, accept)
+                return await self._try(method, path, query or {}, body, content, accept, count)
             except Unavailable as error:
                 await self._sleep(min(LONGEST_REPEAT_SECONDS, max(pause, error.retry_after_seconds)))
-        return await self._try(method, path, query or {}, body, content, accept)
+        return await self._try(method, path, query or {}, body, content, accept, count)
 
     async def _try(
-        self, method: str, path: str, query: Mapping[str, str], body: Manifest | None, content: str, accept: str
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: Manifest | None,
+        content: str,
+        accept: str,
+        count: Callable[[int | None, float], None],
     ) -> Manifest:
         headers = {"Accept": accept}
         if body is not None:
@@ -218,11 +273,14 @@ class Api:
             body=body,
             auth_settings=["BearerToken"],
         )
+        began = time.monotonic()
         try:
             answer = await self._client.call_api(verb, url, headers, serialized, _request_timeout=_REQUEST_SECONDS)
             text = (await answer.read() or b"").decode(errors="replace")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            count(None, time.monotonic() - began)
             raise Unavailable(0, f"{method} {path}", type(error).__name__) from None
+        count(answer.status, time.monotonic() - began)
         parsed = _parsed(text)
         if 200 <= answer.status < 300:
             return parsed
@@ -252,7 +310,7 @@ def _retry_after(header: str | None) -> float:
 
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[tuple[Api, client.ApiClient]]:
+async def connected(on_answer: OnAnswer = _ignore) -> AsyncIterator[tuple[Api, client.ApiClient]]:
     """An Api with the pod's service account, or else with the current kube-context."""
     configuration = client.Configuration()
     try:
@@ -260,4 +318,4 @@ async def connected() -> AsyncIterator[tuple[Api, client.ApiClient]]:
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)
     async with client.ApiClient(configuration=configuration) as api_client:
-        yield Api(api_client), api_client
+        yield Api(api_client, on_answer=on_answer), api_client

@@ -25,6 +25,9 @@ from claas_operator.errors import OperatorError, SettingsError
 from claas_operator.leader import LeaderLock
 from claas_operator.loop.handlers import Wakers
 from claas_operator.loop.reconcile import Reconciler
+from claas_operator.metrics.counts import Metrics
+from claas_operator.metrics.endpoint import metrics_endpoint
+from claas_operator.metrics.state import ClusterView, StateCollector
 from claas_operator.observe.job_view import JobView
 from claas_operator.observe.worlds import Observer
 from claas_operator.settings import Settings
@@ -39,14 +42,17 @@ RETRY_SECONDS = 2
 STOP_SECONDS = 15
 
 
-async def operate(api: Api, settings: Settings, stop: asyncio.Event) -> None:
+async def operate(api: Api, settings: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
     """Watch and reconcile until told to stop."""
     companion = CompanionSource.installed()
     read = Reader(api)
-    applier = Applier(api, read, companion, settings)
+    applier = Applier(api, read, companion, settings, metrics)
     jobs = JobView()
     recorder = Recorder(api, settings.pod_name)
-    reconciler = Reconciler(api, read, jobs, Observer(read, jobs, companion), applier, recorder)
+    reconciler = Reconciler(api, read, jobs, Observer(read, jobs, companion), applier, recorder, metrics)
+    wakers = Wakers(reconciler)
+    view = ClusterView(lambda: jobs.within(None), wakers.adapters.all, reconciler.failing_loads)
+    metrics.lead(StateCollector(view, reconciler.sleepers))
     log.info("leading as %s; engine %s", settings.pod_name, settings.engine)
     namespaces: tuple[str | None, ...] = settings.watch_namespaces or (None,)
     # Ends the operator where CRDs or rights go on missing.
@@ -58,7 +64,7 @@ async def operate(api: Api, settings: Settings, stop: asyncio.Event) -> None:
             tasks.create_task(_resync(reconciler, namespaces, settings.resync_seconds), name="resync"),
         ]
         await kopf.operator(
-            registry=Wakers(reconciler).registry(),
+            registry=wakers.registry(),
             standalone=True,
             clusterwide=not settings.watch_namespaces,
             namespaces=list(settings.watch_namespaces),
@@ -79,13 +85,13 @@ async def _resync(reconciler: Reconciler, namespaces: tuple[str | None, ...], pe
             log.warning("resync: %s: %s", type(error).__name__, error)
 
 
-async def lead(api: Api, api_client: ApiClient, settings: Settings) -> int:
+async def lead(api: Api, api_client: ApiClient, settings: Settings, metrics: Metrics) -> int:
     """Operate while holding the leader's Lease; the exit status is 1 when it ended otherwise than by a signal."""
     told, stop, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def started() -> None:
         try:
-            await operate(api, settings, stop)
+            await operate(api, settings, metrics, stop)
             if not stop.is_set():
                 told.set()  # kopf takes the signals over while it runs: only one of them ends it so quietly.
         except* Exception as errors:  # noqa: BLE001  (told by the exit status)
@@ -163,8 +169,12 @@ async def main() -> int:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("aiohttp.access", "httpx", "httpcore", "kopf.objects"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
-    async with connected() as (api, api_client):
-        return await lead(api, api_client, settings)
+    metrics = Metrics()
+    async with (
+        metrics_endpoint(metrics.registry, settings.metrics_port),
+        connected(metrics.api_called) as (api, api_client),
+    ):
+        return await lead(api, api_client, settings, metrics)
 
 
 if __name__ == "__main__":

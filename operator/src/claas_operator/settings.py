@@ -33,6 +33,8 @@ class Settings:
     """Where the leader's Lease lies."""
     health_port: int
     """Port of the leader's liveness endpoint."""
+    metrics_port: int
+    """Port of `/metrics`, which a standby serves too."""
     log_level: str
 
     @classmethod
@@ -57,10 +59,6 @@ class Settings:
             resync_seconds = float(environment.get("CLAAS_RESYNC_SECONDS", "30"))
         except ValueError:
             raise SettingsError("CLAAS_RESYNC_SECONDS is not a number of seconds") from None
-        try:
-            health_port = int(environment.get("CLAAS_HEALTH_PORT", "8081"))
-        except ValueError:
-            raise SettingsError("CLAAS_HEALTH_PORT is not a port number") from None
         namespaces = environment.get("CLAAS_WATCH_NAMESPACES", "")
         return cls(
             trainer_image=image,
@@ -71,6 +69,14 @@ class Settings:
             resync_seconds=resync_seconds,
             pod_name=environment.get("POD_NAME", "claas-operator"),
             pod_namespace=environment.get("POD_NAMESPACE", "default"),
-            health_port=health_port,
+            health_port=_port(environment, "CLAAS_HEALTH_PORT", "8081"),
+            metrics_port=_port(environment, "CLAAS_METRICS_PORT", "8080"),
             log_level=environment.get("CLAAS_LOG_LEVEL", "INFO").upper(),
         )
+
+
+def _port(environment: Mapping[str, str], variable: str, default: str) -> int:
+    try:
+        return int(environment.get(variable, default))
+    except ValueError:
+        raise SettingsError(f"{variable} is not a port number") from None

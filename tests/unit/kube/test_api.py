@@ -103,6 +103,43 @@ async def test_no_connection_is_said_to_be_unavailable_too() -> None:
     assert slept == [0.5, 1.0, 2.0]
 
 
+async def test_each_request_is_told_with_verb_resource_and_code_also_one_that_is_repeated() -> None:
+    told: list[tuple[str, str, int | None]] = []
+    server = Server([refused(503, "down"), refused(404)])
+
+    def note(verb: str, resource: str, status: int | None, seconds: float) -> None:
+        assert seconds >= 0
+        told.append((verb, resource, status))
+
+    async with api_to(server.answer, server.sleep, note) as api:
+        await api.get(PODS, "team", "a")
+        await api.list(PODS, "team")
+        await api.apply(SECRETS, "team", {"metadata": {"name": "a"}})
+        await api.merge(DISTILL_JOBS, "team", "a", {}, subresource="status")
+        await api.delete(PODS, "team", "a", uid="u")
+    assert told == [
+        ("get", "pods", 503),
+        ("get", "pods", 404),
+        ("list", "pods", 200),
+        ("apply", "secrets", 200),
+        ("patch", "distilljobs/status", 200),
+        ("delete", "pods", 200),
+    ]
+
+
+async def test_a_request_without_an_answer_is_told_too() -> None:
+    told: list[int | None] = []
+
+    async def sleep(seconds: float) -> None:
+        return None
+
+    async with client.ApiClient(client.Configuration(host="http://127.0.0.1:9")) as api_client:
+        api = Api(api_client, sleep, lambda verb, resource, status, seconds: told.append(status))
+        with pytest.raises(Unavailable):
+            await api.get(PODS, "team", "a")
+    assert told == [None] * 4
+
+
 @pytest.mark.parametrize(("status", "kind"), [(422, ApiError), (403, Forbidden), (409, Conflict), (400, ApiError)])
 async def test_a_refusal_is_not_asked_again(status: int, kind: type[ApiError]) -> None:
     async with api_of(refused(status, "spec.x: wrong")) as (api, server):

@@ -18,7 +18,7 @@ def test_settings_need_nothing_but_the_trainers_image() -> None:
     assert settings.trainer_image == "trainer:1"
     assert settings.engine == "local"
     assert settings.watch_namespaces == ()
-    assert (settings.resync_seconds, settings.health_port) == (30.0, 8081)
+    assert (settings.resync_seconds, settings.health_port, settings.metrics_port) == (30.0, 8081, 8080)
 
 
 def test_namespaces_are_a_list_with_or_without_blanks() -> None:

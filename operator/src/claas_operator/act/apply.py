@@ -31,6 +31,8 @@ from claas_operator.clients import servers as serving
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.reader import Reader
 from claas_operator.errors import NotAppliedError, ServerError
+from claas_operator.metrics.counts import Metrics
+from claas_operator.metrics.definitions import LoadResult, WakeResult
 from claas_operator.plan import actions
 from claas_operator.plan.samples import samples_document
 from claas_operator.plan.server.load_failures import Load
@@ -63,11 +65,14 @@ class Applier:
     Raises Conflict when an object changed since it was observed: the next pass decides again.
     """
 
-    def __init__(self, api: Api, read: Reader, companion: CompanionSource, settings: Settings) -> None:
+    def __init__(
+        self, api: Api, read: Reader, companion: CompanionSource, settings: Settings, metrics: Metrics
+    ) -> None:
         self._api = api
         self._read = read
         self._companion = companion
         self._settings = settings
+        self._metrics = metrics
 
     async def for_adapter(self, adapter: AdapterObject, plan: tuple[actions.Action, ...]) -> Outcome:
         """Carry out a LoraAdapter's plan."""
@@ -94,8 +99,11 @@ class Applier:
                         )
                     except ServerError as error:
                         outcome.failed(pod, version, error)
+                        not_applied = isinstance(error, NotAppliedError)
+                        self._metrics.loaded(LoadResult.NOT_APPLIED if not_applied else LoadResult.REFUSED)
                     else:
                         outcome.loads.append(Load(pod.uid, version))
+                        self._metrics.loaded(LoadResult.LOADED)
                 case actions.VerifyServed(pod, version):
                     await self._verify(adapter, pod, version, outcome)
                 case _:
@@ -211,7 +219,9 @@ class Applier:
             try:
                 await serving.wake(pod.url, credentials)
                 log.info("woke pod %s/%s after %s", namespace, pod.name, grant.job_name)
+                self._metrics.woke(WakeResult.WOKEN)
             except ServerError as error:
+                self._metrics.woke(WakeResult.FAILED)
                 log.warning("pod %s/%s could not be woken: %s", namespace, pod.name, error)
 
     async def _create_init(self, adapter: AdapterObject, name: str) -> None:

@@ -18,6 +18,7 @@ from claas_kube.objects.meta import Manifest, ObjectMeta
 from claas_operator.act.pass_failures import adapter_status, job_status, trouble_of
 from claas_operator.errors import OperatorError
 from claas_operator.keys import Key, Kind
+from claas_operator.metrics.counts import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,9 @@ PATIENCE = 2
 class StatusWriter:
     """Writes the status of LoraAdapters and DistillJobs."""
 
-    def __init__(self, api: Api) -> None:
+    def __init__(self, api: Api, metrics: Metrics) -> None:
         self._api = api
+        self._metrics = metrics
 
     async def write(
         self,
@@ -49,6 +51,8 @@ class StatusWriter:
             "status": {**removed, **new},
         }
         written = await self._api.merge(resource, metadata.namespace, metadata.name, patch, subresource="status")
+        if isinstance(before, DistillJobStatus) and isinstance(after, DistillJobStatus):
+            self._metrics.job_written(metadata.namespace, metadata.creation_timestamp, before, after)
         return ObjectMeta.model_validate(written["metadata"])
 
     async def tell(self, key: Key, error: Exception, failures: int) -> bool:

@@ -6,6 +6,7 @@ whole specs, private samples included, into an annotation, and the latter two wo
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import kopf
@@ -16,6 +17,7 @@ from claas_kube.objects.meta import Manifest, ObjectMeta
 from claas_kube.objects.workloads import BatchJob
 from claas_operator.keys import Key, Kind
 from claas_operator.loop.reconcile import Reconciler
+from claas_operator.metrics.known_adapters import KnownAdapters
 from claas_operator.plan import naming
 from claas_operator.plan.serving_lease import lease_name
 
@@ -28,6 +30,7 @@ class Wakers:
         self._queue = reconciler.queue
         self._deployment_of: dict[tuple[str, str], str] = {}
         """The Deployment that serves an adapter, by the adapter's namespace and name."""
+        self.adapters = KnownAdapters()
         self._registry = kopf.OperatorRegistry()
 
     def registry(self) -> kopf.OperatorRegistry:
@@ -48,8 +51,11 @@ class Wakers:
         deployment = body.get("spec", {}).get("serving", {}).get("deploymentRef", {}).get("name", "")
         if type == "DELETED":
             self._deployment_of.pop((metadata.namespace, metadata.name), None)
+            self.adapters.forget(metadata.namespace, metadata.name)
         else:
             self._deployment_of[metadata.namespace, metadata.name] = deployment
+            status = dict(body.get("status") or {})
+            self.adapters.take(metadata.namespace, metadata.name, deployment, status, datetime.now(UTC))
         self._queue.wake(Key(Kind.ADAPTER, metadata.namespace, metadata.name))
 
     async def job_event(self, body: kopf.Body, type: str | None, **_: Any) -> None:

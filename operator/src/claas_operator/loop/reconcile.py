@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from functools import partial
 
 from claas_crds.v1alpha1.distill_job import KIND as JOB_KIND
 from claas_crds.v1alpha1.distill_job import JobPhase
@@ -21,6 +22,9 @@ from claas_operator.clients.reader import Reader
 from claas_operator.keys import Key, Kind
 from claas_operator.loop.transitions import adapter_transition, job_transition, lease_transitions
 from claas_operator.loop.work_queue import WorkQueue
+from claas_operator.metrics.counts import Metrics
+from claas_operator.metrics.definitions import PassResult
+from claas_operator.metrics.state import Sleepers
 from claas_operator.observe.job_view import JobView, known_job
 from claas_operator.observe.worlds import Observer
 from claas_operator.plan import actions
@@ -44,37 +48,56 @@ class Reconciler:
     """Runs the passes."""
 
     def __init__(
-        self, api: Api, read: Reader, jobs: JobView, observer: Observer, applier: Applier, recorder: Recorder
+        self,
+        api: Api,
+        read: Reader,
+        jobs: JobView,
+        observer: Observer,
+        applier: Applier,
+        recorder: Recorder,
+        metrics: Metrics,
     ) -> None:
         self._api = api
         self._read = read
-        self._status = StatusWriter(api)
+        self._status = StatusWriter(api, metrics)
+        self.metrics = metrics
         self.jobs = jobs
         self._observer = observer
         self._applier = applier
         self._recorder = recorder
         self._loads = LoadFailures()
-        self.queue = WorkQueue(self.reconcile, describe=lambda error: trouble_of(error).message)
+        self.sleepers = Sleepers()
+        self.queue = WorkQueue(
+            self.reconcile, describe=lambda error: trouble_of(error).message, on_start=metrics.waited
+        )
+        for kind in Kind:
+            metrics.watch_queue(kind, partial(self.queue.waiting, kind))
         self._listed: set[str | None] = set()
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass; answers in how many seconds to look again."""
-        try:
-            match key.kind:
-                case Kind.ADAPTER:
-                    return await self._adapter(key)
-                case Kind.JOB:
-                    return await self._job(key)
-                case Kind.LEASE:
-                    return await self._lease(key)
-        except Conflict as conflict:
-            log.debug("%s %s/%s is decided on anew: %s", key.kind, key.namespace, key.name, conflict)
-            return CONFLICT_SECONDS
-        except Exception as error:
-            # Whatever it is, the object's status tells it; the queue then tries the key again.
-            if await self._status.tell(key, error, self.queue.failures(key)):
-                raise
-            return 0.0  # It was deleted in mid-pass: look at what that leaves to do.
+        with self.metrics.one_pass(key.kind) as ending:
+            try:
+                match key.kind:
+                    case Kind.ADAPTER:
+                        return await self._adapter(key)
+                    case Kind.JOB:
+                        return await self._job(key)
+                    case Kind.LEASE:
+                        return await self._lease(key)
+            except Conflict as conflict:
+                ending.result = PassResult.CONFLICT
+                log.debug("%s %s/%s is decided on anew: %s", key.kind, key.namespace, key.name, conflict)
+                return CONFLICT_SECONDS
+            except Exception as error:
+                # Whatever it is, the object's status tells it; the queue then tries the key again.
+                if await self._status.tell(key, error, self.queue.failures(key)):
+                    raise
+                return 0.0  # It was deleted in mid-pass: look at what that leaves to do.
+
+    def failing_loads(self, namespace: str, adapter: str) -> int:
+        """In how many pods the last try to load the adapter's version failed."""
+        return self._loads.count(namespace, adapter)
 
     async def resync(self, namespaces: tuple[str | None, ...]) -> None:
         """Wake every object of ours; None stands for all namespaces."""
@@ -218,8 +241,11 @@ class Reconciler:
     async def _lease(self, key: Key) -> float | None:
         lease = await self._read.lease_named(key.namespace, key.name)
         if lease is None:
+            self.sleepers.forget(key)
             return None
-        plan = plan_lease(await self._observer.lease_world(lease))
+        world = await self._observer.lease_world(lease)
+        self.sleepers.note(key, lease.deployment, world.asleep_without_step, world.now)
+        plan = plan_lease(world)
         await self._applier.for_lease(key.namespace, plan.actions)
         _log(key, *lease_transitions(lease, plan.actions))
         if lease.grant is not None:

@@ -20,6 +20,12 @@ LONGEST_LEASE_RETRY_SECONDS = 5.0
 
 Reconcile = Callable[[Key], Awaitable[float | None]]
 """One pass over a key; answers in how many seconds to look again, or None for not before an event."""
+OnStart = Callable[[Kind, float], None]
+"""Told of each pass that begins: what it is about, and how many seconds after it was due."""
+
+
+def _ignore(kind: Kind, seconds: float) -> None:
+    """Nobody counts."""
 
 
 class WorkQueue:
@@ -36,11 +42,13 @@ class WorkQueue:
         describe: Callable[[Exception], str] = repr,
         schedule: Schedule | None = None,
         clock: Callable[[], float] = time.monotonic,
+        on_start: OnStart = _ignore,
     ) -> None:
         self._reconcile = reconcile
         self._describe = describe
         self._schedule = schedule or Schedule()
         self._clock = clock
+        self._on_start = on_start
         self._failures: dict[Key, int] = {}
         self._not_before: dict[Key, float] = {}
         self._changed = asyncio.Event()
@@ -56,6 +64,10 @@ class WorkQueue:
         """How many passes over the key have failed since the last good one."""
         return self._failures.get(key, 0)
 
+    def waiting(self, kind: Kind) -> int:
+        """How many keys of a kind are due and wait for their pass."""
+        return self._schedule.waiting(kind, self._clock())
+
     async def run(self) -> None:
         """Run passes until cancelled."""
         try:
@@ -69,7 +81,9 @@ class WorkQueue:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _start_due(self) -> None:
-        for key, _ in self._schedule.start(self._clock()):
+        now = self._clock()
+        for key, due in self._schedule.start(now):
+            self._on_start(key.kind, now - due)
             task = asyncio.create_task(self._pass(key), name=f"reconcile {key.kind} {key.namespace}/{key.name}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

@@ -283,3 +283,12 @@ class LeaseWorld:
     orphans: tuple[Orphan, ...]
     lost: tuple[str, ...] = ()
     """Keys of `lease.unaccounted` whose adapter is gone."""
+
+    @property
+    def asleep_without_step(self) -> bool | None:
+        """Whether a pod that the grant may have paused sleeps while no trainer lives; None: one can't be asked."""
+        if self.lease.grant is None or self.alive_pods:
+            return False
+        if any(pod.asleep for pod in self.pods):
+            return True
+        return False if all(pod.settled for pod in self.pods) else None

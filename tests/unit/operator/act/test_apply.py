@@ -9,13 +9,14 @@ import pytest
 from kubernetes.aio import client
 
 from claas_crds.v1alpha1.conditions import condition_of
-from claas_kube.api import LEASES, Api
+from claas_kube.api import LEASES, Api, Resource, Verb
 from claas_kube.errors import ApiError, Conflict
 from claas_kube.objects.meta import Manifest
 from claas_operator.act.apply import Applier
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.reader import Reader
 from claas_operator.loop.reconcile import CONFLICT_SECONDS
+from claas_operator.metrics.counts import Metrics
 from claas_operator.plan import actions, naming
 from claas_operator.plan.job_draft import end
 from claas_operator.plan.world import TrainerState
@@ -47,14 +48,17 @@ class Server(Api):
 
     async def _request(
         self,
-        method: str,
+        verb: Verb,
+        resource: Resource,
         path: str,
         *,
         query: Mapping[str, str] | None = None,
         body: Manifest | None = None,
         content: str = "application/json",
         accept: str = "application/json",
+        subresource: str | None = None,
     ) -> Manifest:
+        method = verb.method
         self.asked.append((method, path.rsplit("/", 2)[-2] if method != "POST" else path.rsplit("/", 1)[-1]))
         if method == "DELETE" and body is not None:
             self.preconditions[path.rsplit("/", 2)[-2]] = body.get("preconditions")
@@ -70,7 +74,7 @@ class Server(Api):
 
 def applier(server: Server) -> Applier:
     settings = Settings.from_environment({"CLAAS_TRAINER_IMAGE": "trainer"})
-    return Applier(server, Reader(server), CompanionSource({}), settings)
+    return Applier(server, Reader(server), CompanionSource({}), settings, Metrics())
 
 
 async def test_nothing_of_a_plan_is_done_after_a_lease_that_was_written_by_somebody_else() -> None:

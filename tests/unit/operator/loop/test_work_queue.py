@@ -212,3 +212,29 @@ async def test_passes_end_with_the_queue() -> None:
         queue.wake(A)
         await asyncio.sleep(0.05)
     assert cancelled
+
+
+async def test_the_queue_tells_how_long_a_key_waited_for_its_pass_and_how_many_wait() -> None:
+    gate, now = asyncio.Event(), 100.0
+    waited: list[tuple[Kind, float]] = []
+
+    async def reconcile(key: Key) -> None:
+        await gate.wait()
+
+    def note(kind: Kind, seconds: float) -> None:
+        waited.append((kind, seconds))
+
+    schedule = Schedule(dict.fromkeys(Kind, 1))
+    queue = WorkQueue(reconcile, schedule=schedule, clock=lambda: now, on_start=note)
+    task = asyncio.create_task(queue.run())
+    queue.wake(A)
+    await until(lambda: len(waited) == 1)
+    queue.wake(Key(Kind.JOB, "team", "next"))
+    queue.wake(Key(Kind.JOB, "team", "later"), 60)
+    now = 107.0
+    assert (queue.waiting(Kind.JOB), queue.waiting(Kind.LEASE)) == (1, 0)
+    gate.set()
+    await until(lambda: len(waited) == 2)
+    assert waited == [(Kind.JOB, 0.0), (Kind.JOB, 7.0)]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

@@ -10,7 +10,7 @@ import pytest
 from kubernetes.aio import client
 from pydantic import JsonValue
 
-from claas_kube.api import Api
+from claas_kube.api import Api, Resource, Verb
 from claas_kube.errors import ApiError, Forbidden
 from claas_kube.objects.meta import Manifest
 from claas_operator.clients.reader import Reader
@@ -42,13 +42,15 @@ class Server(Api):
 
     async def _request(
         self,
-        method: str,
+        verb: Verb,
+        resource: Resource,
         path: str,
         *,
         query: Mapping[str, str] | None = None,
         body: Manifest | None = None,
         content: str = "application/json",
         accept: str = "application/json",
+        subresource: str | None = None,
     ) -> Manifest:
         if path.endswith("/events"):
             self.asked.append((query or {})["fieldSelector"])

@@ -48,6 +48,10 @@ class LoadFailures:
         """The failures of an adapter, by the UID of the pod."""
         return dict(self._failures.get((adapter.namespace, adapter.name), {}))
 
+    def count(self, namespace: str, name: str) -> int:
+        """How many pods do not take the version of an adapter of that name."""
+        return len(self._failures.get((namespace, name), {}))
+
     def note(self, adapter: ObjectMeta, pods: frozenset[str], loads: Iterable[Load], now: datetime) -> None:
         """Note what came of an adapter's loads. What is known of other `pods` stays; of pods that are gone nothing is
         kept."""
