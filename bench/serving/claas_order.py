@@ -18,10 +18,11 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import claas_trainer.attempt.run  # noqa: E402
 import claas_trainer.engines.local.local_step  # noqa: E402 - a server that trains has long imported it
+from claas_contract.engine import EngineNeeds  # noqa: E402
 from claas_contract.input import ServingTarget  # noqa: E402
 from claas_contract.outcome import TrainerCommand  # noqa: E402
 from claas_trainer.attempt.worker import attempt  # noqa: E402
-from claas_trainer.engines.base import GpuNeed, TrainingEngine  # noqa: E402
+from claas_trainer.engines.access import GpuNeed  # noqa: E402
 from claas_trainer.logs import log  # noqa: E402
 from claas_trainer.messages.events import Reporter  # noqa: E402
 from claas_trainer.messages.result import exit_code, write_termination_message  # noqa: E402
@@ -50,7 +51,7 @@ class PauseFirst(SleepHandover):
 
 
 def _pause_first(
-    serving: ServingTarget | None, engine: TrainingEngine, pods: tuple[ServingPod, ...], reporter: Reporter
+    serving: ServingTarget | None, needs: EngineNeeds, pods: tuple[ServingPod, ...], reporter: Reporter
 ) -> Handover:
     assert serving is not None, "the bench serves"
     return PauseFirst(pods, serving, reporter)

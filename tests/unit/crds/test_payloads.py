@@ -11,8 +11,6 @@ from claas_crds.v1alpha1.distill_job import DistillJob
 from claas_crds.v1alpha1.lora_adapter import ClaimVolume, LoraSpec, Storage
 from claas_crds.v1alpha1.training import (
     DistillBatchItem,
-    DistillBatchRequestPayload,
-    DistillResponse,
     SupportKind,
     TeacherKind,
     TrainingConfig,
@@ -20,11 +18,6 @@ from claas_crds.v1alpha1.training import (
 )
 
 SAMPLE: dict[str, JsonValue] = {"user_prompt": "q", "response": "a", "feedback": "f"}
-
-
-def test_the_payload_has_the_known_names() -> None:
-    assert list(DistillBatchRequestPayload.model_fields) == ["lora_id", "training", "samples", "save_in_place"]
-    assert list(DistillResponse.model_fields) == ["lora_id", "metadata"]
 
 
 def test_a_sample_has_the_known_names() -> None:
@@ -129,23 +122,6 @@ def test_an_error_in_a_job_does_not_repeat_what_the_user_said() -> None:
     with pytest.raises(ValidationError) as error:
         DistillJob.model_validate(document)
     assert "my private answer" not in str(error.value)
-
-
-def test_a_batch_needs_a_sample() -> None:
-    with pytest.raises(ValidationError, match="samples"):
-        DistillBatchRequestPayload(lora_id="a", samples=[])
-
-
-@pytest.mark.parametrize("lora_id", ["user123/coder-v1", "a", "a/b/c", "A_b.c-d"])
-def test_a_lora_id_may_have_segments(lora_id: str) -> None:
-    payload = DistillBatchRequestPayload(lora_id=lora_id, samples=[DistillBatchItem.model_validate(SAMPLE)])
-    assert payload.lora_id == lora_id
-
-
-@pytest.mark.parametrize("lora_id", ["", "/a", "a/", "a//b", "a@7", "../a", "a b", "a/../b"])
-def test_a_lora_id_that_could_be_taken_for_something_else_is_refused(lora_id: str) -> None:
-    with pytest.raises(ValidationError, match="lora_id"):
-        DistillBatchRequestPayload(lora_id=lora_id, samples=[DistillBatchItem.model_validate(SAMPLE)])
 
 
 @pytest.mark.parametrize("wanted", ["all-linear", r".*\.(q|v)_proj", ["q_proj", "mlp.up_proj"], None])

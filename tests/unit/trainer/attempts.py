@@ -12,7 +12,7 @@ from claas_trainer.attempt.initialise import initialise
 from claas_trainer.attempt.run import run
 from claas_trainer.messages.events import Reporter
 from claas_trainer.paths import Paths
-from claas_trainer.store.record import StepRecord, VersionRecord
+from claas_trainer.store.record import LocalProvenance, VersionRecord
 from claas_trainer.store.versions import VersionStore
 from tests.unit.trainer.conftest import document
 
@@ -55,8 +55,8 @@ def record(paths: Paths, number: int) -> VersionRecord:
     return store(paths).read(number).record
 
 
-def step_record(paths: Paths, number: int) -> StepRecord:
+def step_record(paths: Paths, number: int) -> LocalProvenance:
     """What a version says of its step."""
-    step = record(paths, number).step
+    step = record(paths, number).local
     assert step is not None
     return step

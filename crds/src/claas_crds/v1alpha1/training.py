@@ -165,27 +165,3 @@ class DistillBatchItem(PayloadModel):
     response_logprobs: list[float] = []
     """Log-probability of each token when it was sampled. Empty: the adapter's own before the step, so the importance
     ratio is 1."""
-
-
-class DistillBatchRequestPayload(PayloadModel):
-    """What a training engine is asked to do: one step on these samples."""
-
-    model_config = ConfigDict(hide_input_in_errors=True)
-
-    lora_id: str = Field(pattern=LORA_ID_PATTERN)
-    """The adapter's CLaaS identifier."""
-    training: TrainingConfig = TrainingConfig()
-    """How the step is taken."""
-    samples: list[DistillBatchItem] = Field(min_length=1)
-    """The batch; one or more samples."""
-    save_in_place: bool = False
-    """Replace the parent version instead of keeping it beside the new one."""
-
-
-class DistillResponse(PayloadModel):
-    """What a training engine answers after one step."""
-
-    lora_id: str
-    """The adapter's identifier with the suffix of the new version, as in `user123/coder-v1@7`."""
-    metadata: dict[str, JsonValue] = {}
-    """Training metrics and diagnostics: loss, gradient norm, step timing."""

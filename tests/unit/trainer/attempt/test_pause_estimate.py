@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from claas_contract.input import ServingTarget, VllmPod
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.distill_job import SampleCounts, Timings
+from claas_crds.v1alpha1.distill_job import Timings
 from claas_crds.v1alpha1.lora_adapter import HandoverKind, LoraSpec
 from claas_crds.v1alpha1.training import TeacherKind, TrainingConfig
 from claas_trainer.attempt.pause_estimate import check_pause, pause_seconds
-from claas_trainer.engines.base import PreparedStep
+from claas_trainer.engines.base import Readiness
 from claas_trainer.errors import EngineError
-from claas_trainer.store.record import ForwardKind, StepRecord, VersionRecord
+from claas_trainer.store.record import ForwardKind, LocalProvenance, VersionRecord
 
 DEVICE = "NVIDIA H100"
 TRAINING = TrainingConfig()
@@ -41,7 +41,7 @@ def parent(
         lora=LoraSpec(),
         training=training,
         timings=Timings(step=step, serving_gap=gap),
-        step=StepRecord(
+        step=LocalProvenance(
             parent_digest="",
             base_fingerprint="",
             samples_digest="",
@@ -55,8 +55,7 @@ def parent(
     )
 
 
-def prepared(tokens: int) -> PreparedStep:
-    return PreparedStep(SampleCounts(), 1, None, tokens, DEVICE, ForwardKind.DECODER.value)
+READY = Readiness(1, device=DEVICE, forward=ForwardKind.DECODER.value)
 
 
 def serving(handover: HandoverKind = HandoverKind.SLEEP, pods: tuple[VllmPod, ...] = (POD,)) -> ServingTarget:
@@ -64,20 +63,20 @@ def serving(handover: HandoverKind = HandoverKind.SLEEP, pods: tuple[VllmPod, ..
 
 
 def test_a_step_grows_with_its_tokens_and_what_is_around_it_does_not() -> None:
-    assert pause_seconds(parent(), prepared(4000), TRAINING) == pytest.approx(10 + 80)
-    assert pause_seconds(parent(), prepared(8000), TRAINING) == pytest.approx(10 + 160)
+    assert pause_seconds(parent(), READY, 4000, TRAINING.teacher) == pytest.approx(10 + 80)
+    assert pause_seconds(parent(), READY, 8000, TRAINING.teacher) == pytest.approx(10 + 160)
 
 
 def test_a_step_that_surely_does_not_fit_is_refused_with_the_figures_and_what_to_do() -> None:
     with pytest.raises(EngineError) as caught:
-        check_pause(parent(), prepared(20_000), TRAINING, serving())
+        check_pause(parent(), READY, 20_000, TRAINING.teacher, serving())
     assert caught.value.reason is FailureReason.MAX_PAUSE_EXCEEDED
     for figure in ("20000 tokens", "410 s", "version 3", "1000 tokens", "30 s", "maxPauseSeconds is 120"):
         assert figure in caught.value.message
 
 
 def test_a_step_that_may_fit_is_taken() -> None:
-    check_pause(parent(), prepared(8_500), TRAINING, serving())
+    check_pause(parent(), READY, 8_500, TRAINING.teacher, serving())
 
 
 UNKNOWN: list[tuple[str, VersionRecord]] = [
@@ -94,7 +93,7 @@ UNKNOWN: list[tuple[str, VersionRecord]] = [
 
 @pytest.mark.parametrize("of", [row[1] for row in UNKNOWN], ids=[row[0] for row in UNKNOWN])
 def test_nothing_is_refused_when_the_parent(of: VersionRecord) -> None:
-    check_pause(of, prepared(10**9), TRAINING, serving())
+    check_pause(of, READY, 10**9, TRAINING.teacher, serving())
 
 
 BESIDE = [None, serving(HandoverKind.SHARE), serving(HandoverKind.NONE), serving(pods=())]
@@ -102,7 +101,7 @@ BESIDE = [None, serving(HandoverKind.SHARE), serving(HandoverKind.NONE), serving
 
 @pytest.mark.parametrize("target", BESIDE, ids=["no-serving", "share", "none", "no-pods"])
 def test_a_step_that_pauses_nobody_is_never_refused_for_its_pause(target: ServingTarget | None) -> None:
-    check_pause(parent(), prepared(10**9), TRAINING, target)
+    check_pause(parent(), READY, 10**9, TRAINING.teacher, target)
 
 
 @given(
@@ -112,4 +111,4 @@ def test_a_batch_of_about_the_parents_size_is_never_refused(
     step: float, rest: float, tokens: int, factor: float
 ) -> None:
     of = parent(step=step, gap=step + rest, tokens=tokens)
-    check_pause(of, prepared(max(1, int(tokens * factor))), TRAINING, serving())
+    check_pause(of, READY, max(1, int(tokens * factor)), TRAINING.teacher, serving())

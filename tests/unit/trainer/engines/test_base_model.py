@@ -17,7 +17,7 @@ from claas_trainer.forward.weights.host import HostWeights
 from claas_trainer.model.config_shape import read_shape
 from claas_trainer.model.lora import LoraAdapter, LoraShape, new_adapter
 from claas_trainer.sdpo.errors import AdapterError, UnsupportedModelError
-from claas_trainer.store.record import ForwardKind, StepRecord, VersionRecord
+from claas_trainer.store.record import ForwardKind, LocalProvenance, VersionRecord
 from claas_trainer.store.versions import StoredVersion
 from tests.builders.models import build_tiny_qwen3
 
@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def version(fingerprint: str | None, folder: Path) -> StoredVersion:
     step = None
     if fingerprint is not None:
-        step = StepRecord(
+        step = LocalProvenance(
             parent_digest="0",
             base_fingerprint=fingerprint,
             samples_digest="1",

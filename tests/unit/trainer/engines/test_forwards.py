@@ -13,17 +13,17 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from claas_contract.engine import DistillBatchRequestPayload, TokenisedSample
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.training import (
-    DistillBatchItem,
-    DistillBatchRequestPayload,
     SupportKind,
     TeacherKind,
     TrainingConfig,
 )
 from claas_trainer.attempt.initialise import initialise
 from claas_trainer.attempt.run import run
-from claas_trainer.engines.base import StepPlan, WeightAccess
+from claas_trainer.engines.access import ServingAccess, WeightAccess
+from claas_trainer.engines.base import EngineTask
 from claas_trainer.engines.local.decoder_placement import CPU_SCHEDULE
 from claas_trainer.engines.local.engine import LocalEngine
 from claas_trainer.errors import TrainerError
@@ -32,7 +32,6 @@ from claas_trainer.paths import Paths
 from claas_trainer.store.record import ForwardKind
 from tests.builders.models import build_tiny_qwen3
 from tests.unit.trainer.attempts import (
-    SAMPLES,
     TRAINING,
     attempt,
     job,
@@ -189,13 +188,12 @@ async def test_weights_that_are_no_numbers_are_the_model_s_fault_and_not_the_lea
     save_file(tensors, file, metadata={"format": "pt"})
     task = job(model, paths)
     initialise(task, paths, reporter)
-    plan = StepPlan(task.model, task.lora, store(paths).read(0), 1, paths, lambda detail: None, weights=access)
-    payload = DistillBatchRequestPayload(
-        lora_id="team/coder", training=TRAINING, samples=[DistillBatchItem.model_validate(each) for each in SAMPLES]
-    )
+    engine_task = EngineTask(model, store(paths).read(0), 1, lambda detail: None, ServingAccess(access))
+    sample = TokenisedSample(student_prompt_ids=(1,), teacher_prompt_ids=(1, 2), response_ids=(3,))
+    payload = DistillBatchRequestPayload(lora_id="team/coder", training=TRAINING, samples=(sample,))
     engine = LocalEngine()
     with pytest.raises(TrainerError, match=r"model\.safetensors: tensor model\.layers\.1\.mlp\.up_proj") as caught:
-        await engine.prepare(payload, plan)
+        await engine.prepare(payload, engine_task)
     await engine.close()
     assert caught.value.reason is FailureReason.MODEL_NOT_FOUND
 

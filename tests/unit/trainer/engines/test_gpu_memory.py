@@ -13,7 +13,7 @@ from claas_trainer.engines.local.gpu_memory import (
     Budget,
     GpuMemory,
 )
-from claas_trainer.engines.local.placement import StepInput
+from claas_trainer.engines.local.placement import SdpoInput
 from claas_trainer.errors import TrainerError
 from claas_trainer.forward.transformer.plan import Footprint
 from claas_trainer.model.shape import ModelShape, Rope
@@ -26,9 +26,9 @@ WEIGHTS_BYTES = 15 * GIB
 FOOTPRINT = Footprint(EIGHT_BILLION, 2, WEIGHTS_BYTES, 87_000_000, 32)
 
 
-def inputs(count: int = 16, tokens: int = 512) -> StepInput:
+def inputs(count: int = 16, tokens: int = 512) -> SdpoInput:
     sample = StepSample((1,) * tokens, (1,) * tokens, (1,) * tokens)
-    return StepInput((sample,) * count, StepConfig(), FrozenTeacher())
+    return SdpoInput((sample,) * count, StepConfig(), FrozenTeacher())
 
 
 def test_the_budget_is_the_card_less_what_serving_keeps_and_cuda_takes() -> None:

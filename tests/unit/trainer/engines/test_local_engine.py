@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,12 +10,12 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from claas_contract.input import ModelLocation
+from claas_contract.engine import ENGINE_NEEDS, DistillBatchRequestPayload, TokenisedSample
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.lora_adapter import EngineName, LoraSpec
-from claas_crds.v1alpha1.training import DistillBatchItem, DistillBatchRequestPayload, TrainingConfig
 from claas_trainer.attempt.run import run
-from claas_trainer.engines.base import StepPlan
+from claas_trainer.engines.access import ServingAccess
+from claas_trainer.engines.base import EngineTask
 from claas_trainer.engines.local import local_step
 from claas_trainer.engines.local.decoder_placement import DecoderPlacement
 from claas_trainer.engines.local.engine import LocalEngine
@@ -26,7 +25,6 @@ from claas_trainer.engines.registry import ENGINES, make_engine
 from claas_trainer.errors import TrainerError
 from claas_trainer.messages.events import Reporter
 from claas_trainer.paths import Paths
-from claas_trainer.samples.chat_template import ServerChat
 from claas_trainer.sdpo.errors import (
     AdapterError,
     InvalidBatchError,
@@ -48,40 +46,23 @@ from tests.unit.trainer.attempts import (
     store,
 )
 
-ITEM = DistillBatchItem(user_prompt="Why?", response="Because.", feedback="kinder")
-
-
-def plan(paths: Paths) -> StepPlan:
-    lora = LoraSpec(rank=8, alpha=16)
-    record = VersionRecord(
-        number=0, lora_id="user/coder", created=datetime.now(UTC), engine="local", base_model="base", lora=lora
-    )
-    parent = StoredVersion(paths.storage / "versions" / "0", record)
-    return StepPlan(ModelLocation(path="base"), lora, parent, 1, paths, lambda detail: None)
-
 
 async def test_a_step_in_place_is_refused_by_name_rather_than_taken_beside(paths: Paths) -> None:
-    payload = DistillBatchRequestPayload(lora_id="user/coder", samples=[ITEM], save_in_place=True)
+    record = VersionRecord(
+        number=0,
+        lora_id="user/coder",
+        created=datetime.now(UTC),
+        engine="local",
+        base_model="base",
+        lora=LoraSpec(rank=8, alpha=16),
+    )
+    parent = StoredVersion(paths.storage / "versions" / "0", record)
+    task = EngineTask(paths.model / "base", parent, 1, lambda detail: None, ServingAccess())
+    sample = TokenisedSample(student_prompt_ids=(1,), teacher_prompt_ids=(1, 2), response_ids=(3,))
+    payload = DistillBatchRequestPayload(lora_id="user/coder", samples=(sample,), save_in_place=True)
     with pytest.raises(TrainerError, match="save_in_place") as caught:
-        await LocalEngine().prepare(payload, plan(paths))
+        await LocalEngine().prepare(payload, task)
     assert caught.value.reason is FailureReason.INVALID_INPUT
-
-
-async def test_settings_and_the_server_s_way_of_making_prompts_reach_the_samples(paths: Paths) -> None:
-    build_tiny_qwen3(paths.model / "base")
-    payload = DistillBatchRequestPayload(
-        lora_id="user/coder", samples=[ITEM], training=TrainingConfig(require_recorded_prompt=True)
-    )
-    with pytest.raises(TrainerError, match=r"samples\[0\].prompt_token_ids: is missing"):
-        await LocalEngine().prepare(payload, plan(paths))
-    refusing = ServerChat(
-        template="{% if messages[0].content == 'Why?' %}{{ raise_exception('no') }}{% endif %}"
-        "{{ messages[0].content }}"
-    )
-    payload = payload.model_copy(update={"training": TrainingConfig()})
-    with pytest.raises(TrainerError, match=r"samples\[0\]: the chat template refuses") as caught:
-        await LocalEngine().prepare(payload, replace(plan(paths), chat=refusing))
-    assert caught.value.reason is FailureReason.INVALID_SAMPLE
 
 
 def test_a_step_that_does_not_fit_lets_its_tensors_go_before_serving_wakes() -> None:
@@ -177,4 +158,5 @@ async def test_a_device_that_has_too_little_memory_after_all_fails_and_is_given_
 @pytest.mark.parametrize("name", EngineName)
 def test_every_engine_that_may_be_named_can_be_made(name: EngineName) -> None:
     assert name in ENGINES
+    assert name in ENGINE_NEEDS
     make_engine(name)

@@ -14,7 +14,7 @@ from claas_contract.input import ServingTarget, VllmPod
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.distill_job import JobPhase
 from claas_crds.v1alpha1.lora_adapter import PauseMode
-from claas_trainer.engines.base import GpuNeed
+from claas_trainer.engines.access import GpuNeed
 from claas_trainer.errors import ServingError
 from claas_trainer.gpu import Gpu
 from claas_trainer.messages.events import (

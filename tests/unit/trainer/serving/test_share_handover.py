@@ -9,11 +9,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from claas_contract.engine import ENGINE_NEEDS, EngineNeeds, ServingNeed
 from claas_contract.input import ServingTarget
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
-from claas_trainer.engines.base import GpuNeed, WeightAccess
-from claas_trainer.engines.local.engine import LocalEngine
+from claas_crds.v1alpha1.lora_adapter import EngineName, HandoverKind
+from claas_trainer.engines.access import GpuNeed, WeightAccess
 from claas_trainer.errors import InputError, ServingError
 from claas_trainer.gpu import Gpu
 from claas_trainer.messages.events import PauseAnnounced, SharingBegan, SharingEnded
@@ -215,18 +215,30 @@ async def test_the_hand_over_is_the_one_that_the_input_names(
     kind: HandoverKind, made: type, weights: WeightAccess, events: Events, paths: Paths
 ) -> None:
     serving = target("http://127.0.0.1:9").model_copy(update={"handover": kind})
+    needs = ENGINE_NEEDS[EngineName.LOCAL]
     async with connect(serving, paths) as pods:
-        chosen = make_handover(serving, LocalEngine(), pods, events.reporter)
+        chosen = make_handover(serving, needs, pods, events.reporter)
         assert type(chosen) is made
-        assert chosen.weights is weights
-        assert type(make_handover(serving, LocalEngine(), (), events.reporter)) is NoHandover
+        assert chosen.access.weights is weights
+        assert type(make_handover(serving, needs, (), events.reporter)) is NoHandover
 
 
 async def test_auto_is_not_for_the_trainer_to_resolve(events: Events, paths: Paths) -> None:
     serving = target("http://127.0.0.1:9").model_copy(update={"handover": HandoverKind.AUTO})
     async with connect(serving, paths) as pods:
         with pytest.raises(InputError, match="operator"):
-            make_handover(serving, LocalEngine(), pods, events.reporter)
+            make_handover(serving, ENGINE_NEEDS[EngineName.LOCAL], pods, events.reporter)
+
+
+@pytest.mark.parametrize("base_weights", [True, False])
+@pytest.mark.parametrize("kind", HandoverKind)
+async def test_an_engine_that_needs_nothing_of_serving_leaves_it_alone_whatever_the_input_names(
+    kind: HandoverKind, base_weights: bool, events: Events, paths: Paths
+) -> None:
+    serving = target("http://127.0.0.1:9").model_copy(update={"handover": kind})
+    needs = EngineNeeds(ServingNeed.NOTHING, base_weights=base_weights)
+    async with connect(serving, paths) as pods:
+        assert type(make_handover(serving, needs, pods, events.reporter)) is NoHandover
 
 
 GPU = Gpu("GPU-a", 24 * 1024**3, 1024**3)
@@ -256,7 +268,7 @@ async def test_the_server_on_the_steps_gpu_is_asked_for_its_weights_before_anyth
         async with handover(target(server.url), events, paths) as share:
             if reason is None:
                 await share.check(None)
-                assert share.export == (answer["results"][0] if isinstance(answer, dict) else None)
+                assert share.access.export == (answer["results"][0] if isinstance(answer, dict) else None)
             else:
                 with pytest.raises(ServingError) as caught:
                     await share.check(None)

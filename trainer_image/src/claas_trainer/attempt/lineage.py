@@ -113,7 +113,7 @@ def _base_differences(model: ModelLocation, version: StoredVersion, paths: Paths
     """By a fingerprint of the weights where both sides have one: a folder can be moved, and another model put where
     one was. By the name otherwise."""
     record, name = version.record, base_name(model)
-    recorded = record.step.base_fingerprint if record.step else ""
+    recorded = record.local.base_fingerprint if record.local else ""
     if recorded and model.repository is None:
         found = _fingerprint(model, paths)
         if found.partition(":")[0] == recorded.partition(":")[0]:

@@ -5,76 +5,43 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from pathlib import Path
 
-from claas_contract.input import ModelLocation
-from claas_crds.v1alpha1.distill_job import SampleCounts
-from claas_crds.v1alpha1.lora_adapter import LoraSpec
-from claas_crds.v1alpha1.training import DistillBatchRequestPayload, DistillResponse
-from claas_trainer.paths import Paths
-from claas_trainer.samples.chat_template import ServerChat
+from claas_contract.engine import DistillBatchRequestPayload, DistillResponse
+from claas_trainer.engines.access import GpuNeed, ServingAccess
 from claas_trainer.store.content import FileContent
-from claas_trainer.store.record import StepRecord
+from claas_trainer.store.record import Provenance
 from claas_trainer.store.versions import StoredVersion
 
 
-class WeightAccess(StrEnum):
-    """How a step comes by the base model's weights."""
-
-    COPY = "copy"
-    """It reads a copy of its own, which is on the device for the length of the step."""
-    SHARED = "shared"
-    """It computes with weights that are there already: on a GPU those that vLLM serves, on a CPU its files."""
-
-
-def go_on() -> None:
-    """No rest."""
-
-
 @dataclass(frozen=True)
-class StepPlan:
-    """What an engine is told besides the payload: the base model, the version to start from, the one to make, and
-    whom to tell how far the step is (`micro-batch 3 of 8`; from any thread). `export`: what vLLM's worker extension
-    answers when it is asked for its weights, None where it was not. `rest` is called by the thread that computes,
-    between parts of the step, a layer of a micro-batch or less often: it may wait, for the sake of what is served
-    beside the step. `chat`: how the servers make prompts, None where none is known."""
+class EngineTask:
+    """What an engine is told besides the payload."""
 
-    model: ModelLocation
-    lora: LoraSpec
+    model: Path
+    """The base model's folder; without its weights, unless the engine needs them."""
     parent: StoredVersion
+    """The version to start from."""
     version: int
-    paths: Paths
+    """Number of the version to make."""
     tell_progress: Callable[[str], None]
-    weights: WeightAccess = WeightAccess.COPY
-    export: Mapping[str, object] | None = None
-    rest: Callable[[], None] = go_on
-    chat: ServerChat | None = None
+    """Says how far the step is, such as `micro-batch 3 of 8`; may be called from any thread."""
+    access: ServingAccess
+    """What the engine may have of serving."""
 
 
 @dataclass(frozen=True)
-class GpuNeed:
-    """The GPU that a step needs and how many bytes of it should be free. With `least_bytes` it can be taken too, in
-    smaller pieces."""
+class Readiness:
+    """What is known when an engine is ready for its step."""
 
-    uuid: str
-    free_bytes: int
-    least_bytes: int
-
-
-@dataclass(frozen=True)
-class PreparedStep:
-    """What is known when an engine is ready. `gpu` is None when no memory that vLLM holds is needed;
-    `version_bytes` estimates the size of the version to be written."""
-
-    counts: SampleCounts
     version_bytes: int
-    gpu: GpuNeed | None
-    tokens: int = 0
-    """Of all samples, prompts and responses; 0 where the engine does not tell."""
+    """Estimated size of the version to be written."""
+    gpu: GpuNeed | None = None
+    """None where no GPU memory that vLLM holds is needed."""
     device: str = ""
-    """The name of the device that the step is taken on, as a version records it."""
+    """The name of the device that the step is taken on, as a version records it; empty where the engine has none."""
     forward: str = ""
-    """By which forward, as a version records it."""
+    """By which forward, as a version records it; empty where the engine has no choice."""
 
 
 @dataclass(frozen=True)
@@ -84,23 +51,21 @@ class TrainedVersion:
     files: Mapping[str, FileContent]
     metrics: Mapping[str, float]
     libraries: Mapping[str, str]
-    step: StepRecord | None = None
+    provenance: Provenance | None = None
 
 
 class TrainingEngine(ABC):
     """One distillation step: prepare -> acquire -> distill -> release -> trained -> close.
 
-    Serving is paused from before `acquire` until after `release`, unless `pauses_serving` is False: a remote
-    engine has nothing to acquire. Everything wrong with the input fails in `prepare`. All methods raise
+    An engine sees token ids alone. What it needs of serving and of this pod stands in
+    `claas_contract.engine.ENGINE_NEEDS`: where it needs a device that serving has, the hand-over makes room from
+    before `acquire` until after `release`. Everything wrong with the input fails in `prepare`. All methods raise
     TrainerError.
     """
 
-    pauses_serving: bool = True
-    """Whether the step needs what vLLM holds."""
-
     @abstractmethod
-    async def prepare(self, payload: DistillBatchRequestPayload, plan: StepPlan) -> PreparedStep:
-        """Check the samples and make everything ready that can be, while serving goes on."""
+    async def prepare(self, payload: DistillBatchRequestPayload, task: EngineTask) -> Readiness:
+        """Make everything ready that can be, while serving goes on."""
 
     async def acquire(self) -> None:
         """Take the device: weights go there now. Engines without a device do nothing."""

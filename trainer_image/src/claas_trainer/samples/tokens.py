@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from claas_contract.engine import TokenisedSample
 from claas_crds.v1alpha1.distill_job import SampleCounts
 from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_trainer.errors import SampleError, not_found
@@ -19,7 +20,6 @@ from claas_trainer.samples.chat_template import (
 from claas_trainer.samples.prompts import Prompts, TeacherPrompt
 from claas_trainer.samples.reading import ModelLimits, check_against_model, check_length
 from claas_trainer.samples.user_text import ControlTextError, Piece
-from claas_trainer.sdpo.batch import StepSample
 
 
 class ChatTokenizer(Protocol):
@@ -56,7 +56,7 @@ class TokenisedBatch:
     """What the step is taken on, in the samples' order. `rebuilt`: the places of the samples whose recorded prompt
     the teacher does not see."""
 
-    samples: tuple[StepSample, ...]
+    samples: tuple[TokenisedSample, ...]
     counts: SampleCounts
     rebuilt: tuple[int, ...] = ()
 
@@ -99,7 +99,7 @@ def tokenise(
 
 def _tokenise(
     index: int, item: DistillBatchItem, prompts: Prompts, require_recorded_prompt: bool
-) -> tuple[StepSample, PromptOrigin, TeacherPrompt]:
+) -> tuple[TokenisedSample, PromptOrigin, TeacherPrompt]:
     recorded = bool(item.prompt_token_ids or item.prompt)
     if require_recorded_prompt and not recorded:
         raise SampleError(
@@ -123,14 +123,19 @@ def _tokenise(
         raise SampleError(f"samples[{index}].response", _CONTROL_TEXT) from None
     # Rounding may have left a value a little above 0.
     logprobs = tuple(min(value, 0.0) for value in item.response_logprobs)
-    sample = StepSample(tuple(student), tuple(teacher), tuple(response), logprobs or None)
+    sample = TokenisedSample(
+        student_prompt_ids=tuple(student),
+        teacher_prompt_ids=tuple(teacher),
+        response_ids=tuple(response),
+        old_logprobs=logprobs or None,
+    )
     return sample, PromptOrigin.RECORDED if recorded else prompts.origin, how
 
 
 _CONTROL_TEXT = "spells a control token that this tokenizer can't read as text; write it otherwise"
 
 
-def _check_lengths(index: int, sample: StepSample, limits: ModelLimits) -> None:
+def _check_lengths(index: int, sample: TokenisedSample, limits: ModelLimits) -> None:
     if not sample.response_ids:
         raise SampleError(f"samples[{index}].response", "has no tokens")
     for field, prompt in (("user_prompt", sample.student_prompt_ids), ("feedback", sample.teacher_prompt_ids)):
@@ -141,7 +146,7 @@ def _check_lengths(index: int, sample: StepSample, limits: ModelLimits) -> None:
 
 def _counts(
     items: Sequence[DistillBatchItem],
-    samples: Sequence[StepSample],
+    samples: Sequence[TokenisedSample],
     origins: Sequence[PromptOrigin],
     rebuilt: int,
 ) -> SampleCounts:

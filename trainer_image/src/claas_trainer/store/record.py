@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from claas_crds.v1alpha1.distill_job import SampleCounts, Timings
 from claas_crds.v1alpha1.lora_adapter import LoraSpec
@@ -27,21 +27,27 @@ class ForwardKind(StrEnum):
     """The one of transformers and PEFT, for all other models."""
 
 
-class StepRecord(BaseModel):
-    """What a step was computed from, and how. With it, the settings, the parent and the samples a step can be taken
-    again: on a CPU like this one to the same bytes, elsewhere to the same figures but for rounding."""
+class Provenance(BaseModel):
+    """What a version was computed from, and how. With it, the settings, the parent and the samples a step can be
+    taken again: by the local engine on a CPU like this one to the same bytes, elsewhere to the same figures but for
+    rounding."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, protected_namespaces=())
 
     parent_digest: str
     """The parent version's `digest`."""
-    base_fingerprint: str
-    """Tells base models apart: `tensors:` and a digest of the weights' names, shapes and samples, or `headers:` and
-    one of the configuration and the files' headers."""
     samples_digest: str
     """sha256 over the samples' token ids and log-probabilities, in whatever order they came."""
     tokens: int | None = None
     """How many the samples have, prompts and responses; None in versions of trainers that did not record it."""
+
+
+class LocalProvenance(Provenance):
+    """The same by the local engine: on which device, and how the work was cut."""
+
+    base_fingerprint: str
+    """Tells base models apart: `tensors:` and a digest of the weights' names, shapes and samples, or `headers:` and
+    one of the configuration and the files' headers."""
     forward: ForwardKind
     device: str
     """The GPU's name, or the CPU's instruction set and the number of threads."""
@@ -78,8 +84,8 @@ class VersionRecord(BaseModel):
     training: TrainingConfig | None = None
     seed: int | None = None
     """Seed of the step, or of the initial weights for version 0."""
-    step: StepRecord | None = None
-    """None for version 0, and for versions of trainers that did not record it."""
+    step: LocalProvenance | Provenance | None = Field(default=None, union_mode="left_to_right")
+    """What it was computed from; None for version 0, and for versions of trainers that did not record it."""
     libraries: dict[str, str] = {}
     metrics: dict[str, float] = {}
     samples: SampleCounts = SampleCounts()
@@ -89,3 +95,8 @@ class VersionRecord(BaseModel):
     """sha256 of every other file, by name."""
     digest: str = ""
     """sha256 over the lines `<name> <sha256>` of `files`, sorted by name."""
+
+    @property
+    def local(self) -> LocalProvenance | None:
+        """What the local engine computed it from; None where it was not that engine's step."""
+        return self.step if isinstance(self.step, LocalProvenance) else None

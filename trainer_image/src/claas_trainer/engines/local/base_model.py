@@ -66,7 +66,7 @@ def check_base(parent: StoredVersion, found: str) -> None:
     Raises:
         InputError: it was trained on another.
     """
-    recorded = parent.record.step.base_fingerprint if parent.record.step else ""
+    recorded = parent.record.local.base_fingerprint if parent.record.local else ""
     if recorded.partition(":")[0] == found.partition(":")[0] and recorded != found:
         raise InputError(
             f"model: version {parent.record.number} was trained on another base model ({recorded[:16]}...) than is"

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import torch
 
-from claas_trainer.engines.base import GpuNeed
+from claas_trainer.engines.access import GpuNeed
 from claas_trainer.engines.local.device import give_back
 from claas_trainer.engines.local.gpu_memory import Budget, GpuMemory, gpu_need
-from claas_trainer.engines.local.placement import Fit, Placement, StepInput
+from claas_trainer.engines.local.placement import Fit, Placement, SdpoInput
 from claas_trainer.forward.transformer.model import DecoderModel
 from claas_trainer.forward.transformer.plan import Footprint, MemoryPlan, plan_memory
 from claas_trainer.forward.transformer.warm_up import WarmUp
@@ -36,7 +36,7 @@ class DecoderPlacement(Placement):
         self,
         weights: WeightSource,
         adapter: LoraAdapter,
-        inputs: StepInput,
+        inputs: SdpoInput,
         residue_bytes: int | None,
         published_dtype: torch.dtype | None,
         before_layer: Callable[[], None],
@@ -127,7 +127,7 @@ class DecoderPlacement(Placement):
         return self._weights.resident_bytes == 0
 
 
-def footprint_of(weights: WeightSource, model: DecoderModel, rank: int, inputs: StepInput) -> Footprint:
+def footprint_of(weights: WeightSource, model: DecoderModel, rank: int, inputs: SdpoInput) -> Footprint:
     """What the planner has to know. The base's own forward for the KL term counts as one network more."""
     return Footprint(
         weights.shape,
@@ -141,7 +141,7 @@ def footprint_of(weights: WeightSource, model: DecoderModel, rank: int, inputs: 
     )
 
 
-def planned(footprint: Footprint, inputs: StepInput, budget: Budget) -> MemoryPlan:
+def planned(footprint: Footprint, inputs: SdpoInput, budget: Budget) -> MemoryPlan:
     """The quickest plan within the budget. Raises EngineError (OUT_OF_MEMORY) when there is none."""
     plan = plan_memory(footprint, inputs.samples, budget.bytes)
     budget.check(

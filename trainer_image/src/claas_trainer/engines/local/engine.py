@@ -10,19 +10,19 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from claas_contract.engine import DistillBatchRequestPayload, DistillResponse
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.training import DistillBatchRequestPayload, DistillResponse
 from claas_trainer.engines.base import (
-    PreparedStep,
-    StepPlan,
+    EngineTask,
+    Readiness,
     TrainedVersion,
     TrainingEngine,
 )
 from claas_trainer.errors import EngineError, InputError
-from claas_trainer.heavy_imports import first_import_of, read_ahead
+from claas_trainer.heavy_imports import first_import_of
 
 if TYPE_CHECKING:
-    from claas_trainer.engines.local.local_step import LocalStep
+    from claas_trainer.engines.local.local_step import PreparedTraining
 
 
 class LocalEngine(TrainingEngine):
@@ -30,17 +30,14 @@ class LocalEngine(TrainingEngine):
 
     def __init__(self) -> None:
         self._resources = ExitStack()
-        self._prepared: LocalStep | None = None
+        self._prepared: PreparedTraining | None = None
 
-    async def prepare(self, payload: DistillBatchRequestPayload, plan: StepPlan) -> PreparedStep:
+    async def prepare(self, payload: DistillBatchRequestPayload, task: EngineTask) -> Readiness:
         if payload.save_in_place:
             raise InputError(
                 "save_in_place: the local engine makes a new version beside its parent, which a rollback may need;"
                 " leave it out, or set it to false"
             )
-        folder = plan.paths.model_folder(plan.model)
-        if folder is not None:
-            read_ahead(folder)
         try:
             with first_import_of("claas_trainer.engines.local.local_step"):
                 from claas_trainer.engines.local.failures import engine_errors
@@ -51,7 +48,7 @@ class LocalEngine(TrainingEngine):
                 f"engine local: this image lacks {error.name}; use an image that has it, or another engine",
             ) from error
         with engine_errors():
-            self._prepared = await asyncio.to_thread(prepare, payload, plan, self._resources)
+            self._prepared = await asyncio.to_thread(prepare, payload, task, self._resources)
         return self._prepared.describe()
 
     async def acquire(self) -> None:
@@ -68,7 +65,7 @@ class LocalEngine(TrainingEngine):
         with engine_errors():
             metrics = await asyncio.to_thread(step.take)
         return DistillResponse(
-            lora_id=f"{payload.lora_id}@{step.plan.version}",
+            lora_id=f"{payload.lora_id}@{step.task.version}",
             metadata={**metrics, "step_seconds": time.monotonic() - started},
         )
 
@@ -83,7 +80,7 @@ class LocalEngine(TrainingEngine):
         self._resources.close()
 
     @property
-    def _step(self) -> LocalStep:
+    def _step(self) -> PreparedTraining:
         if self._prepared is None:
             raise EngineError(FailureReason.INTERNAL, "engine local: asked for a step before it was prepared")
         return self._prepared

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from claas_contract.outcome import FailureReason
-from claas_trainer.engines.base import GpuNeed
+from claas_trainer.engines.access import GpuNeed
 from claas_trainer.engines.local.device import device_uuid
 from claas_trainer.errors import EngineError
 from claas_trainer.gpu import gpu_of

@@ -9,20 +9,15 @@ from pathlib import Path
 
 import torch
 
+from claas_contract.engine import DistillBatchRequestPayload, TokenisedSample
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.distill_job import SampleCounts
-from claas_crds.v1alpha1.training import DistillBatchRequestPayload
-from claas_trainer.engines.base import (
-    PreparedStep,
-    StepPlan,
-    TrainedVersion,
-    WeightAccess,
-)
+from claas_trainer.engines.access import WeightAccess
+from claas_trainer.engines.base import EngineTask, Readiness, TrainedVersion
 from claas_trainer.engines.local.base_model import base_fingerprint, check_base, check_decoder
 from claas_trainer.engines.local.decoder_placement import DecoderPlacement
 from claas_trainer.engines.local.device import device_name, step_device
 from claas_trainer.engines.local.gpu_memory import GpuMemory
-from claas_trainer.engines.local.placement import Fit, Placement, StepInput
+from claas_trainer.engines.local.placement import Fit, Placement, SdpoInput
 from claas_trainer.engines.local.settings import step_config, teacher_of
 from claas_trainer.engines.local.version_files import read_parent, read_state, state_files
 from claas_trainer.engines.local.weight_access import open_weights
@@ -35,31 +30,27 @@ from claas_trainer.libraries import library_versions
 from claas_trainer.logs import log
 from claas_trainer.model.config import read_config
 from claas_trainer.model.config_shape import read_shape
-from claas_trainer.model.hub_tokenizer import read_tokenizer
 from claas_trainer.model.lora import LoraAdapter
 from claas_trainer.model.shape import ModelShape
-from claas_trainer.model.source import find_model
-from claas_trainer.samples.tokens import tokenise
-from claas_trainer.sdpo.batch import digest
+from claas_trainer.sdpo.batch import StepSample, digest
 from claas_trainer.sdpo.errors import UnsupportedModelError
 from claas_trainer.sdpo.optimizer import OptimizerState
 from claas_trainer.sdpo.step import StepResult, sdpo_step
 from claas_trainer.sdpo.transfers import reserve_pinned
 from claas_trainer.store.content import Bytes, FileContent
-from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, StepRecord
+from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, LocalProvenance
 from claas_trainer.store.tensors import Tensors
 
 _MASTER_BYTES = 4
 
 
-class LocalStep:
+class PreparedTraining:
     """Everything a step needs, in host memory, and in the end what it left."""
 
     def __init__(
         self,
-        plan: StepPlan,
-        counts: SampleCounts,
-        inputs: StepInput,
+        task: EngineTask,
+        inputs: SdpoInput,
         adapter_config: bytes,
         base_fingerprint: str,
         placement: Placement,
@@ -67,9 +58,8 @@ class LocalStep:
         mapped_folder: Path | None,
     ) -> None:
         """`mapped_folder`: where the base model lies, when its weights are computed with without a copy."""
-        self.plan = plan
+        self.task = task
         self._mapped_folder = mapped_folder
-        self._counts = counts
         self._inputs = inputs
         self._adapter_config = adapter_config
         self._base_fingerprint = base_fingerprint
@@ -78,14 +68,12 @@ class LocalStep:
         self._fit: Fit | None = None
         self._result: StepResult | None = None
 
-    def describe(self) -> PreparedStep:
+    def describe(self) -> Readiness:
         """What the attempt has to know of it."""
         each = _vectors(self._inputs) * _MASTER_BYTES + self._placement.published_dtype.itemsize
-        return PreparedStep(
-            self._counts,
+        return Readiness(
             self._state.layout.elements * each,
             self._placement.gpu,
-            tokens=self._tokens,
             device=device_name(self._placement.device),
             forward=self._placement.forward.value,
         )
@@ -112,13 +100,13 @@ class LocalStep:
                 self._fit.schedule,
                 on_micro_batch=self._before_micro_batch,
             )
-        self._metrics = _metrics(self._result, self._fit, self._placement.device) | _prompt_metrics(self._counts)
+        self._metrics = _metrics(self._result, self._fit, self._placement.device)
         return self._metrics
 
     def _before_micro_batch(self, number: int, count: int) -> None:
         # The generic forward has no other place to rest in.
-        self.plan.rest()
-        self.plan.tell_progress(f"micro-batch {number} of {count}")
+        self.task.access.rest()
+        self.task.tell_progress(f"micro-batch {number} of {count}")
 
     def release(self) -> None:
         """Give the device back."""
@@ -139,11 +127,11 @@ class LocalStep:
             **state_files(result.state),
         }
 
-    def _record(self, result: StepResult, fit: Fit) -> StepRecord:
+    def _record(self, result: StepResult, fit: Fit) -> LocalProvenance:
         # Beside serving, what others hold is no residue of a sleep: it would mislead a later step that is one.
-        residue = fit.residue_bytes if self.plan.weights is WeightAccess.COPY else None
-        return StepRecord(
-            parent_digest=self.plan.parent.record.digest,
+        residue = fit.residue_bytes if self.task.access.weights is WeightAccess.COPY else None
+        return LocalProvenance(
+            parent_digest=self.task.parent.record.digest,
             base_fingerprint=self._base_fingerprint,
             samples_digest=digest(self._inputs.samples),
             tokens=self._tokens,
@@ -157,62 +145,52 @@ class LocalStep:
         )
 
 
-def prepare(payload: DistillBatchRequestPayload, plan: StepPlan, resources: ExitStack) -> LocalStep:
-    """Check the samples and bring everything into host memory; `resources` are closed after the step.
+def prepare(payload: DistillBatchRequestPayload, task: EngineTask, resources: ExitStack) -> PreparedTraining:
+    """Bring everything into host memory; `resources` are closed after the step.
 
     Raises TrainerError and StepError.
     """
-    # Samples first: what is wrong with them should be said within a second, before gigabytes are read.
-    folder = find_model(plan.model, plan.paths)
-    with first_import_of("transformers"):
-        tokenizer = read_tokenizer(folder)
-    config = read_config(folder)
-    batch = tokenise(
-        payload.samples,
-        tokenizer,
-        config.limits,
-        tokenizer.renderer(plan.chat),
-        require_recorded_prompt=payload.training.require_recorded_prompt,
-    )
-    if batch.rebuilt:
-        log("conversations-rebuilt", samples=",".join(map(str, batch.rebuilt)))
-    inputs = StepInput(batch.samples, step_config(payload.training), teacher_of(payload.training))
-    adapter, adapter_config = read_parent(plan.parent)
+    samples = tuple(map(_as_sample, payload.samples))
+    inputs = SdpoInput(samples, step_config(payload.training), teacher_of(payload.training))
+    adapter, adapter_config = read_parent(task.parent)
     device = step_device()
-    log("read", samples=len(inputs.samples), tokens=sum(sample.tokens for sample in inputs.samples))
-    placement, fingerprint = _place(folder, config.dtype, plan, adapter, inputs, device, resources)
+    placement, fingerprint = _place(task, adapter, inputs, device, resources)
     on_gpu = device.type == "cuda"
-    state = read_state(plan.parent, placement.model.layout, inputs, pin=on_gpu)
+    state = read_state(task.parent, placement.model.layout, inputs, pin=on_gpu)
     state = state or OptimizerState.fresh(adapter.tensors, placement.model.layout, pin=on_gpu)
     if on_gpu:
         reserve_pinned(state.layout.elements, _vectors(inputs))
     log("placed", forward=placement.forward.value, device=device_name(device))
     started = time.monotonic()
-    with weights_blamed(folder):
+    with weights_blamed(task.model):
         placement.warm_up(state)
     log("warmed-up", seconds=seconds_since(started))
-    mapped = folder if plan.weights is WeightAccess.SHARED else None
-    return LocalStep(plan, batch.counts, inputs, adapter_config, fingerprint, placement, state, mapped)
+    mapped = task.model if task.access.weights is WeightAccess.SHARED else None
+    return PreparedTraining(task, inputs, adapter_config, fingerprint, placement, state, mapped)
+
+
+def _as_sample(sample: TokenisedSample) -> StepSample:
+    return StepSample(
+        sample.student_prompt_ids, sample.teacher_prompt_ids, sample.response_ids, sample.old_logprobs or None
+    )
 
 
 def _place(
-    folder: Path,
-    stored_dtype: torch.dtype | None,
-    plan: StepPlan,
+    task: EngineTask,
     adapter: LoraAdapter,
-    inputs: StepInput,
+    inputs: SdpoInput,
     device: torch.device,
     resources: ExitStack,
 ) -> tuple[Placement, str]:
     """The trainer's own forward where it can compute the model, else the generic one; and the base's fingerprint."""
-    parent = plan.parent
-    residue = _residue(plan, device)
+    folder, parent, shared = task.model, task.parent, task.access.weights is WeightAccess.SHARED
+    residue = _residue(task, device)
     shape: ModelShape | None = None
     try:
         shape = read_shape(folder)
         check_decoder(shape, adapter, inputs.longest)
     except UnsupportedModelError as error:
-        if plan.weights is WeightAccess.SHARED and device.type == "cuda":
+        if shared and device.type == "cuda":
             raise EngineError(
                 FailureReason.WEIGHTS_NOT_SHAREABLE,
                 f"{error}; the weights that vLLM serves are for the trainer's own forward alone: start vLLM with"
@@ -227,21 +205,23 @@ def _place(
         return PeftPlacement(folder, adapter, inputs, device, residue, resources), fingerprint
     fingerprint = base_fingerprint(folder, shape)
     check_base(parent, fingerprint)
-    weights = open_weights(plan, folder, shape, device, fingerprint)
+    weights = open_weights(task.access, folder, shape, device, fingerprint)
     resources.callback(weights.close)
-    shared_gpu = plan.weights is WeightAccess.SHARED and device.type == "cuda"
-    rest = ShortQueue(device, plan.rest) if shared_gpu else plan.rest
-    return DecoderPlacement(weights, adapter, inputs, residue, stored_dtype, rest), fingerprint
+    rest = task.access.rest
+    if shared and device.type == "cuda":
+        rest = ShortQueue(device, rest)
+    return DecoderPlacement(weights, adapter, inputs, residue, read_config(folder).dtype, rest), fingerprint
 
 
-def _residue(plan: StepPlan, device: torch.device) -> int | None:
+def _residue(task: EngineTask, device: torch.device) -> int | None:
     """GPU memory that serving will hold during the step: as the parent's step saw it sleep, or what it holds now."""
-    if plan.weights is WeightAccess.SHARED:
+    if task.access.weights is WeightAccess.SHARED:
         return GpuMemory.of(device).residue if device.type == "cuda" else None
-    return plan.parent.record.step.serving_residue_bytes if plan.parent.record.step else None
+    local = task.parent.record.local
+    return local.serving_residue_bytes if local else None
 
 
-def _vectors(inputs: StepInput) -> int:
+def _vectors(inputs: SdpoInput) -> int:
     """How many vectors a state has: masters, two moments, and an average where the teacher is one."""
     return 3 if inputs.teacher.average_rate is None else 4
 
@@ -252,14 +232,6 @@ def _metrics(result: StepResult, fit: Fit, device: torch.device) -> dict[str, fl
     if device.type == "cuda":
         metrics["peak_memory_bytes"] = float(torch.cuda.max_memory_allocated(device))
     return metrics
-
-
-def _prompt_metrics(counts: SampleCounts) -> dict[str, float]:
-    """What became of the hint in the batch's recorded prompts."""
-    return {
-        "hints_inserted": float(counts.hints_inserted),
-        "rebuilt_conversations": float(counts.rebuilt_conversations),
-    }
 
 
 def _out_of_turn(what: str) -> EngineError:

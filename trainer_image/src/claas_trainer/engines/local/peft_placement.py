@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from claas_trainer.engines.base import GpuNeed
+from claas_trainer.engines.access import GpuNeed
 from claas_trainer.engines.local.device import give_back
 from claas_trainer.engines.local.gpu_memory import Budget, GpuMemory, gpu_need
-from claas_trainer.engines.local.placement import Fit, Placement, StepInput
+from claas_trainer.engines.local.placement import Fit, Placement, SdpoInput
 from claas_trainer.forward.peft_model import attached, load_base
 from claas_trainer.model.lora import LoraAdapter
 from claas_trainer.sdpo.optimizer import OptimizerState
@@ -32,7 +32,7 @@ class PeftPlacement(Placement):
         self,
         folder: Path,
         adapter: LoraAdapter,
-        inputs: StepInput,
+        inputs: SdpoInput,
         device: torch.device,
         residue_bytes: int | None,
         resources: ExitStack,

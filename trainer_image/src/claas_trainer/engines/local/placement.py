@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from claas_trainer.engines.base import GpuNeed
+from claas_trainer.engines.access import GpuNeed
 from claas_trainer.sdpo.batch import StepSample
 from claas_trainer.sdpo.optimizer import OptimizerState
 from claas_trainer.sdpo.policy import PolicyModel
@@ -18,7 +18,7 @@ from claas_trainer.store.record import ForwardKind
 
 
 @dataclass(frozen=True)
-class StepInput:
+class SdpoInput:
     """What a step is taken with, besides model and adapter."""
 
     samples: tuple[StepSample, ...]

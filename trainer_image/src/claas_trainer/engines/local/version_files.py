@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from claas_contract.outcome import FailureReason
-from claas_trainer.engines.local.placement import StepInput
+from claas_trainer.engines.local.placement import SdpoInput
 from claas_trainer.errors import EngineError
 from claas_trainer.forward.weights.finite import is_finite
 from claas_trainer.model.lora import LoraAdapter, read_adapter
@@ -36,7 +36,7 @@ def read_parent(parent: StoredVersion) -> tuple[LoraAdapter, bytes]:
         raise EngineError(FailureReason.PARENT_CORRUPT, str(error)) from error
 
 
-def read_state(parent: StoredVersion, layout: Layout, inputs: StepInput, *, pin: bool) -> OptimizerState | None:
+def read_state(parent: StoredVersion, layout: Layout, inputs: SdpoInput, *, pin: bool) -> OptimizerState | None:
     """The parent's optimiser state; None for a version that has none, such as the initial one."""
     paths = parent.files(OPTIMIZER_FILES)
     if not paths:

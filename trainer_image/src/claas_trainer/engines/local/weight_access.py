@@ -1,4 +1,4 @@
-"""Where a step of the trainer's own forward gets the base model's weights: by the plan's access, and the device."""
+"""Where a step of the trainer's own forward gets the base model's weights: by access and device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from claas_contract.outcome import FailureReason
-from claas_trainer.engines.base import StepPlan, WeightAccess
+from claas_trainer.engines.access import ServingAccess, WeightAccess
 from claas_trainer.errors import EngineError
 from claas_trainer.forward.weights.host import HostWeights
 from claas_trainer.forward.weights.mapped import MappedWeights
@@ -19,17 +19,17 @@ from claas_trainer.sdpo.errors import WeightsError
 
 
 def open_weights(
-    plan: StepPlan, folder: Path, shape: ModelShape, device: torch.device, fingerprint: str
+    access: ServingAccess, folder: Path, shape: ModelShape, device: torch.device, fingerprint: str
 ) -> WeightSource:
-    """The source that the plan asks for; `fingerprint` is that of the model's files.
+    """The source that the hand-over leaves; `fingerprint` is that of the model's files.
 
     Raises WeightsError; EngineError where it can't be had.
     """
-    if plan.weights is WeightAccess.COPY:
+    if access.weights is WeightAccess.COPY:
         return HostWeights.read(folder, shape, device)
     if device.type == "cpu":
         return MappedWeights(folder, shape)
-    return _served_weights(plan.export, shape, device, fingerprint.partition(":")[2])
+    return _served_weights(access.export, shape, device, fingerprint.partition(":")[2])
 
 
 def _served_weights(

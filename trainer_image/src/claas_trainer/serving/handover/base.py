@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from claas_trainer.engines.base import GpuNeed, WeightAccess
+from claas_trainer.engines.access import GpuNeed, ServingAccess
 
 
 @dataclass
@@ -26,10 +25,10 @@ class PauseTimes:
 class Handover(ABC):
     """Makes room for the step and gives it back."""
 
-    weights: WeightAccess = WeightAccess.COPY
-    """How the step comes by the base model's weights."""
-    export: Mapping[str, object] | None = None
-    """What vLLM's worker extension answered when it was asked for its weights; None where nobody asked."""
+    @property
+    def access(self) -> ServingAccess:
+        """What the step may have of serving; known after the first `check`."""
+        return ServingAccess()
 
     @abstractmethod
     async def check(self, gpu: GpuNeed | None) -> None:
@@ -41,10 +40,6 @@ class Handover(ABC):
 
         Raises TrainerError; when entering fails, serving goes on too.
         """
-
-    def rest(self) -> None:
-        """Called by the thread that computes, between parts of the step: may wait, for the sake of serving."""
-        return
 
     async def close(self) -> None:
         """Let go of everything."""

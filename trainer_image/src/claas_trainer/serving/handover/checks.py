@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from claas_contract.input import ServingTarget
 from claas_contract.outcome import FailureReason
-from claas_trainer.engines.base import GpuNeed
+from claas_trainer.engines.access import GpuNeed
 from claas_trainer.errors import ServingError
 from claas_trainer.logs import log
 from claas_trainer.serving.pods import ServingPod, serving_error

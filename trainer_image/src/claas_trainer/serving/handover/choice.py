@@ -1,12 +1,12 @@
-"""The hand-over of an attempt: the one that its input names, where there is anything to hand over."""
+"""The hand-over of an attempt: the one that its input names, where the engine needs anything that serving has."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from claas_contract.engine import EngineNeeds, ServingNeed
 from claas_contract.input import ServingTarget
 from claas_crds.v1alpha1.lora_adapter import HandoverKind
-from claas_trainer.engines.base import TrainingEngine
 from claas_trainer.errors import InputError
 from claas_trainer.messages.events import Reporter
 from claas_trainer.serving.handover.base import Handover
@@ -17,10 +17,10 @@ from claas_trainer.serving.pods import ServingPod
 
 
 def make_handover(
-    serving: ServingTarget | None, engine: TrainingEngine, pods: Sequence[ServingPod], reporter: Reporter
+    serving: ServingTarget | None, needs: EngineNeeds, pods: Sequence[ServingPod], reporter: Reporter
 ) -> Handover:
     """Raises InputError for Auto, which is the operator's to resolve."""
-    if serving is None or not pods or not engine.pauses_serving:
+    if serving is None or not pods or needs.serving is ServingNeed.NOTHING:
         return NoHandover()
     match serving.handover:
         case HandoverKind.SLEEP:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from claas_trainer.engines.base import GpuNeed
+from claas_trainer.engines.access import GpuNeed
 from claas_trainer.serving.handover.base import Handover, PauseTimes
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from claas_contract.input import ServingTarget
 from claas_contract.outcome import FailureReason
-from claas_trainer.engines.base import GpuNeed, WeightAccess
+from claas_trainer.engines.access import GpuNeed, ServingAccess, WeightAccess
 from claas_trainer.errors import ServingError
 from claas_trainer.logs import log
 from claas_trainer.messages.events import Reporter, SharingBegan, SharingEnded
@@ -46,8 +46,6 @@ class ShareHandover(Handover):
     that server is gone: using its memory after that is undefined. Between its parts the step rests, so that serving
     keeps its share of tokens a second."""
 
-    weights = WeightAccess.SHARED
-
     def __init__(self, pods: Sequence[ServingPod], serving: ServingTarget, reporter: Reporter) -> None:
         self._pods = tuple(pods)
         self._beside = self._pods
@@ -60,13 +58,18 @@ class ShareHandover(Handover):
         self._answered: Reading | None = None
         """The reading that the last rest was the answer to."""
         self._rested = 0.0
+        self._export: Mapping[str, object] | None = None
+
+    @property
+    def access(self) -> ServingAccess:
+        return ServingAccess(WeightAccess.SHARED, self._export, self.rest)
 
     async def check(self, gpu: GpuNeed | None) -> None:
         """Every pod answers, its lock takes the token, it mounts the volume, and one has our GPU."""
         statuses = await asyncio.gather(*map(check_answers, self._pods))
         self._beside = holding(gpu, self._pods, statuses)
         if not self._meter.runs:
-            self.export = await exported_weights(self._pods, statuses)
+            self._export = await exported_weights(self._pods, statuses)
             # From here to the step is the time before it, against which it is measured.
             self._meter.start()
 
@@ -100,6 +103,7 @@ class ShareHandover(Handover):
             raise ServingError(FailureReason.SERVING_LOST, f"pod {names}: vLLM ended before the step began")
 
     def rest(self) -> None:
+        """Wait, where serving has lost more than it may since the step began."""
         latest = self._meter.latest
         during = between(self._began, latest)
         if latest is None or latest is self._answered or during is None or not latest.busy:

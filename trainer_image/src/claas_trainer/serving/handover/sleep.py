@@ -12,7 +12,7 @@ from claas_contract.input import ServingTarget
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.distill_job import JobPhase
 from claas_crds.v1alpha1.lora_adapter import PauseMode
-from claas_trainer.engines.base import GpuNeed
+from claas_trainer.engines.access import GpuNeed
 from claas_trainer.errors import ServingError
 from claas_trainer.figures import seconds_since
 from claas_trainer.gpu import gpu_of

@@ -1,0 +1,100 @@
+"""From a job's samples to what an engine is asked for: token ids. No engine has a tokenizer of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from claas_contract.engine import DistillBatchRequestPayload, EngineNeeds
+from claas_contract.input import TrainerInput
+from claas_contract.outcome import FailureReason
+from claas_crds.v1alpha1.distill_job import SampleCounts
+from claas_crds.v1alpha1.training import DistillBatchItem
+from claas_trainer.errors import EngineError, InputError
+from claas_trainer.heavy_imports import first_import_of, read_ahead
+from claas_trainer.logs import log
+from claas_trainer.paths import Paths
+from claas_trainer.samples.chat_template import ServerChat
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The engine's payload, and what became of the samples on the way."""
+
+    payload: DistillBatchRequestPayload
+    counts: SampleCounts
+    model: Path
+    """The base model's folder."""
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What became of the hint in the recorded prompts."""
+        return {
+            "hints_inserted": float(self.counts.hints_inserted),
+            "rebuilt_conversations": float(self.counts.rebuilt_conversations),
+        }
+
+
+async def make_batch(
+    document: TrainerInput,
+    items: Sequence[DistillBatchItem],
+    needs: EngineNeeds,
+    paths: Paths,
+    chat: ServerChat | None,
+) -> Batch:
+    """Check the samples against the base model and tokenise them. `chat`: how the servers make prompts, None where
+    none is known. Weights that the engine needs are read ahead by the kernel meanwhile.
+
+    Raises TrainerError: SampleError for a sample, InputError for the model.
+    """
+    folder = paths.model_folder(document.model)
+    if folder is not None and needs.base_weights:
+        read_ahead(folder)
+    try:
+        with first_import_of("claas_trainer.model.hub_tokenizer"):
+            from claas_trainer.model import config, hub_tokenizer  # noqa: F401 - imported once, by this thread
+    except ImportError as error:
+        raise EngineError(
+            FailureReason.ENGINE_UNAVAILABLE,
+            f"samples can't be tokenised: this image lacks {error.name}; use an image that has it",
+        ) from error
+    return await asyncio.to_thread(_tokenised, document, items, needs, paths, chat)
+
+
+def _tokenised(
+    document: TrainerInput,
+    items: Sequence[DistillBatchItem],
+    needs: EngineNeeds,
+    paths: Paths,
+    chat: ServerChat | None,
+) -> Batch:
+    from claas_trainer.model.config import read_config
+    from claas_trainer.model.hub_tokenizer import read_tokenizer
+    from claas_trainer.model.source import find_model
+    from claas_trainer.samples.tokens import tokenise
+
+    # What is wrong with a sample should be said within a second, before gigabytes are read.
+    folder = find_model(document.model, paths, weights=needs.base_weights)
+    with first_import_of("transformers"):
+        tokenizer = read_tokenizer(folder)
+    batch = tokenise(
+        items,
+        tokenizer,
+        read_config(folder).limits,
+        tokenizer.renderer(chat),
+        require_recorded_prompt=document.training.require_recorded_prompt,
+    )
+    if batch.rebuilt:
+        log("conversations-rebuilt", samples=",".join(map(str, batch.rebuilt)))
+    try:
+        payload = DistillBatchRequestPayload(
+            lora_id=document.adapter.lora_id, training=document.training, samples=batch.samples
+        )
+    except ValidationError:
+        raise InputError("adapter.lora_id: is no CLaaS identifier such as user123/coder-v1") from None
+    log("tokenised", samples=len(payload.samples), tokens=payload.tokens)
+    return Batch(payload, batch.counts, folder)
