@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
+import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -33,22 +34,28 @@ class SmallApi:
     refuse: Refuse = lambda method, path: None
     objects: dict[str, Manifest] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
-    _versions: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+    version: int = 0
+    events: list[tuple[int, str, str, Manifest]] = field(default_factory=list)
+    """What a watch tells: version, type, path, object."""
+    forgotten: int = 0
+    """A watch from before that version is too old."""
+    watchers: set[asyncio.Event] = field(default_factory=set)
+    _hung_up: int = 0
 
     def put(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
         """Have an object, whatever it was."""
         metadata = manifest["metadata"]
         assert isinstance(metadata, dict)
-        path = resource.path(namespace, str(metadata["name"]))
-        stamped: Manifest = {
-            "uid": f"uid-of-{metadata['name']}",
-            "generation": 1,
-            **metadata,
-            "namespace": namespace,
-            "resourceVersion": str(next(self._versions)),
-        }
-        self.objects[path] = {**manifest, "metadata": stamped}
-        return self.objects[path]
+        return self._keep(resource.path(namespace, str(metadata["name"])), manifest)
+
+    def remove(self, resource: Resource, namespace: str, name: str) -> None:
+        """Have an object no longer."""
+        self._drop(resource.path(namespace, name))
+
+    def hang_up(self) -> None:
+        """End all watches."""
+        self._hung_up += 1
+        self._wake()
 
     def found(self, resource: Resource, namespace: str, name: str) -> Manifest:
         """An object that must be there."""
@@ -67,6 +74,8 @@ class SmallApi:
         refused = self.refuse(request.method, path)
         if refused is not None:
             return refused
+        if request.method == "GET" and "watch" in request.query:
+            return await self._watch(request)
         if request.method == "GET":
             return self._read(request)
         body: Manifest = await request.json()
@@ -77,7 +86,7 @@ class SmallApi:
                 return refusal(409, "already exists", "AlreadyExists")
             return web.json_response(self._keep(f"{path}/{metadata['name']}", body), status=201)
         if request.method == "DELETE":
-            known = self.objects.pop(path, None)
+            known = self._drop(path)
             return web.json_response(known) if known else refusal(404, "not found", "NotFound")
         return self._write(path, body, whole=request.method == "PUT" or "apply" in request.headers["Content-Type"])
 
@@ -85,15 +94,56 @@ class SmallApi:
         metadata = body["metadata"]
         assert isinstance(metadata, dict)
         namespace = path.split("/namespaces/")[1].split("/")[0]
+        self.version += 1
         stamped: Manifest = {
             "uid": f"uid-of-{metadata['name']}",
             "generation": 1,
             **metadata,
             "namespace": namespace,
-            "resourceVersion": str(next(self._versions)),
+            "resourceVersion": str(self.version),
         }
+        kind = "MODIFIED" if path in self.objects else "ADDED"
         self.objects[path] = {**body, "metadata": stamped}
+        self.events.append((self.version, kind, path, self.objects[path]))
+        self._wake()
         return self.objects[path]
+
+    def _drop(self, path: str) -> Manifest | None:
+        known = self.objects.pop(path, None)
+        if known is not None:
+            self.version += 1
+            metadata = known["metadata"]
+            assert isinstance(metadata, dict)
+            last: Manifest = {**known, "metadata": {**metadata, "resourceVersion": str(self.version)}}
+            self.events.append((self.version, "DELETED", path, last))
+            self._wake()
+        return known
+
+    def _wake(self) -> None:
+        for watcher in self.watchers:
+            watcher.set()
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        told = int(request.query["resourceVersion"])
+        if told < self.forgotten:
+            return refusal(410, "too old resource version", "Expired")
+        stream = web.StreamResponse()
+        await stream.prepare(request)
+        news, hung_up = asyncio.Event(), self._hung_up
+        self.watchers.add(news)
+        try:
+            while hung_up == self._hung_up:
+                news.clear()
+                for version, kind, path, found in list(self.events):
+                    if version > told and _is_in(path, found, request):
+                        line = json.dumps({"type": kind, "object": found})
+                        await stream.write(line.encode() + b"\n")
+                told = self.version
+                if hung_up == self._hung_up and not news.is_set():
+                    await news.wait()
+        finally:
+            self.watchers.discard(news)
+        return stream
 
     def _read(self, request: web.Request) -> web.Response:
         path = request.path
@@ -101,16 +151,12 @@ class SmallApi:
             return web.json_response(self.objects[path])
         if path.count("/") != _collection_depth(path):
             return refusal(404, "not found", "NotFound")
-        wanted = [
-            found
-            for key, found in sorted(self.objects.items())
-            if key.startswith(f"{path}/") or ("/namespaces/" not in path and _is_of(key, path))
-        ]
-        selector = request.query.get("labelSelector", "")
-        wanted = [found for found in wanted if _selected(found, selector)]
+        wanted = [found for key, found in sorted(self.objects.items()) if _is_in(key, found, request)]
         start, limit = int(request.query.get("continue", 0)), int(request.query.get("limit", 0)) or len(wanted) or 1
         page = wanted[start : start + limit]
-        more: Manifest = {"continue": str(start + limit)} if start + limit < len(wanted) else {}
+        more: Manifest = {"resourceVersion": str(self.version)}
+        if start + limit < len(wanted):
+            more["continue"] = str(start + limit)
         if "PartialObjectMetadataList" in request.headers["Accept"]:
             page = [{"metadata": found["metadata"]} for found in page]
         items: list[JsonValue] = list(page)
@@ -143,6 +189,17 @@ def _is_of(key: str, collection: str) -> bool:
     """Whether an object lies in a collection of all namespaces."""
     prefix, _, plural = collection.rpartition("/")
     return key.startswith(f"{prefix}/namespaces/") and key.split("/")[-2] == plural
+
+
+def _is_in(key: str, found: Manifest, request: web.Request) -> bool:
+    """Whether an object is of the collection that is asked for, and selected."""
+    path = request.path
+    if not (key.startswith(f"{path}/") or ("/namespaces/" not in path and _is_of(key, path))):
+        return False
+    name = request.query.get("fieldSelector", "").removeprefix("metadata.name=")
+    if "involvedObject" not in name and name not in ("", key.split("/")[-1]):
+        return False
+    return _selected(found, request.query.get("labelSelector", ""))
 
 
 def _selected(found: Manifest, selector: str) -> bool:
@@ -178,7 +235,7 @@ async def api_to(
     """The operator's Api, connected to a server in process that answers all requests so."""
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", answer)
-    runner = web.AppRunner(application)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -25,8 +25,10 @@ from claas_kube.errors import (
     ApiError,
     Conflict,
     Forbidden,
+    Gone,
     Unavailable,
 )
+from claas_kube.listing import EVERYTHING, EventType, Page, Selection, WatchEvent, lines
 from claas_kube.objects.meta import Manifest
 from claas_kube.refusals import refusal_message
 
@@ -34,9 +36,13 @@ FIELD_MANAGER = "claas-operator"
 REPEAT_SECONDS = (0.5, 1.0, 2.0)
 """Pauses between the tries of one request; longer where the server asks for it."""
 LONGEST_REPEAT_SECONDS = 30.0
-PAGE_SIZE = 25
-"""Objects of one answer: a DistillJob may have a megabyte."""
 _REQUEST_SECONDS = 30
+_WATCH_SECONDS = 300
+"""How long a watch goes on before the server ends it and another takes over."""
+_SILENT_SECONDS = 150
+"""How long nothing may come on a watch before its connection counts as lost; the server sends a bookmark each
+minute."""
+_CONNECT_SECONDS = 10
 _JSON = "application/json"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
@@ -75,6 +81,7 @@ class Verb(StrEnum):
 
     GET = "get"
     LIST = "list"
+    WATCH = "watch"
     CREATE = "create"
     APPLY = "apply"
     PATCH = "patch"
@@ -90,6 +97,7 @@ class Verb(StrEnum):
 _METHODS = {
     Verb.GET: "GET",
     Verb.LIST: "GET",
+    Verb.WATCH: "GET",
     Verb.CREATE: "POST",
     Verb.APPLY: "PATCH",
     Verb.PATCH: "PATCH",
@@ -145,21 +153,71 @@ class Api:
         answer = await self._request(Verb.LIST, resource, resource.path(namespace), query=query)
         return cast(list[Manifest], answer.get("items") or [])
 
-    async def pages(self, resource: Resource, namespace: str | None) -> AsyncIterator[Sequence[Manifest]]:
-        """All objects, some at a time: what large ones need of memory is bounded."""
-        query = {"limit": str(PAGE_SIZE)}
+    async def pages(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        selection: Selection = EVERYTHING,
+        *,
+        metadata_only: bool = False,
+    ) -> AsyncGenerator[Page, None]:
+        """All objects, or their metadata alone, some at a time: what large ones need of memory is bounded.
+
+        Raises Gone when the server forgets meanwhile how things were at the first page.
+        """
+        query = {**selection.query, "limit": str(selection.page_size)}
+        accept = _METADATA_ONLY if metadata_only else _JSON
         while True:
-            answer = await self._request(Verb.LIST, resource, resource.path(namespace), query=query)
-            yield cast(Sequence[Manifest], answer.get("items") or ())
-            following = cast(Manifest, answer.get("metadata") or {}).get("continue")
+            answer = await self._request(Verb.LIST, resource, resource.path(namespace), query=query, accept=accept)
+            metadata = cast(Manifest, answer.get("metadata") or {})
+            yield Page(cast(Sequence[Manifest], answer.get("items") or ()), str(metadata.get("resourceVersion", "")))
+            following = metadata.get("continue")
             if not following:
                 return
             query["continue"] = str(following)
 
-    async def metadata_of_all(self, resource: Resource, namespace: str | None) -> Sequence[Manifest]:
-        """The metadata of all objects, without the objects."""
-        answer = await self._request(Verb.LIST, resource, resource.path(namespace), accept=_METADATA_ONLY)
-        return [cast(Manifest, found["metadata"]) for found in cast(Sequence[Manifest], answer.get("items") or ())]
+    async def watch(
+        self, resource: Resource, namespace: str | None, since: str, selection: Selection = EVERYTHING
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """What becomes of the objects after `since`, until the server ends it, which it does every few minutes.
+
+        Raises Gone when the server no longer knows what happened since then, Unavailable when the connection is lost
+        or nothing comes for too long, and ApiError.
+        """
+        query = {
+            **selection.query,
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": since,
+            "timeoutSeconds": str(_WATCH_SECONDS),
+        }
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENT_SECONDS)
+        path = resource.path(namespace)
+        verb, url, headers, _, _ = await self._client.param_serialize(
+            method="GET",
+            resource_path=path,
+            query_params=list(query.items()),
+            header_params={"Accept": _JSON},
+            auth_settings=["BearerToken"],
+        )
+        began = time.monotonic()
+        try:
+            answer = await self._client.call_api(verb, url, headers, _request_timeout=timeout)
+            self._on_answer(Verb.WATCH, resource.plural, answer.status, time.monotonic() - began)
+            try:
+                if answer.status != 200:
+                    raise _refusal(
+                        answer.status, "GET", path, _parsed((await answer.read()).decode()), answer.headers
+                    )
+                async with aclosing(lines(answer.response.content)) as told:
+                    async for line in told:
+                        event = _event(path, line)
+                        if event is not None:
+                            yield event
+            finally:
+                answer.response.close()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(0, f"watch {path}", type(error).__name__) from None
 
     async def create(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
         """Create; raises Conflict when it exists already."""
@@ -284,12 +342,29 @@ class Api:
         parsed = _parsed(text)
         if 200 <= answer.status < 300:
             return parsed
-        message = refusal_message(method, path, parsed)
-        if answer.status == 429 or answer.status >= 500:
-            seconds = _retry_after(answer.headers.get("Retry-After"))
-            raise Unavailable(answer.status, f"{method} {path}", message, seconds)
-        kind = {409: Conflict, 403: Forbidden}.get(answer.status, ApiError)
-        raise kind(answer.status, f"{method} {path}", message)
+        raise _refusal(answer.status, method, path, parsed, answer.headers)
+
+
+def _refusal(status: int, method: str, path: str, said: Manifest, headers: Mapping[str, str]) -> ApiError:
+    """The error for an answer that is a refusal."""
+    message = refusal_message(method, path, said)
+    if status == 429 or status >= 500:
+        return Unavailable(status, f"{method} {path}", message, _retry_after(headers.get("Retry-After")))
+    kind = {409: Conflict, 403: Forbidden, 410: Gone}.get(status, ApiError)
+    return kind(status, f"{method} {path}", message)
+
+
+def _event(path: str, line: bytes) -> WatchEvent | None:
+    """The event on a line of a watch; None for a kind that is not known. Raises ApiError where it is an error."""
+    event = _parsed(line.decode(errors="replace"))
+    found = event.get("object")
+    if event.get("type") not in set(EventType) or not isinstance(found, dict):
+        return None
+    kind = EventType(str(event["type"]))
+    if kind is EventType.ERROR:
+        code = found.get("code")
+        raise _refusal(code if isinstance(code, int) else 500, "GET", path, found, {})
+    return WatchEvent(kind, found)
 
 
 def _parsed(text: str) -> Manifest:

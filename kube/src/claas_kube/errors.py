@@ -3,6 +3,7 @@
 ApiError            the API server refused a request
 ├── Conflict        the object changed, or exists already
 ├── Forbidden       a right is missing
+├── Gone            it has forgotten what happened since a resourceVersion
 └── Unavailable     it can't answer now: HTTP 429 or 5xx, or no connection
 """
 
@@ -23,6 +24,10 @@ class Conflict(ApiError):  # noqa: N818  (the Kubernetes reason's own name)
 
 class Forbidden(ApiError):  # noqa: N818  (the Kubernetes reason's own name)
     """The operator's service account lacks a right; the chart's RBAC lists all it needs."""
+
+
+class Gone(ApiError):  # noqa: N818  (the Kubernetes reason's own name)
+    """The server has forgotten what happened since a resourceVersion, or how things were then: list again."""
 
 
 class Unavailable(ApiError):  # noqa: N818  (a state of the API server)

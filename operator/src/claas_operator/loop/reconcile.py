@@ -10,8 +10,9 @@ from claas_crds.v1alpha1.distill_job import KIND as JOB_KIND
 from claas_crds.v1alpha1.distill_job import JobPhase
 from claas_crds.v1alpha1.lora_adapter import KIND as ADAPTER_KIND
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
-from claas_kube.api import ADAPTERS, DISTILL_JOBS, Api
+from claas_kube.api import ADAPTERS, DISTILL_JOBS, Api, Resource
 from claas_kube.errors import ApiError, Conflict
+from claas_kube.listing import Selection
 from claas_kube.objects.meta import Manifest, ObjectMeta
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.act.apply import Applier
@@ -102,8 +103,7 @@ class Reconciler:
     async def resync(self, namespaces: tuple[str | None, ...]) -> None:
         """Wake every object of ours; None stands for all namespaces."""
         for namespace in namespaces:
-            for metadata in await self._api.metadata_of_all(ADAPTERS, namespace):
-                found = ObjectMeta.model_validate(metadata)
+            for found in await self._metadata_of_all(ADAPTERS, namespace):
                 self.queue.wake(Key(Kind.ADAPTER, found.namespace, found.name))
             await self._resync_jobs(namespace)
             for lease in await self._read.leases(namespace):
@@ -114,21 +114,23 @@ class Reconciler:
         """Wake the jobs with something to do; the first time all are read, later those that have changed unseen."""
         if namespace not in self._listed:
             async for page in self._api.pages(DISTILL_JOBS, namespace):
-                for found in page:
+                for found in page.items:
                     self.jobs.take(found)
                     self._wake_job(ObjectMeta.model_validate(found["metadata"]))
             self._listed.add(namespace)
             return
         known = self.jobs.within(namespace)
-        found_now = [
-            ObjectMeta.model_validate(found) for found in await self._api.metadata_of_all(DISTILL_JOBS, namespace)
-        ]
+        found_now = await self._metadata_of_all(DISTILL_JOBS, namespace)
         present = {metadata.uid for metadata in found_now}
         for job in known:
             if job.uid not in present:
                 self.jobs.forget(job.namespace, job.name)
         for metadata in found_now:
             self._wake_job(metadata)
+
+    async def _metadata_of_all(self, resource: Resource, namespace: str | None) -> list[ObjectMeta]:
+        pages = self._api.pages(resource, namespace, Selection(page_size=500), metadata_only=True)
+        return [ObjectMeta.model_validate(found["metadata"]) async for page in pages for found in page.items]
 
     def _wake_job(self, metadata: ObjectMeta) -> None:
         """Wake a job when it has something to do, or when more has become of it than is known."""

@@ -17,8 +17,8 @@ from claas_kube.api import (
     ADAPTERS,
     DEPLOYMENTS,
     DISTILL_JOBS,
-    PAGE_SIZE,
 )
+from claas_kube.listing import PAGE_SIZE
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.resources import JobObject
 from claas_operator.keys import Key, Kind

@@ -1,0 +1,18 @@
+"""The order of resourceVersions, as far as Kubernetes lets clients tell it."""
+
+from __future__ import annotations
+
+import re
+
+_WELL_FORMED = re.compile(r"[1-9][0-9]*")
+
+
+def older(version: str, than: str) -> bool:
+    """Whether a resourceVersion is older than another one of the same kind of object.
+
+    They are compared as Kubernetes' own clients do it (apimachinery, util/resourceversion): as positive integers of
+    any length. Of anything else no order is known, and nothing is older.
+    """
+    if not (_WELL_FORMED.fullmatch(version) and _WELL_FORMED.fullmatch(than)):
+        return False
+    return (len(version), version) < (len(than), than)

@@ -1,0 +1,80 @@
+"""Many objects at once: which ones, pages of them, and the events of a watch."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import cast
+
+from aiohttp import StreamReader
+
+from claas_kube.objects.meta import Manifest
+
+PAGE_SIZE = 25
+"""Objects of one answer: a DistillJob may have a megabyte."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which objects of a kind, and how many to a page."""
+
+    labels: str = ""
+    """A label selector; empty: all."""
+    fields: str = ""
+    """A field selector; empty: all."""
+    page_size: int = PAGE_SIZE
+
+    @property
+    def query(self) -> dict[str, str]:
+        """As a request has it."""
+        query = {"labelSelector": self.labels, "fieldSelector": self.fields}
+        return {key: value for key, value in query.items() if value}
+
+
+EVERYTHING = Selection()
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some of the objects of a list."""
+
+    items: Sequence[Manifest]
+    version: str
+    """The list's resourceVersion, the same on all its pages: a watch from there misses nothing."""
+
+
+class EventType(StrEnum):
+    """What a watch tells (metav1.WatchEvent)."""
+
+    ADDED = "ADDED"
+    MODIFIED = "MODIFIED"
+    DELETED = "DELETED"
+    BOOKMARK = "BOOKMARK"
+    """Nothing happened up to this resourceVersion."""
+    ERROR = "ERROR"
+
+
+@dataclass(frozen=True)
+class WatchEvent:
+    """One event of a watch, never an error."""
+
+    type: EventType
+    object: Manifest
+
+    @property
+    def version(self) -> str:
+        """Where a watch that goes on from here begins."""
+        return str(cast(Manifest, self.object["metadata"])["resourceVersion"])
+
+
+async def lines(content: StreamReader) -> AsyncGenerator[bytes, None]:
+    """The lines of a stream, of any length."""
+    begun = bytearray()
+    async for data in content.iter_any():
+        *whole, rest = data.split(b"\n")
+        for part in whole:
+            begun += part
+            yield bytes(begun)
+            begun.clear()
+        begun += rest
