@@ -38,14 +38,19 @@ OWNER_FILE = "owner.json"
 @dataclass(frozen=True)
 class LightCluster:
     """A running API server. `token` is an administrator's bearer token, `authority` its CA certificate; `etcd_url` is
-    where its store listens, without TLS."""
+    where its store listens, without TLS.
+
+    Who comes by `operator_kubeconfig` may do as much, and stands with each request in `audit_log`.
+    """
 
     root: Path
     url: str
     token: str
     kubeconfig: Path
+    operator_kubeconfig: Path
     authority: Path
     etcd_url: str
+    audit_log: Path
 
 
 def start_light(name: str, *, owner: ProcessIdentity | None = None) -> LightCluster:
@@ -78,11 +83,22 @@ def start_light(name: str, *, owner: ProcessIdentity | None = None) -> LightClus
         except BaseException:
             stop_light(name)
             raise
-        text = render_kubeconfig(endpoints.url, authority=credentials.authority.path, token=credentials.token)
-        write_private(folders.kubeconfig, text)
-        etcd_url = f"http://{LOOPBACK}:{client_port}"
         authority = credentials.authority.path
-        return LightCluster(root, endpoints.url, credentials.token, folders.kubeconfig, authority, etcd_url)
+        for path, token in (
+            (folders.operator_kubeconfig, credentials.operator_token),
+            (folders.kubeconfig, credentials.token),
+        ):
+            write_private(path, render_kubeconfig(endpoints.url, authority=authority, token=token))
+        return LightCluster(
+            root,
+            endpoints.url,
+            credentials.token,
+            folders.kubeconfig,
+            folders.operator_kubeconfig,
+            authority,
+            f"http://{LOOPBACK}:{client_port}",
+            folders.audit_log,
+        )
     raise AssertionError("unreachable: the last attempt returns or raises")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import cast
 
 import httpx
@@ -18,6 +19,8 @@ NAMESPACES = Resource("/api/v1", "namespaces")
 MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"
 METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+WATCH_SECONDS = 7200
+"""Longer than anybody watches here."""
 
 
 class RequestRefusedError(AssertionError):
@@ -71,6 +74,25 @@ class ClusterApi:
         query = {"labelSelector": selector} if selector else {}
         answer = await self._send("GET", resource.path(namespace), query=query, accept=accept)
         return cast("list[Manifest]", (answer or {}).get("items") or [])
+
+    async def watch(
+        self, resource: Resource, selector: str = "", *, accept: str = "application/json"
+    ) -> AsyncIterator[tuple[str, Manifest]]:
+        """What there is in the cluster (as ADDED) and what becomes of it: ADDED, MODIFIED or DELETED, and the object.
+        Raises RequestRefusedError when the server ends it."""
+        query = {"watch": "true", "timeoutSeconds": str(WATCH_SECONDS), "labelSelector": selector}
+        timeout = httpx.Timeout(30, read=None)
+        async with self._http.stream(
+            "GET", resource.path(), params=query, headers={"Accept": accept}, timeout=timeout
+        ) as answer:
+            if answer.is_error:
+                raise RequestRefusedError(answer.status_code, f"watch of {resource.plural}: {answer.status_code}")
+            async for line in answer.aiter_lines():
+                event = json.loads(line)
+                if event["type"] == "ERROR":
+                    break
+                yield event["type"], event["object"]
+        raise RequestRefusedError(0, f"the watch of {resource.plural} ended")
 
     async def create(self, resource: Resource, namespace: str | None, manifest: Manifest) -> Manifest:
         """Create; the created object."""

@@ -30,8 +30,8 @@ from tests.simulation.trainer import (
 from tests.simulation.vllm_pod import CONTROL_TOKEN
 from tests.simulation.volume import Volume
 
-LOOK_SECONDS = 0.1
 OURS = "app.kubernetes.io/managed-by=claas-operator"
+METADATA_ONLY_WATCH = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 CONTAINER = "trainer"
 SIDECAR = "proxy"
 
@@ -61,15 +61,19 @@ class Run:
 
 @dataclass
 class _Attempt:
-    uid: str
+    """One trainer pod while it is there."""
+
     name: str
     namespace: str
     trainer: Trainer
     run: Run
     started: str
-    work: asyncio.Task[End]
-    kill_at: float | None = None
-    address: str = ""
+    address: str
+    grace_seconds: float = 30.0
+    """What its pod is given to end, once it is being deleted."""
+    deleting: asyncio.Event = field(default_factory=asyncio.Event)
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when its pod is gone."""
 
 
 @dataclass
@@ -80,17 +84,23 @@ class Node:
     volume: Volume
     script_for: ScriptFor
     runs: list[Run] = field(default_factory=list)
-    _attempts: dict[str, _Attempt] = field(default_factory=dict)
-    _held_open: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Namespace and name of pods whose trainer has ended, by the UIDs of their Jobs."""
-    _seen: set[str] = field(default_factory=set)
+    _job_gone: dict[str, asyncio.Event] = field(default_factory=dict)
+    """Set when a batch Job is gone, by its UID."""
+    _attempts: dict[tuple[str, str], _Attempt] = field(default_factory=dict)
+    """Those whose trainers run, by their pods' namespaces and names."""
     _addresses: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     async def work(self) -> None:
-        """Look at the cluster again and again, until cancelled."""
-        while True:
-            await self._look()
-            await asyncio.sleep(LOOK_SECONDS)
+        """Follow the cluster until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_pods())
+            async for change, job in self.api.watch(BATCH_JOBS, OURS):
+                uid = text(job, "metadata", "uid")
+                if change == "DELETED":
+                    self._job_gone.pop(uid).set()
+                elif uid not in self._job_gone:
+                    self._job_gone[uid] = asyncio.Event()
+                    tasks.create_task(self._play(job, self._job_gone[uid]))
 
     def leave_alone(self, job_uid: str) -> None:
         """Start nothing for a batch Job whose pod was made elsewhere."""
@@ -103,35 +113,63 @@ class Node:
                 if text(found, "metadata", "ownerReferences", 0, "uid") == owner_uid:
                     await self.api.delete(resource, namespace, text(found, "metadata", "name"))
 
-    async def _look(self) -> None:
-        jobs = await self.api.list(BATCH_JOBS, None, OURS)
-        present = {text(job, "metadata", "uid") for job in jobs}
-        for job in jobs:
-            uid = text(job, "metadata", "uid")
-            if uid not in self._seen:
-                self._seen.add(uid)
-                await self._start(job)
-        for uid in [uid for uid in self._held_open if uid not in present]:
-            namespace, pod = self._held_open.pop(uid)
-            await self.api.delete(PODS, namespace, pod, grace_seconds=0)
-        if not self._attempts:
-            return
-        pods = await self.api.list(PODS, None, OURS, metadata_only=True)
-        by_name = {(text(pod, "metadata", "namespace"), text(pod, "metadata", "name")): pod for pod in pods}
-        for attempt in list(self._attempts.values()):
-            await self._follow(attempt, by_name.get((attempt.namespace, attempt.run.pod)), attempt.uid in present)
+    async def _watch_pods(self) -> None:
+        async for change, pod in self.api.watch(PODS, OURS, accept=METADATA_ONLY_WATCH):
+            namespace, name = text(pod, "metadata", "namespace"), text(pod, "metadata", "name")
+            attempt = self._attempts.get((namespace, name))
+            if change == "DELETED":
+                if attempt is not None:
+                    attempt.gone.set()
+            elif at(pod, "metadata", "deletionTimestamp") is not None:
+                if attempt is None:
+                    # Its trainer ended while the deletion was on its way here.
+                    await self.api.delete(PODS, namespace, name, grace_seconds=0)
+                else:
+                    grace = at(pod, "metadata", "deletionGracePeriodSeconds")
+                    attempt.grace_seconds = grace if isinstance(grace, int) else attempt.grace_seconds
+                    attempt.deleting.set()
 
-    async def _start(self, job: Manifest) -> None:
-        """Make the pod of a batch Job and let its trainer run."""
+    async def _play(self, job: Manifest, job_gone: asyncio.Event) -> None:
+        """Be kubelet and controllers to one batch Job, from its pod's start until its trainer has ended."""
+        attempt = await self._start(job)
+        if attempt is None:
+            return
+        place = (attempt.namespace, attempt.run.pod)
+        work = asyncio.create_task(attempt.trainer.run(), name=attempt.run.pod)
+        waits = [asyncio.create_task(each.wait()) for each in (job_gone, attempt.deleting, attempt.gone)]
+        unowned, deleting, gone = waits
+        try:
+            await asyncio.wait((work, *waits), return_when=asyncio.FIRST_COMPLETED)
+            if unowned.done() and not (work.done() or deleting.done()):
+                # The garbage collector deletes the pods of a Job that is gone.
+                await self.api.delete(PODS, *place)
+                await asyncio.wait((work, deleting), return_when=asyncio.FIRST_COMPLETED)
+            if deleting.done() and not work.done():
+                attempt.trainer.told.set()
+                await asyncio.wait((work, gone), timeout=attempt.grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+            assert work.done() or deleting.done(), f"pod {attempt.run.pod} is gone while its trainer runs"
+            end = work.result() if work.done() else End(KILLED)
+        finally:
+            for task in (work, *waits):
+                task.cancel()
+            await asyncio.gather(work, *waits, return_exceptions=True)
+        del self._attempts[place]
+        held_open = await self._report(attempt, end, attempt.deleting.is_set())
+        if held_open:
+            await job_gone.wait()
+            await self.api.delete(PODS, *place, grace_seconds=0)
+
+    async def _start(self, job: Manifest) -> _Attempt | None:
+        """Make the pod of a batch Job; None when there will be none."""
         namespace, name = text(job, "metadata", "namespace"), text(job, "metadata", "name")
         uid = text(job, "metadata", "uid")
         document = await self._input(namespace, name)
         if document is None:
-            return
+            return None
         script = self.script_for(namespace, document)
         if script.refused:
             await self._refuse(job, script.refused)
-            return
+            return None
         pod = f"{name}-{uid[:5]}"
         template = at(job, "spec", "template")
         assert isinstance(template, dict)
@@ -151,19 +189,20 @@ class Node:
             },
             "spec": {**spec, "nodeName": "simulated"},
         }
-        await self.api.create(PODS, namespace, manifest)
         number = next(self._addresses)
         address = f"127.201.{number // 250}.{number % 250 + 1}"
-        await self.api.merge(PODS, namespace, pod, {"status": statuses.running_pod(address, CONTAINER)}, "status")
-        started = statuses.now()
-        await self.api.merge(BATCH_JOBS, namespace, name, {"status": statuses.active_job(started)}, "status")
         token = CONTROL_TOKEN if document.serving is not None and document.serving.has_control_token else None
         trainer = Trainer(namespace, document, script, self.volume, token)
         served_by = frozenset(pod.name for pod in document.serving.pods) if document.serving else frozenset()
         run = Run(namespace, pod, document, served_by, time.monotonic())
+        started = statuses.now()
+        attempt = _Attempt(name, namespace, trainer, run, started, address)
+        self._attempts[namespace, pod] = attempt
+        await self.api.create(PODS, namespace, manifest)
+        await self.api.merge(PODS, namespace, pod, {"status": statuses.running_pod(address, CONTAINER)}, "status")
+        await self.api.merge(BATCH_JOBS, namespace, name, {"status": statuses.active_job(started)}, "status")
         self.runs.append(run)
-        work = asyncio.create_task(trainer.run(), name=pod)
-        self._attempts[uid] = _Attempt(uid, name, namespace, trainer, run, started, work, address=address)
+        return attempt
 
     async def _refuse(self, job: Manifest, words: str) -> None:
         """Say in an Event that the Job controller could not make the pod."""
@@ -189,36 +228,15 @@ class Node:
             return None
         return TrainerInput.model_validate_json(base64.b64decode(text(secret, "data", "input.json")))
 
-    async def _follow(self, attempt: _Attempt, pod: Manifest | None, job_present: bool) -> None:
-        deleting = pod is not None and at(pod, "metadata", "deletionTimestamp") is not None
-        if pod is not None and not deleting and not job_present:
-            # The garbage collector deletes the pods of a Job that is gone.
-            await self.api.delete(PODS, attempt.namespace, attempt.run.pod)
-            deleting = True
-        if deleting and attempt.kill_at is None:
-            grace = at(pod, "metadata", "deletionGracePeriodSeconds")
-            attempt.trainer.told.set()
-            attempt.kill_at = time.monotonic() + (grace if isinstance(grace, int) else 30)
-        if attempt.work.done():
-            await self._report(attempt, attempt.work.result(), deleting)
-        elif attempt.kill_at is not None and (pod is None or time.monotonic() >= attempt.kill_at):
-            attempt.work.cancel()
-            await asyncio.gather(attempt.work, return_exceptions=True)
-            await self._report(attempt, End(KILLED), True)
-        elif pod is None:
-            raise AssertionError(f"pod {attempt.run.pod} is gone while its trainer runs")
-
-    async def _report(self, attempt: _Attempt, end: End, deleting: bool) -> None:
-        """Write down how the pod and its Job ended."""
+    async def _report(self, attempt: _Attempt, end: End, deleting: bool) -> bool:
+        """Write down how the pod and its Job ended; whether the pod is held open by a sidecar."""
         namespace, pod = attempt.namespace, attempt.run.pod
         attempt.run.ended = time.monotonic()
         attempt.run.exit_code = end.exit_code
-        del self._attempts[attempt.uid]
         if attempt.trainer.script.sidecar and not deleting and end.exit_code is not None:
             status = statuses.held_open_pod(attempt.address, CONTAINER, end.exit_code, end.message, SIDECAR)
             await self.api.merge(PODS, namespace, pod, {"status": status}, "status")
-            self._held_open[attempt.uid] = (namespace, pod)
-            return
+            return True
         if end.exit_code is not None:
             status = statuses.ended_pod(CONTAINER, end.exit_code, end.message)
             await self.api.merge(PODS, namespace, pod, {"status": status}, "status")
@@ -231,6 +249,7 @@ class Node:
             # The Job of that name may be another one by now, in a state that this does not follow from.
             if error.status not in (409, 422):
                 raise
+        return False
 
 
 def trainers_of(job_uid: str) -> str:

@@ -45,7 +45,7 @@ class OperatorProcess:
             "HOME": str(self.log.parent),
             "PYTHONPATH": os.pathsep.join(str(REPOSITORY_ROOT / source) for source in SOURCES),
             "PYTHONUNBUFFERED": "1",
-            "KUBECONFIG": str(self._cluster.kubeconfig),
+            "KUBECONFIG": str(self._cluster.operator_kubeconfig),
             "CLAAS_TRAINER_IMAGE": TRAINER_IMAGE,
             "CLAAS_LOG_LEVEL": "DEBUG",
             "CLAAS_HEALTH_PORT": str(self._health_port),

@@ -10,6 +10,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.cluster import audit
 from tests.cluster.errors import StartError
 from tests.cluster.host import process
 from tests.cluster.host.process import ProcessIdentity
@@ -50,6 +51,10 @@ class Folders:
         return self.root / "logs"
 
     @property
+    def audit_log(self) -> Path:
+        return self.logs / "audit.log"
+
+    @property
     def certificates(self) -> Path:
         return self.root / "certificates"
 
@@ -60,6 +65,10 @@ class Folders:
     @property
     def kubeconfig(self) -> Path:
         return self.root / "kubeconfig"
+
+    @property
+    def operator_kubeconfig(self) -> Path:
+        return self.root / "operator-kubeconfig"
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,8 @@ class Credentials:
     server: KeyPair
     service_account: ServiceAccountKey
     token: str
+    operator_token: str
+    """An administrator of another name, whose requests a light cluster logs."""
     token_file: Path
     kubelet_client: KeyPair
 
@@ -104,7 +115,11 @@ def make_credentials(folders: Folders, endpoints: Endpoints) -> Credentials:
     folder = folders.certificates
     authority = make_authority(folder)
     hosts = (*SERVER_NAMES, LOOPBACK, endpoints.address, endpoints.service_address)
-    token = secrets.token_urlsafe(32)
+    token, operator_token = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+    lines = [
+        f"{each},{user},{user},system:masters\n"
+        for each, user in ((token, "claas-admin"), (operator_token, audit.OPERATOR_USER))
+    ]
     return Credentials(
         authority=authority,
         server=make_certificate(
@@ -112,10 +127,11 @@ def make_credentials(folders: Folders, endpoints: Endpoints) -> Credentials:
         ),
         service_account=make_service_account_key(folder),
         token=token,
+        operator_token=operator_token,
         kubelet_client=make_certificate(
             authority, folder, "kubelet-client", common_name="claas-kubelet-client", organisation="system:masters"
         ),
-        token_file=write_private(folder / "tokens.csv", f"{token},claas-admin,claas-admin,system:masters\n"),
+        token_file=write_private(folder / "tokens.csv", "".join(lines)),
     )
 
 
@@ -203,6 +219,9 @@ def start_control_plane(
 ) -> None:
     """Start etcd and kube-apiserver and wait until the API answers."""
     folders.run.mkdir(parents=True, exist_ok=True)
+    flags = api_server_flags(endpoints, credentials, light=light)
+    if light:
+        flags += audit.flags(folders.run / "audit-policy.json", folders.audit_log)
     process.start(
         "etcd",
         [binaries[Binary.ETCD], *etcd_flags(folders.run / "etcd", endpoints)],
@@ -212,7 +231,7 @@ def start_control_plane(
     log_path = folders.logs / "kube-apiserver.log"
     server = process.start(
         "kube-apiserver",
-        [binaries[Binary.API_SERVER], *api_server_flags(endpoints, credentials, light=light)],
+        [binaries[Binary.API_SERVER], *flags],
         log_path=log_path,
         record_folder=folders.records,
     )
