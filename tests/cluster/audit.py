@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -59,6 +61,43 @@ class Request:
         """Whether it changes something, or would."""
         return not self.reads and self.verb != WATCH
 
+    @property
+    def kind(self) -> str:
+        """The verb, the resource, by which keys it selects, and the status of a request that failed."""
+        parts = [self.verb, self.resource]
+        if self.selector:
+            parts.append(f"({self.selector})")
+        if self.status >= 300:
+            parts.append(str(self.status))
+        return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Calls:
+    """How many requests there were."""
+
+    reads: int
+    writes: int
+    watches: int
+    kinds: Counter[str]
+    """By verb, resource, selector and, where it is none of success, HTTP status; watches left out."""
+
+    @classmethod
+    def of(cls, requests: Iterable[Request]) -> Calls:
+        """Count requests."""
+        found = list(requests)
+        return cls(
+            reads=sum(each.reads for each in found),
+            writes=sum(each.writes for each in found),
+            watches=sum(each.verb == WATCH for each in found),
+            kinds=Counter(each.kind for each in found if each.verb != WATCH),
+        )
+
+    @property
+    def total(self) -> int:
+        """Reads and writes."""
+        return self.reads + self.writes
+
 
 class AuditLog:
     """Reads the log as it grows."""
@@ -104,10 +143,10 @@ def _request(event: dict[str, object]) -> Request | None:
 
 
 def _selector(query: dict[str, list[str]]) -> str:
-    keys = [
-        part.split("=")[0].split(" ")[0].rstrip("!")
-        for kind in ("labelSelector", "fieldSelector")
-        for part in ",".join(query.get(kind, [])).split(",")
-        if part
-    ]
-    return ",".join(keys + [f"{each}=" for each in ("limit", "continue") if each in query])
+    found = [key for kind in ("labelSelector", "fieldSelector") for key in _keys(",".join(query.get(kind, [])))]
+    return ",".join([*found, *(each for each in ("limit", "continue") if each in query)])
+
+
+def _keys(selector: str) -> list[str]:
+    """The keys that a selector asks for, without their values."""
+    return re.findall(r"(?:^|,)!?([\w./-]+)", re.sub(r"\([^)]*\)", "", selector))

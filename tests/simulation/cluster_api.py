@@ -18,7 +18,9 @@ from tests.cluster.light import LightCluster
 NAMESPACES = Resource("/api/v1", "namespaces")
 MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"
-METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+METADATA_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+"""Of one object, and of each that a watch tells of."""
+LIST_OF_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 WATCH_SECONDS = 7200
 """Longer than anybody watches here."""
 
@@ -70,20 +72,26 @@ class ClusterApi:
         self, resource: Resource, namespace: str | None = None, selector: str = "", *, metadata_only: bool = False
     ) -> list[Manifest]:
         """The objects of a namespace (None: of the cluster)."""
-        accept = METADATA_ONLY if metadata_only else "application/json"
+        accept = LIST_OF_METADATA if metadata_only else "application/json"
         query = {"labelSelector": selector} if selector else {}
         answer = await self._send("GET", resource.path(namespace), query=query, accept=accept)
         return cast("list[Manifest]", (answer or {}).get("items") or [])
 
     async def watch(
-        self, resource: Resource, selector: str = "", *, accept: str = "application/json"
+        self,
+        resource: Resource,
+        selector: str = "",
+        *,
+        namespace: str | None = None,
+        accept: str = "application/json",
+        query: Mapping[str, str] | None = None,
     ) -> AsyncIterator[tuple[str, Manifest]]:
         """What there is in the cluster (as ADDED) and what becomes of it: ADDED, MODIFIED or DELETED, and the object.
         Raises RequestRefusedError when the server ends it."""
-        query = {"watch": "true", "timeoutSeconds": str(WATCH_SECONDS), "labelSelector": selector}
+        asked = {"watch": "true", "timeoutSeconds": str(WATCH_SECONDS), "labelSelector": selector, **(query or {})}
         timeout = httpx.Timeout(30, read=None)
         async with self._http.stream(
-            "GET", resource.path(), params=query, headers={"Accept": accept}, timeout=timeout
+            "GET", resource.path(namespace), params=asked, headers={"Accept": accept}, timeout=timeout
         ) as answer:
             if answer.is_error:
                 raise RequestRefusedError(answer.status_code, f"watch of {resource.plural}: {answer.status_code}")
@@ -94,9 +102,11 @@ class ClusterApi:
                 yield event["type"], event["object"]
         raise RequestRefusedError(0, f"the watch of {resource.plural} ended")
 
-    async def create(self, resource: Resource, namespace: str | None, manifest: Manifest) -> Manifest:
+    async def create(
+        self, resource: Resource, namespace: str | None, manifest: Manifest, *, accept: str = "application/json"
+    ) -> Manifest:
         """Create; the created object."""
-        return await self._send("POST", resource.path(namespace), body=manifest) or {}
+        return await self._send("POST", resource.path(namespace), body=manifest, accept=accept) or {}
 
     async def apply(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
         """Server-side apply, as kubectl does it."""
@@ -105,11 +115,18 @@ class ClusterApi:
         return await self._send("PATCH", path, query=query, body=manifest, content=APPLY) or {}
 
     async def merge(
-        self, resource: Resource, namespace: str, name: str, patch: Manifest, subresource: str | None = None
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        patch: Manifest,
+        subresource: str | None = None,
+        *,
+        accept: str = "application/json",
     ) -> Manifest | None:
         """Merge patch; None when the object is gone."""
         path = resource.path(namespace, name, subresource)
-        return await self._send("PATCH", path, body=patch, content=MERGE, missing_is_none=True)
+        return await self._send("PATCH", path, body=patch, content=MERGE, accept=accept, missing_is_none=True)
 
     async def delete(
         self, resource: Resource, namespace: str, name: str, *, grace_seconds: int | None = None

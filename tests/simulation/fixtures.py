@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.kubectl import kubectl_for
 from tests.cluster.light import LightCluster
-from tests.cluster.paths import REPOSITORY_ROOT
 from tests.cluster.services.control_plane import free_ports
-from tests.simulation.operator_process import OPERATOR_NAMESPACE, OperatorProcess
+from tests.simulation.operator_process import OperatorProcess, install
 from tests.simulation.scene import Scene, Simulation
 
 
 @pytest.fixture(scope="session")
 def simulation(api_server: LightCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulation]:
     """The played node on the session's API server, with the CRDs installed."""
-    kubectl = kubectl_for(api_server.kubeconfig)
-    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(REPOSITORY_ROOT / "crds" / "manifests"))
-    kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}}
-    kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(namespace))
+    install(api_server)
     simulation = Simulation(api_server, tmp_path_factory.mktemp("simulation"))
     yield simulation
     simulation.close()

@@ -19,7 +19,7 @@ from claas_kube.api import (
 from claas_kube.objects.meta import Manifest
 from claas_operator.plan.naming import JOB_UID_LABEL
 from tests.simulation import statuses
-from tests.simulation.cluster_api import ClusterApi, RequestRefusedError, text
+from tests.simulation.cluster_api import METADATA_ONLY, ClusterApi, RequestRefusedError, text
 from tests.simulation.cluster_api import field as at
 from tests.simulation.trainer import (
     KILLED,
@@ -31,7 +31,6 @@ from tests.simulation.vllm_pod import CONTROL_TOKEN
 from tests.simulation.volume import Volume
 
 OURS = "app.kubernetes.io/managed-by=claas-operator"
-METADATA_ONLY_WATCH = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 CONTAINER = "trainer"
 SIDECAR = "proxy"
 
@@ -114,7 +113,7 @@ class Node:
                     await self.api.delete(resource, namespace, text(found, "metadata", "name"))
 
     async def _watch_pods(self) -> None:
-        async for change, pod in self.api.watch(PODS, OURS, accept=METADATA_ONLY_WATCH):
+        async for change, pod in self.api.watch(PODS, OURS, accept=METADATA_ONLY):
             namespace, name = text(pod, "metadata", "namespace"), text(pod, "metadata", "name")
             attempt = self._attempts.get((namespace, name))
             if change == "DELETED":

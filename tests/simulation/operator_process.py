@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from tests.cluster.kubectl import kubectl_for
 from tests.cluster.light import LightCluster
 from tests.cluster.paths import REPOSITORY_ROOT
 from tests.cluster.services.control_plane import free_ports
@@ -19,15 +21,42 @@ TRAINER_IMAGE = "registry.invalid/claas-trainer:test"
 START_SECONDS = 60.0
 
 
+def install(cluster: LightCluster) -> None:
+    """What the operator needs to start: the CRDs, and its namespace."""
+    kubectl = kubectl_for(cluster.kubeconfig)
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(REPOSITORY_ROOT / "crds" / "manifests"))
+    kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": OPERATOR_NAMESPACE}}
+    kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(namespace))
+
+
 class OperatorProcess:
     """`python -m claas_operator` against one API server; started, killed and started again."""
 
-    def __init__(self, cluster: LightCluster, log: Path, *, name: str = "operator-0", health_port: int) -> None:
-        self._cluster = cluster
+    def __init__(
+        self,
+        cluster: LightCluster,
+        log: Path,
+        *,
+        name: str = "operator-0",
+        health_port: int,
+        log_level: str = "DEBUG",
+    ) -> None:
         self.log = log
-        self._name = name
-        self._health_port = health_port
         self.metrics_port = free_ports(1)[0]
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(log.parent),
+            "PYTHONPATH": os.pathsep.join(str(REPOSITORY_ROOT / source) for source in SOURCES),
+            "PYTHONUNBUFFERED": "1",
+            "KUBECONFIG": str(cluster.operator_kubeconfig),
+            "CLAAS_TRAINER_IMAGE": TRAINER_IMAGE,
+            "CLAAS_LOG_LEVEL": log_level,
+            "CLAAS_HEALTH_PORT": str(health_port),
+            "CLAAS_METRICS_PORT": str(self.metrics_port),
+            "POD_NAME": name,
+            "POD_NAMESPACE": OPERATOR_NAMESPACE,
+        }
         self._process: subprocess.Popen[bytes] | None = None
         self._read_from = 0
 
@@ -36,26 +65,22 @@ class OperatorProcess:
         """Whether the process lives."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start the process; it may not lead yet."""
         assert not self.running
         self._read_from = self.log.stat().st_size if self.log.exists() else 0
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.log.parent),
-            "PYTHONPATH": os.pathsep.join(str(REPOSITORY_ROOT / source) for source in SOURCES),
-            "PYTHONUNBUFFERED": "1",
-            "KUBECONFIG": str(self._cluster.operator_kubeconfig),
-            "CLAAS_TRAINER_IMAGE": TRAINER_IMAGE,
-            "CLAAS_LOG_LEVEL": "DEBUG",
-            "CLAAS_HEALTH_PORT": str(self._health_port),
-            "CLAAS_METRICS_PORT": str(self.metrics_port),
-            "POD_NAME": self._name,
-            "POD_NAMESPACE": OPERATOR_NAMESPACE,
-        }
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "claas_operator"], env=environment, stdout=output, stderr=subprocess.STDOUT
+                [sys.executable, "-m", "claas_operator"],
+                env=self.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
             )
 
     def leads(self) -> bool:

@@ -7,6 +7,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,6 +60,7 @@ class Simulation:
         self.port = free_ports(1)[0]
         self.volume = Volume()
         self.scripts: dict[tuple[str, str, int], Script] = {}
+        self.servers: list[VllmServer] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="simulation", daemon=True)
         self._addresses = itertools.count(1)
@@ -68,14 +70,18 @@ class Simulation:
         for resource in (ADAPTERS, DISTILL_JOBS):
             self.run(self.api.list(resource))
         self.node = Node(self.api, self.volume, self._script_for)
-        self._work = asyncio.run_coroutine_threadsafe(self.node.work(), self._loop)
+        self._work = self.spawn(self.node.work())
 
     async def _connect(self) -> ClusterApi:
         return ClusterApi(self.cluster)
 
     def run(self, work: Coroutine[Any, Any, T], timeout_seconds: float = 60.0) -> T:
         """Run a coroutine in the simulation's loop and wait for it."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_seconds)
+        return self.spawn(work).result(timeout_seconds)
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Have a coroutine run in the simulation's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def check(self) -> None:
         """Raise what ended the node's work, if it ended."""
@@ -83,11 +89,18 @@ class Simulation:
             self._work.result()
 
     def close(self) -> None:
-        """Stop the node and its loop."""
-        self._work.cancel()
-        self.run(self.api.close())
+        """Stop the servers, the node and its loop."""
+        self.run(self._stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
+
+    async def _stop(self) -> None:
+        await asyncio.gather(*(server.stop() for server in self.servers))
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self.api.close()
 
     def next_address(self) -> str:
         """A loopback address that no pod has had."""
@@ -227,6 +240,7 @@ class Scene:
             companion=companion,
             persists=persists,
         )
+        self.simulation.servers.append(server)
         self.simulation.run(server.start())
         self.merge(PODS, name, {"status": statuses.running_pod(address, "vllm")}, "status")
         pod = VllmPod(name, text(created, "metadata", "uid"), server)
