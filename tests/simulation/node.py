@@ -103,7 +103,7 @@ class Node:
 
     def leave_alone(self, job_uid: str) -> None:
         """Start nothing for a batch Job whose pod was made elsewhere."""
-        self._seen.add(job_uid)
+        self._job_gone[job_uid] = asyncio.Event()
 
     async def collect_garbage(self, namespace: str, owner_uid: str) -> None:
         """Delete what belonged to an object that is gone, as the garbage collector would."""
