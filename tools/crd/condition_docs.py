@@ -368,7 +368,10 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
             ),
             _false(
                 "The job does not hold the Lease, or no longer.",
-                (_J.QUEUED, "Other steps on the same Deployment come first."),
+                (
+                    _J.QUEUED,
+                    "Waits for its turn: adapters take turns, an adapter's jobs come first come, first served.",
+                ),
                 (
                     _J.ADAPTER_NOT_FOUND,
                     "The adapter does not exist yet; the job waits for it for up to `activeDeadlineSeconds`.",

@@ -32,7 +32,7 @@ from claas_operator.plan import actions
 from claas_operator.plan.adapter.adapter import plan_adapter
 from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.lease import plan_lease
-from claas_operator.plan.queueing import finished, queue_key
+from claas_operator.plan.queueing import finished, in_turn
 from claas_operator.plan.server.load_failures import LoadFailures
 from claas_operator.plan.serving_lease import lease_name
 from claas_operator.plan.world import TrainerState
@@ -224,8 +224,11 @@ class Reconciler:
             _log(
                 Key(Kind.LEASE, key.namespace, lease_name(deployment)), *lease_transitions(world.lease, plan.actions)
             )
-        if deployment is not None and before.queued and not after.queued:
-            await self._wake_next(key.namespace, deployment)
+        free = world.lease is None or world.lease.grant is None
+        if deployment is not None and free and before.queued and not after.queued:
+            # Of a lease that is held, its release wakes them.
+            last_turn = world.lease.last_turn if world.lease is not None else None
+            await self._wake_next(key.namespace, deployment, last_turn)
         if deployment is not None and (plan.actions or ended):
             self.queue.wake(Key(Kind.LEASE, key.namespace, lease_name(deployment)))
         return plan.requeue_seconds
@@ -255,7 +258,7 @@ class Reconciler:
             written = [action.lease for action in plan.actions if isinstance(action, actions.WriteLease)]
             if any(after.grant is None for after in written):
                 self.queue.wake(Key(Kind.ADAPTER, key.namespace, lease.grant.adapter_name))
-                await self._wake_next(lease.namespace, lease.deployment)
+                await self._wake_next(lease.namespace, lease.deployment, lease.last_turn)
         return plan.requeue_seconds
 
     def _wake_jobs(self, adapter: Key, *, queued: bool) -> None:
@@ -269,16 +272,15 @@ class Reconciler:
         for lease in await self._read.leases(adapter.namespace):
             self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
 
-    async def _wake_next(self, namespace: str, deployment: str) -> None:
-        """Wake the jobs that are next in line for a Deployment."""
+    async def _wake_next(self, namespace: str, deployment: str, last_turn: str | None) -> None:
+        """Wake the jobs that are next in turn for a Deployment."""
         sharing = {
             adapter.metadata.name
             for adapter in await self._read.adapters(namespace)
             if adapter.spec.serving.deployment_ref.name == deployment
         }
-        waiting = [job for job in self.jobs.of_adapters(namespace, sharing) if job.queued]
-        waiting.sort(key=lambda job: queue_key(job.created, job.name))
-        for job in waiting[:NEXT_IN_LINE]:
+        waiting = (job for job in self.jobs.of_adapters(namespace, sharing) if job.queued)
+        for job in in_turn(waiting, last_turn)[:NEXT_IN_LINE]:
             self.queue.wake(Key(Kind.JOB, job.namespace, job.name))
 
 

@@ -14,7 +14,7 @@ from claas_operator.clients.reader import Reader
 from claas_operator.observe.attempt_reader import observe_attempt
 from claas_operator.observe.attempts import alive_trainers, held_open
 from claas_operator.observe.holder import HolderState, holder_state
-from claas_operator.observe.job_view import JobView
+from claas_operator.observe.job_view import JobView, known_job
 from claas_operator.observe.products import (
     newest_version,
     products,
@@ -32,7 +32,7 @@ from claas_operator.observe.serving_pods import (
 )
 from claas_operator.plan import naming
 from claas_operator.plan.adapter.adoption import adoption_name
-from claas_operator.plan.queueing import finished, queue_key
+from claas_operator.plan.queueing import finished, jobs_ahead, queue_key
 from claas_operator.plan.server.handover_choice import HandoverChoice, choose_handover, server_of
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.unready import no_pod_because
@@ -115,8 +115,8 @@ class Observer:
         free = lease is None or lease.holder is None
         samples = await self._samples.look(job)
         waits = not (job.spec.suspend or job.status.produced_version is not None)
-        jobs_ahead = 0 if mine or adapter is None else await self._jobs_ahead(job, adapter)
-        ask = waits and ((free and jobs_ahead == 0) or between_attempts)
+        ahead = 0 if mine or adapter is None else await self._jobs_ahead(job, adapter, lease)
+        ask = waits and ((free and ahead == 0) or between_attempts)
         pods = await serving_pods(self._read, adapter, deployment, {}, ask=ask) if adapter else ()
         now = datetime.now(UTC)
         return JobWorld(
@@ -126,7 +126,7 @@ class Observer:
             samples_error=samples.missing,
             input_error=samples.too_large,
             sample_fault=samples.invalid,
-            jobs_ahead=jobs_ahead,
+            jobs_ahead=ahead,
             newest_version=(
                 newest_version(adapter, self._jobs.of_adapters(namespace, [adapter.metadata.name]))
                 if adapter
@@ -273,19 +273,20 @@ class Observer:
             field, kind = ("caSecretRef", "Secret") if tls.ca_secret_ref else ("caConfigMapRef", "ConfigMap")
             invalid.append(f"spec.serving.tls.{field}: key {reference.key} of {kind} {reference.name} {fault}")
 
-    async def _jobs_ahead(self, job: JobObject, adapter: AdapterObject) -> int:
+    async def _jobs_ahead(self, job: JobObject, adapter: AdapterObject, lease: ServingLease | None) -> int:
         deployment = adapter.spec.serving.deployment_ref.name
         sharing = {
             other.metadata.name
             for other in await self._read.adapters(job.metadata.namespace)
             if other.spec.serving.deployment_ref.name == deployment
         }
-        mine = queue_key(job.metadata.creation_timestamp, job.metadata.name)
-        return sum(
-            1
+        holder = lease.holder if lease is not None else None
+        waiting = [
+            other
             for other in self._jobs.of_adapters(job.metadata.namespace, sharing)
-            if other.queued and queue_key(other.created, other.name) < mine
-        )
+            if other.queued and other.uid not in (holder, job.metadata.uid)
+        ]
+        return jobs_ahead(known_job(job), waiting, lease.last_turn if lease is not None else None)
 
     async def _attempt(self, namespace: str, name: str | None) -> TrainerJob:
         return await observe_attempt(self._read, namespace, name, datetime.now(UTC))

@@ -1,14 +1,39 @@
-"""Which jobs wait for a Deployment, and in which order: first come, first served."""
+"""Which jobs wait for a Deployment, and in which order: its adapters take turns, and the jobs of one adapter come
+first come, first served.
+
+Turns go round the adapters by name. The serving Lease remembers who had the last one, so nothing else is needed to
+know the next: with n adapters that have jobs, each has a turn within n turns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Protocol, TypeVar
 
 from claas_crds.v1alpha1.conditions import Condition, JobCondition, is_true
 from claas_crds.v1alpha1.distill_job import JobPhase
 from claas_kube.objects.resources import JobObject
 
+
+class Waiting(Protocol):
+    """A job in the queue."""
+
+    @property
+    def adapter(self) -> str:
+        """Name of its adapter."""
+
+    @property
+    def created(self) -> datetime | None:
+        """When it was created."""
+
+    @property
+    def name(self) -> str:
+        """Its own name."""
+
+
+AnyWaiting = TypeVar("AnyWaiting", bound=Waiting)
 EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
@@ -36,3 +61,31 @@ def in_queue(job: JobObject) -> bool:
     if finished(job.status.conditions) or job.spec.suspend or job.metadata.deletion_timestamp is not None:
         return False
     return job.status.phase is not JobPhase.PENDING and job.status.produced_version is None
+
+
+def in_turn(waiting: Iterable[AnyWaiting], last_turn: str | None) -> list[AnyWaiting]:
+    """The jobs in the order of their turns, if no other one comes; the holder of the lease is none of them.
+
+    `last_turn` is the adapter that had the last turn.
+    """
+    rounds: Counter[str] = Counter()
+    places = []
+    for job in sorted(waiting, key=lambda job: queue_key(job.created, job.name)):
+        places.append((rounds[job.adapter], _after(job.adapter, last_turn), job))
+        rounds[job.adapter] += 1
+    places.sort(key=lambda place: place[:2])
+    return [job for *_, job in places]
+
+
+def jobs_ahead(mine: Waiting, waiting: Sequence[Waiting], last_turn: str | None) -> int:
+    """How many of the waiting jobs have their turn before mine, if no other one comes: its place in `in_turn`."""
+    place = queue_key(mine.created, mine.name)
+    earlier = sum(other.adapter == mine.adapter and queue_key(other.created, other.name) < place for other in waiting)
+    others = Counter(other.adapter for other in waiting if other.adapter != mine.adapter)
+    turn = _after(mine.adapter, last_turn)
+    return earlier + sum(min(jobs, earlier + (_after(name, last_turn) < turn)) for name, jobs in others.items())
+
+
+def _after(adapter: str, last_turn: str | None) -> tuple[bool, str]:
+    """An adapter's place in a round that begins after the one which had the last turn."""
+    return (last_turn is not None and adapter <= last_turn, adapter)

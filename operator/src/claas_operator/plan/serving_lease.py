@@ -23,6 +23,7 @@ from claas_kube.objects.workloads import Lease
 GRANT_ANNOTATION = f"{GROUP}/grant"
 DEPLOYMENT_ANNOTATION = f"{GROUP}/deployment"
 SERVED_ANNOTATION = f"{GROUP}/served"
+LAST_TURN_ANNOTATION = f"{GROUP}/last-turn"
 UNACCOUNTED_ANNOTATION = f"{GROUP}/unaccounted"
 SERVING_LEASE_LABELS = {f"{GROUP}/lease": "serving", "app.kubernetes.io/managed-by": "claas-operator"}
 
@@ -95,6 +96,8 @@ class ServingLease(GrantModel):
     """Empty while it does not exist."""
     deployment: str
     grant: Grant | None = None
+    last_turn: str | None = None
+    """Name of the adapter that the last grant was for; the next turn is another one's, if others wait."""
     served: dict[str, ServedRecord] = {}
     """What the pods serve for us, by served name. It outlives the adapter, so that no finalizer is needed."""
     unaccounted: dict[str, Unaccounted] = {}
@@ -127,13 +130,16 @@ def read_lease(lease: Lease) -> ServingLease:
     """The serving lease in a Lease object."""
     text = lease.metadata.annotations.get(GRANT_ANNOTATION)
     held = bool(lease.spec.holder_identity) and text is not None
+    grant = Grant.model_validate_json(text) if held and text else None
     return ServingLease(
         name=lease.metadata.name,
         namespace=lease.metadata.namespace,
         resource_version=lease.metadata.resource_version,
         uid=lease.metadata.uid,
         deployment=lease.metadata.annotations.get(DEPLOYMENT_ANNOTATION, ""),
-        grant=Grant.model_validate_json(text) if held and text else None,
+        grant=grant,
+        # Releases that served first come, first served did not note it.
+        last_turn=lease.metadata.annotations.get(LAST_TURN_ANNOTATION, grant.adapter_name if grant else None),
         served=_SERVED.validate_json(lease.metadata.annotations.get(SERVED_ANNOTATION, "{}")),
         unaccounted=_UNACCOUNTED.validate_json(lease.metadata.annotations.get(UNACCOUNTED_ANNOTATION, "{}")),
     )
@@ -151,6 +157,8 @@ def lease_manifest(lease: ServingLease) -> Manifest:
     annotations: dict[str, JsonValue] = {DEPLOYMENT_ANNOTATION: lease.deployment}
     if lease.grant is not None:
         annotations[GRANT_ANNOTATION] = lease.grant.model_dump_json(exclude_none=True)
+    if lease.last_turn is not None:
+        annotations[LAST_TURN_ANNOTATION] = lease.last_turn
     if lease.served:
         annotations[SERVED_ANNOTATION] = _SERVED.dump_json(lease.served, exclude_none=True).decode()
     if lease.unaccounted:

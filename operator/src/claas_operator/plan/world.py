@@ -223,7 +223,7 @@ class JobWorld:
     input_error: str | None
     """Why no trainer's input can be made of the job. None: it can."""
     jobs_ahead: int
-    """Unfinished jobs for the same Deployment that were created earlier."""
+    """Jobs that wait for the same Deployment and have their turn earlier; the holder of its lease is none of them."""
     newest_version: int | None
     """The newest version that the adapter's status or one of its jobs reports: what the next step starts from."""
     wanted_replicas: int

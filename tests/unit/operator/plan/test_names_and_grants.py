@@ -117,6 +117,7 @@ leases = st.builds(
     deployment=st.just(DEPLOYMENT),
     grant=st.none() | grants,
     served=st.dictionaries(texts, records, max_size=3),
+    last_turn=texts,
     unaccounted=st.dictionaries(texts, st.builds(Unaccounted, attempt=st.integers(1, 21)), max_size=2),
 )
 
@@ -125,6 +126,12 @@ leases = st.builds(
 def test_a_lease_is_read_as_it_was_written(lease: ServingLease) -> None:
     stored = json.loads(json.dumps(lease_manifest(lease)))
     assert read_lease(Lease.model_validate(stored)) == lease
+
+
+def test_a_lease_that_an_earlier_release_granted_tells_whose_turn_it_was() -> None:
+    manifest = lease_manifest(new_lease(NAMESPACE, DEPLOYMENT).model_copy(update={"grant": grant()}))
+    stored = Lease.model_validate({**manifest, "metadata": {**manifest["metadata"], "resourceVersion": "1"}})  # type: ignore[dict-item]
+    assert read_lease(stored).last_turn == grant().adapter_name
 
 
 def test_a_lease_without_a_holder_has_no_grant_even_if_an_annotation_was_left() -> None:

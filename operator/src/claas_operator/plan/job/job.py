@@ -6,7 +6,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.conditions import JobCondition, JobReason, is_true
+from claas_crds.v1alpha1.conditions import JobCondition, JobReason, condition_of, is_true
 from claas_crds.v1alpha1.distill_job import JobPhase
 from claas_operator.plan.actions import DeleteJob
 from claas_operator.plan.conditions import ConditionDraft
@@ -134,15 +134,31 @@ def _queue(draft: JobDraft) -> JobPlan:
     if waits_for is not None:
         draft.conditions.set(JobCondition.ADMITTED, False, waits_for.reason, waits_for.message)
         return draft.plan(JobPhase.PENDING, WAIT_SECONDS)
-    lease = world.lease
-    holder = lease.grant.job_name if lease is not None and lease.grant is not None else None
-    if holder is None and world.jobs_ahead == 0:
-        draft.actions.append(grant_lease(world))
-        message = "The step is next for its Deployment"
-        requeue = 0.0
-    else:
-        running = f"; {holder} runs" if holder else ""
-        message = f"{world.jobs_ahead} jobs for the same Deployment were created earlier{running}"
-        requeue = QUEUE_SECONDS
+    lease, jobs = world.lease, world.jobs_ahead
+    if lease is not None and lease.grant is not None:
+        jobs += 1
+    if jobs == 0:
+        return _grant(draft)
+    admitted = condition_of(draft.conditions.conditions, JobCondition.ADMITTED)
+    if admitted is None or admitted.reason != JobReason.QUEUED:
+        _tell_turn(draft, jobs)
+    return draft.plan(JobPhase.QUEUED, QUEUE_SECONDS)
+
+
+def _tell_turn(draft: JobDraft, jobs: int) -> None:
+    """Told once: a number that is kept up to date is a write for each job that waits, whenever one moves on."""
+    others = {0: "no other job", 1: "1 other job"}.get(jobs, f"{jobs} other jobs")
+    now = f"{draft.world.now:%H:%M:%S} UTC"
+    message = f"Waits for its turn; {others} for the same Deployment came first when it queued at {now}"
     draft.conditions.set(JobCondition.ADMITTED, False, JobReason.QUEUED, message)
-    return draft.plan(JobPhase.QUEUED, requeue)
+
+
+def _grant(draft: JobDraft) -> JobPlan:
+    """The job's turn has come. One that waited for something else says first that it needs the lease; of any other,
+    the next pass tells."""
+    world = draft.world
+    draft.actions.append(grant_lease(world))
+    if world.job.status.phase in (None, JobPhase.QUEUED):
+        return JobPlan(tuple(draft.actions), world.job.status, (), 0.0)
+    _tell_turn(draft, 0)
+    return draft.plan(JobPhase.QUEUED, 0.0)

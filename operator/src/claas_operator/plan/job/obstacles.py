@@ -112,4 +112,4 @@ def grant_lease(world: JobWorld) -> WriteLease:
         granted_at=world.now,
     )
     lease = world.lease or new_lease(adapter.metadata.namespace, serving.deployment_ref.name)
-    return WriteLease(lease.model_copy(update={"grant": grant}))
+    return WriteLease(lease.model_copy(update={"grant": grant, "last_turn": adapter.metadata.name}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -128,6 +129,33 @@ def test_a_job_waits(world: JobWorld, phase: JobPhase, reason: str) -> None:
     assert said(plan, "Admitted") == (ConditionStatus.FALSE, reason)
     assert plan.requeue_seconds is not None
     assert plan.status.completion_time is None
+
+
+def test_a_waiting_job_is_told_its_place_once_and_not_again_when_others_move_on() -> None:
+    first = plan_job(job_world(held=OTHERS, jobs_ahead=7))
+    assert message_of(first, "Admitted").startswith(
+        "Waits for its turn; 8 other jobs for the same Deployment came first"
+    )
+    later = plan_job(replace(job_world(job(status=first.status), held=OTHERS, jobs_ahead=2), now=ago(-60)))
+    assert later.status == first.status
+    assert later.notes == ()
+
+
+def test_a_job_whose_turn_has_come_takes_the_lease_before_anything_is_told() -> None:
+    queued = plan_job(job_world(held=OTHERS, jobs_ahead=7)).status
+    for status in (DistillJobStatus(), queued):
+        plan = plan_job(job_world(job(status=status), held=FREE))
+        assert (kinds(plan), plan.status, plan.notes) == (["WriteLease"], status, ())
+        (grants,) = plan.actions
+        assert isinstance(grants, WriteLease)
+        assert grants.lease.last_turn == "tone"
+
+
+def test_a_job_that_was_taken_for_one_that_waits_says_that_it_needs_the_lease() -> None:
+    waited = plan_job(job_world(on=adapter(versions=()))).status
+    assert waited.phase is JobPhase.PENDING
+    plan = plan_job(job_world(job(status=waited), held=FREE))
+    assert (kinds(plan), plan.status.phase) == (["WriteLease"], JobPhase.QUEUED)
 
 
 @pytest.mark.parametrize("held", [None, FREE], ids=["no-lease-yet", "a-free-lease"])
