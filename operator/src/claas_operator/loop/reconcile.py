@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
 from claas_crds.v1alpha1.distill_job import KIND as JOB_KIND
-from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
 from claas_crds.v1alpha1.lora_adapter import KIND as ADAPTER_KIND
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
 from claas_kube.api import ADAPTERS, DISTILL_JOBS, Api, Resource
@@ -31,6 +32,7 @@ from claas_operator.observe.worlds import Observer
 from claas_operator.plan import actions
 from claas_operator.plan.adapter.adapter import plan_adapter
 from claas_operator.plan.job.job import plan_job
+from claas_operator.plan.job_draft import TELL_SECONDS
 from claas_operator.plan.lease import plan_lease
 from claas_operator.plan.queueing import finished, in_turn
 from claas_operator.plan.server.load_failures import LoadFailures
@@ -74,6 +76,8 @@ class Reconciler:
         for kind in Kind:
             metrics.watch_queue(kind, partial(self.queue.waiting, kind))
         self._listed: set[str | None] = set()
+        self._told: dict[Key, datetime] = {}
+        """When the status of jobs that are not done was last written. What is lost of it is told a little sooner."""
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass; answers in how many seconds to look again."""
@@ -194,31 +198,46 @@ class Reconciler:
         job = await self._read.job_object(key.namespace, key.name)
         if job is None:
             self.jobs.forget(key.namespace, key.name)
+            self._told.pop(key, None)
             return None
         self.jobs.note(job)
         if job.metadata.deletion_timestamp is not None:
             return None
-        world = await self._observer.job_world(job)
+        world = replace(await self._observer.job_world(job), told=self._told.get(key))
         plan = plan_job(world)
+        try:
+            await self._applier.for_job(job, world.adapter, plan.creations)
+        except Conflict:
+            raise
+        except ApiError as error:
+            return await self._stand_back(key, job, plan.status, error)
         # What is accounted for is written down before anything that would make it unreadable is done.
         metadata = await self._status.write(DISTILL_JOBS, job.metadata, job.status, plan.status)
         before, written = known_job(job), job.model_copy(update={"metadata": metadata, "status": plan.status})
-        after = self.jobs.note(written) if metadata is not job.metadata else before
+        after = before
+        if metadata is not job.metadata:
+            after = self.jobs.note(written)
+            self._told[key] = world.now
+        if finished(plan.status.conditions):
+            self._told.pop(key, None)
         _log(key, job_transition(job.status, plan.status))
         await self._recorder.record(JOB_KIND, job.metadata, plan.notes)
         try:
-            await self._applier.for_job(job.model_copy(update={"metadata": metadata}), world.adapter, plan.actions)
+            await self._applier.for_job(job.model_copy(update={"metadata": metadata}), world.adapter, plan.remaining)
         except Conflict:
             raise
         except ApiError as error:
             if world.attempt.state is not TrainerState.ABSENT or plan.status.produced_version is not None:
                 raise
-            return await self._stand_back(key, written, error)
+            return await self._stand_back(key, written, plan.status, error)
         adapter = Key(Kind.ADAPTER, key.namespace, job.spec.adapter_ref.name)
         published = plan.status.produced_version != job.status.produced_version
         ended = finished(plan.status.conditions) and not finished(job.status.conditions)
-        if published or ended or plan.status.trainer_job != job.status.trainer_job:
+        if published or (ended and plan.status.produced_version is None):
             self.queue.wake(adapter)
+        elif plan.creations:
+            # A step that is over by then is not told in the adapter's status.
+            self.queue.wake(adapter, TELL_SECONDS)
         deployment = world.adapter.spec.serving.deployment_ref.name if world.adapter is not None else None
         if deployment is not None:
             _log(
@@ -233,10 +252,12 @@ class Reconciler:
             self.queue.wake(Key(Kind.LEASE, key.namespace, lease_name(deployment)))
         return plan.requeue_seconds
 
-    async def _stand_back(self, key: Key, job: JobObject, error: ApiError) -> float:
-        """The API server refuses to start the job's step: tell it, and let others go first for a while."""
+    async def _stand_back(self, key: Key, job: JobObject, planned: DistillJobStatus, error: ApiError) -> float:
+        """The API server refuses to start the job's step: tell it, and let others go first for a while. `job` is as
+        it stands in the cluster, `planned` what its status would have been."""
         now = datetime.now(UTC)
-        status = refused_step(job.status, job.metadata.generation, error, now)
+        begun = {"start_time": planned.start_time, "timings": planned.timings}
+        status = refused_step(job.status.model_copy(update=begun), job.metadata.generation, error, now)
         metadata = await self._status.write(DISTILL_JOBS, job.metadata, job.status, status)
         self.jobs.note(job.model_copy(update={"metadata": metadata, "status": status}))
         _log(key, job_transition(job.status, status))

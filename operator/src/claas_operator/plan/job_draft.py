@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from claas_crds.v1alpha1.conditions import JobCondition, is_true, telling_condition
 from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
 from claas_operator.plan.actions import (
     Action,
+    CreateAttempt,
     DeleteAttempt,
     Note,
     RetireAttempt,
@@ -20,6 +21,8 @@ from claas_operator.plan.world import JobWorld, TrainerJob, TrainerState
 
 STOP_GRACE_SECONDS = 20
 """How long a trainer that is told to end has for waking serving by itself."""
+TELL_SECONDS = 10
+"""How often a status is written that says only how far a trainer or a load is: what is over sooner is not told."""
 KEPT_SECONDS = 3600
 """How long a trainer's batch Job and log stay after it was accounted for."""
 
@@ -43,6 +46,16 @@ class JobPlan:
     status: DistillJobStatus
     notes: tuple[Note, ...]
     requeue_seconds: float | None
+
+    @property
+    def creations(self) -> tuple[CreateAttempt, ...]:
+        """What is made before status tells of it: a second look finds it by its name."""
+        return tuple(action for action in self.actions if isinstance(action, CreateAttempt))
+
+    @property
+    def remaining(self) -> tuple[Action, ...]:
+        """What is done after status was written: it may take away what status was decided on."""
+        return tuple(action for action in self.actions if not isinstance(action, CreateAttempt))
 
 
 @dataclass
@@ -72,6 +85,16 @@ class JobDraft:
         if "completion_time" in self.changes:
             status = status.model_copy(update={"timings": settled(status)})
         return JobPlan(tuple(self.actions), status, tuple(self.conditions.notes), requeue_seconds)
+
+    def unchanged(self, requeue_seconds: float) -> JobPlan:
+        """The plan with status as it is, and nothing to tell."""
+        return JobPlan(tuple(self.actions), self.world.job.status, (), requeue_seconds)
+
+    @property
+    def told_just_now(self) -> bool:
+        """Whether the status of the job was written so lately that progress alone is not told."""
+        told = self.world.told
+        return told is not None and self.world.now - told < timedelta(seconds=TELL_SECONDS)
 
     def fail(self, reason: str, message: str) -> JobPlan:
         """The job has failed for good."""

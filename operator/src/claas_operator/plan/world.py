@@ -246,6 +246,8 @@ class JobWorld:
     """What becomes of serving at the next attempt."""
     held_open: tuple[ObjectReference, ...] = ()
     """Batch Jobs of this job whose trainer has ended, while other containers keep their pods."""
+    told: datetime | None = None
+    """When the operator last wrote the job's status; None: not since it began."""
     sample_fault: str | None = None
     """What is wrong with a sample, as far as the operator can read them. None: nothing that it can see."""
 

@@ -107,7 +107,7 @@ def _end(draft: JobDraft, reason: JobReason, message: str, why: str) -> JobPlan:
 
 def _suspended(draft: JobDraft) -> JobPlan:
     draft.conditions.set(JobCondition.SUSPENDED, True, JobReason.SUSPENDED, "spec.suspend is true")
-    draft.conditions.set(JobCondition.ADMITTED, False, JobReason.SUSPENDED, "spec.suspend is true")
+    draft.conditions.set(JobCondition.ADMITTED, False, JobReason.SUSPENDED, "spec.suspend is true", quiet=True)
     waits = settle(draft, "the job was suspended")
     if waits is not None:
         return waits
@@ -150,7 +150,7 @@ def _tell_turn(draft: JobDraft, jobs: int) -> None:
     others = {0: "no other job", 1: "1 other job"}.get(jobs, f"{jobs} other jobs")
     now = f"{draft.world.now:%H:%M:%S} UTC"
     message = f"Waits for its turn; {others} for the same Deployment came first when it queued at {now}"
-    draft.conditions.set(JobCondition.ADMITTED, False, JobReason.QUEUED, message)
+    draft.conditions.set(JobCondition.ADMITTED, False, JobReason.QUEUED, message, quiet=True)
 
 
 def _grant(draft: JobDraft) -> JobPlan:
@@ -159,6 +159,6 @@ def _grant(draft: JobDraft) -> JobPlan:
     world = draft.world
     draft.actions.append(grant_lease(world))
     if world.job.status.phase in (None, JobPhase.QUEUED):
-        return JobPlan(tuple(draft.actions), world.job.status, (), 0.0)
+        return draft.unchanged(0.0)
     _tell_turn(draft, 0)
     return draft.plan(JobPhase.QUEUED, 0.0)

@@ -37,16 +37,19 @@ def put_into_service(draft: JobDraft) -> JobPlan:
     in_service = served is not None and served >= produced and any(pod.ready for pod in world.pods)
     if adopted and in_service:
         message = f"Version {produced} is in service"
-        draft.conditions.set(JobCondition.SERVED, True, JobReason.IN_SERVICE, message)
+        draft.conditions.set(JobCondition.SERVED, True, JobReason.IN_SERVICE, message, quiet=True)
         return _complete(draft, message)
     why = _why_not(world, produced)
     if adopted and world.job.spec.complete_when is CompletionPoint.PUBLISHED:
-        draft.conditions.set(JobCondition.SERVED, False, JobReason.PUTTING_INTO_SERVICE, why)
+        draft.conditions.set(JobCondition.SERVED, False, JobReason.PUTTING_INTO_SERVICE, why, quiet=True)
         return _complete(draft, f"Version {produced} is published")
     if _time_is_over(world):
         seconds = world.job.spec.active_deadline_seconds
         return _unserved(draft, JobReason.DEADLINE_EXCEEDED, f"{why}, {seconds} s after the job was admitted")
-    draft.conditions.set(JobCondition.SERVED, False, JobReason.PUTTING_INTO_SERVICE, why)
+    said = condition_of(draft.conditions.conditions, JobCondition.SERVED)
+    if draft.told_just_now and said is not None and said.reason == JobReason.PUTTING_INTO_SERVICE:
+        return draft.unchanged(LOOK_SECONDS)
+    draft.conditions.set(JobCondition.SERVED, False, JobReason.PUTTING_INTO_SERVICE, why, quiet=True)
     return draft.plan(JobPhase.SWAPPING, LOOK_SECONDS)
 
 
@@ -77,5 +80,5 @@ def _complete(draft: JobDraft, message: str) -> JobPlan:
 def _unserved(draft: JobDraft, reason: JobReason, why: str) -> JobPlan:
     """The job ends without having seen its version in service. The version stays, and Trained with it."""
     produced = draft.world.job.status.produced_version
-    draft.conditions.set(JobCondition.SERVED, False, reason, why)
+    draft.conditions.set(JobCondition.SERVED, False, reason, why, quiet=True)
     return draft.fail(reason, f"Version {produced} is published and stays; it was not seen in service: {why}")

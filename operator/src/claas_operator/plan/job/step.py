@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from claas_contract.outcome import FailureReason
 from claas_contract.result import TrainerResult
-from claas_crds.v1alpha1.conditions import JobCondition, JobReason
+from claas_crds.v1alpha1.conditions import JobCondition, JobReason, condition_of
 from claas_crds.v1alpha1.distill_job import JobPhase
 from claas_crds.v1alpha1.lora_adapter import VersionVerdict
 from claas_operator.plan import naming
@@ -42,7 +42,7 @@ def take_step(draft: JobDraft) -> JobPlan:
     if status.start_time is None:
         draft.changes["start_time"] = world.now
         draft.changes["timings"] = status.timings.model_copy(update={"queued": round(world.age_seconds, 3)})
-    draft.conditions.set(JobCondition.ADMITTED, True, JobReason.ADMITTED, "The step may be taken")
+    draft.conditions.set(JobCondition.ADMITTED, True, JobReason.ADMITTED, "The step may be taken", quiet=True)
     match world.attempt.state:
         case TrainerState.RUNNING:
             return _follow(draft)
@@ -76,10 +76,11 @@ def _start(draft: JobDraft) -> JobPlan:
         waits_for = unaccounted(world)
         if waits_for is not None:
             return _wait(draft, waits_for)
-        draft.actions.append(
-            CreateAttempt(naming.attempt_name(world.job.metadata, attempt), attempt, world.lease.grant, parent)
-        )
+        name = naming.attempt_name(world.job.metadata, attempt)
+        draft.actions.append(CreateAttempt(name, attempt, world.lease.grant, parent))
         draft.changes.update(parent_version=parent, handover=world.lease.grant.handover, recovery_time=None)
+        draft.changes.update(attempts=attempt, trainer_job=name)
+        _tell_running(draft, "The trainer's pod is being made")
         return draft.plan(JobPhase.PREPARING, FOLLOW_SECONDS)
     if status.retry_time is not None and world.now < status.retry_time:
         return draft.plan(JobPhase.QUEUED, max(0.2, (status.retry_time - world.now).total_seconds()))
@@ -103,15 +104,23 @@ def _follow(draft: JobDraft) -> JobPlan:
     if world.attempt.hindered:
         return follow_unstarted(draft)
     status = world.job.status
+    trained = condition_of(status.conditions, JobCondition.TRAINED)
+    known = status.trainer_job == world.attempt.name and status.attempts == next_attempt(world)
+    if known and draft.told_just_now and trained is not None and trained.reason == JobReason.RUNNING:
+        return draft.unchanged(FOLLOW_SECONDS)
     draft.changes["attempts"] = next_attempt(world)
     draft.changes["trainer_job"] = world.attempt.name
     progress = world.attempt.progress
     phase = progress.phase if progress else JobPhase.PREPARING
     if progress is None and status.phase not in (None, JobPhase.PENDING, JobPhase.QUEUED, JobPhase.SUSPENDED):
         phase = status.phase or phase
-    detail = (progress.detail if progress else world.attempt.message) or f"{phase.value}"
-    draft.conditions.set(JobCondition.TRAINED, False, JobReason.RUNNING, f"Attempt {next_attempt(world)}: {detail}")
+    _tell_running(draft, (progress.detail if progress else world.attempt.message) or phase.value)
     return draft.plan(phase, FOLLOW_SECONDS)
+
+
+def _tell_running(draft: JobDraft, detail: str) -> None:
+    message = f"Attempt {next_attempt(draft.world)}: {detail}"
+    draft.conditions.set(JobCondition.TRAINED, False, JobReason.RUNNING, message, quiet=True)
 
 
 def account_success(draft: JobDraft, result: TrainerResult) -> JobPlan:
@@ -130,6 +139,7 @@ def account_success(draft: JobDraft, result: TrainerResult) -> JobPlan:
             True,
             JobReason.ALREADY_PUBLISHED,
             f"Version {version.number} was published by an earlier attempt; no second step was taken",
+            quiet=True,
         )
     else:
         made = result.samples.reconstructed
@@ -143,7 +153,10 @@ def account_success(draft: JobDraft, result: TrainerResult) -> JobPlan:
             True,
             JobReason.STEP_TAKEN,
             f"Published version {version.number} from version {version.parent}{said}",
+            quiet=True,
         )
+    message = f"Version {version.number} is being put into service"
+    draft.conditions.set(JobCondition.SERVED, False, JobReason.PUTTING_INTO_SERVICE, message, quiet=True)
     return draft.plan(JobPhase.SWAPPING, 0.0)
 
 

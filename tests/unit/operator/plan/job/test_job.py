@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from pydantic import JsonValue
@@ -571,6 +571,62 @@ def test_a_grant_keeps_how_its_servers_are_verified_so_that_they_can_be_woken_wi
     assert action.lease.grant.tls == of.spec.serving.tls
 
 
+def test_an_attempt_is_told_once_it_is_made_and_only_with_what_it_was_made_from() -> None:
+    plan = plan_job(job_world(held=MINE))
+    assert plan.creations == plan.actions
+    assert plan.remaining == ()
+    assert (plan.status.attempts, plan.status.trainer_job) == (1, plan.creations[0].name)
+    assert said(plan, "Trained") == (ConditionStatus.FALSE, "Running")
+
+
+@pytest.mark.parametrize(
+    ("told_seconds_ago", "phase", "detail"),
+    [
+        (9, JobPhase.PREPARING, "Preparing"),
+        (11, JobPhase.TRAINING, "micro-batch 3 of 8"),
+        (None, JobPhase.TRAINING, "micro-batch 3 of 8"),
+    ],
+    ids=["lately", "a-while-ago", "not-by-this-operator"],
+)
+def test_how_far_a_trainer_is_stands_in_status_every_few_seconds(
+    told_seconds_ago: int | None, phase: JobPhase, detail: str
+) -> None:
+    preparing = replace(RUNNING, progress=Progress(phase=JobPhase.PREPARING, detail="Preparing"))
+    status = plan_job(job_world(job(status=STARTED), held=MINE, now_at=preparing)).status
+    training = replace(RUNNING, progress=Progress(phase=JobPhase.TRAINING, detail="micro-batch 3 of 8"))
+    status = status.model_copy(update={"trainer_job": RUNNING.name})
+    told = None if told_seconds_ago is None else ago(told_seconds_ago)
+    plan = plan_job(replace(job_world(job(status=status), held=MINE, now_at=training), told=told))
+    assert plan.status.phase is phase
+    assert message_of(plan, "Trained") == f"Attempt 1: {detail}"
+    assert plan.requeue_seconds == 1.0
+
+
+@pytest.mark.parametrize("told", [None, ago(1)], ids=["long-ago", "just-now"])
+def test_what_decides_is_told_at_once(told: datetime | None) -> None:
+    for now_at in (failed(FailureReason.SERVING_LOST), succeeded(1), attempt(TrainerState.LOST)):
+        world = job_world(
+            job(status=STARTED.model_copy(update={"phase": JobPhase.TRAINING})), held=MINE, now_at=now_at
+        )
+        assert plan_job(replace(world, told=told)).status != world.job.status
+
+
+def test_a_step_and_its_version_are_told_in_three_writes_and_one_event() -> None:
+    """Admitted with its attempt, published, complete; what lies between is over too soon to be told."""
+    notes = []
+    made = plan_job(job_world(held=MINE))
+    published_ = plan_job(job_world(job(status=made.status), held=MINE, now_at=succeeded(1)))
+    loading = job_world(job(status=published_.status), on=adapter(versions=(0, 1)), held=MINE)
+    waits = plan_job(replace(loading, told=ago(2)))
+    assert waits.status == published_.status
+    served = adapter(versions=(0, 1), served=1)
+    complete = plan_job(replace(loading, adapter=served, told=ago(2)))
+    assert said(complete, "Complete") == (ConditionStatus.TRUE, "Completed")
+    for plan in (made, published_, waits, complete):
+        notes += [note.reason for note in plan.notes]
+    assert notes == ["Completed"]
+
+
 TOLD: list[tuple[str, JobWorld, str]] = [
     ("waits for its turn", job_world(held=OTHERS), "Queued"),
     ("waits for its adapter", job_world(on=adapter(versions=())), "AdapterNotReady"),
@@ -582,7 +638,7 @@ TOLD: list[tuple[str, JobWorld, str]] = [
         job_world(job(status=STARTED), held=MINE, now_at=failed(FailureReason.SERVING_LOST)),
         "Retrying",
     ),
-    ("has published", job_world(job(status=STARTED), held=MINE, now_at=succeeded(1)), "StepTaken"),
+    ("has published", job_world(job(status=STARTED), held=MINE, now_at=succeeded(1)), "PuttingIntoService"),
     (
         "failed",
         job_world(job(status=STARTED), held=MINE, now_at=failed(FailureReason.INVALID_SAMPLE, 64)),
