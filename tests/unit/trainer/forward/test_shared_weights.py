@@ -90,8 +90,8 @@ def test_another_model_is_refused_by_the_name_of_what_is_missing() -> None:
     ("document", "said"),
     [
         ({"refusal": "they are quantised (fp8)"}, r"quantised \(fp8\)"),
-        ({}, "no export"),
-        ({"refusal": None, "tensors": []}, "no export"),
+        ({}, "not an export"),
+        ({"refusal": None, "tensors": []}, "not an export"),
         ({"tensors": [{**entry("x", 2), "handle": "short"}]}, "can't be read"),
         ({"tensors": [{**entry("x", 2), "dtype": "int8"}]}, "can't be read"),
         ({"tensors": [{**entry("x", 2), "shape": ["2"]}]}, "can't be read"),

@@ -83,7 +83,7 @@ BROKEN: list[tuple[str, str, str]] = [
     ("syntax", "{% for m in messages %}{{ m.content }", "TemplateSyntaxError, line 1 of the template"),
     ("type", "{% for m in messages %}{{ m.content + 1 }}{% endfor %}", "TypeError"),
     ("undefined", "{{ nothing.there }}", "UndefinedError"),
-    ("no message", "always the same", "does not show the user's message"),
+    ("no message", "always the same", "does not render the user's message"),
     ("division", "{{ 1 // 0 }}", "ZeroDivisionError"),
 ]
 

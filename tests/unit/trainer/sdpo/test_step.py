@@ -384,8 +384,8 @@ GOOD = StepSample((1, 2), (1, 2, 3), (4, 5), (-0.5, -0.5))
         (dataclasses.replace(GOOD, teacher_prompt_ids=(1, 96)), r"\[1\]\.teacher_prompt_ids .* 0\.\.95"),
         (dataclasses.replace(GOOD, response_ids=(4, -1)), r"\[1\]\.response_ids .* outside"),
         (dataclasses.replace(GOOD, old_logprobs=(-0.5,)), r"\[1\]\.old_logprobs has 1 values for 2"),
-        (dataclasses.replace(GOOD, old_logprobs=(-0.5, math.nan)), r"\[1\]\.old_logprobs .* no log-prob"),
-        (dataclasses.replace(GOOD, old_logprobs=(-0.5, 0.5)), r"\[1\]\.old_logprobs .* no log-prob"),
+        (dataclasses.replace(GOOD, old_logprobs=(-0.5, math.nan)), r"\[1\]\.old_logprobs .* invalid log-prob"),
+        (dataclasses.replace(GOOD, old_logprobs=(-0.5, 0.5)), r"\[1\]\.old_logprobs .* invalid log-prob"),
     ],
 )
 def test_a_sample_that_cannot_be_trained_on_is_named_by_index_and_field(
@@ -396,7 +396,7 @@ def test_a_sample_that_cannot_be_trained_on_is_named_by_index_and_field(
 
 
 def test_an_empty_batch_is_refused(way: Way, adapter: LoraAdapter) -> None:
-    with pytest.raises(InvalidBatchError, match="there are none"):
+    with pytest.raises(InvalidBatchError, match="samples: empty"):
         step(way, adapter, [], CONFIG)
 
 

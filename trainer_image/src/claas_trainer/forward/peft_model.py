@@ -1,7 +1,7 @@
-"""A transformers model with a LoRA adapter attached, as a step needs it (PEFT's generic path).
+"""A transformers model with a LoRA adapter attached by PEFT: the generic forward.
 
-Works for any causal language model that transformers and PEFT know. The adapter is attached for one step
-and removed after it, so that the next adapter finds the base model as it was.
+Works for any causal language model that transformers and PEFT know. The adapter is attached for one step and removed
+afterwards, which leaves the base model unchanged for the next one.
 """
 
 from __future__ import annotations
@@ -26,10 +26,8 @@ from claas_trainer.sdpo.policy import Network, PolicyModel, StudentPass
 
 
 class ResponseHead(nn.Module):
-    """The model's head, on the chosen positions alone, in float32 whatever the weights' dtype.
-
-    It stands in the head's own place, so that what a model does to its logits afterwards (scaling, a soft
-    cap) still happens.
+    """The model's head, applied to the chosen positions only, in float32 for any dtype of the weights. It replaces
+    the head inside the model, so that any processing of the logits afterwards (scaling, a soft cap) still happens.
     """
 
     def __init__(self, head: nn.Linear) -> None:
@@ -38,16 +36,17 @@ class ResponseHead(nn.Module):
         self.positions: Tensor | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, T, H] -> [N, V], at `positions` of the flattened [B * T]; without positions, [B, T, V]."""
+        """[B, T, H] -> [N, V], at `positions` of the flattened [B * T]; [B, T, V] without positions."""
         chosen = hidden if self.positions is None else hidden.flatten(0, 1)[self.positions]
         bias = None if self.head.bias is None else self.head.bias.float()
         return F.linear(chosen.float(), self.head.weight.float(), bias)
 
 
 class AdaptedModel(PolicyModel):
-    """The `PolicyModel` of a transformers model; made by `attached`. `peft` generates, as any model does.
+    """The `PolicyModel` of a transformers model; created by `attached`.
 
-    Its features are the logits themselves: what a model does to them after its head (scaling, a soft cap) is its own.
+    `peft` can generate like any model. The features are the logits themselves, because a model may process them after
+    its head (scaling, a soft cap).
     """
 
     def __init__(self, peft: PeftModel, head: ResponseHead) -> None:
@@ -65,7 +64,7 @@ class AdaptedModel(PolicyModel):
         return self._head.head.weight.device
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """The adapter's parameters by their published names, float32."""
+        """The adapter's parameters by published name, float32."""
         return dict(self._parameters)
 
     def place(self, masters: Tensor) -> AdapterParameters:
@@ -105,7 +104,7 @@ class AdaptedModel(PolicyModel):
         return gradient
 
     def _logits(self, batch: TokenBatch) -> Tensor:
-        """At the response positions, [N, V], float32."""
+        """Logits at the response positions, [N, V], float32."""
         groups = alike(batch.lengths, self._limits)
         if len(groups) == 1:
             return self._forward(batch)
@@ -116,7 +115,7 @@ class AdaptedModel(PolicyModel):
     def _forward(self, batch: TokenBatch) -> Tensor:
         ids, self._head.positions = batch.padded()
         try:
-            # No attention mask: padding stands on the right, where the causal mask hides it.
+            # No attention mask: padding is on the right, where the causal mask hides it.
             logits: Tensor = self.peft(input_ids=ids, use_cache=False).logits
         finally:
             self._head.positions = None
@@ -132,8 +131,8 @@ class AdaptedModel(PolicyModel):
 
 
 def rope_limits(config: PretrainedConfig) -> tuple[int, ...]:
-    """The lengths beyond which a model turns to other rope frequencies (LongRoPE, arXiv 2402.13753). transformers
-    decides so for a whole forward, by its longest sequence."""
+    """The lengths beyond which a model uses other RoPE frequencies (LongRoPE, arXiv 2402.13753). transformers decides
+    by the longest sequence of a forward pass, for all of them."""
     found = getattr(config.get_text_config(), "rope_parameters", None) or {}
     each = [value for value in found.values() if isinstance(value, Mapping)] or [found]
     kinds = [one for one in each if one.get("rope_type") == "longrope"]
@@ -141,7 +140,7 @@ def rope_limits(config: PretrainedConfig) -> tuple[int, ...]:
 
 
 def alike(lengths: Sequence[int], limits: Sequence[int]) -> list[list[int]]:
-    """The sequences, by their indices, in groups that are on the same side of each limit."""
+    """Groups the sequences' indices so that all sequences of a group are on the same side of each limit."""
     groups: dict[tuple[bool, ...], list[int]] = {}
     for index, length in enumerate(lengths):
         groups.setdefault(tuple(length > limit for limit in limits), []).append(index)
@@ -164,10 +163,10 @@ class _PeftPass(StudentPass):
 
 
 def load_base(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """The base model on the CPU, without gradients or dropout; in its own dtype unless another is given.
+    """Loads the base model on the CPU, without gradients or dropout; in its own dtype unless another is given.
 
     Raises:
-        WeightsError: there is no usable model in the folder, or a part of its weights is missing or not finite.
+        WeightsError: the folder has no usable model, or some of its weights are missing or not finite.
     """
     with model_errors(folder, "model"):
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -175,28 +174,28 @@ def load_base(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel
         )
     missing = sorted(report["missing_keys"])
     if missing:
-        # The library would go on with random weights in their place.
+        # transformers would replace them with random weights.
         raise WeightsError(f"{folder}: {len(missing)} weights are missing there, such as {missing[0]}")
     for name, parameter in model.named_parameters():
         if not is_finite(parameter):
             raise WeightsError(f"{folder}: weight {name} has values that are NaN or infinite; {ADVICE}")
     for tensor in (*model.parameters(), *model.buffers()):
-        # The library maps files: their bytes would be read at first use, which is in the pause.
+        # transformers maps files: without this, their bytes would be read at first use, during the pause.
         tensor.data = tensor.data.clone()
     return model.eval().requires_grad_(False)
 
 
 @contextmanager
 def attached(base: PreTrainedModel, adapter: LoraAdapter) -> Iterator[AdaptedModel]:
-    """The base model with the adapter attached; on leaving, the base model is as it was before.
+    """Context manager: the base model with the adapter attached, removed again on exit.
 
     Raises:
-        AdapterError: the adapter's tensors do not fit the base model, or target its head.
+        AdapterError: the adapter's tensors do not fit the base model, or belong to its head.
     """
     head = base.get_output_embeddings()
     if not isinstance(head, nn.Linear):
-        raise AdapterError(f"{type(base).__name__}: its head is no linear layer; this model can't be trained")
-    # PEFT draws initial weights, which are overwritten at once: not at the expense of the caller's generator.
+        raise AdapterError(f"{type(base).__name__}: its head is not a linear layer; this model can't be trained")
+    # PEFT draws random initial weights, which are overwritten at once. Keep the caller's generator unchanged.
     with torch.random.fork_rng():
         peft = wrap(base, adapter)
     try:
@@ -230,6 +229,6 @@ def _fill(parameters: dict[str, nn.Parameter], adapter: LoraAdapter) -> None:
 def _detach(base: PreTrainedModel, peft: PeftModel, head: nn.Linear) -> None:
     base.set_output_embeddings(head)
     peft.unload()
-    # What PEFT leaves on the model would make the next adapter look like a second one.
+    # PEFT leaves attributes on the model, which would make the next adapter look like a second one.
     if hasattr(base, "peft_config"):
         del base.peft_config

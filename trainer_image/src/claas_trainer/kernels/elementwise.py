@@ -1,7 +1,7 @@
-"""What happens between the matrix products: norms, rotation, SwiGLU, softmax, and the way back through each.
+"""The operations between the matrix products: norms, rotary embedding, SwiGLU, softmax, each with its backward pass.
 
-Plain PyTorch on rows, one for each token, computed in float32 at least and rounded once. On a GPU each is one kernel
-(`kernels`) that changes nothing but speed; where Triton can't compile, these stand in.
+Plain PyTorch on rows, one row per token, computed in float32 or wider and rounded once. On a GPU each is one Triton
+kernel (`kernels.triton`), which only changes the speed; where Triton can't compile, this code is used instead.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 def rms_norm_backward(
     x: Tensor, weight: Tensor, epsilon: float, gradient: Tensor, residual: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of x, with that of the residual branch added to it, and `rms_norm(x)` once more."""
+    """Gradient of x plus that of the residual branch, and `rms_norm(x)` recomputed."""
     if fast := _kernels(x):
         return fast.rms_norm_backward(x, weight, epsilon, gradient, residual)  # type: ignore[no-any-return]
     normed, scale = _normed(_wide(x), epsilon)
@@ -42,8 +42,8 @@ def rotate(
     epsilon: float,
     heads: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:
-    """q, [T, q_heads, d], and k, [T, k_heads, d], out of [T, qkv]: each head normed where the model does so, and
-    rotated by its position's angles, [T, d / 2] (arXiv 2104.09864)."""
+    """q, [T, q_heads, d], and k, [T, k_heads, d], from [T, qkv]: heads are normalised if the model does so, then
+    rotated by the angles of their positions, [T, d / 2] (arXiv 2104.09864)."""
     if fast := _kernels(qkv):
         return fast.rotate(qkv, cos, sin, q_norm, k_norm, epsilon, heads)  # type: ignore[no-any-return]
     rotated = []
@@ -64,7 +64,7 @@ def rotate_backward(
     epsilon: float,
     gradients: tuple[Tensor, Tensor, Tensor],
 ) -> Tensor:
-    """The gradient of qkv, [T, qkv], from those of q, k and v. The way back of a rotation is the opposite one."""
+    """Gradient of qkv, [T, qkv], from those of q, k and v. A rotation's backward pass is the inverse rotation."""
     if fast := _kernels(qkv):
         return fast.rotate_backward(qkv, cos, sin, q_norm, k_norm, epsilon, gradients)  # type: ignore[no-any-return]
     of_q, of_k, of_v = gradients
@@ -87,7 +87,7 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 def swiglu_backward(gate_up: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient of gate and up, [T, 2 I], and `swiglu` once more. `gate_up` may be overwritten."""
+    """Gradient of gate and up, [T, 2 I], and `swiglu` recomputed. May overwrite `gate_up`."""
     if fast := _kernels(gate_up):
         return fast.swiglu_backward(gate_up, gradient)  # type: ignore[no-any-return]
     gate, up = _wide(gate_up).chunk(2, dim=-1)
@@ -105,7 +105,7 @@ def row_logsumexp(logits: Tensor) -> Tensor:
 
 
 def others_gradient(logits: Tensor, others: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
-    """The gradient of the logits, [N, V], from that of their logsumexp `others`, [N]; 0 where a logit is -inf."""
+    """Gradient of the logits, [N, V], from that of their logsumexp `others`, [N]; 0 where a logit is -inf."""
     if fast := _kernels(logits):
         return fast.others_gradient(logits, others, gradient, dtype)  # type: ignore[no-any-return]
     return (torch.exp(logits - others.unsqueeze(-1)) * gradient.unsqueeze(-1)).to(dtype)
@@ -122,7 +122,7 @@ def _normed(wide: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
 
 
 def _through_norm(inner: Tensor, normed: Tensor, scale: Tensor) -> Tensor:
-    """The gradient of x from that of x / rms(x)."""
+    """Gradient of x from that of x / rms(x)."""
     return scale * (inner - normed * (inner * normed).mean(-1, keepdim=True))
 
 
@@ -143,12 +143,12 @@ def _kernels(x: Tensor) -> ModuleType | None:
 
 @cache
 def _compiled() -> ModuleType | None:
-    """The kernels, or None where they can't be compiled: Triton needs a C compiler."""
+    """The Triton kernels; None if they can't be compiled (Triton needs a C compiler)."""
     try:
         from claas_trainer.kernels import triton as kernels
 
         probe = torch.ones(2, 8, device="cuda")
         kernels.rms_norm(probe, probe[0], 1e-6)
-    except Exception:  # noqa: BLE001 - whatever is missing, the step is computed without it
+    except Exception:  # noqa: BLE001 - without Triton the step is only slower
         return None
     return kernels

@@ -1,4 +1,4 @@
-"""Keeping a GPU's queue short, so that a rest of the thread that fills it is one of the GPU too."""
+"""Keeps a GPU's queue short, so that the GPU idles soon after the thread that fills the queue pauses."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Callable
 import torch
 
 _PARTS = 2
-"""So many parts may be queued: with fewer the GPU would wait for the host, with more it would work through a rest."""
+"""Parts that may be queued. With fewer the GPU would wait for the host; with more it would not idle during a short
+pause."""
 
 
 class ShortQueue:
-    """Called before each part of the work: waits until all but the last parts are done, then calls `rest`."""
+    """Called before each part of the work: waits until all but the last few parts are done, then calls `rest`."""
 
     def __init__(self, device: torch.device, rest: Callable[[], None]) -> None:
         self._device = device
@@ -20,7 +21,7 @@ class ShortQueue:
         self._begun: deque[torch.cuda.Event] = deque()
 
     def __call__(self) -> None:
-        # A thread that spins while it waits would take a core from serving.
+        # A blocking wait: a spinning thread would take a CPU core from serving.
         event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         self._begun.append(event)

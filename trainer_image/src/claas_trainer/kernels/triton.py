@@ -1,7 +1,7 @@
-"""The passes of `elementwise` as Triton kernels: each reads its inputs once and writes its outputs once.
+"""The operations of `elementwise` as Triton kernels: each reads its inputs once and writes its outputs once.
 
-A row is a token. All arithmetic is float32, rounded once. Imported only where there is a GPU and Triton can compile;
-`elementwise` defines what each computes and is what they are tested against.
+A row is a token. All arithmetic is float32, rounded once. Imported only if there is a GPU and Triton can compile.
+`elementwise` defines the results, and tests compare against it.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _swiglu_backward(  # type: ignore[no-untyped-def]
 def _row_logsumexp(logits_ptr, out_ptr, width, block: tl.constexpr):  # type: ignore[no-untyped-def]
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, block)
-    # A very low start in place of -inf, which must not meet the -inf of what is left out.
+    # The start value is very low rather than -inf: -inf minus the -inf of a masked logit would be NaN.
     greatest = tl.full([block], -1e30, tl.float32)
     total = tl.zeros([block], tl.float32)
     for start in range(0, width, block):

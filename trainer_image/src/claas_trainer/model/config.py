@@ -1,4 +1,4 @@
-"""What the trainer has to know of a base model's `config.json`."""
+"""The values of a base model's `config.json` that the trainer needs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNLIMITED = 2**31
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """`dtype`: of the stored weights, None where the file does not say."""
+    """`dtype`: that of the stored weights; None if the file does not say."""
 
     limits: ModelLimits
     dtype: torch.dtype | None
@@ -37,7 +37,7 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def _plain(document: Mapping[str, object]) -> ModelConfig | None:
-    """As the file says it; None where it leaves something to the library's defaults, which takes seconds to load."""
+    """The values in the file; None if it relies on defaults of transformers, which takes seconds to import."""
     text = document.get("text_config", document)
     if not isinstance(text, Mapping):
         return None

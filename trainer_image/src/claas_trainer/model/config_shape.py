@@ -1,7 +1,8 @@
-"""From a base model's `config.json` to its shape, for the forward of our own.
+"""The shape of a base model from its `config.json`, for the trainer's own forward.
 
-The file is read as transformers reads it, without its import of what models are made with. What transformers might
-read differently raises UnsupportedModelError: the generic path, which is transformers itself, is for that.
+The file is read as transformers reads it, without importing transformers' model classes. Anything that transformers
+might read differently raises UnsupportedModelError and is left to the generic forward, which uses transformers
+itself.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from claas_trainer.sdpo.errors import UnsupportedModelError
 
 @dataclass(frozen=True)
 class _Family:
-    """What transformers takes where the file says nothing. `kv_heads` None: as many as query heads. `head_dim` None:
-    hidden / heads. `no_head_dim` and `no_kv_heads`: whether `null` means the same."""
+    """transformers' defaults for values that the file leaves out. `kv_heads` None: as many as query heads. `head_dim`
+    None: hidden / heads. `no_head_dim` and `no_kv_heads`: whether `null` means the same."""
 
     context: int
     kv_heads: int | None
@@ -45,8 +46,8 @@ def read_shape(folder: Path) -> ModelShape:
     """The model's shape.
 
     Raises:
-        UnsupportedModelError: the forward of our own can't compute it.
-        InputError: there is no configuration that can be read.
+        UnsupportedModelError: the trainer's own forward can't compute it. InputError: there is no readable
+        configuration.
     """
     try:
         config = json.loads((folder / "config.json").read_bytes())
@@ -58,7 +59,7 @@ def read_shape(folder: Path) -> ModelShape:
 
 
 def shape_of(config: Mapping[str, object]) -> ModelShape:
-    """The shape that a `config.json` describes. Raises UnsupportedModelError as `read_shape`."""
+    """The shape that a `config.json` describes. Raises UnsupportedModelError like `read_shape`."""
     name = config.get("model_type")
     family = _FAMILIES.get(name) if isinstance(name, str) else None
     if family is None or not isinstance(name, str):
@@ -113,7 +114,7 @@ def _sliding_window(config: Mapping[str, object], name: str, family: _Family, la
         if kinds[0] != "sliding_attention" or not used:
             raise UnsupportedModelError(f"layer_types has {kinds[0]}")
     elif "layer_types" in config:
-        # To transformers, a Mistral that has them is a Ministral.
+        # transformers takes a Mistral with layer types for a Ministral.
         raise UnsupportedModelError("layer_types is set")
     if window is not None and (not isinstance(window, int) or isinstance(window, bool) or window < 1):
         raise UnsupportedModelError("sliding_window is no whole number")
@@ -121,7 +122,7 @@ def _sliding_window(config: Mapping[str, object], name: str, family: _Family, la
 
 
 def _or_default(config: Mapping[str, object], name: str, absent: int, null: int, nullable: bool) -> int:
-    """A whole number; what stands for it where it is absent, and where it is null, if that may be."""
+    """A whole number, or the default if it is absent or, where that is allowed, null."""
     if nullable and config.get(name, _ABSENT) is None:
         return null
     return _whole(config, name, absent)

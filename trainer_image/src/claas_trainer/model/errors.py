@@ -1,4 +1,4 @@
-"""What transformers raises about a model's folder, as one error with the folder's name."""
+"""Turns exceptions of transformers about a model folder into one error that names the folder."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _LENGTH = 400
 
 @contextmanager
 def model_errors(folder: Path, what: str) -> Iterator[None]:
-    """Around whatever transformers reads of a model: a configuration that it can't use raises any exception there is.
+    """Context manager around code in which transformers reads a model: for an unusable configuration it may raise any
+    exception.
 
     Raises:
-        WeightsError: `what` of the folder is unusable, and why.
+        WeightsError: `what` of the folder is unusable; the message says why.
     """
     try:
         yield

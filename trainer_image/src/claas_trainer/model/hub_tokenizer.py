@@ -1,4 +1,4 @@
-"""The base model's own tokenizer and chat template, by the transformers library."""
+"""The base model's tokenizer and chat template, read by transformers."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _DIRECT = {
     ("qwen3", _GENERIC): _GENERIC,
     ("llama", _GENERIC): _GENERIC,
 }
-"""The class that transformers chooses for a model type and the class that the tokenizer's file names. To have it
-choose takes seconds: it imports what it would make models with."""
+"""The class that transformers chooses for a model type and the tokenizer class that the file names. Letting
+transformers choose takes seconds, because it imports its model classes."""
 _DEFAULT_TEMPLATE = "default"
 _OTHER_NAMES = {"PreTrainedTokenizerFast": _GENERIC, "Qwen2TokenizerFast": _QWEN}
 
 
 class HubTokenizer:
-    """A tokenizer of the transformers library, as `ChatTokenizer` wants it."""
+    """A transformers tokenizer as a `ChatTokenizer`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, end_of_turn_ids: frozenset[int]) -> None:
         self.tokenizer = tokenizer
@@ -56,7 +56,7 @@ class HubTokenizer:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def own_template(self) -> TemplateRenderer:
-        """The model's own chat template. Raises InputError (MODEL_NOT_FOUND) when it has none to be used."""
+        """The model's own chat template. Raises InputError (MODEL_NOT_FOUND) if it has no usable one."""
         found = self.tokenizer.chat_template
         place = self.tokenizer.name_or_path
         if not found:
@@ -72,7 +72,8 @@ class HubTokenizer:
         return TemplateRenderer(self.tokenizer, PromptOrigin.MODEL)
 
     def renderer(self, server: ServerChat | None) -> ChatRenderer:
-        """What makes prompts: the server's way, or where none is known the model's template. Raises InputError."""
+        """Renders prompts as the server does or, if no server is known, with the model's template. Raises
+        InputError."""
         if server is None:
             return self.own_template()
         has_template = server.template is not None or bool(self.tokenizer.chat_template)
@@ -84,7 +85,7 @@ class HubTokenizer:
 
 
 def read_tokenizer(folder: Path) -> HubTokenizer:
-    """The model's tokenizer. Raises InputError (MODEL_NOT_FOUND) when it is missing."""
+    """The model's tokenizer. Raises InputError (MODEL_NOT_FOUND) if it is missing."""
     import transformers
 
     try:
@@ -96,7 +97,7 @@ def read_tokenizer(folder: Path) -> HubTokenizer:
 
 
 def direct_class(folder: Path) -> str | None:
-    """The name of the tokenizer's class, where that is known without asking transformers."""
+    """Name of the tokenizer's class, if known without asking transformers."""
     try:
         config = json.loads((folder / "config.json").read_bytes())
         found = json.loads((folder / "tokenizer_config.json").read_bytes())
@@ -105,7 +106,7 @@ def direct_class(folder: Path) -> str | None:
         name = found.get("tokenizer_class")
         return _DIRECT.get((config.get("model_type"), _OTHER_NAMES.get(name, name)))
     except (OSError, ValueError, AttributeError, TypeError):
-        # Whoever reads them in earnest says what is wrong with them.
+        # The code that uses these files reports what is wrong with them.
         return None
 
 

@@ -1,7 +1,7 @@
 """LoRA adapters as plain tensors, and as PEFT's folder on disk.
 
-Tensor names are PEFT's published ones (`base_model.model....lora_A.weight`), which vLLM loads too. To read and write
-them needs neither PEFT nor transformers, which are imported by what makes or attaches an adapter.
+Tensor names are PEFT's published ones (`base_model.model....lora_A.weight`), which vLLM loads too. Reading and
+writing needs neither PEFT nor transformers; only creating or attaching an adapter imports them.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _TENSOR_NAME = re.compile(r"base_model\.model\.(.+)\.lora_[AB]\.weight")
-# PEFT's name for its first adapter; it stands in parameter names, never in published ones.
+# PEFT's name for its first adapter; part of parameter names, never of published ones.
 _PEFT_ADAPTER = "default"
-# Features of PEFT whose presence changes what the tensors mean; their values when absent.
+# PEFT features that change the meaning of the tensors, with their values when unused.
 _UNSUPPORTED = {
     "use_dora": False,
     "use_rslora": False,
@@ -49,8 +49,10 @@ _UNSUPPORTED = {
 
 @dataclass(frozen=True)
 class LoraShape:
-    """What an adapter looks like. `target_modules`: names or endings of names, or PEFT's regular expression or
-    `all-linear`; none means those that fit the model (`targets`)."""
+    """Shape of an adapter.
+
+    `target_modules`: names or endings of names, or PEFT's regular expression or `all-linear`; empty means all that
+    fit the model (`targets`)."""
 
     rank: int
     alpha: float
@@ -59,27 +61,27 @@ class LoraShape:
 
 @dataclass(frozen=True)
 class LoraAdapter:
-    """An adapter: its shape, and its tensors by their published names."""
+    """An adapter: its shape, and its tensors by published name."""
 
     shape: LoraShape
     tensors: Mapping[str, Tensor]
 
 
 def published_name(parameter_name: str) -> str:
-    """A PEFT parameter's name as it is written to disk."""
+    """The published name of a PEFT parameter, as written to disk."""
     return parameter_name.replace(f".{_PEFT_ADAPTER}.", ".")
 
 
 def adapted_modules(tensors: Iterable[str]) -> list[str]:
-    """The whole names of the base's modules that an adapter's tensors belong to."""
+    """Full names of the base model's modules that an adapter's tensors belong to."""
     return sorted({match[1] for name in tensors if (match := _TENSOR_NAME.fullmatch(name))})
 
 
 def wrap(base: PreTrainedModel, adapter: LoraAdapter) -> PeftModel:
-    """The base model with a new LoRA adapter injected where the given one has tensors, its parameters float32.
+    """Injects a new float32 LoRA adapter into the base model, on the modules for which the given one has tensors.
 
     Raises:
-        AdapterError: the base has no such modules.
+        AdapterError: the base model has no such modules.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -101,13 +103,13 @@ def wrap(base: PreTrainedModel, adapter: LoraAdapter) -> PeftModel:
 
 
 def new_adapter(model_folder: Path, shape: LoraShape, seed: int) -> LoraAdapter:
-    """An adapter that changes nothing yet: A uniform as in a linear layer's default, B zero; float32.
+    """An adapter that has no effect yet: A uniform as in a linear layer's default, B zero; float32.
 
-    The base model is made of its configuration alone, on the meta device: no weights are read.
+    The base model is created from its configuration on the meta device; no weights are read.
 
     Raises:
         WeightsError: the folder has no usable configuration.
-        AdapterError: the model lacks a layer that is wanted, or can't have an adapter on it.
+        AdapterError: a wanted layer does not exist or can't have an adapter.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -135,7 +137,7 @@ def new_adapter(model_folder: Path, shape: LoraShape, seed: int) -> LoraAdapter:
 
 
 def write_adapter(folder: Path, adapter: LoraAdapter) -> None:
-    """Writes PEFT's two files into an existing folder; tensors keep their dtype."""
+    """Writes PEFT's two files into an existing folder; the tensors keep their dtype."""
     (folder / CONFIG_FILE).write_bytes(config_file(adapter.shape))
     tensors = {name: adapter.tensors[name].contiguous() for name in sorted(adapter.tensors)}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
@@ -159,10 +161,10 @@ def config_file(shape: LoraShape) -> bytes:
 
 
 def read_adapter(folder: Path) -> LoraAdapter:
-    """An adapter from PEFT's two files, ours or another trainer's; tensors come as float32.
+    """Reads an adapter from PEFT's two files, of this or another trainer, with float32 tensors.
 
     Raises:
-        AdapterError: a file is missing or broken, or the adapter uses a feature that the step has not.
+        AdapterError: a file is missing or broken, or the adapter uses a feature that the step does not support.
     """
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())

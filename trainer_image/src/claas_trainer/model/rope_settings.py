@@ -1,4 +1,4 @@
-"""A rope's frequencies from a base model's configuration, by transformers' own reading and its own initialisers."""
+"""RoPE frequencies from a base model's configuration, read and computed by transformers' own functions."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from claas_trainer.model.shape import Rope
 from claas_trainer.sdpo.errors import UnsupportedModelError
 
 _KINDS = ("default", "linear", "llama3", "yarn")
-"""The ways to stretch a rope whose frequencies are the same for every length of a sequence."""
+"""RoPE scaling methods whose frequencies do not depend on the length of a sequence."""
 _KEYS = ("rope_scaling", "rope_theta", "partial_rotary_factor")
-"""What transformers looks for at the top level, besides `rope_parameters`."""
+"""Keys that transformers reads at the top level, besides `rope_parameters`."""
 
 
 def read_rope(config: Mapping[str, object], head_dim: int, context: int) -> Rope:
-    """The rope of a model whose heads have so many dimensions; `context`: its `max_position_embeddings`.
+    """RoPE of a model with this head dimension; `context`: its `max_position_embeddings`.
 
     Raises:
-        UnsupportedModelError: it is of another kind, or transformers would not take it either.
+        UnsupportedModelError: it is of another kind, or transformers would refuse it too.
     """
     try:
         return _read(config, head_dim, context)
@@ -28,11 +28,11 @@ def read_rope(config: Mapping[str, object], head_dim: int, context: int) -> Rope
 
 
 def _read(config: Mapping[str, object], head_dim: int, context: int) -> Rope:
-    # Light, in contrast to the configuration classes of models.
+    # Quick to import, unlike the configuration classes of models.
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RotaryEmbeddingConfigMixin
 
     class Settings(RotaryEmbeddingConfigMixin):  # type: ignore[misc]
-        """As much of a configuration as its rope depends on, put together in the order that transformers has."""
+        """The part of a configuration that RoPE depends on, combined in transformers' order."""
 
         def __init__(self) -> None:
             self.head_dim = self.hidden_size = head_dim

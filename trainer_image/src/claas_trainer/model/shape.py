@@ -1,4 +1,4 @@
-"""The shape of a base model: what the forward of our own needs to know. `model_shape` reads it from a folder."""
+"""The shape of a base model, as the trainer's own forward needs it. `config_shape` reads it from a folder."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import torch
 
 @dataclass(frozen=True)
 class Rope:
-    """Rotary position embedding (arXiv 2104.09864): the inverse frequency of each pair of a head's dimensions,
-    radians a token, and what cosine and sine are multiplied by (YaRN's temperature, arXiv 2309.00071)."""
+    """Rotary position embedding (RoPE, arXiv 2104.09864): the frequency of each pair of head dimensions, in radians
+    per token, and the factor for cosine and sine (YaRN's temperature, arXiv 2309.00071)."""
 
     frequencies: tuple[float, ...]
     scale: float = 1.0
 
     @classmethod
     def plain(cls, theta: float, head_dim: int) -> Rope:
-        """The one that is not stretched: theta^(-2i / head_dim), in float32."""
+        """RoPE without scaling: theta^(-2i / head_dim), in float32."""
         exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
         return cls(tuple((1.0 / theta**exponents).tolist()))
 
@@ -26,9 +26,9 @@ class Rope:
 class ModelShape:
     """A decoder of the Llama family: Qwen3, Qwen2 and 2.5, Llama, Mistral.
 
-    `head_dim` is the configuration's own, which need not be hidden / heads. `qk_norm`: RMSNorm on each head of q
-    and k (Qwen3). `qkv_bias`: Qwen2. `tied`: the head is the embedding. `sliding_window`: how far back a token
-    sees, None without a limit.
+    `head_dim` is the value in the configuration, which may differ from hidden / heads. `qk_norm`: RMSNorm on each
+    head of q and k (Qwen3). `qkv_bias`: Qwen2. `tied`: the head is the embedding. `sliding_window`: how many tokens
+    back attention reaches, None for no limit.
     """
 
     family: str
@@ -48,12 +48,12 @@ class ModelShape:
 
     @property
     def query_width(self) -> int:
-        """Width of all query heads together, the input of `o_proj`."""
+        """Total width of the query heads, the input of `o_proj`."""
         return self.heads * self.head_dim
 
     @property
     def key_width(self) -> int:
-        """Width of all key heads together, and of the values'."""
+        """Total width of the key heads, and of the value heads."""
         return self.kv_heads * self.head_dim
 
     @property

@@ -1,4 +1,4 @@
-"""The base model's folder: on a volume, or a repository of the hub brought into the cache."""
+"""The base model's folder: on a volume, or a repository of the hub downloaded into the cache."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _REFUSALS = range(400, 500)
 def find_model(location: ModelLocation, paths: Paths, *, weights: bool = True) -> Path:
     """The folder with config, tokenizer and weights; a hub repository is downloaded into the cache first.
 
-    Without `weights` a download leaves them out. Raises InputError (MODEL_NOT_FOUND), or with HUB_UNREACHABLE
-    when the hub does not answer, which may pass.
+    Without `weights` the download omits them. Raises InputError (MODEL_NOT_FOUND, or HUB_UNREACHABLE if the hub does
+    not answer, which may pass).
     """
     folder = paths.model_folder(location)
     if folder is None:
@@ -33,7 +33,7 @@ def find_model(location: ModelLocation, paths: Paths, *, weights: bool = True) -
 def _snapshot(location: ModelLocation, paths: Paths, files: Sequence[str]) -> Path:
     if not location.repository:
         raise InputError("model: neither path nor repository is given")
-    # The hub's client is built on httpx2, and its errors are that library's.
+    # The hub's client uses httpx2 and raises that library's errors.
     from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -52,7 +52,7 @@ def _snapshot(location: ModelLocation, paths: Paths, files: Sequence[str]) -> Pa
             )
         )
     except HFValidationError as error:
-        raise not_found(f"model.repository: {name} can't be downloaded; it is no name of a repository") from error
+        raise not_found(f"model.repository: {name} can't be downloaded; it is not a repository name") from error
     except (HTTPError, LocalEntryNotFoundError, OSError) as error:
         if isinstance(error, HfHubHTTPError) and error.response.status_code in _REFUSALS:
             raise not_found(
@@ -62,7 +62,7 @@ def _snapshot(location: ModelLocation, paths: Paths, files: Sequence[str]) -> Pa
         if isinstance(error, OSError) and is_storage_fault(error):
             raise store_error(error, cache) from error
         raise InputError(
-            f"model.repository: {name} can't be downloaded ({type(error).__name__}), and is not in the cache; "
-            "check the pod's way to the hub",
+            f"model.repository: {name} can't be downloaded ({type(error).__name__}) and is not in the cache; check"
+            " that the pod can reach the hub",
             FailureReason.HUB_UNREACHABLE,
         ) from error

@@ -1,8 +1,8 @@
-"""Which layers of a base model an adapter is on: what `targetModules` means for the model that is there.
+"""The layers that an adapter is on: resolves `targetModules` for a base model.
 
-As in PEFT a list has names, or endings of dotted names, and a text is a regular expression over whole names, or
-`all-linear`. Narrower than in PEFT: an adapter is on linear layers of the language model alone. Anything else would
-be refused by vLLM, or get no gradient from text, or be no LoRA of two matrices.
+As in PEFT, a list has names or endings of dotted names, and a text is a regular expression that matches full names,
+or `all-linear`. Unlike in PEFT, only linear layers of the language model are allowed: vLLM would refuse anything
+else, or it would get no gradient from text, or it would not be a LoRA of two matrices.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ ALL_LINEAR = "all-linear"
 
 
 def target_layers(base: PreTrainedModel, wanted: Sequence[str] | str) -> dict[str, nn.Linear]:
-    """The layers by their whole names. An empty list means those that fit the model, which `all-linear` means too:
-    every linear layer between embeddings and head, but for gates of one output.
+    """The layers, by full name. An empty list and `all-linear` mean every linear layer between embeddings and head,
+    except gates with one output.
 
     Raises:
-        AdapterError: something wanted is not there, or is no such layer; the message lists those that are.
+        AdapterError: a wanted layer does not exist or is not such a layer; the message lists those that are.
     """
     modules = dict(base.named_modules())
     layers = _candidates(base, modules)
@@ -70,7 +70,7 @@ def _by_pattern(
         )
     inside = {id(module) for module in base.get_decoder().modules()} | {id(base.get_output_embeddings())}
     for name in matched:
-        # A vision tower's layers of the same names are left alone, as they are when names are given.
+        # Layers of a vision tower with the same names are skipped, as they are for a list of names.
         if name not in layers and id(modules[name]) in inside:
             raise AdapterError(f"{_why_not(base, name, modules)}; {_what_there_is(layers)}")
     return {name for name in matched if name in layers}
@@ -97,7 +97,7 @@ def _what_there_is(layers: Iterable[str]) -> str:
 
 
 def short_names(modules: Iterable[str], targets: Iterable[str]) -> tuple[str, ...]:
-    """The targets by their last names, where these mean the same modules; by their whole names otherwise."""
+    """The targets by the last parts of their names if these mean the same modules; by full name otherwise."""
     full = set(targets)
     short = {target.rpartition(".")[2] for target in full}
     meant = {name for name in modules if name.rpartition(".")[2] in short}

@@ -1,1 +1,1 @@
-"""Samples: from users' texts to token ids, before any engine sees them."""
+"""From samples to token ids, before any engine sees them."""

@@ -1,4 +1,4 @@
-"""From a conversation to a prompt, by a chat template: the model's own, or that of the server."""
+"""Renders a conversation to a prompt, with the model's chat template or the server's."""
 
 from __future__ import annotations
 
@@ -22,20 +22,19 @@ _MARKER = "marker"
 
 
 class PromptOrigin(StrEnum):
-    """How the prompt of a sample came about."""
+    """Origin of a sample's prompt."""
 
     RECORDED = "recorded"
     """It was recorded with the answer."""
     SERVER = "server"
-    """Made as the server makes it: by its own settings, or by itself."""
+    """Rendered with the server's template and arguments, or by the server itself."""
     MODEL = "model"
-    """Made by the model's own template: no server could be asked."""
+    """Rendered with the model's own template, because no server could be asked."""
 
 
 class ChatTemplateError(Exception):
-    """A template can't render a conversation. The message says why, without the conversation's texts.
-
-    `by_itself`: it can't render any, so the template is at fault.
+    """A template can't render a conversation. The message says why, without quoting the conversation. `by_itself`:
+    the template can't render any conversation.
     """
 
     def __init__(self, message: str, *, by_itself: bool) -> None:
@@ -45,27 +44,29 @@ class ChatTemplateError(Exception):
 
 
 class ChatRenderer(Protocol):
-    """Whatever makes prompts of conversations."""
+    """Renders conversations to prompts."""
 
     @property
     def origin(self) -> PromptOrigin:
-        """Who makes them."""
+        """Origin of the prompts."""
 
     @property
     def source(self) -> str:
-        """The template's text, for the tokens that it can write; empty where it is not known."""
+        """The template's text, from which the tokens that it writes are known; empty if unknown."""
 
     def render(self, chat: Chat, *, answer_next: bool) -> str:
-        """The prompt; with `answer_next` up to where the answer begins. Raises ChatTemplateError."""
+        """The prompt; with `answer_next`, up to the beginning of the answer. Raises ChatTemplateError."""
 
     def with_thinking(self, thinking: bool) -> ChatRenderer:
-        """The same with the template's argument `enable_thinking` set, as a request may have it."""
+        """The same renderer with the template argument `enable_thinking` set, as a request may set it."""
 
 
 @dataclass(frozen=True)
 class TemplateRenderer:
-    """A template of the transformers library. `template`: its text, or the name of one of the tokenizer's; None: the
-    tokenizer's own. `arguments` are handed to it, as vLLM's --default-chat-template-kwargs are."""
+    """A template rendered by transformers.
+
+    `template`: its text, or the name of one of the tokenizer's templates; None: the tokenizer's default. `arguments`
+    are passed to it, like vLLM's --default-chat-template-kwargs."""
 
     tokenizer: PreTrainedTokenizerBase
     origin: PromptOrigin
@@ -95,10 +96,10 @@ class TemplateRenderer:
 
 @dataclass(frozen=True)
 class ServerRenderer:
-    """The server itself, asked for token ids, where it does not tell its template."""
+    """Asks the server for token ids; for servers whose template is not known."""
 
     ask: Callable[[Chat, bool, Mapping[str, JsonValue]], Sequence[int]]
-    """Called from a thread that may wait."""
+    """May block; called from a thread of its own."""
     decode: Callable[[Sequence[int]], str]
     arguments: Mapping[str, JsonValue] = field(default_factory=dict)
     origin: PromptOrigin = PromptOrigin.SERVER
@@ -113,26 +114,26 @@ class ServerRenderer:
 
 @dataclass(frozen=True)
 class ServerChat:
-    """How the server makes prompts: by the template and arguments that it was started with. Where it does not tell
-    them, or has another kind of template than we do, it can be asked."""
+    """How the server renders prompts: the template and arguments that it was started with. If they are unknown, or
+    transformers can't render them, the server can be asked for tokens."""
 
     template: str | None = None
-    """None: the tokenizer's own."""
+    """None: the tokenizer's default."""
     arguments: Mapping[str, JsonValue] = field(default_factory=dict)
     told: bool = True
-    """Whether it tells template and arguments."""
+    """Whether template and arguments are known."""
     ask: Callable[[Chat, bool, Mapping[str, JsonValue]], Sequence[int]] | None = None
 
 
 def rendered(apply: Callable[[Chat, bool], str], chat: Chat, answer_next: bool) -> str:
-    """What `apply` gives; whatever it raises becomes a ChatTemplateError that quotes nothing of the conversation."""
+    """Calls `apply`; turns any exception into a ChatTemplateError that does not quote the conversation."""
     try:
         return apply(chat, answer_next)
     except TrainerError:
         raise
-    except Exception as error:  # noqa: BLE001 - a template is a program of somebody else's: it may fail in any way
+    except Exception as error:  # noqa: BLE001 - a template is a user's program and may raise anything
         failure = error
-    # A template's words may quote what it was given, so they are taken from conversations of markers alone.
+    # A template's error may quote its input, so only errors from conversations of markers are reported.
     plain = _why(apply, ({"role": "user", "content": _MARKER},))
     if plain is not None:
         raise ChatTemplateError(plain, by_itself=True) from None
@@ -142,7 +143,7 @@ def rendered(apply: Callable[[Chat, bool], str], chat: Chat, answer_next: bool) 
 
 
 def _why(apply: Callable[[Chat, bool], str], chat: Sequence[Mapping[str, object]]) -> str | None:
-    """Why a conversation of markers can't be rendered; None when it can."""
+    """Why a conversation of markers can't be rendered; None if it can."""
     try:
         apply(chat, True)
     except Exception as error:  # noqa: BLE001 - as above
@@ -151,7 +152,7 @@ def _why(apply: Callable[[Chat, bool], str], chat: Sequence[Mapping[str, object]
 
 
 def _place(error: Exception) -> str:
-    """Kind of error and line of the template."""
+    """Type of the error, and line in the template."""
     kind = type(error).__name__
     if isinstance(error, TemplateSyntaxError):
         return f"{kind}, line {error.lineno} of the template"

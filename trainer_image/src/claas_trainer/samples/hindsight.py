@@ -1,9 +1,8 @@
-"""The teacher's prompt: the student's conversation with the feedback shown as hindsight.
+"""The teacher's prompt: the student's conversation with the feedback inserted as hindsight.
 
-The hindsight block stands at the end of the user's last message, so that the system prompt, the earlier
-turns and the thinking setting stay as the student saw them (arXiv 2601.20802, 2603.12273).
-Where that is in a prompt that a server has already rendered, `prompt_turns` finds.
-Plain Python: usable without torch and without a tokenizer.
+The hindsight block goes to the end of the user's last message, so that the system prompt, the earlier turns and the
+thinking setting stay as the student saw them (arXiv 2601.20802, 2603.12273). `prompt_turns` finds that place in a
+rendered prompt. Needs neither PyTorch nor a tokenizer.
 """
 
 from __future__ import annotations
@@ -37,18 +36,18 @@ class Message:
 def conversation(
     user_prompt: str, system_prompt: str | None = None, earlier: Sequence[Message] = ()
 ) -> tuple[Message, ...]:
-    """The conversation that ends with a user's prompt: after the system prompt, if any, and earlier turns."""
+    """The conversation up to the user's prompt: the system prompt, if any, earlier turns, and the user's prompt."""
     system = () if system_prompt is None else (Message(Role.SYSTEM, system_prompt),)
     return (*system, *earlier, Message(Role.USER, user_prompt))
 
 
 def as_chat(messages: Sequence[Message]) -> list[dict[str, str]]:
-    """The messages as a tokenizer's chat template takes them."""
+    """The messages in the form that chat templates take."""
     return [{"role": message.role.value, "content": message.content} for message in messages]
 
 
 def hindsight_block(feedback: str) -> str:
-    """The text that shows the teacher what the user said afterwards.
+    """The text that shows the feedback to the teacher.
 
     Raises:
         HindsightError: the feedback is blank.
@@ -63,7 +62,7 @@ def hindsight_block(feedback: str) -> str:
 
 
 def teacher_conversation(messages: Sequence[Message], feedback: str) -> tuple[Message, ...]:
-    """The conversation with the hindsight block after the user's last message; all else stays.
+    """The conversation with the hindsight block after the user's last message.
 
     Raises:
         HindsightError: the conversation does not end with a user's message, or the feedback is blank.

@@ -1,9 +1,8 @@
-"""Where the user's last message stands in a prompt that a chat template has rendered.
+"""Finds the user's last message in a prompt rendered with a chat template.
 
-How a template opens and closes a user's turn is learned from the template itself: conversations of markers are
-rendered, and what stands around the markers is compared. A message is found as a turn (opening, text, closing), never
-as a bare piece of text, which may stand in a tool's result or inside a word.
-Plain Python: usable without torch and without a tokenizer.
+The way a template opens and closes a user's turn is learned from the template: conversations of markers are rendered,
+and the texts around the markers are compared. A message is matched as a turn (opening, text, closing), never as a
+bare substring, which may occur in a tool's result or inside a word. Needs neither PyTorch nor a tokenizer.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from typing import Literal
 
 Chat = Sequence[Mapping[str, object]]
 Render = Callable[[Chat, bool], str | None]
-"""The chat template applied, with True up to where the answer begins; None when the template refuses."""
+"""Renders messages with the chat template; with True, up to the beginning of the answer. None if the template
+refuses."""
 _Form = Literal["NFC", "NFKC"]
 _BLANK_LINE = "\n\n"
 _FORMS: tuple[_Form, ...] = ("NFC", "NFKC")
@@ -38,27 +38,26 @@ _TOOL_TURNS = (
 
 @dataclass(frozen=True)
 class UserTurns:
-    """How a chat template writes a user's turn."""
+    """How a chat template renders a user's turn."""
 
     opening: str
     closing: str
     before_message: tuple[str, ...]
-    """What stands between the message and what the template puts before it into the same turn: the system prompt, or
-    tool definitions."""
+    """Separator between the message and a text that the template puts before it into the same turn, such as the
+    system prompt or tool definitions."""
     tool_openings: tuple[str, ...]
-    """How a tool's result begins, where the template shows it in a user's turn."""
+    """Beginning of a tool's result, if the template renders it as a user's turn."""
     lead: str
-    """What stands before the message of a conversation that has no other."""
+    """Text before the message in a conversation of one message."""
     tail: str
-    """What stands after it, up to where the answer begins."""
+    """Text after it, up to the beginning of the answer."""
     turns_text: str
-    """Turns of both sides as text, for the control tokens that stand between them."""
+    """Rendered turns of both sides, which contain the control tokens between turns."""
 
     @classmethod
     def of(cls, render: Render, control_texts: Callable[[str], Iterable[str]] = lambda text: ()) -> UserTurns | None:
-        """What the template shows of markers; None when it does not show the user's message once.
-
-        `control_texts` gives the control tokens that a text spells: an opening begins with a whole one.
+        """Learns the turns of a template; None if it does not render the user's message exactly once. `control_texts`
+        returns the control tokens spelled in a text; an opening begins with a whole one.
         """
         alone = _around(render((_FIRST_TURN,), True))
         if len(alone) != 1:
@@ -68,7 +67,7 @@ class UserTurns:
         around = [*alone, *_around(longer)]
         ended = _around(render((_FIRST_TURN,), False))
         closings = [after for _, _, after in (*around, *ended) if after.strip()]
-        # Some templates add a note to the last message alone.
+        # Some templates add a note to the last message only.
         last = [after for _, _, after in (*alone, *_around(longer)[-1:], *ended) if after.strip()]
         opening = _common_suffix([before for _, before, _ in around])
         with_system = [
@@ -95,8 +94,8 @@ class UserTurns:
         )
 
     def contents(self, render: Render, message: str) -> tuple[str, ...]:
-        """The texts that a message may stand as: as the template shows it, as it was given, trimmed on both
-        sides or, where something stands before it in the same turn, behind it."""
+        """The texts as which a message may appear: as the template renders it, as given, trimmed on both sides or, if
+        the same turn has text before it, at the end only."""
         shown = render(({"role": "user", "content": message},), True) or ""
         given = [message, message.strip(), message.rstrip()]
         if shown.startswith(self.lead) and shown.endswith(self.tail):
@@ -104,9 +103,8 @@ class UserTurns:
         return tuple(dict.fromkeys(text for text in given if text.strip()))
 
     def end_of_message(self, prompt: str, contents: Iterable[str]) -> int | None:
-        """Where the user's last message ends in `prompt`; None when the last turn of a user is not that message.
-
-        Prompt and message may be in different Unicode forms: a tokenizer normalises what it reads.
+        """End of the user's last message in `prompt`; None if the last user turn is another message. Prompt and
+        message may have different Unicode forms, because tokenizers normalise text.
         """
         if not self.opening.strip() or not self.closing.strip():
             return None
@@ -138,7 +136,7 @@ class UserTurns:
         return at + len(opening) + len(content) if at >= 0 else -1
 
     def _is_last(self, prompt: str, end: int, opening: str, normal: Callable[[str], str]) -> bool:
-        """That every user's turn after it shows a tool's result."""
+        """Whether all later user turns show tool results."""
         at = prompt.find(opening, end)
         while at >= 0:
             at += len(opening)
@@ -149,7 +147,7 @@ class UserTurns:
 
 
 def _folded_end(prompt: str, content: str, opening: str, closing: str) -> int:
-    """The end of a message that stands in one turn after something else; -1 when there is none."""
+    """End of a message that follows other text within one turn; -1 if there is none."""
     at = prompt.rfind(content + closing)
     start = prompt.rfind(opening, 0, max(at, 0))
     if at < 0 or start < 0:
@@ -159,7 +157,7 @@ def _folded_end(prompt: str, content: str, opening: str, closing: str) -> int:
 
 
 def _around(text: str | None) -> list[tuple[str, str, str]]:
-    """For each user's marker: the marker before it, the text between both, and the text up to the next marker."""
+    """For each user marker: the marker before it, the text between the two, and the text up to the next marker."""
     if text is None:
         return []
     markers = (_SYSTEM, _FIRST, _ANSWER, _LAST, _RESULT)
@@ -178,7 +176,7 @@ def _end_of(place: tuple[int, str]) -> int:
 
 
 def _from_whole_token(lead: str, opening: str, tokens: Iterable[str]) -> str:
-    """`opening`, with which `lead` ends, without the rest of a token that begins before it."""
+    """`opening`, which is the end of `lead`, without the rest of a token that begins before it."""
     start = len(lead) - len(opening)
     for token in tokens:
         at = lead.find(token, max(0, start - len(token) + 1))
@@ -204,7 +202,7 @@ def _common_suffix(texts: Sequence[str]) -> str:
 
 
 def _position(text: str, form: _Form, target: int) -> int | None:
-    """The place in `text` that is at `target` in its normal form; None when it is inside a character there."""
+    """Index in `text` that corresponds to `target` in its normal form; None if that is inside a character."""
     low, high = 0, len(text)
     while low < high:
         middle = (low + high) // 2

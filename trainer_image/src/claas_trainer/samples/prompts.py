@@ -1,4 +1,4 @@
-"""The three token sequences of a sample: what the student saw, what the teacher sees, what was answered."""
+"""The three token sequences of a sample: student's prompt, teacher's prompt, response."""
 
 from __future__ import annotations
 
@@ -28,26 +28,27 @@ _QUESTION, _ANSWER = "question-placeholder", "answer-placeholder"
 _HINT = "hindsight-placeholder"
 _LETTER = "a"
 _LONGEST_LETTER = 4
-"""Bytes of a letter in UTF-8, at most."""
+"""Largest number of UTF-8 bytes of a character."""
 
 
-_HIDDEN_MESSAGE = "it does not show the user's message: hindsight has no place"
+_HIDDEN_MESSAGE = "it does not render the user's message, so there is no place for hindsight"
 
 
 class TeacherPrompt(StrEnum):
-    """How the teacher's prompt came about."""
+    """Origin of the teacher's prompt."""
 
     INSERTED = "inserted"
-    """The recorded prompt, with the hint after the user's last message."""
+    """The recorded prompt with the hindsight after the user's last message."""
     MADE = "made"
-    """No prompt was recorded: the conversation that the student has, with the hint."""
+    """No prompt was recorded: the student's conversation with the hindsight."""
     REBUILT = "rebuilt"
-    """A conversation of the sample's texts: the user's last message is not in the recorded prompt."""
+    """A conversation rebuilt from the sample's texts, because the recorded prompt does not end with the user's
+    message."""
 
 
 @dataclass(frozen=True)
 class _Way:
-    """A renderer, and how its template writes a user's turn. `render` gives None for what it refuses."""
+    """A renderer, and how its template renders a user's turn. `render` returns None if the template refuses."""
 
     renderer: ChatRenderer
     render: Render
@@ -55,7 +56,7 @@ class _Way:
 
 
 class Prompts:
-    """Makes them by one tokenizer and one template.
+    """Makes the token sequences with one tokenizer and one template.
 
     Raises:
         ChatTemplateError: the template can't render a user's message.
@@ -64,13 +65,13 @@ class Prompts:
     def __init__(self, tokenizer: ChatTokenizer, renderer: ChatRenderer) -> None:
         self._tokenizer = tokenizer
         self._renderer = renderer
-        # A template that renders nothing says why here.
+        # Raises here if the template can't render anything.
         renderer.render(as_chat(conversation(_QUESTION)), answer_next=True)
         way = self._way(renderer)
         if way is None:
             raise ChatTemplateError(_HIDDEN_MESSAGE, by_itself=True)
         self._first_way = way
-        # In an answer a thought's tokens, which the template knows too, are what the model sampled.
+        # In a response, thinking tokens are tokens that the model sampled, although the template knows them too.
         never_text = tokenizer.special_ids | tokenizer.end_of_turn_ids
         self._turn_ids = never_text | self._ids_in(way.turns.turns_text)
         self._control_ids = self._turn_ids | self._ids_in(renderer.source)
@@ -78,17 +79,17 @@ class Prompts:
 
     @property
     def origin(self) -> PromptOrigin:
-        """How prompts that were not recorded are made."""
+        """Origin of prompts that were not recorded."""
         return self._renderer.origin
 
     def student(self, item: DistillBatchItem) -> list[int]:
-        """The prompt that the student answered. Raises ChatTemplateError."""
+        """The student's prompt. Raises ChatTemplateError."""
         if item.prompt_token_ids:
             return item.prompt_token_ids
         return self._tokenizer.encode(item.prompt or self._renderer.render(as_chat(_chat(item)), answer_next=True))
 
     def teacher(self, item: DistillBatchItem) -> tuple[list[int], TeacherPrompt]:
-        """The same prompt with the hint in it. Raises ChatTemplateError and ControlTextError."""
+        """The teacher's prompt: the same with the hindsight. Raises ChatTemplateError and ControlTextError."""
         recorded = self._tokenizer.decode(item.prompt_token_ids) if item.prompt_token_ids else item.prompt
         if not recorded:
             return self._hinted(item, self._renderer), TeacherPrompt.MADE
@@ -98,8 +99,7 @@ class Prompts:
         return self._inserted(item, recorded, end), TeacherPrompt.INSERTED
 
     def response(self, text: str) -> list[int]:
-        """The answer as the model would have sampled it, with the token that ends its turn once. Raises
-        ControlTextError."""
+        """The response as the model would have sampled it, with one end-of-turn token. Raises ControlTextError."""
         ending = self._ending
         for token in sorted(self._tokenizer.end_of_turn_ids):
             spelled = self._tokenizer.decode([token])
@@ -109,9 +109,8 @@ class Prompts:
         return [*self._tokenizer.encode_pieces([Piece(text, from_user=True)], self._turn_ids), *ending]
 
     def _end_of_message(self, item: DistillBatchItem, recorded: str) -> int | None:
-        """Where the user's last message ends in a recorded prompt; None when it is not there.
-
-        A request may have switched thinking on or off, and some templates say so within the user's turn.
+        """End of the user's last message in a recorded prompt; None if it is not there. A request may have switched
+        thinking on or off, and some templates write that into the user's turn.
         """
         for way in self._ways:
             contents = way.turns.contents(way.render, item.user_prompt)
@@ -123,7 +122,7 @@ class Prompts:
     def _inserted(self, item: DistillBatchItem, recorded: str, end: int) -> list[int]:
         hint = Piece(SEPARATOR + hindsight_block(item.feedback), from_user=True)
         if item.prompt_token_ids and self._tokenizer.encode(recorded) != item.prompt_token_ids:
-            # The server's tokens are not those that the tokenizer would choose: what was recorded stays as it is.
+            # The recorded tokens differ from the tokenizer's choice; keep them unchanged.
             place = self._token_at(item.prompt_token_ids, recorded[:end])
             if place is not None:
                 block = self._inside_text(hint)
@@ -132,7 +131,7 @@ class Prompts:
         return self._tokenizer.encode_pieces(pieces, self._control_ids)
 
     def _inside_text(self, piece: Piece) -> list[int]:
-        """A piece's tokens where text stands before it: some tokenizers mark the beginning of a text."""
+        """Tokens of a piece that follows other text. Some tokenizers mark the beginning of a text."""
         before = self._tokenizer.encode(_LETTER)
         ids = self._tokenizer.encode_pieces([Piece(_LETTER), piece], self._control_ids)
         if ids[: len(before)] == before:
@@ -140,7 +139,7 @@ class Prompts:
         return self._tokenizer.encode_pieces([piece], self._control_ids)
 
     def _token_at(self, ids: Sequence[int], text: str) -> int | None:
-        """How many of the tokens make up `text`; None when it ends inside one."""
+        """Number of tokens that make up `text`; None if it ends inside a token."""
         low, high = 0, len(ids)
         while low < high:
             middle = (low + high) // 2
@@ -148,13 +147,13 @@ class Prompts:
                 low = middle + 1
             else:
                 high = middle
-        # A letter may be several tokens, of which the first show as one letter too.
+        # A character may be several tokens, the first of which decode to a character too.
         places = range(low, min(low + _LONGEST_LETTER, len(ids) + 1))
         return next((place for place in places if self._tokenizer.decode(ids[:place]) == text), None)
 
     def _letters(self, ids: Sequence[int], place: int) -> int:
-        """How long the text of so many tokens is, up to the last whole letter: a letter's first bytes may turn all
-        letters before it into signs of their own."""
+        """Length of the text of this many tokens, up to the last whole character. The first bytes of a character may
+        change the decoding of the characters before it."""
         for end in range(place, max(place - _LONGEST_LETTER, -1), -1):
             shown = self._tokenizer.decode(ids[:end])
             if not shown.endswith("\ufffd"):
@@ -162,7 +161,7 @@ class Prompts:
         return len(self._tokenizer.decode(ids[:place]))
 
     def _hinted(self, item: DistillBatchItem, renderer: ChatRenderer) -> list[int]:
-        """The sample's conversation with the hint at the end of the user's last message."""
+        """The sample's conversation with the hindsight at the end of the user's last message."""
         *earlier, last = _chat(item)
         mark = _HINT
         while any(mark in message.content for message in (*earlier, last)):
@@ -175,7 +174,7 @@ class Prompts:
         return self._tokenizer.encode_pieces(pieces, self._control_ids)
 
     def _renderer_of(self, recorded: str) -> ChatRenderer:
-        """The renderer whose prompts end as the recorded one does."""
+        """The renderer whose prompts end like the recorded one."""
         fitting = [way for way in self._ways if recorded.endswith(way.turns.tail)] or [self._first_way]
         return max(fitting, key=lambda way: len(way.turns.tail)).renderer
 
@@ -183,7 +182,7 @@ class Prompts:
     def _ways(self) -> tuple[_Way, ...]:
         switched = (self._way(self._renderer.with_thinking(thinking)) for thinking in (False, True))
         ways = [self._first_way, *(way for way in switched if way is not None)]
-        # Some tokenizers change white space, and recorded tokens show what they made of it.
+        # Some tokenizers change white space, which shows in recorded tokens.
         read_back = (self._way(way.renderer, self._read_back) for way in ways if self._changes(way.turns.turns_text))
         return (*ways, *(way for way in read_back if way is not None))
 
@@ -204,20 +203,20 @@ class Prompts:
         return self._read_back(text) != text
 
     def _control_texts(self, text: str) -> list[str]:
-        """The added tokens that a text has; those of white space are ordinary text."""
+        """The added tokens in a text, except those of white space, which are ordinary text."""
         return [token for token in self._tokenizer.added_tokens if token.strip() and token in text]
 
     def _ids_in(self, text: str) -> frozenset[int]:
         return frozenset(self._tokenizer.added_tokens[token] for token in self._control_texts(text))
 
     def _turn_ending(self) -> tuple[int, ...]:
-        """The token that ends an answer, as the template writes it; empty when there is none."""
+        """The token that ends an answer in the template; empty if there is none."""
         chat = as_chat((Message(Role.USER, _QUESTION), Message(Role.ASSISTANT, _ANSWER)))
         _, found, closing = (self._first_way.render(chat, False) or "").rpartition(_ANSWER)
         after = self._tokenizer.encode(closing.lstrip()) if found else []
         if after and after[0] in self._tokenizer.end_of_turn_ids:
             return (after[0],)
-        # A template that writes no ending: the model's own end of text.
+        # The template writes no ending: use the model's end of text.
         return tuple(sorted(self._tokenizer.end_of_turn_ids)[:1])
 
 

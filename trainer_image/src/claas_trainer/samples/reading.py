@@ -1,4 +1,5 @@
-"""Reading the samples file and checking samples against the model. Messages name sample and field, never a text."""
+"""Reads the samples file and checks samples against the model. Messages name sample and field and never quote a
+text."""
 
 from __future__ import annotations
 
@@ -13,14 +14,14 @@ from claas_trainer.errors import InputError, SampleError
 
 @dataclass(frozen=True)
 class ModelLimits:
-    """What the base model can take: token ids in 0..vocabulary_size-1, and so many tokens in all."""
+    """Limits of the base model: token ids in 0..vocabulary_size-1, and the context length in tokens."""
 
     vocabulary_size: int
     context_tokens: int
 
 
 def read_samples(path: Path) -> list[DistillBatchItem]:
-    """Read and check a samples file. Raises InputError when there is no such file and SampleError otherwise."""
+    """Reads and checks a samples file. Raises InputError if the file can't be read, SampleError for its content."""
     try:
         data = _as_it_is_spelled(path).read_bytes()
     except OSError as error:
@@ -32,13 +33,13 @@ def read_samples(path: Path) -> list[DistillBatchItem]:
 
 
 def _as_it_is_spelled(path: Path) -> Path:
-    """The path in the Unicode form that the volume has: the same accents can be written in two ways."""
+    """The path in the Unicode form that the volume uses; the same accents have two forms."""
     forms = [path, *(Path(unicodedata.normalize(form, str(path))) for form in ("NFC", "NFD"))]
     return next((form for form in forms if form.exists()), path)
 
 
 def check_against_model(index: int, sample: DistillBatchItem, limits: ModelLimits) -> None:
-    """That the recorded token ids are the model's. Raises SampleError."""
+    """Checks that the recorded token ids are in the model's vocabulary. Raises SampleError."""
     for field in ("prompt_token_ids", "response_token_ids"):
         ids: list[int] = getattr(sample, field)
         for position, token in enumerate(ids):
@@ -51,7 +52,7 @@ def check_against_model(index: int, sample: DistillBatchItem, limits: ModelLimit
 
 
 def check_length(index: int, field: str, tokens: int, limits: ModelLimits) -> None:
-    """That a prompt with its response fits the model's context. Raises SampleError."""
+    """Checks that a prompt with its response fits the model's context. Raises SampleError."""
     if tokens > limits.context_tokens:
         raise SampleError(
             f"samples[{index}].{field}",

@@ -23,11 +23,11 @@ from claas_trainer.samples.user_text import ControlTextError, Piece
 
 
 class ChatTokenizer(Protocol):
-    """The part of a tokenizer that samples need."""
+    """The interface of a tokenizer for samples."""
 
     @property
     def end_of_turn_ids(self) -> frozenset[int]:
-        """Tokens at which generation stops."""
+        """Tokens that end generation."""
 
     @property
     def special_ids(self) -> frozenset[int]:
@@ -35,14 +35,15 @@ class ChatTokenizer(Protocol):
 
     @property
     def added_tokens(self) -> Mapping[str, int]:
-        """Tokens that a text can spell out, as they are spelled: the special ones, those around a thought, and with
-        some tokenizers ordinary text such as line breaks."""
+        """Tokens that a text can spell, by spelling: special tokens, thinking tags and, with some tokenizers,
+        ordinary text such as line breaks."""
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, no special tokens added; those spelled out in the text count as such."""
+        """Token ids of a text. Adds no special tokens; those spelled in the text are encoded as such."""
 
     def encode_pieces(self, pieces: Sequence[Piece], hidden: frozenset[int]) -> list[int]:
-        """Token ids of the pieces as one text; none of `hidden` comes from a user's. Raises ControlTextError."""
+        """Token ids of the pieces as one text. No token of `hidden` results from a user's piece. Raises
+        ControlTextError."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included."""
@@ -53,8 +54,8 @@ class ChatTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class TokenisedBatch:
-    """What the step is taken on, in the samples' order. `rebuilt`: the places of the samples whose recorded prompt
-    the teacher does not see."""
+    """The tokenised batch, in the samples' order. `rebuilt`: indices of samples whose teacher prompt is rebuilt from
+    texts instead of the recorded prompt."""
 
     samples: tuple[TokenisedSample, ...]
     counts: SampleCounts
@@ -69,12 +70,12 @@ def tokenise(
     *,
     require_recorded_prompt: bool = False,
 ) -> TokenisedBatch:
-    """Token ids of every sample: recorded ones are taken exactly as they are, the others are made.
+    """Tokenises all samples. Recorded token ids are used unchanged.
 
-    `renderer` makes the prompts that were not recorded: the server's, where one is known, else the model's own
-    template. With `require_recorded_prompt` a sample is refused that would need one.
+    `renderer` renders prompts that were not recorded: as the server does if one is known, or else with the model's
+    own template. `require_recorded_prompt` refuses samples that would need it.
 
-    Raises SampleError for a sample that does not fit the model, InputError for a template that can't be used.
+    Raises SampleError for a sample that does not fit the model, InputError for an unusable template.
     """
     try:
         prompts = Prompts(tokenizer, renderer or tokenizer.own_template())
@@ -121,7 +122,7 @@ def _tokenise(
         response = item.response_token_ids or prompts.response(item.response)
     except ControlTextError:
         raise SampleError(f"samples[{index}].response", _CONTROL_TEXT) from None
-    # Rounding may have left a value a little above 0.
+    # Rounding may put a value slightly above 0.
     logprobs = tuple(min(value, 0.0) for value in item.response_logprobs)
     sample = TokenisedSample(
         student_prompt_ids=tuple(student),
@@ -132,7 +133,7 @@ def _tokenise(
     return sample, PromptOrigin.RECORDED if recorded else prompts.origin, how
 
 
-_CONTROL_TEXT = "spells a control token that this tokenizer can't read as text; write it otherwise"
+_CONTROL_TEXT = "spells a control token that this tokenizer can't read as text; spell it differently"
 
 
 def _check_lengths(index: int, sample: TokenisedSample, limits: ModelLimits) -> None:

@@ -1,4 +1,4 @@
-"""Token ids of texts in which a part comes from a user: whatever control tokens that part spells are read as text."""
+"""Tokenises texts that contain a user's text: control tokens spelled in the user's part are encoded as text."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 
 class ControlTextError(Exception):
-    """The tokenizer can read a text as a control token only."""
+    """The tokenizer can encode a text only as a control token."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Part of a text. Control tokens spelled out in it count as such, unless it is a user's."""
+    """Part of a text. Control tokens spelled in it are encoded as such, unless it comes from a user."""
 
     text: str
     from_user: bool = False
 
 
 class UserTextEncoder:
-    """Encodes pieces into one list of ids.
+    """Encodes pieces into one list of token ids.
 
-    A text without control tokens is encoded as ever. Otherwise the tokenizer is copied with other, secret names for
-    its control tokens, and those are put into the pieces that may have them: a user's text can't spell them then, and
-    all else comes out as the tokenizer itself has it.
+    A text without control tokens is encoded as usual. Otherwise the tokenizer is copied with secret random names for
+    its control tokens, and the pieces that may contain control tokens are rewritten with these names. A user's text
+    can't spell them, and everything else is encoded as by the original tokenizer.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -38,7 +38,7 @@ class UserTextEncoder:
         self._copies: dict[frozenset[int], _Renamed] = {}
 
     def encode(self, pieces: Sequence[Piece], hidden: frozenset[int]) -> list[int]:
-        """The ids; none of `hidden` comes from a user's piece. Raises ControlTextError."""
+        """The token ids; no token of `hidden` results from a user's piece. Raises ControlTextError."""
         said = [piece.text for piece in pieces if piece.from_user]
         if not any(hidden.intersection(self._plain(text)) for text in said):
             return self._plain("".join(piece.text for piece in pieces))
@@ -52,14 +52,14 @@ class UserTextEncoder:
         return copy.encode("".join(piece.text if piece.from_user else copy.frame(piece.text) for piece in pieces))
 
     def _controls(self, hidden: frozenset[int]) -> frozenset[int]:
-        # What a tokenizer writes for letters that it does not know is no control token.
+        # The token for unknown characters is not a control token.
         return hidden - {self._tokenizer.unk_token_id}
 
     def _plain(self, text: str, **options: bool) -> list[int]:
         return [int(token) for token in self._tokenizer.encode(text, add_special_tokens=False, **options)]
 
     def _encode_apart(self, pieces: Sequence[Piece], hidden: frozenset[int]) -> list[int]:
-        """For tokenizers that can't be copied: piece by piece."""
+        """Encodes piece by piece, for tokenizers that can't be copied."""
         ids: list[int] = []
         for piece in pieces:
             if not piece.from_user:
@@ -74,12 +74,12 @@ class UserTextEncoder:
 
 @dataclass(frozen=True)
 class _Renamed:
-    """A tokenizer whose control tokens have other names."""
+    """A copy of a tokenizer with other names for its control tokens."""
 
     ids: Callable[[str], list[int]]
     names: dict[str, str]
     original: dict[int, int]
-    """A new token with a new name may have got another id."""
+    """Maps ids of the copy to the original's; a renamed token may have another id."""
 
     @classmethod
     def of(cls, serialised: str, hidden: frozenset[int]) -> _Renamed:
@@ -102,6 +102,6 @@ class _Renamed:
         return [self.original.get(token, token) for token in self.ids(text)]
 
     def frame(self, text: str) -> str:
-        """The text with the new names in it."""
+        """The text with the new names."""
         longest_first = sorted(self.names, key=len, reverse=True)
         return re.sub("|".join(map(re.escape, longest_first)), lambda found: self.names[found[0]], text)

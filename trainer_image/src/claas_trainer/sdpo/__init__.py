@@ -1,1 +1,1 @@
-"""Self-distillation policy optimization (SDPO): the step and its loss, on PyTorch alone."""
+"""Self-distillation policy optimisation (SDPO): the step and its loss. Depends on PyTorch only."""

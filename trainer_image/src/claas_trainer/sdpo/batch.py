@@ -1,4 +1,4 @@
-"""Samples as token ids, and how several of them become one packed batch for a model."""
+"""Samples as token ids, and packing several of them into one batch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 
 from claas_trainer.sdpo.errors import InvalidBatchError
 
-# A sampled token's log-probability may come out this far above 0 by rounding.
+# Rounding may put the log-probability of a sampled token this far above 0.
 _ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
 class StepSample:
-    """One answer to learn from, as token ids; the response's ids are the sampled ones, taken as they are.
+    """One answer to learn from, as token ids. The response ids are the sampled ones, unchanged.
 
-    `old_logprobs`: log-probabilities of the response tokens when they were sampled; None when they are not
-    known, and then the adapter's own before the step count (ratio 1).
+    `old_logprobs`: log-probabilities of the response tokens when they were sampled. None if unknown: the adapter's
+    own before the step are used then, so the importance ratio is 1.
     """
 
     student_prompt_ids: tuple[int, ...]
@@ -31,16 +31,16 @@ class StepSample:
 
     @property
     def tokens(self) -> int:
-        """Length of the longer of its two sequences."""
+        """Length of the longer sequence, student's or teacher's."""
         return max(len(self.student_prompt_ids), len(self.teacher_prompt_ids)) + len(self.response_ids)
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Prompts with their responses, one after the other without padding.
+    """Prompts with their responses, concatenated without padding.
 
-    `ids`: [T]. `lengths`: of each sequence, their sum is T. `rows`: [N], where in [T] each response token is
-    predicted, sequence by sequence. `targets`: [N], the response tokens.
+    `ids`: [T]. `lengths`: length of each sequence; they sum to T. `rows`: [N], the positions in [T] that predict the
+    response tokens, sequence by sequence. `targets`: [N], the response tokens.
     """
 
     ids: Tensor
@@ -52,7 +52,7 @@ class TokenBatch:
     def of(
         cls, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], device: torch.device
     ) -> TokenBatch:
-        """One sequence for each prompt and its response."""
+        """A batch with one sequence for each prompt and its response."""
         ids: list[int] = []
         rows: list[int] = []
         targets: list[int] = []
@@ -67,15 +67,15 @@ class TokenBatch:
         return cls(_sent(ids, device), tuple(lengths), _sent(rows, device), _sent(targets, device))
 
     def positions(self) -> Tensor:
-        """The place of each token in its sequence, [T]."""
+        """Position of each token in its sequence, [T]."""
         return torch.cat([torch.arange(length, device=self.ids.device) for length in self.lengths])
 
     def part(self, chosen: Sequence[int]) -> tuple[TokenBatch, Tensor]:
-        """Some of the sequences by their indices, in rising order, and the places of their rows among all, [n]."""
+        """The sequences with these ascending indices, and the indices of their rows among all rows, [n]."""
         lengths = torch.tensor(self.lengths)
         taken = torch.zeros(len(self.lengths), dtype=torch.bool)
         taken[list(chosen)] = True
-        # How many tokens before each sequence are left out.
+        # Number of omitted tokens before each sequence.
         gone = torch.where(taken, 0, lengths).cumsum(0).to(self.ids.device)
         owner = torch.repeat_interleave(torch.arange(len(lengths)), lengths).to(self.ids.device)
         of_rows = owner[self.rows]
@@ -103,13 +103,13 @@ def _sent(values: Sequence[int], device: torch.device) -> Tensor:
 
 
 def check_samples(samples: Sequence[StepSample], vocabulary_size: int) -> None:
-    """That every sample can be trained on.
+    """Checks that every sample can be trained on.
 
     Raises:
-        InvalidBatchError: the first that can't; the message names its index and field, never its content.
+        InvalidBatchError: a sample can't; the message names its index and field, never its content.
     """
     if not samples:
-        raise InvalidBatchError("samples: there are none; a step needs at least one")
+        raise InvalidBatchError("samples: empty; a step needs at least one")
     for index, sample in enumerate(samples):
         for field in ("student_prompt_ids", "teacher_prompt_ids", "response_ids"):
             ids: tuple[int, ...] = getattr(sample, field)
@@ -128,13 +128,12 @@ def check_samples(samples: Sequence[StepSample], vocabulary_size: int) -> None:
             )
         if old is not None and not all(math.isfinite(value) and value <= _ROUNDING for value in old):
             raise InvalidBatchError(
-                f"samples[{index}].old_logprobs has a value that is no log-probability: each must be finite "
-                "and at most 0"
+                f"samples[{index}].old_logprobs has an invalid log-probability: each must be finite and at most 0"
             )
 
 
 def ordered(samples: Sequence[StepSample]) -> list[StepSample]:
-    """The samples by length, in an order that depends on their content alone."""
+    """The samples by length; the order depends on their content only."""
 
     def key(sample: StepSample) -> tuple[object, ...]:
         old = sample.old_logprobs or ()
@@ -144,7 +143,7 @@ def ordered(samples: Sequence[StepSample]) -> list[StepSample]:
 
 
 def micro_batches(samples: Sequence[StepSample], max_tokens: int) -> Iterator[list[StepSample]]:
-    """`ordered` samples in groups of so many tokens at most; a longer sample makes a group of its own."""
+    """`ordered` samples in groups of at most this many tokens; a longer sample is a group of its own."""
     group: list[StepSample] = []
     tokens = 0
     for sample in ordered(samples):
@@ -158,5 +157,5 @@ def micro_batches(samples: Sequence[StepSample], max_tokens: int) -> Iterator[li
 
 
 def digest(samples: Sequence[StepSample]) -> str:
-    """sha256 over the samples' token ids and log-probabilities, in whatever order they come."""
+    """sha256 over the samples' token ids and log-probabilities, independent of their order."""
     return hashlib.sha256("\n".join(sorted(map(repr, samples))).encode()).hexdigest()

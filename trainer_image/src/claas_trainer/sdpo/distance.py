@@ -1,9 +1,9 @@
-"""How far a step moved the policy: on which response tokens of each sample that is measured, and the measuring.
+"""Measures how far a step moved the policy, on a selection of each sample's response tokens.
 
-Serving may wait meanwhile, so that the time is that of a small part of a forward. A sample that is too long for its
-share of it is looked at through windows, spread over the responses of the batch: a few response tokens, what stands
-right before them, and the sequence's first tokens, without which attention is not itself (arXiv 2309.17453). Policy
-before and policy after see the same.
+Serving may be paused meanwhile, so the measurement takes only a small part of the time of a forward pass. A sample
+that is too long for its share is measured through windows, spread over the responses of the batch. A window has a few
+response tokens, the tokens right before them, and the first tokens of the sequence, which attention needs as a sink
+(arXiv 2309.17453). The policies before and after the step see the same windows.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from claas_trainer.sdpo.policy import Network, PolicyModel
 from claas_trainer.sdpo.scoring import token_kl
 
 _SHARE = 12
-"""One in so many of the batch's tokens goes through the forwards of a measurement ..."""
+"""A measurement runs one in this many of the batch's tokens through the model ..."""
 _MEASURED_TOKENS = 128
-"""... or the sample of middling length with so many response tokens, where that is more. Of samples that are looked
-at through windows, so many response tokens are compared in all, and at least one of each."""
+"""... or, if that is more, the tokens of the sample of median length with this many response tokens. Over all
+windows, this many response tokens are compared, and at least one of each sample."""
 _FREE_TOKENS = 1024
-"""A forward of so few tokens takes hardly longer than its kernels' launches: a batch of one short sample is looked at
-whole, since windows would need a second forward."""
+"""A forward pass of this few tokens takes hardly longer than launching its kernels. A batch of one short sample is
+therefore measured whole: windows would need a second forward pass."""
 _LEAST_WINDOW = 16
 _USUAL_WINDOW = 64
 _MOST_WINDOWS = 4
@@ -34,8 +34,8 @@ _OPENING = 4
 
 @dataclass(frozen=True)
 class Window:
-    """A part of a sample, or the whole: what the policy is shown, and the response tokens after it at which it is
-    compared."""
+    """A part of a sample, or all of it: the context that the policy sees, and the response tokens after it, at which
+    the policies are compared."""
 
     sample: int
     context: tuple[int, ...]
@@ -49,10 +49,10 @@ class Window:
 
 
 def windows(samples: Sequence[StepSample]) -> list[Window]:
-    """At least one for each sample, by its index, those that are whole first. Where they are depends on lengths
-    alone. `samples` are in the order of `batch.ordered`."""
+    """At least one window for each sample, by its index; whole samples come first. Their places depend on lengths
+    only. `samples` are in the order of `batch.ordered`."""
     share = _share(samples)
-    most = max(_LEAST_WINDOW, share // 2)  # Whole samples have been through a forward already, windows have not.
+    most = max(_LEAST_WINDOW, share // 2)  # The step's own forward passes cover whole samples, but no windows.
     count = max(1, min(_MOST_WINDOWS, most // _USUAL_WINDOW))
     found = []
     for index, sample in enumerate(samples):
@@ -61,14 +61,14 @@ def windows(samples: Sequence[StepSample]) -> list[Window]:
             continue
         size = min(_MEASURED_TOKENS // len(samples), len(sample.response_ids), most // 4) // count
         for number in range(count):
-            # Each sample's are a little further along than those of the sample before it.
+            # The windows of each sample lie a little further along than those of the sample before it.
             place = (number + (index + 0.5) / len(samples)) / count
             found.append(_window(index, sample, place, max(1, size), most // count))
     return sorted(found, key=lambda window: not window.whole)
 
 
 def _share(samples: Sequence[StepSample]) -> int:
-    """Forward tokens for each sample; what shorter ones do not need is left to the others."""
+    """Forward tokens for each sample; longer samples get what shorter ones do not need."""
     middle = samples[(len(samples) - 1) // 2]
     usual = len(middle.student_prompt_ids) + min(_MEASURED_TOKENS, len(middle.response_ids))
     lengths = sorted(map(_length, samples))
@@ -81,7 +81,7 @@ def _share(samples: Sequence[StepSample]) -> int:
 
 
 def _window(index: int, sample: StepSample, place: float, size: int, most: int) -> Window:
-    """A window of so many tokens at most; `place`, from 0 to 1, says where in the response."""
+    """A window of at most this many tokens; `place`, from 0 to 1, is its position in the response."""
     start = int(place * (len(sample.response_ids) - size + 1))
     before = sample.student_prompt_ids + sample.response_ids[:start]
     near = most - size - _OPENING
@@ -95,11 +95,11 @@ def _length(sample: StepSample) -> int:
 
 
 class Distance:
-    """Measures how far a step moves a policy: told of the step's own forwards, ready before the update, asked after
-    it."""
+    """Measures how far a step moves a policy: `tell` for each forward pass of the step, `ready` before the update,
+    `moved` after it."""
 
     def __init__(self, model: PolicyModel, samples: Sequence[StepSample], most_tokens: int, tile_rows: int) -> None:
-        """`most_tokens`: of one forward."""
+        """`most_tokens`: largest number of tokens in one forward pass."""
         self._model = model
         self._samples = ordered(samples)
         self._windows = windows(self._samples)
@@ -110,7 +110,7 @@ class Distance:
         self._told = 0
 
     def tell(self, group: Sequence[StepSample], features: Tensor) -> None:
-        """The student's features of a micro-batch, [N, F]; micro-batches come one after the other."""
+        """Takes the student's features of a micro-batch, [N, F]; called for the micro-batches in order."""
         row = 0
         for sample in group:
             end = row + len(sample.response_ids)
@@ -119,12 +119,12 @@ class Distance:
             self._told, row = self._told + 1, end
 
     def ready(self) -> None:
-        """What no forward of the step has shown."""
+        """Computes the features before the update that the step's forward passes did not yield."""
         self._before += self._features([window for window in self._windows if not window.whole])
 
     def moved(self) -> tuple[float, float]:
-        """KL(before || after) over the whole vocabulary, nats a token: the batch's mean over response tokens, and the
-        mean of the sample whose policy moved furthest."""
+        """KL(before || after) over the whole vocabulary, in nats per token: an estimate of the mean over all response
+        tokens of the batch, and the largest mean of a sample."""
         after = torch.cat(list(self._features(self._windows)))
         each = token_kl(self._model, torch.cat(self._before), after, self._tile_rows)
         owners = [window.sample for window in self._windows for _ in window.response]

@@ -1,10 +1,10 @@
-"""The exception tree of one training step. No message ever holds a sample's text."""
+"""The exception tree of a training step. No message quotes a sample."""
 
 from __future__ import annotations
 
 
 class StepError(Exception):
-    """Anything that makes a step fail; nothing may be published after it."""
+    """A step failed; nothing may be published after it."""
 
 
 class InvalidBatchError(StepError):
@@ -32,7 +32,7 @@ class NonFiniteError(StepError):
 
 
 class UnsupportedModelError(StepError):
-    """The forward of our own can't compute this model; the generic path may."""
+    """The trainer's own forward can't compute this model; the generic one may."""
 
 
 class WeightsError(StepError):
@@ -40,7 +40,7 @@ class WeightsError(StepError):
 
 
 class MappingError(StepError):
-    """The memory of the server that the step was to compute with can't be mapped: mostly, the server is gone."""
+    """The server's memory, which the step needs, can't be mapped; usually the server has ended."""
 
 
 class PolicyMovedError(StepError):

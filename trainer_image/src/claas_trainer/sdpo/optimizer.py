@@ -1,7 +1,7 @@
-"""AdamW over the adapter's float32 masters, with a state that belongs to a published version.
+"""AdamW over the adapter's float32 master weights, with a state that is published with each version.
 
-Restoring a version restores what its next step starts from: masters, moments, and the moving average where the
-teacher has one. AdamW, clipping and copies work on each as one flat vector.
+The state of a version is all that the next step starts from: master weights, moments, and the teacher's moving
+average if it has one. Each is one flat vector, for AdamW, clipping and copies.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class AdamWConfig:
 
 
 class Part(StrEnum):
-    """The vectors of a state; their values stand in the names of stored tensors."""
+    """The vectors of a state; their values are part of the names of stored tensors."""
 
     MASTER = "master"
     EXP_AVG = "exp_avg"
     EXP_AVG_SQ = "exp_avg_sq"
     AVERAGE = "average"
-    """The moving average of the masters: there only when the teacher is one."""
+    """The moving average of the master weights; only with the teacher `ema`."""
 
 
 _NEEDED = (Part.MASTER, Part.EXP_AVG, Part.EXP_AVG_SQ)
@@ -46,7 +46,8 @@ _NEEDED = (Part.MASTER, Part.EXP_AVG, Part.EXP_AVG_SQ)
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """Everything the next step starts from: float32 vectors on the CPU in one layout, and the updates made so far."""
+    """All that the next step starts from: float32 vectors on the CPU in one layout, and the number of updates so
+    far."""
 
     layout: Layout
     vectors: Mapping[Part, Tensor]
@@ -56,7 +57,7 @@ class OptimizerState:
     def fresh(
         cls, masters: Mapping[str, Tensor], layout: Layout | None = None, *, pin: bool = False
     ) -> OptimizerState:
-        """The state before the first step on these weights: no moments yet."""
+        """The state before the first step on these weights, with zero moments."""
         layout = layout or _layout_of(masters)
         vectors = {Part.MASTER: layout.gather(masters, pin=pin)}
         for part in (Part.EXP_AVG, Part.EXP_AVG_SQ):
@@ -64,7 +65,7 @@ class OptimizerState:
         return cls(layout, vectors, 0)
 
     def named(self, part: Part) -> dict[str, Tensor]:
-        """One vector by the adapter's published tensor names."""
+        """One vector as tensors, by their published names."""
         return self.layout.views(self.vectors[part])
 
     @property
@@ -73,7 +74,7 @@ class OptimizerState:
         return self.named(Part.MASTER)
 
     def to_tensors(self) -> dict[str, Tensor]:
-        """One flat mapping to be written by safetensors: `master/NAME`, `exp_avg/NAME`, ..., `step`."""
+        """A flat mapping for safetensors: `master/NAME`, `exp_avg/NAME`, ..., `step`."""
         stored = {STEP_KEY: torch.tensor(self.step, dtype=torch.int64)}
         for part in self.vectors:
             stored.update({f"{part.value}/{name}": tensor for name, tensor in self.named(part).items()})
@@ -86,7 +87,7 @@ class OptimizerState:
         """The inverse of `to_tensors`, in the given layout.
 
         Raises:
-            OptimizerStateError: a tensor is missing, of another kind, or has the wrong shape or dtype.
+            OptimizerStateError: a tensor is missing or unknown, or has the wrong shape or dtype.
         """
         groups: dict[Part, dict[str, Tensor]] = {part: {} for part in _NEEDED}
         for key, tensor in tensors.items():
@@ -108,7 +109,8 @@ class OptimizerState:
         """The same state in this layout.
 
         Raises:
-            OptimizerStateError: it is the state of another adapter; the message names the first tensor that differs.
+            OptimizerStateError: the state belongs to another adapter; the message names the first tensor that
+            differs.
         """
         if list(self.layout.shapes.items()) == list(layout.shapes.items()):
             return self
@@ -138,7 +140,8 @@ def _check(part: Part, tensors: Mapping[str, Tensor], layout: Layout) -> None:
 
 
 def clip_gradient(parameters: AdapterParameters, max_norm: float) -> Tensor:
-    """Scales the gradient down to the global norm, unless `max_norm` is 0; gives the norm before, on the device."""
+    """Scales the gradient down to the global norm `max_norm`, unless it is 0. Returns the norm before, on the
+    device."""
     norm: Tensor = torch.linalg.vector_norm(parameters.grad)
     if max_norm > 0:
         parameters.grad.mul_((max_norm / norm).clamp(max=1.0))
@@ -147,7 +150,7 @@ def clip_gradient(parameters: AdapterParameters, max_norm: float) -> Tensor:
 
 @dataclass
 class PlacedState:
-    """A state's moments, and the moving average where there is one, on the step's device."""
+    """A state's moments, and its moving average if it has one, on the step's device."""
 
     exp_avg: Tensor
     exp_avg_sq: Tensor
@@ -158,14 +161,15 @@ class PlacedState:
 def adamw_update(
     parameters: AdapterParameters, placed: PlacedState, config: AdamWConfig, average_rate: float | None = None
 ) -> dict[Part, Tensor]:
-    """One AdamW update of the parameters and of `placed`, in place, from the gradient; gives what a state is made of.
+    """One AdamW update of the parameters and of `placed`, in place. Returns the vectors of the new state.
 
-    `average_rate`: the moving average becomes (1 - rate) * average + rate * masters. None keeps no average.
+    `average_rate`: the moving average becomes (1 - rate) * average + rate * masters. None: no average is kept.
     """
     on_gpu = parameters.flat.is_cuda
     counter = torch.tensor(float(placed.step), device=parameters.flat.device if on_gpu else None)
     with torch.no_grad():
-        # What torch.optim.AdamW calls. Making one of those imports torch's compiler, which takes seconds.
+        # The function behind torch.optim.AdamW. Constructing that class imports torch's compiler, which takes
+        # seconds.
         adamw(
             [parameters.flat],
             [parameters.grad],

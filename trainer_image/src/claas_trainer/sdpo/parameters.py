@@ -1,4 +1,4 @@
-"""The adapter's parameters as one flat float32 vector, so that copying, clipping and AdamW are one operation each."""
+"""The adapter's parameters as one flat float32 vector: copying, clipping and AdamW are one operation each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from claas_trainer.sdpo.transfers import ToDevice
 
 
 class Layout:
-    """Which tensor stands where in a flat vector. The order of the names is the model's and is never stored."""
+    """Places of the tensors in a flat vector. The order of the names is the model's and is never stored."""
 
     def __init__(self, shapes: Mapping[str, torch.Size]) -> None:
         self.shapes = {name: torch.Size(shape) for name, shape in shapes.items()}
@@ -24,13 +24,13 @@ class Layout:
             self.elements += math.prod(shape)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """A vector, seen by name."""
+        """Views of a vector by name."""
         return {
             name: flat.narrow(0, self.starts[name], shape.numel()).view(shape) for name, shape in self.shapes.items()
         }
 
     def gather(self, tensors: Mapping[str, Tensor], *, pin: bool = False) -> Tensor:
-        """Tensors by name as one float32 vector on the CPU."""
+        """Concatenates tensors by name to one float32 vector on the CPU."""
         flat = torch.empty(self.elements, dtype=torch.float32, pin_memory=pin)
         for name, view in self.views(flat).items():
             view.copy_(tensors[name])
@@ -38,8 +38,8 @@ class Layout:
 
 
 class AdapterParameters:
-    """Float32 masters and their gradient, [P] each, on the step's device: `flat` begins as the given vector, which
-    may still be on its way there, and `grad` as zeros."""
+    """Float32 master weights `flat` and their gradient `grad`, [P] each, on the step's device. `flat` starts as the
+    given vector, which may still be on its way to the device, `grad` as zeros."""
 
     def __init__(self, layout: Layout, masters: Tensor, device: torch.device) -> None:
         self.layout = layout
@@ -48,7 +48,7 @@ class AdapterParameters:
 
     @cached_property
     def flat(self) -> Tensor:
-        """The masters; the current stream's work waits for them from here on."""
+        """The master weights; later work on the current stream waits until they have arrived."""
         return self._arriving.ready()["masters"]
 
     @property

@@ -1,4 +1,4 @@
-"""What a step needs of a model: the interface between the step and the two forwards, ours and PEFT's."""
+"""The interface between the step and the two forwards, the trainer's own and PEFT's."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ from claas_trainer.sdpo.parameters import AdapterParameters, Layout
 
 
 class Network(StrEnum):
-    """Which weights a forward is made with."""
+    """The weights that a forward pass uses."""
 
     BASE = "base"
-    """The base model alone."""
+    """The base model without adapter."""
     STUDENT = "student"
-    """With the adapter that is being trained."""
+    """The base model with the adapter that is being trained."""
     AVERAGE = "average"
-    """With the moving average of the adapter."""
+    """The base model with the adapter's moving average."""
 
 
 class StudentPass(ABC):
-    """A forward of the student that can be gone back through, once.
-
-    `features`: [N, F] at the response positions, without a graph of its own.
+    """A forward pass of the student, for one backward pass. `features`: [N, F] at the response positions, detached
+    from any graph.
     """
 
     features: Tensor
 
     @abstractmethod
     def backward(self, gradient: Tensor) -> None:
-        """Add the adapter's gradient to the parameters' `grad`; `gradient` is that of the features, [N, F]. What the
-        forward kept is let go of."""
+        """Add the adapter's gradient to the parameters' `grad`; `gradient` is that of the features, [N, F]. Frees all
+        that the forward pass had saved."""
 
 
 class PolicyModel(ABC):
     """A causal language model with an adapter.
 
-    Features are what the head makes logits of; they are small where the model's head can be applied apart from it.
-    `place` comes first; `refresh` must follow every change of the parameters before the next forward.
+    Features are the head's input if the head can be applied separately, which keeps them small. `place` comes first;
+    after every change of the parameters `refresh` must precede the next forward pass.
     """
 
     layout: Layout
@@ -50,29 +49,29 @@ class PolicyModel(ABC):
 
     @abstractmethod
     def place(self, masters: Tensor) -> AdapterParameters:
-        """Have the adapter's parameters, a flat vector on the CPU, on the device."""
+        """Copy the adapter's parameters, a flat vector on the CPU, to the device."""
 
     @abstractmethod
     def clear(self) -> None:
-        """Let go of what `place` and `refresh` made."""
+        """Free what `place` and `refresh` allocated."""
 
     @abstractmethod
     def refresh(self, average: Tensor | None = None) -> None:
-        """Take up the parameters as they are now, and the moving average (flat, as the parameters are) where there
-        is one; at once, or when they are needed."""
+        """Use the current parameters, and the moving average (a flat vector too) if there is one, in later forward
+        passes. May be done lazily."""
 
     @abstractmethod
     def features(self, batch: TokenBatch, network: Network) -> Tensor:
-        """Features at the response positions, [N, F], without a graph."""
+        """Features at the response positions, [N, F], without gradient."""
 
     @abstractmethod
     def student(self, batch: TokenBatch) -> StudentPass:
-        """A forward of the student whose gradient will be asked for."""
+        """A forward pass of the student that a backward pass will follow."""
 
     @abstractmethod
     def logits(self, features: Tensor) -> Tensor:
-        """[n, F] -> [n, V] in float32 at least, without a graph. The caller may overwrite the result."""
+        """[n, F] -> [n, V] in float32 or wider, without gradient. The caller may overwrite the result."""
 
     @abstractmethod
     def features_gradient(self, gradient: Tensor) -> Tensor:
-        """The gradient of the features, [n, F], from that of the logits, [n, V]."""
+        """Gradient of the features, [n, F], from that of the logits, [n, V]."""

@@ -1,8 +1,9 @@
-"""From features to losses and back, a tile of response tokens at a time: no more logits than a tile's are ever there.
+"""From features to losses and back, one tile of response tokens at a time, so that only one tile's logits exist at
+once.
 
-A tile's logits are reduced to the support and one log-sum-exp of the rest (`losses.support`), the loss is computed on
-that with a small graph, and the logits' gradient is written out from the reduced ones': on the support as it is, and
-g * softmax of the others for the rest.
+A tile's logits are reduced to the support and one logsumexp of the others (`losses.support`). Autograd runs on these
+reduced logits only; the gradient of the full logits follows from theirs: unchanged on the support, and g * softmax of
+the others elsewhere.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from claas_trainer.sdpo.teachers.base import Teacher
 
 @dataclass(frozen=True)
 class Objective:
-    """What the loss is made with: the settings of `sdpo_token_losses`, the support, and K."""
+    """Settings of the loss: those of `sdpo_token_losses`, the support, and K."""
 
     alpha: float
     is_clip: float
@@ -33,9 +34,9 @@ class Objective:
 
 @dataclass(frozen=True)
 class Scored:
-    """The features of one micro-batch's response tokens: the student's, the teacher's networks', and the base's (None
-    without a KL term), each [N, F]. `targets`, [N], the response's tokens; `old`, [N], their recorded
-    log-probabilities, NaN where none were."""
+    """Features of one micro-batch's response tokens: of the student, of the teacher's networks, and of the base model
+    (None without a KL term), each [N, F]. `targets`, [N]: the response tokens; `old`, [N]: their recorded
+    log-probabilities, NaN where there are none."""
 
     student: Tensor
     teacher: Sequence[Tensor]
@@ -46,7 +47,8 @@ class Scored:
 
 @dataclass
 class Sums:
-    """Running sums over tokens, kept on the device until the end so that no micro-batch waits for them."""
+    """Running sums over tokens. They stay on the device until the end, so that no micro-batch waits for a
+    transfer."""
 
     loss: Tensor
     divergence: Tensor
@@ -60,7 +62,7 @@ class Sums:
         return cls(*(torch.zeros((), dtype=torch.float64, device=device) for _ in range(6)))
 
     def add(self, losses: TokenLosses) -> None:
-        """Add a tile's."""
+        """Add the sums of a tile."""
         self.loss += losses.loss.detach().double().sum()
         self.divergence += losses.divergence.detach().double().sum()
         self.ratio += losses.ratio.double().sum()
@@ -73,7 +75,7 @@ class Sums:
 def score(
     model: PolicyModel, teacher: Teacher, scored: Scored, objective: Objective, tile_rows: int, sums: Sums
 ) -> Tensor:
-    """The gradient of the student's features, [N, F], of the sum of the losses of all tokens."""
+    """Gradient of the sum of all token losses with respect to the student's features, [N, F]."""
     gradient = torch.empty_like(scored.student)
     for start in range(0, len(scored.targets), tile_rows):
         tile = slice(start, start + tile_rows)
@@ -119,7 +121,7 @@ def _score_tile(model: PolicyModel, teacher: Teacher, tile: Scored, objective: O
 
 
 def _reduce(logits: Tensor, tokens: Tensor | None) -> ReducedLogits:
-    """As `losses.support.reduced`, without a graph; the support's logits are overwritten with -inf."""
+    """Like `losses.support.reduced`, without gradient; overwrites the support's logits with -inf."""
     if tokens is None:
         return ReducedLogits(logits, logits.new_full(logits.shape[:1], -torch.inf))
     top = logits.gather(-1, tokens)
@@ -137,12 +139,12 @@ def _logits_gradient(
     of_target: Tensor,
     dtype: torch.dtype,
 ) -> Tensor:
-    """[n, V] in the features' dtype, from the gradients of the support's logits, of the others' logsumexp, and of the
-    target's logit by itself."""
+    """Gradient of the logits, [n, V], in the features' dtype, from those of the support's logits, of the others'
+    logsumexp, and of the target's own logit."""
     if tokens is None:
         gradient = of_top.to(dtype, copy=True)
     else:
-        # A row without others has no gradient there, and -inf must not meet -inf.
+        # A row without others has no gradient there; -inf minus -inf would be NaN.
         others = student.others.detach().clamp(min=torch.finfo(logits.dtype).min)
         gradient = others_gradient(logits, others, of_others, dtype)
         gradient.scatter_(-1, tokens, of_top.to(dtype))
@@ -155,7 +157,7 @@ def _token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def token_kl(model: PolicyModel, before: Tensor, after: Tensor, tile_rows: int) -> Tensor:
-    """KL(before || after) over the whole vocabulary at each token, [N], float64, from its features, [N, F]."""
+    """KL(before || after) over the whole vocabulary at each token, [N], float64, from features, [N, F]."""
     found = []
     for start in range(0, len(before), tile_rows):
         tile = slice(start, start + tile_rows)

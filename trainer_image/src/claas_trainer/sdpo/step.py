@@ -1,7 +1,7 @@
-"""One SDPO step: from a batch of answers and an adapter to the updated adapter, and how it went.
+"""One SDPO step: from a batch of answers and an adapter to the updated adapter and metrics.
 
-Knows neither where the base weights came from nor what happens to serving meanwhile. Nothing is random in
-it: the same input gives the same bytes on the CPU, in whatever order the samples come.
+Independent of the source of the base weights and of serving. Deterministic: on the CPU the same input gives the same
+bytes, whatever the order of the samples.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from claas_trainer.sdpo.transfers import ToDevice, ToHost
 class StepConfig:
     """The settings of a step.
 
-    `teacher_top_k` is K of the support (the student's top-K). `max_grad_norm` 0 clips nothing.
-    `kl_reg_weight` 0 spares the base model's forward. A step that moves the policy by more than `max_kl` nats a token
-    fails; 0 sets no limit. `seed` is recorded with the version and seeds torch.
+    `teacher_top_k` is the K of the support (the student's top K). `max_grad_norm` 0 switches clipping off.
+    `kl_reg_weight` 0 saves the base model's forward pass. A step that moves the policy by more than `max_kl` nats per
+    token fails; 0 sets no limit. `seed` is recorded with the version and seeds torch.
 
     Raises:
         InvalidConfigError: a value is outside its range.
@@ -91,17 +91,17 @@ class StepConfig:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a step's work is cut into pieces. Changes what it costs, and its result by rounding alone.
+    """How a step is divided into pieces. Affects time and memory, and the result only by rounding.
 
-    `micro_batch_tokens`: of one forward, prompts and responses of the longer side together; a longer sample is a
-    micro-batch of its own. `tile_rows`: response tokens whose logits are there at once.
+    `micro_batch_tokens`: tokens of one forward pass, where a sample counts with its longer sequence; a longer sample
+    is a micro-batch of its own. `tile_rows`: response tokens whose logits exist at once.
     """
 
     micro_batch_tokens: int = 8192
     tile_rows: int = 1024
 
     def halved(self) -> Schedule | None:
-        """Half of each; None when there is nothing left to halve."""
+        """Half of each; None if neither can be halved."""
         if self.micro_batch_tokens <= 1 and self.tile_rows <= 1:
             return None
         return Schedule(max(1, self.micro_batch_tokens // 2), max(1, self.tile_rows // 2))
@@ -109,12 +109,11 @@ class Schedule:
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """How a step went; means are over all response tokens of the batch.
+    """Metrics of a step; means are over all response tokens of the batch.
 
-    `kl_to_parent`: KL(policy before || policy after), nats a token, over the whole vocabulary, on some response
-    tokens of every sample (`distance`); `kl_to_parent_max`: of the sample that it is largest for. `kl_to_base` is
-    None unless the KL term was on.
-    `micro_batches`: how many there were; more than planned when memory ran out.
+    `kl_to_parent`: KL(policy before || policy after) in nats per token, over the whole vocabulary, on some response
+    tokens of every sample (`distance`); `kl_to_parent_max`: the largest mean of a sample. `kl_to_base` is None unless
+    the KL term was on. `micro_batches`: their number; more than planned if memory ran out.
     """
 
     loss: float
@@ -133,8 +132,8 @@ class StepMetrics:
 
 @dataclass(frozen=True)
 class StepResult:
-    """The optimiser state after the step, the updated float32 masters in it, the metrics, and the step's schedule: a
-    smaller one than was given when memory ran out."""
+    """The optimiser state after the step, which includes the updated master weights; the metrics; and the schedule,
+    which is smaller than the given one if memory ran out."""
 
     state: OptimizerState
     metrics: StepMetrics
@@ -150,17 +149,16 @@ def sdpo_step(
     schedule: Schedule | None = None,
     on_micro_batch: Callable[[int, int], None] | None = None,
 ) -> StepResult:
-    """One SDPO step from `state`, which stays as it is.
+    """Takes one SDPO step from `state`, which is not changed.
 
-    `teacher`: the frozen base model by default. `on_micro_batch` is called with a micro-batch's number, from 1, and
-    their count before each of them. Where memory runs out, the step begins again with half of the schedule.
+    `teacher`: the frozen base model by default. `on_micro_batch` is called before each micro-batch, with its number
+    from 1 and their count. If memory runs out, the step starts again with half of the schedule.
 
     Raises:
         InvalidBatchError: a sample can't be trained on; the message names its index and field.
         OptimizerStateError: the state belongs to another adapter.
-        NonFiniteError: a loss or gradient was NaN or infinite.
-        PolicyMovedError: the step moved the policy too far.
-        torch.OutOfMemoryError: not even the smallest piece fits.
+        NonFiniteError: a loss or a gradient is NaN or infinite. PolicyMovedError: the step moved the policy further
+        than `max_kl`. torch.OutOfMemoryError: even the smallest piece does not fit.
     """
     check_samples(samples, model.vocabulary_size)
     step = _Step(
@@ -184,7 +182,7 @@ def _tell_nobody(number: int, count: int) -> None:
 
 
 class _Step:
-    """One step's inputs, and its parts in the order in which `take` has them."""
+    """The inputs of one step, and its parts in the order of `take`."""
 
     def __init__(
         self,
@@ -210,13 +208,14 @@ class _Step:
         arriving = ToDevice({part: state.vectors[part] for part in (Part.EXP_AVG, Part.EXP_AVG_SQ)}, model.device)
         model.refresh(average)
         sums, distance, schedule = self._accumulate(parameters, schedule)
-        # Of sums over tokens the batch's token mean, whatever the micro-batches were.
+        # From sums over tokens to means over the batch's tokens, independent of the micro-batches.
         parameters.grad.div_(self._tokens)
         loss = sums.loss.item() / self._tokens
         if not math.isfinite(loss):
             raise NonFiniteError(
-                f"the loss is {loss}: the adapter was not updated; where the base model's weights are finite, its"
-                " activations overflow on these samples, as those of float16 weights do: use a bfloat16 checkpoint"
+                f"the loss is {loss}: the adapter was not updated; if the base model's weights are finite, its"
+                " activations overflow on these samples, as happens with float16 weights: use a bfloat16"
+                " checkpoint"
             )
         grad_norm = clip_gradient(parameters, config.max_grad_norm).item()
         if not math.isfinite(grad_norm):
@@ -249,7 +248,7 @@ class _Step:
         if self._teacher.average_rate is None:
             return None
         found = self._state.vectors.get(Part.AVERAGE)
-        # It begins where the adapter is.
+        # The average starts as the adapter.
         return parameters.flat.clone() if found is None else found.to(parameters.flat.device, copy=True)
 
     def _accumulate(self, parameters: AdapterParameters, schedule: Schedule) -> tuple[Sums, Distance, Schedule]:
@@ -260,7 +259,7 @@ class _Step:
                 smaller = schedule.halved()
                 if smaller is None:
                     raise
-            # Outside the handler: the frames that hold what did not fit are gone now.
+            # Outside the except block, so that the traceback's frames no longer keep the allocated memory alive.
             schedule = smaller
             parameters.grad.zero_()
             torch.cuda.empty_cache()
@@ -275,12 +274,12 @@ class _Step:
         return sums, distance
 
     def _micro_batch(self, group: Sequence[StepSample], schedule: Schedule, sums: Sums) -> Tensor:
-        """Adds a micro-batch's gradient and sums; gives the student's features, [N, F]."""
+        """Adds a micro-batch's gradient and sums. Returns the student's features, [N, F]."""
         model, config = self._model, self._config
         responses = [sample.response_ids for sample in group]
         hinted = TokenBatch.of([sample.teacher_prompt_ids for sample in group], responses, model.device)
         batch = TokenBatch.of([sample.student_prompt_ids for sample in group], responses, model.device)
-        # The teacher first: its forward leaves nothing behind while the student's is made.
+        # The teacher comes first: its forward pass saves nothing that would take memory from the student's.
         taught = [model.features(hinted, network) for network in self._teacher.networks]
         base = model.features(batch, Network.BASE) if config.kl_reg_weight > 0 else None
         student = model.student(batch)
@@ -296,14 +295,14 @@ class _Step:
             raise NonFiniteError("the updated policy is NaN or infinite; lower learning_rate")
         if 0 < self._config.max_kl < moved:
             raise PolicyMovedError(
-                f"the step moved the policy by {moved:.3g} nats a token and max_kl is {self._config.max_kl:g}:"
+                f"the step moved the policy by {moved:.3g} nats per token and max_kl is {self._config.max_kl:g}:"
                 " nothing is published; lower learning_rate, or give feedback in more steps"
             )
         return moved, furthest
 
 
 def _old_logprobs(group: Sequence[StepSample], device: torch.device) -> Tensor:
-    """The recorded log-probabilities, [N], and NaN where none were recorded."""
+    """The recorded log-probabilities, [N]; NaN where there are none."""
     values: list[float] = []
     for sample in group:
         values += sample.old_logprobs or [math.nan] * len(sample.response_ids)

@@ -1,4 +1,4 @@
-"""Copies between host and device that run beside the device's work, on a stream of their own."""
+"""Copies between host and device that overlap with the device's work, on a stream of their own."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ K = TypeVar("K")
 
 
 class ToDevice(Generic[K]):
-    """Tensors on their way to the device, at once on the CPU; the originals stay as they are."""
+    """A copy of tensors to the device, asynchronous on a GPU and immediate on a CPU. The originals stay unchanged."""
 
     def __init__(self, tensors: Mapping[K, Tensor], device: torch.device) -> None:
         self._device = device
-        # Taken from the current stream's memory, which all of the step shares.
+        # Allocated on the current stream, from the memory pool that the whole step shares.
         self._copies = {key: torch.empty_like(tensor, device=device) for key, tensor in tensors.items()}
         self._stream = _side_stream(device)
         if self._stream is not None:
-            # After what was queued before, which may still use that memory.
+            # The copy waits for work queued earlier, which may still use that memory.
             self._stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(self._stream):
             for key, tensor in tensors.items():
                 self._copies[key].copy_(tensor, non_blocking=True)
 
     def ready(self) -> dict[K, Tensor]:
-        """The copies; the current stream's work waits for them from here on."""
+        """The copies; later work on the current stream waits for them."""
         if self._stream is not None:
             torch.cuda.current_stream(self._device).wait_stream(self._stream)
         return self._copies
 
 
 class ToHost(Generic[K]):
-    """Tensors on their way to the host, into pinned memory; they must not change before `ready`."""
+    """A copy of tensors to pinned host memory; the tensors must not change before `ready`."""
 
     def __init__(self, tensors: Mapping[K, Tensor], device: torch.device) -> None:
         self._sources = tensors
@@ -45,7 +45,7 @@ class ToHost(Generic[K]):
             self._copies = {key: _host_copy(tensor) for key, tensor in tensors.items()}
 
     def ready(self) -> dict[K, Tensor]:
-        """The copies, after all have arrived."""
+        """Waits for the copies and returns them."""
         if self._stream is not None:
             self._stream.synchronize()
         return self._copies
@@ -57,14 +57,14 @@ def _host_copy(tensor: Tensor) -> Tensor:
 
 
 def reserve_pinned(elements: int, count: int) -> None:
-    """Have PyTorch pin host memory for so many float32 vectors, which takes long, and keep it for its next use."""
+    """Make PyTorch pin host memory for this many float32 vectors, which takes long, and keep it for its next use."""
     for vector in [torch.empty(elements, dtype=torch.float32, pin_memory=True) for _ in range(count)]:
         del vector
 
 
 def reserve_device(size: int, device: torch.device) -> None:
-    """Have PyTorch take so many bytes of a GPU's memory in one piece, for what is to come: piece by piece it would
-    take as long as half a step."""
+    """Make PyTorch allocate this many bytes of GPU memory in one piece, for later use. Allocating them piece by piece
+    would take half as long as a step."""
     if device.type == "cuda":
         torch.empty(size, dtype=torch.uint8, device=device)
 

@@ -1,1 +1,1 @@
-"""A forward and backward of our own for decoders of the Llama family. Needs torch alone."""
+"""The trainer's own forward and backward for decoders of the Llama family. Depends on PyTorch only."""

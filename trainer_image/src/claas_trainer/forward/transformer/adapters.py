@@ -1,4 +1,4 @@
-"""The adapter's tensors by their published names, put together as the fused layers compute with them."""
+"""Combines the adapter's tensors, by published name, into the matrices of the fused layers."""
 
 from __future__ import annotations
 
@@ -29,18 +29,19 @@ _FUSED = {
 
 @dataclass(frozen=True)
 class _Fused:
-    """One fused layer that has adapters: its parts, and the width of its output."""
+    """A fused layer that has adapters: its parts, and the width of its output."""
 
     parts: tuple[Part, ...]
     out_width: int
 
 
 class AdapterMap:
-    """Which tensor of the adapter belongs to which fused layer; `layout` keeps together what is multiplied together.
+    """Maps the adapter's tensors to the fused layers. `layout` places tensors that are multiplied together side by
+    side.
 
     Raises:
         AdapterError: a tensor does not fit the base model.
-        UnsupportedModelError: the adapter is on other modules than the decoder's linear layers.
+        UnsupportedModelError: the adapter is on modules other than the decoder's linear layers.
     """
 
     def __init__(self, shape: ModelShape, tensors: Mapping[str, torch.Size], rank: int, alpha: float) -> None:
@@ -62,9 +63,8 @@ class AdapterMap:
         self.layout = Layout({name: tensors[name] for name in names})
 
     def loras(self, masters: Tensor, dtype: torch.dtype, gradient: Tensor | None = None) -> list[LayerLoras]:
-        """Each layer's adapters from a flat vector, in the dtype of the products; with a flat gradient to add to.
-
-        A layer's A's stand one after the other in the vector, and so are one matrix as they are.
+        """Each layer's adapters from a flat vector, in the dtype of the products, with a flat gradient to add to. The
+        A matrices of a layer are adjacent in the vector and so form one matrix without a copy.
         """
         values = _Vector(self.layout, masters.to(dtype))
         gradients = None if gradient is None else _Vector(self.layout, gradient)
@@ -79,7 +79,7 @@ class AdapterMap:
 
 
 class _Vector:
-    """A flat vector, seen as the matrices of fused layers."""
+    """Views of a flat vector as the matrices of fused layers."""
 
     def __init__(self, layout: Layout, flat: Tensor) -> None:
         self._flat = flat
@@ -87,18 +87,18 @@ class _Vector:
         self._named = layout.views(flat)
 
     def stacked_a(self, fused: _Fused) -> Tensor:
-        """The parts' A's one above the other, [k, in]."""
+        """The A matrices of the parts, stacked: [k, in]."""
         name = fused.parts[0].a_name
         rank, width = self._named[name].shape
         rows = len(fused.parts) * rank
         return self._flat.narrow(0, self._starts[name], rows * width).view(rows, width)
 
     def all_b(self, fused: _Fused) -> list[Tensor]:
-        """The parts' B's, [rows, r] each."""
+        """The B matrices of the parts, [rows, r] each."""
         return [self._named[part.b_name] for part in fused.parts]
 
     def block_b(self, fused: _Fused) -> Tensor:
-        """The parts' B's as blocks of one matrix, [out, k]."""
+        """The B matrices of the parts as blocks of one matrix, [out, k]."""
         found = self.all_b(fused)
         if found[0].shape[0] == fused.out_width:
             return found[0]
@@ -110,7 +110,7 @@ class _Vector:
 
 
 def adapter_shapes(shape: ModelShape, rank: int) -> dict[str, torch.Size]:
-    """The tensors of an adapter on every linear layer of the decoder, by published name."""
+    """Shapes of the tensors of an adapter on every linear layer of the decoder, by published name."""
     found: dict[str, torch.Size] = {}
     for layer in range(shape.layers):
         for block, modules in _FUSED.values():

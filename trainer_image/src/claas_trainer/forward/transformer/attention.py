@@ -1,4 +1,4 @@
-"""Causal attention over packed sequences, and the way back through it."""
+"""Causal attention over packed sequences, forward and backward."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _BACKENDS = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
-# Each new shape costs cuDNN a plan, so that widths are rounded up to multiples of this.
+# cuDNN makes a plan for each new shape, so widths are rounded up to multiples of this.
 _WIDTH = 128
 
 
 class Packing:
-    """How sequences lie one after the other, [T], and how attention takes them apart again.
+    """Layout of sequences packed into [T], and how attention separates them.
 
-    Sequences of one length are computed together as they are. Others: on a GPU all at once, padded on the right,
-    where the causal mask hides it; on the CPU length by length.
+    Sequences of one length are computed together without padding. Sequences of several lengths are computed on a GPU
+    all at once, padded on the right, where the causal mask hides the padding; on the CPU length by length.
     """
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
@@ -36,7 +36,7 @@ class Packing:
             self.places = torch.cat(places).to(device)
 
     def runs(self) -> Iterator[tuple[int, int, int]]:
-        """Stretches of sequences of one length: first row, last row + 1, how many sequences."""
+        """Runs of sequences of one length: first row, last row + 1, number of sequences."""
         start = index = 0
         while index < len(self.lengths):
             count = 1
@@ -48,9 +48,10 @@ class Packing:
 
 
 class Attention:
-    """One attention, forward at once: `output` is [T, heads * d]. With `keep` it can be gone back through, once.
+    """One attention operation. The constructor computes the forward pass: `output` is [T, heads * d]. With `keep`,
+    one backward pass is possible.
 
-    `q`: [T, heads, d], `k` and `v`: [T, kv_heads, d]. Each sequence sees itself alone.
+    `q`: [T, heads, d], `k` and `v`: [T, kv_heads, d]. A sequence attends to itself only.
     """
 
     def __init__(self, q: Tensor, k: Tensor, v: Tensor, packing: Packing, *, keep: bool) -> None:
@@ -63,8 +64,8 @@ class Attention:
         self._graph = output if keep else None
 
     def backward(self, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of q, k and v from that of the output; the graph is let go of."""
-        assert self._graph is not None, "the forward was told to keep nothing"
+        """Gradients of q, k and v from that of the output; frees the graph."""
+        assert self._graph is not None, "the forward pass kept nothing"
         graph, self._graph = self._graph, None
         with torch.enable_grad(), sdpa_kernel(_BACKENDS, set_priority=True):
             seed = _Seed.apply(graph, gradient)  # type: ignore[no-untyped-call]
@@ -73,8 +74,8 @@ class Attention:
 
 
 class _Seed(torch.autograd.Function):
-    """A number that hands the given gradient back. `torch.autograd.grad`, given one itself, imports a library of
-    symbolic mathematics to compare two shapes, which takes seconds the first time."""
+    """A scalar whose backward pass returns the given gradient. Passing the gradient to `torch.autograd.grad` directly
+    makes PyTorch import sympy to compare two shapes, which takes seconds the first time."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor, gradient: Tensor) -> Tensor:
@@ -100,10 +101,10 @@ def _padded(inputs: Sequence[Tensor], packing: Packing) -> Tensor:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, count: int) -> Tensor:
-    """Sequences of one length, one after the other: [count * L, heads, d] -> [count * L, heads * d]."""
+    """Attention for packed sequences of one length: [count * L, heads, d] -> [count * L, heads * d]."""
     shared = q.shape[1] != k.shape[1]
     if shared and not q.is_cuda:
-        # On a CPU the fast kernel wants a key for each query head.
+        # On a CPU the fast kernel needs one key head for each query head.
         repeats = q.shape[1] // k.shape[1]
         k, v, shared = k.repeat_interleave(repeats, 1), v.repeat_interleave(repeats, 1), False
     q, k, v = (torch.unflatten(x, 0, (count, -1)).transpose(1, 2) for x in (q, k, v))

@@ -1,8 +1,8 @@
-"""One decoder layer: forward, and the way back by hand.
+"""One decoder layer: forward, and a hand-written backward.
 
-Written out because it decides what a step costs: what is kept for the way back (everything that no cheap pass can
-make again), what is made again there (norms, SwiGLU), and that sums with the residual cost no pass of their own. A
-layer that is checkpointed keeps its input alone and is computed again up to `gate_up`; its output isn't needed twice.
+Written by hand because it decides what a step costs: which values are saved for the backward pass (all that are not
+cheap to recompute), which are recomputed there (norms, SwiGLU), and that adding the residual takes no pass of its
+own. A checkpointed layer saves its input only and is recomputed up to `gate_up`; its output is not needed again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from claas_trainer.model.shape import ModelShape
 
 @dataclass(frozen=True)
 class LayerLoras:
-    """The adapters of one layer's four fused linear layers; None where none is."""
+    """The adapters of one layer's four fused linear layers; None for a layer without adapter."""
 
     qkv: Lora | None = None
     o: Lora | None = None
@@ -36,7 +36,7 @@ class LayerLoras:
 
 @dataclass(frozen=True)
 class Sequences:
-    """What all layers know of a batch: how it is packed, and cos and sin of the positions, [T, head_dim / 2]."""
+    """Batch data for all layers: the packing, and cos and sin of the positions, [T, head_dim / 2]."""
 
     packing: Packing
     cos: Tensor
@@ -45,7 +45,7 @@ class Sequences:
 
 @dataclass
 class _Kept:
-    """What the way back needs of a forward."""
+    """Values of a forward pass that its backward pass needs."""
 
     x: Tensor
     qkv: Tensor
@@ -62,8 +62,8 @@ class _Kept:
 class Layer:
     """A layer's weights and adapters, applied to one batch.
 
-    `rows` chooses the positions that anybody needs the output of, after attention; None means all. The last layer
-    of a model has response positions there.
+    `rows`: the positions whose output is needed after attention, such as the response positions in a model's last
+    layer; None means all.
     """
 
     def __init__(
@@ -81,20 +81,21 @@ class Layer:
         self._rows = rows
 
     def forward(self, x: Tensor) -> Tensor:
-        """[T, hidden] -> [T or rows, hidden]; nothing is kept, and x is overwritten."""
+        """[T, hidden] -> [T or rows, hidden]. Saves nothing and overwrites x."""
         return self._output(self.until_gate_up(x, keep=False, overwrite=True), overwrite=True)
 
     def forward_keeping(self, x: Tensor) -> tuple[Tensor, LayerBackward]:
-        """The same, and the way back."""
+        """The same, with the backward pass; leaves x unchanged."""
         kept = self.until_gate_up(x, keep=True)
         return self._output(kept), LayerBackward(self, x, kept)
 
     def checkpoint(self, x: Tensor) -> tuple[Tensor, LayerBackward]:
-        """The same, keeping the input alone; the rest is computed again on the way back."""
+        """The same, but saves the input only; the backward pass recomputes the rest."""
         return self._output(self.until_gate_up(x, keep=False), overwrite=True), LayerBackward(self, x, None)
 
     def until_gate_up(self, x: Tensor, *, keep: bool, overwrite: bool = False) -> _Kept:
-        """The forward but for SwiGLU and the down projection; with `keep`, attention can be gone back through."""
+        """The forward pass without SwiGLU and the down projection; `keep` allows a backward pass through
+        attention."""
         shape, weights, loras = self._shape, self._weights, self._loras
         normed = self._norm(x, weights.input_norm)
         qkv, qkv_down = lora_forward(normed, weights.qkv, weights.qkv_bias, loras.qkv)
@@ -119,7 +120,7 @@ class Layer:
         return output
 
     def backward(self, kept: _Kept, gradient: Tensor) -> Tensor:
-        """The gradient of x from that of the output; adds up the adapters'."""
+        """Gradient of x from that of the output; adds to the adapters' gradients."""
         weights, loras, epsilon = self._weights, self._loras, self._shape.norm_epsilon
         of_active, of_down = lora_backward(gradient, weights.down, loras.down)
         of_gate_up, active = elementwise.swiglu_backward(kept.gate_up, of_active)
@@ -158,8 +159,8 @@ class Layer:
 
 
 class LayerBackward:
-    """The way back through one forward of a layer, for one time. Without `kept` the forward is made again first, but
-    for its down projection, whose output nobody needs."""
+    """The backward pass of one forward pass of a layer; can be called once. Without `kept`, the forward pass is
+    recomputed first, up to the down projection, whose output is not needed."""
 
     def __init__(self, layer: Layer, x: Tensor, kept: _Kept | None) -> None:
         self._layer = layer

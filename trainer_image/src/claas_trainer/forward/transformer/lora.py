@@ -1,8 +1,8 @@
-"""A linear layer of the base model with the adapters on its parts: forward, and the way back by hand.
+"""A linear layer of the base model with the adapters on its parts: forward, and a hand-written backward.
 
-The layer may be several of the model's in one matrix (q, k, v; gate, up). Their adapters are stacked accordingly: A's
-one above the other, B's as blocks of one matrix, so that each product is one for the whole layer. With the scaling s
-= alpha / r: y = x W^T + s (x A^T) B^T.
+Several of the model's layers may be fused in one matrix (q, k, v; gate, up). Their adapters are stacked accordingly:
+the A matrices one above the other, the B matrices as blocks of one matrix, so that the fused layer needs one product
+for each. With the scaling s = alpha / r: y = x W^T + s (x A^T) B^T.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Part:
-    """One of the model's own linear layers within a fused one: its adapter's tensor names, its rows of the output."""
+    """One of the model's linear layers within a fused one: the names of its adapter's tensors, and its rows of the
+    output."""
 
     a_name: str
     b_name: str
@@ -25,7 +26,7 @@ class Part:
 
 @dataclass(frozen=True)
 class LoraGradient:
-    """Where the adapter's gradient is added up, float32: `a`, [k, in], of all parts; `b`, [rows, r], of each."""
+    """Accumulators of the adapters' gradients, float32: `a`, [k, in], for all parts; `b`, [rows, r], for each."""
 
     a: Tensor
     b: tuple[Tensor, ...]
@@ -35,8 +36,8 @@ class LoraGradient:
 class Lora:
     """The adapters of one fused layer, in the dtype of the products.
 
-    `a`: [k, in] with k = parts * r. `b`: [out, k], zero outside the parts' blocks. `gradient` is None where no
-    gradient is wanted.
+    `a`: [k, in] with k = parts * r. `b`: [out, k], zero outside the parts' blocks. `gradient` is None if no gradient
+    is needed.
     """
 
     a: Tensor
@@ -55,10 +56,10 @@ def lora_forward(
     *,
     overwrite: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """(start +) x W^T (+ bias) + LoRA, [T, in] -> [T, out]; and x A^T, [T, k], for the way back.
+    """(start +) x W^T (+ bias) + LoRA, [T, in] -> [T, out]; and x A^T, [T, k], for the backward pass.
 
-    The small product comes first and the large one is added onto it, which costs no pass of its own. `overwrite`:
-    `start` is not needed any more and may become the result.
+    The small product is computed first; the large one adds to it, which takes no pass of its own. `overwrite`:
+    `start` is no longer needed, so its memory may hold the result.
     """
     first = start if start is not None else bias
     if lora is None:
@@ -73,7 +74,7 @@ def lora_forward(
 
 
 def lora_backward(gradient: Tensor, weight: Tensor, lora: Lora | None) -> tuple[Tensor, Tensor | None]:
-    """The gradient of x from that of y; and that of x A^T, but for the scaling."""
+    """Gradient of x from that of y; and that of x A^T, before the scaling."""
     if lora is None:
         return gradient @ weight, None
     of_down = gradient @ lora.b
@@ -83,7 +84,7 @@ def lora_backward(gradient: Tensor, weight: Tensor, lora: Lora | None) -> tuple[
 def add_gradients(
     lora: Lora | None, x: Tensor, down: Tensor | None, gradient: Tensor, of_down: Tensor | None
 ) -> None:
-    """Adds up the adapters' gradients; `gradient` is that of y. `down` is made of x where it was not kept."""
+    """Adds to the adapters' gradients; `gradient` is that of y. `down` is recomputed from x if it was not saved."""
     if lora is None or lora.gradient is None or of_down is None:
         return
     if down is None:
@@ -97,7 +98,7 @@ def add_gradients(
 
 def _scaled_product(left: Tensor, right: Tensor, factor: float) -> Tensor:
     out = left.new_empty((left.shape[0], right.shape[1]))
-    # beta 0: what is in it is not read.
+    # With beta 0 the previous content is not read.
     return out.addmm_(left, right, beta=0, alpha=factor)
 
 

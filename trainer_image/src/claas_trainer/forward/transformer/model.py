@@ -1,4 +1,4 @@
-"""The model of our own: layers, head, and what is kept of them, over any source of base weights."""
+"""The trainer's own model: layers and head, over any source of base weights."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def go_on() -> None:
 class DecoderModel(PolicyModel):
     """A `PolicyModel` over a `WeightSource`; `tensors` are the adapter's, by published name.
 
-    `checkpointed_layers`: so many of the first layers keep their input alone. The first, because their turn on the
-    way back comes when the others' memory is free again. `before_layer` is called by the thread that computes, before
-    each layer of a forward and of the way back: it may wait.
+    `checkpointed_layers`: this many of the first layers save their input only. The first ones, because the backward
+    pass reaches them when the memory of the others is free again. `before_layer` is called by the computing thread
+    before each layer, forward and backward; it may wait.
 
     Raises:
         AdapterError, UnsupportedModelError: the adapter does not fit.
@@ -94,7 +94,8 @@ class DecoderModel(PolicyModel):
         return gradient.to(head.dtype) @ head
 
     def forward_keeping(self, batch: TokenBatch) -> tuple[Tensor, list[LayerBackward]]:
-        """The student's last hidden states before the final norm, [N, hidden], and the way back of every layer."""
+        """The student's last hidden states before the final norm, [N, hidden], and the backward pass of every
+        layer."""
         x = self._source.embed(batch.ids)
         sequences = self._sequences(batch)
         backwards = []
@@ -111,7 +112,7 @@ class DecoderModel(PolicyModel):
         return Layer(self._source.shape, self._source.layer(index), loras, sequences, rows)
 
     def _adapters(self, network: Network) -> list[LayerLoras]:
-        """Made on first use: the base model's forward does not wait for the adapter."""
+        """The adapters, made on first use, so that the base model's forward pass does not wait for them."""
         if network not in self._loras:
             parameters, dtype = self._parameters, self._source.dtype
             assert parameters is not None, "place() comes first"
@@ -131,7 +132,7 @@ class DecoderModel(PolicyModel):
         return elementwise.rms_norm(x, self._source.final_norm, self._source.shape.norm_epsilon)
 
     def before_norm(self, x: Tensor, gradient: Tensor) -> Tensor:
-        """The gradient of the hidden states before the final norm."""
+        """Gradient of the hidden states before the final norm."""
         norm, epsilon = self._source.final_norm, self._source.shape.norm_epsilon
         return elementwise.rms_norm_backward(x, norm, epsilon, gradient, torch.zeros_like(gradient))[0]
 

@@ -1,7 +1,7 @@
-"""The memory planner: how a step is cut into pieces so that it fits, and costs as little time as then possible.
+"""The memory planner: divides a step into pieces so that it fits into memory and takes as little time as possible.
 
-A pure function of the model's shape, the samples' lengths and a number of bytes. What it counts is what `layer`,
-`scoring` and `optimizer` really hold; the margin is for what allocators round up.
+A pure function of the model's shape, the samples' lengths and a number of bytes. It counts the tensors that `layer`,
+`scoring` and `optimizer` hold; a margin allows for the rounding of allocators.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _LOGIT_BYTES = 4
 _MARGIN = 1.03
 _TILES = (2048, 1024, 512, 256, 128, 64)
 _FULL_GRAPH = 12
-"""Tensors as wide as the vocabulary that the graph of a loss over all of it holds."""
+"""Number of vocabulary-wide tensors in the graph of a loss over the full vocabulary."""
 _MOST_TOKENS = 10_240
-"""A larger micro-batch is no quicker: a GPU is full long before. Its memory has to be had and given back all the
-same, while serving waits."""
+"""A larger micro-batch is no faster, because the GPU is saturated long before; but allocating and freeing its memory
+takes time while serving is paused."""
 _LAUNCH_TOKENS = 256
-"""A micro-batch costs about as much time as so many tokens more, whatever its size."""
+"""Fixed cost of a micro-batch, as a number of tokens that take the same time."""
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """What the planner knows of model and step. `resident_bytes`: the base weights on the device.
-    `adapter_elements`: of the adapter. `networks`: how many forwards the
-    teacher makes of a prompt. `averaged`: whether one of them has a moving average's weights.
-    `padded`: whether attention works on padded copies, because lengths differ."""
+    """Properties of model and step that decide the memory needed. `resident_bytes`: size of the base weights on the
+    device. `adapter_elements`: size of the adapter. `networks`: number of forward passes of the teacher for each
+    prompt. `averaged`: whether one of them uses a moving average's weights. `padded`: whether attention works on
+    padded copies because lengths differ."""
 
     shape: ModelShape
     item_bytes: int
@@ -47,7 +47,7 @@ class Footprint:
 
     @property
     def kept_bytes(self) -> int:
-        """What a layer keeps of a token for the way back."""
+        """Bytes per token that a layer saves for the backward pass."""
         shape = self.shape
         wide = 2 * shape.hidden + shape.qkv_width + 2 * shape.query_width + shape.key_width + 2 * shape.intermediate
         copies = shape.qkv_width + shape.query_width if self.padded else 0
@@ -55,19 +55,19 @@ class Footprint:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """What a checkpointed layer keeps of a token."""
+        """Bytes per token that a checkpointed layer saves."""
         return self.item_bytes * self.shape.hidden
 
     @property
     def working_bytes(self) -> int:
-        """What a token takes beside that while a layer is gone back through."""
+        """Further bytes per token during a layer's backward pass."""
         shape = self.shape
         return self.item_bytes * (4 * shape.intermediate + 3 * shape.hidden + shape.qkv_width)
 
     @property
     def fixed_bytes(self) -> int:
-        """What is there all the time: weights, masters, gradient, moments, a moving average, and the adapters as they
-        are multiplied, of which the average is a second set."""
+        """Bytes in use throughout: weights, master weights, gradient, moments, moving average, and the adapters in
+        the dtype of the products, twice with an average."""
         shape = self.shape
         blocks = 3 * shape.qkv_width + 2 * shape.hidden + 4 * shape.intermediate
         stacked = self.item_bytes * (self.adapter_elements + blocks * self.rank * shape.layers)
@@ -75,12 +75,13 @@ class Footprint:
         return self.resident_bytes + vectors * _MASTER_BYTES * self.adapter_elements + sets * stacked
 
     def tile_bytes(self, rows: int) -> int:
-        """The logits of a tile: the student's, the teacher's networks', and their gradient in both dtypes."""
+        """Bytes of a tile's logits: the student's, those of the teacher's networks, and their gradient in both
+        dtypes."""
         wide = 2 + self.networks + (_FULL_GRAPH if self.full else 0)
         return rows * self.shape.vocabulary * (wide * _LOGIT_BYTES + self.item_bytes)
 
     def peak_bytes(self, tokens: int, checkpointed_layers: int, tile_rows: int) -> int:
-        """The most that a micro-batch of so many tokens, checkpointed and scored so, holds at once."""
+        """Peak bytes of a micro-batch of this many tokens, with this checkpointing and tile size."""
         layers = self.shape.layers
         kept = tokens * (
             (layers - checkpointed_layers) * self.kept_bytes + checkpointed_layers * self.checkpoint_bytes
@@ -93,7 +94,7 @@ class Footprint:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How a step is taken: the schedule, how many layers are checkpointed, and the device memory it needs in all."""
+    """Schedule of a step, number of checkpointed layers, and total device memory needed."""
 
     schedule: Schedule
     checkpointed_layers: int
@@ -101,7 +102,7 @@ class MemoryPlan:
 
 
 def plan_memory(footprint: Footprint, samples: Sequence[StepSample], available_bytes: int) -> MemoryPlan:
-    """The quickest plan that fits into `available_bytes`; where none does, the smallest there is."""
+    """The fastest plan that fits into `available_bytes`; the smallest one if none fits."""
     lengths = {len(x.student_prompt_ids) + len(x.response_ids) for x in samples}
     footprint = dataclasses.replace(footprint, padded=footprint.padded or len(lengths) > 1)
     plans = list(_plans(footprint, samples, available_bytes))
@@ -114,7 +115,8 @@ def plan_memory(footprint: Footprint, samples: Sequence[StepSample], available_b
 def _plans(
     footprint: Footprint, samples: Sequence[StepSample], available_bytes: int
 ) -> Iterator[tuple[float, MemoryPlan]]:
-    """Every size of micro-batch and tile with the fewest checkpointed layers that fit, and its relative cost."""
+    """All sizes of micro-batch and tile, each with the fewest checkpointed layers that fit, and their relative
+    cost."""
     total, longest = sum(sample.tokens for sample in samples), max(sample.tokens for sample in samples)
     responses = sum(len(sample.response_ids) for sample in samples)
     layers = footprint.shape.layers
@@ -127,7 +129,7 @@ def _plans(
             saved = _MARGIN * tokens * (footprint.kept_bytes - footprint.checkpoint_bytes)
             checkpointed = min(layers, max(0, math.ceil((least - available_bytes) / saved)))
             peak = footprint.peak_bytes(tokens, checkpointed, tile_rows)
-            # Forward of the teacher and of the student, the way back, and what is computed again.
+            # Forward of teacher and student, backward, and recomputation.
             passes = 1 + 1 + 1 + _recomputed(footprint.shape) * checkpointed / layers
             tiles = math.ceil(responses / tile_rows) + len(groups)
             cost = passes * (total + _LAUNCH_TOKENS * len(groups)) + tiles * _LAUNCH_TOKENS / layers
@@ -135,5 +137,5 @@ def _plans(
 
 
 def _recomputed(shape: ModelShape) -> float:
-    """The share of a layer's forward that a checkpointed layer makes again: all but the down projection."""
+    """Share of a layer's forward pass that checkpointing repeats: all but the down projection."""
     return 1 - shape.intermediate * shape.hidden / shape.layer_elements

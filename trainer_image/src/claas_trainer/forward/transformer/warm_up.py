@@ -1,7 +1,8 @@
-"""What is compiled, loaded or planned on first use, used before the pause: kernels are chosen by a step's sizes.
+"""Warm-up before the pause: uses everything once that is compiled, loaded or planned on first use, in the sizes of
+the step, by which kernels are chosen.
 
-While serving goes on there is little free memory, so the work is done with as few layers as show every case, and
-where that is too much still, product by product.
+Little memory is free while serving goes on. The warm-up therefore uses the fewest layers that cover every case and,
+if even that does not fit, single products.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from claas_trainer.sdpo.optimizer import OptimizerState
 from claas_trainer.sdpo.step import Schedule, StepConfig, sdpo_step
 from claas_trainer.sdpo.teachers.base import Teacher
 
-# A layer that all of a sequence passes, and the last one, which response tokens alone pass whole.
+# An inner layer, which computes all positions, and the last layer, which computes response positions only.
 _LAYERS = 2
 _SMALL_VOCABULARY = 2048
 _FEW_TOKENS = 16
@@ -32,7 +33,7 @@ _FEW_TOKENS = 16
 
 @dataclasses.dataclass(frozen=True)
 class WarmUp:
-    """Model, adapter and step that are to be ready. `tensors`: the adapter's, by name."""
+    """Warm-up for a model, an adapter and a step. `tensors`: the adapter's, by name."""
 
     shape: ModelShape
     dtype: torch.dtype
@@ -45,7 +46,7 @@ class WarmUp:
     samples: Sequence[StepSample]
 
     def run(self, free_bytes: int) -> None:
-        """Take a step on two random layers with the step's own lengths, or as much of them as fit."""
+        """Take a step on two random layers with the step's sizes, or with the largest that fit."""
         shape, schedule = self._fitting(free_bytes)
         model = DecoderModel(RandomWeights(shape, self.device, self.dtype, alike=True), self._adapter, self.rank, 1.0)
         masters = {name: torch.full(size, 1e-3) for name, size in self._adapter.items()}
@@ -63,8 +64,8 @@ class WarmUp:
         return {name: size for name, size in self.tensors.items() if any(part in name for part in names)}
 
     def _fitting(self, free_bytes: int) -> tuple[ModelShape, Schedule]:
-        """The largest step that fits: the vocabulary shrinks first, then the micro-batch, down to one sample, then to
-        a few tokens."""
+        """The largest step that fits: first a smaller vocabulary, then a smaller micro-batch, down to one sample,
+        then a few tokens."""
         shape, tokens, rows = self.shape, self.schedule.micro_batch_tokens, self.schedule.tile_rows
         longest = max(sample.tokens for sample in self.samples)
         while True:
@@ -86,7 +87,7 @@ class WarmUp:
             tokens, rows = max(tokens // 2, longest if tokens > longest else _FEW_TOKENS), max(rows // 2, 1)
 
     def _one_by_one(self, group: Sequence[StepSample]) -> None:
-        """The products and the attention of a micro-batch's own sizes; those take the memory of one at a time."""
+        """Products and attention in a micro-batch's own sizes, one at a time, which takes the memory of one."""
         responses = [len(sample.response_ids) for sample in group]
         student = [len(x.student_prompt_ids) + y for x, y in zip(group, responses, strict=True)]
         teacher = [len(x.teacher_prompt_ids) + y for x, y in zip(group, responses, strict=True)]
@@ -97,7 +98,7 @@ class WarmUp:
 
     def _attention(self, lengths: Sequence[int], *, keep: bool) -> None:
         shape, rows = self.shape, sum(lengths)
-        # Strided as a layer has them: plans are made for strides too.
+        # With the strides of a layer, because plans depend on strides too.
         rotated = self._zeros(rows, shape.heads + shape.kv_heads, shape.head_dim)
         qkv = self._zeros(rows, shape.heads + 2 * shape.kv_heads, shape.head_dim)
         q, k, v = rotated[:, : shape.heads], rotated[:, shape.heads :], qkv[:, shape.heads + shape.kv_heads :]
@@ -126,7 +127,7 @@ class WarmUp:
 
 
 def _like(sample: StepSample, most: int) -> StepSample:
-    """A sample of the same lengths, or of a few tokens where there is no room; what the tokens are doesn't matter."""
+    """A sample of the same lengths, or of a few tokens if memory is short. The tokens themselves do not matter."""
     if sample.tokens > most:
         return StepSample((0,), (0,), (0,))
     return StepSample(

@@ -1,1 +1,1 @@
-"""Where base weights come from, and the one layout that the step computes on. Needs torch alone."""
+"""Sources of base weights, and the layout that all of them share. Depends on PyTorch only."""

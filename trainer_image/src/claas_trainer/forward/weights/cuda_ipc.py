@@ -1,7 +1,7 @@
-"""CUDA's inter-process handles through the driver's own library: nothing of the other process but a handle is needed.
+"""CUDA inter-process handles through the driver library: a handle is all that is needed from the other process.
 
 Handles cross PID, IPC, mount and network namespaces, as long as both processes see the same GPU. PyTorch's own way of
-sharing tensors also needs a common /dev/shm, which two pods have not.
+sharing tensors also needs a common /dev/shm, which two pods do not have.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class _Handle(ctypes.Structure):
 
 
 class MappedAllocation:
-    """Another process's allocation, mapped into this one until `close`.
+    """An allocation of another process, mapped into this one until `close`.
 
     Raises:
-        MappingError: the driver refuses; mostly the other process is gone, or it is another GPU.
+        MappingError: the driver refuses; usually the other process has ended, or the GPU is another one.
     """
 
     def __init__(self, handle: bytes, device: torch.device) -> None:
@@ -40,12 +40,12 @@ class MappedAllocation:
             _check(_driver().cuIpcOpenMemHandle_v2(ctypes.byref(self._pointer), copy, _LAZY_PEER_ACCESS), "map")
 
     def tensor(self, offset: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A tensor that lies `offset` bytes from the allocation's start; it must not be used after `close`."""
+        """A tensor at `offset` bytes from the allocation's start; it must not be used after `close`."""
         view = _Region(self._pointer.value + offset, torch.Size(shape).numel() * dtype.itemsize)
         return torch.as_tensor(view, device=self._device).view(dtype).view(shape)
 
     def close(self) -> None:
-        """Unmap, after the device is done with it. Does nothing the second time."""
+        """Waits for the device, then unmaps. Does nothing the second time."""
         if self._pointer.value:
             with torch.cuda.device(self._device):
                 torch.cuda.synchronize(self._device)
@@ -54,7 +54,7 @@ class MappedAllocation:
 
 
 class _Region:
-    """Device memory as PyTorch takes it from others (`__cuda_array_interface__`, version 3)."""
+    """Device memory in the form that PyTorch accepts from other libraries (`__cuda_array_interface__`, version 3)."""
 
     def __init__(self, address: int, size: int) -> None:
         self.__cuda_array_interface__ = {

@@ -1,4 +1,4 @@
-"""Reading safetensors checkpoints straight into memory that is there already, so that no weight is held twice.
+"""Reads safetensors checkpoints directly into existing memory, so that no weight is held twice.
 
 The format: eight bytes, the header's length N in little-endian; N bytes of JSON, {name: {dtype, shape,
 data_offsets}}; then the tensors' bytes, row-major and without gaps.
@@ -26,15 +26,15 @@ _DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 _HEADER_LIMIT = 100_000_000
 """Bytes; the format's own limit."""
 _CHUNK_ELEMENTS = 1 << 20
-"""A conversion's buffer."""
+"""Buffer size for conversions, in bytes."""
 _SAMPLE_BYTES = 64
 _AGAIN = "download or copy the model again"
-_MISFIT = "config.json and the weights belong to different models, or the model is of another architecture"
+_MISFIT = "config.json and the weights belong to different models, or the model has another architecture"
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies. `dtype` is the format's name for it; `start` counts from the file's first byte."""
+    """Place of a tensor in a file. `dtype` is the format's name for it; `start` counts from the file's first byte."""
 
     file: Path
     name: str
@@ -45,19 +45,19 @@ class StoredTensor:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """Of one that `Checkpoint.find` returned."""
+        """dtype of a tensor that `Checkpoint.find` returned."""
         return _DTYPES[self.dtype]
 
 
 class Checkpoint:
-    """The tensors of a model folder: those of `model.safetensors`, else of the shards that
-    `model.safetensors.index.json` names, else of all its safetensors files."""
+    """The tensors of a model folder: those in `model.safetensors`, or else in the shards that
+    `model.safetensors.index.json` names, or else in all its safetensors files."""
 
     def __init__(self, folder: Path) -> None:
-        """Reads headers alone.
+        """Reads the headers only.
 
         Raises:
-            WeightsError: a file is missing, cut short, or no safetensors file.
+            WeightsError: a file is missing, truncated, or not a safetensors file.
         """
         self._folder = folder
         self._tensors: dict[str, StoredTensor] = {}
@@ -73,15 +73,15 @@ class Checkpoint:
         return self._stored(name) is not None
 
     def readable(self) -> list[StoredTensor]:
-        """All tensors of the dtypes that can be read, as they lie in the files."""
+        """All tensors with a readable dtype, in the order of the files."""
         found = [stored for stored in self._tensors.values() if stored.dtype in _DTYPES]
         return sorted(found, key=lambda stored: (stored.file, stored.start))
 
     def find(self, name: str, shape: Iterable[int]) -> StoredTensor:
-        """A tensor by the name that transformers gives it; files that leave the prefix `model.` out are found too.
+        """A tensor by its name in transformers; files that omit the prefix `model.` are understood too.
 
         Raises:
-            WeightsError: it is missing, or has another shape or a dtype other than bf16, fp16 and fp32.
+            WeightsError: it is missing, has another shape, or its dtype is not bf16, fp16 or fp32.
         """
         stored, wanted = self._stored(name), tuple(shape)
         if stored is None:
@@ -93,10 +93,10 @@ class Checkpoint:
         return stored
 
     def embedding(self, name: str, head: str, shape: Iterable[int], *, tied: bool) -> StoredTensor:
-        """The embedding table, by its name and that of the head.
+        """The embedding table, given its name and that of the head.
 
         Raises:
-            WeightsError: as `find`; or the table is to be the head too, and there is another head beside it.
+            WeightsError: as `find`; or the table is tied to the head, but the files have a different head.
         """
         table = self.find(name, shape)
         if tied and head in self and sample(self.find(head, table.shape)) != sample(table):
@@ -121,7 +121,7 @@ class Checkpoint:
             found = read_header(self._folder / shard)
             for name in (name for name, place in places.items() if place == shard):
                 if name not in found:
-                    _refuse(self._folder / shard, f"tensor {name} is missing, which {index.name} names; {_AGAIN}")
+                    _refuse(self._folder / shard, f"tensor {name}, which {index.name} names, is missing; {_AGAIN}")
                 self._tensors[name] = found[name]
 
     def _read_all(self) -> None:
@@ -131,7 +131,7 @@ class Checkpoint:
         for file in files:
             found = read_header(file)
             if twice := found.keys() & self._tensors.keys():
-                _refuse(file, f"tensor {min(twice)} is in another file as well; keep one copy, or add an index")
+                _refuse(file, f"tensor {min(twice)} is in another file too; keep one copy, or add an index")
             self._tensors |= found
 
 
@@ -179,10 +179,10 @@ def _entry(file: Path, name: str, entry: object, data: int) -> StoredTensor:
 
 
 def read_into(stored: StoredTensor, destination: Tensor) -> None:
-    """Fill a CPU tensor of the same shape, converting where its dtype is another. Holds no GIL while it reads.
+    """Fill a CPU tensor of the same shape, converting if its dtype differs. Releases the GIL while reading.
 
     Raises:
-        WeightsError: the file is gone or was cut short since its header was read.
+        WeightsError: the file was removed or truncated after its header was read.
     """
     if destination.shape != stored.shape:
         raise ValueError(f"a destination of {list(destination.shape)} for {list(stored.shape)}")
@@ -203,7 +203,7 @@ def read_into(stored: StoredTensor, destination: Tensor) -> None:
 
 
 def sample(stored: StoredTensor) -> bytes:
-    """64 bytes each from the tensor's start, middle and end."""
+    """64 bytes each from the start, middle and end of the tensor."""
     last = max(0, stored.length - _SAMPLE_BYTES)
     length = min(_SAMPLE_BYTES, stored.length)
     with _opened(stored.file) as descriptor:
@@ -212,8 +212,8 @@ def sample(stored: StoredTensor) -> bytes:
 
 
 def fingerprint(tensors: Mapping[str, tuple[StoredTensor, bytes]]) -> str:
-    """SHA-256 over names, shapes, dtypes and samples, in the order of the names. Tells models apart whose tensors all
-    differ, as those of two trainings do; it is no check of every byte."""
+    """SHA-256 over names, shapes, dtypes and samples, in the order of the names. Distinguishes models from different
+    trainings, whose tensors all differ; it does not check every byte."""
     digest = hashlib.sha256()
     for name, (stored, sampled) in sorted(tensors.items()):
         digest.update(f"{name} {stored.dtype} {list(stored.shape)}\n".encode() + sampled)
@@ -223,7 +223,7 @@ def fingerprint(tensors: Mapping[str, tuple[StoredTensor, bytes]]) -> str:
 def _fill(descriptor: int, file: Path, destination: Tensor, offset: int) -> None:
     address, length, done = destination.data_ptr(), destination.nbytes, 0
     while done < length:
-        # The kernel reads 2 GiB at most in one call.
+        # The kernel reads at most 2 GiB in one call.
         rest = (ctypes.c_char * (length - done)).from_address(address + done)
         read = os.preadv(descriptor, [rest], offset + done)
         if read == 0:

@@ -1,4 +1,4 @@
-"""Base weights that stay in host memory, and are on the device from `acquire` to `release` alone."""
+"""Base weights that stay in host memory and are on the device only between `acquire` and `release`."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ _READERS = 8
 
 
 class HostWeights(WeightSource):
-    """Weights in the host's memory: page-locked beside a GPU, and simply computed with on the CPU.
+    """Weights in host memory: page-locked for copies to a GPU, used in place on the CPU.
 
-    On CUDA `acquire` queues one copy per block on a stream of its own, in the order in which a forward needs them,
-    and a reader's stream waits for its block alone. What `layer`, `head` and `final_norm` return must be dropped by
-    `release`, or its memory stays taken. Tensors are read by the stream that is current then, and by those that wait
-    for it.
+    On CUDA, `acquire` queues one copy per block on a stream of its own, in the order in which a forward pass needs
+    them; a reader's stream waits for its block only. Drop all tensors from `layer`, `head` and `final_norm` before
+    `release`, or their memory stays allocated. Tensors may be read on the stream that was current when they were
+    returned, and on streams that wait for it.
 
-    An embedding table that is not the head's stays on the host when `expect` says which rows will do.
+    An embedding table that is not tied to the head stays on the host if `expect` names the rows needed.
     """
 
     page_locked = False
-    """Whether copies run at the bus's speed and beside the host's work. Where locking failed they are slower."""
+    """Whether the memory is page-locked: copies run at bus speed and asynchronously. Without, they are slower."""
 
     def __init__(
         self, shape: ModelShape, device: torch.device, dtype: torch.dtype, memory: Tensor, digest: str
     ) -> None:
-        """`memory` holds the blocks, as `read` lays them out."""
+        """`memory` holds the blocks in the layout of `read`."""
         self.shape, self.device, self.dtype = shape, device, dtype
         self._digest = digest
         self._cuda = device.type == "cuda"
@@ -77,11 +77,11 @@ class HostWeights(WeightSource):
     ) -> HostWeights:
         """Read a model folder's safetensors files.
 
-        `dtype`: what all weights are converted to. By default float32 on the CPU; on CUDA what the matrices are
-        stored in, or bfloat16 where that is float32.
+        `dtype`: all weights are converted to it. Default: float32 on the CPU; on CUDA the dtype of the stored
+        matrices, or bfloat16 if that is float32.
 
         Raises:
-            WeightsError: files are missing, broken, or not of this shape.
+            WeightsError: files are missing or broken, or have another shape.
         """
         checkpoint = Checkpoint(folder)
         table = checkpoint.embedding(EMBEDDING, HEAD, (shape.vocabulary, shape.hidden), tied=shape.tied)
@@ -102,7 +102,7 @@ class HostWeights(WeightSource):
     def filled(
         cls, shape: ModelShape, device: torch.device, dtype: torch.dtype, fill: Callable[[str, Tensor], None]
     ) -> HostWeights:
-        """Weights that `fill` writes, a tensor at a time: it is given the stored name and the memory."""
+        """Weights written by `fill`, which is called for each tensor with its stored name and its memory."""
         blocks = block_parts(shape, dtype)
         memory = _host_memory(sum(size_of(parts) for parts in blocks.values()), device)
         for name, target in stored_tensors(shape, blocks, slices(memory, blocks)):
@@ -111,7 +111,7 @@ class HostWeights(WeightSource):
 
     @property
     def digest(self) -> str:
-        """A fingerprint of the tensors as they are stored, in whichever files; see `files.fingerprint`."""
+        """A fingerprint of the stored tensors, independent of their division into files; see `files.fingerprint`."""
         return self._digest
 
     @property
@@ -119,8 +119,8 @@ class HostWeights(WeightSource):
         return sum(block.nbytes for block in self._host.values()) if self._cuda else 0
 
     def expect(self, ids: Tensor) -> None:
-        """Say which tokens `embed` will be asked for from the next `acquire` on, so that it copies their rows alone;
-        any others' embeddings will be NaN. Does nothing when the head is the embedding.
+        """Name the tokens that `embed` will be called with after the next `acquire`, so that only their rows are
+        copied; embeddings of others will be NaN. Does nothing if the head is tied to the embedding.
 
         Args:
             ids: token ids on the CPU, int64, [N], in any order and number.
@@ -148,7 +148,7 @@ class HostWeights(WeightSource):
             self._views["embedding"] = rows
 
     def acquire(self) -> None:
-        """Queue the copies. Raises torch.OutOfMemoryError, with nothing taken."""
+        """Queue the copies. Raises torch.OutOfMemoryError, and allocates nothing then."""
         if not self._cuda or self._views:
             return
         with torch.cuda.device(self.device):
@@ -157,10 +157,10 @@ class HostWeights(WeightSource):
                 for key, host in self._host.items():
                     blocks[key] = torch.empty(host.nbytes, dtype=torch.uint8, device=self.device)
             except torch.OutOfMemoryError:
-                blocks.clear()  # The error's traceback holds on to this frame.
+                blocks.clear()  # The error's traceback keeps this frame, and so its tensors, alive.
                 torch.cuda.empty_cache()
                 raise
-            # The allocator may have given memory that work queued on the current stream still uses.
+            # The allocator may have returned memory that is still in use by work queued on the current stream.
             self._stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self._stream):
                 for key, block in blocks.items():
@@ -170,7 +170,7 @@ class HostWeights(WeightSource):
         self._views = {key: carve(block, self._parts[key]) for key, block in blocks.items()}
 
     def release(self) -> None:
-        """Wait for the device and give the memory back to it."""
+        """Wait for the device and free its memory."""
         if not self._cuda or not self._views:
             return
         torch.cuda.synchronize(self.device)
@@ -179,7 +179,7 @@ class HostWeights(WeightSource):
             torch.cuda.empty_cache()
 
     def close(self) -> None:
-        """Let the host's memory go; nothing can be read after it."""
+        """Free the host memory; nothing can be read afterwards."""
         self.release()
         if self.page_locked:
             self._unlock()
@@ -198,7 +198,7 @@ class HostWeights(WeightSource):
         known = block["ids"]
         places = torch.searchsorted(known, ids).clamp_(max=len(known) - 1)
         found = block["table"].index_select(0, places)
-        # NaN, since raising would need the device's answer; the step refuses it.
+        # NaN rather than an exception, which would have to wait for the device; the step refuses NaN.
         return found.masked_fill_((known.index_select(0, places) != ids).unsqueeze(1), math.nan)
 
     @property
@@ -210,27 +210,29 @@ class HostWeights(WeightSource):
         return self._block("head")["weight"]
 
     def _block(self, key: Key) -> dict[str, Tensor]:
-        """A block's tensors, which the current stream may read."""
+        """The tensors of a block, readable on the current stream."""
         if event := self._events.pop(key, None):
             torch.cuda.current_stream(self.device).wait_event(event)
         return self._views[key]
 
     def _lock(self, memory: Tensor) -> None:
-        """Page-lock. torch's own pinned memory is rounded up to a power of two, too much for a whole model."""
+        """Page-lock the memory. PyTorch's own pinned memory is rounded up to a power of two, which is too much for a
+        model."""
         cudart, address = torch.cuda.cudart(), memory.data_ptr()  # type: ignore[no-untyped-call]
         with torch.cuda.device(self.device):
             self.page_locked = int(cudart.cudaHostRegister(address, memory.nbytes, 0)) == 0
             if self.page_locked:
                 self._unlock = weakref.finalize(self, cudart.cudaHostUnregister, address)
-                self._unlock.atexit = False  # The process's end unlocks by itself, and sooner.
+                self._unlock.atexit = False  # The end of the process unlocks the memory by itself, and faster.
             else:
-                # The error stays CUDA's last one until a launch reports it.
+                # Clears the error; otherwise CUDA would report it at the next kernel launch.
                 with suppress(RuntimeError):
                     torch.ones(1, device=self.device)
 
 
 def _read(shape: ModelShape, name: str, stored: StoredTensor, target: Tensor) -> None:
-    """Of a table that is not the head's too, the rows in use alone have to be numbers; `expect` looks at those."""
+    """Reads the weights. Of an embedding table that is not tied to the head, only the rows in use have to be finite;
+    `expect` checks those."""
     (read_into if name == EMBEDDING and not shape.tied else read_finite_into)(stored, target)
 
 

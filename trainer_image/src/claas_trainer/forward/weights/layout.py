@@ -1,4 +1,4 @@
-"""How a model's weights lie in memory: a block for each layer, and others for what comes before and after them."""
+"""Layout of a model's weights in memory: a block for each layer, and blocks for the parts before and after them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from claas_trainer.model.shape import ModelShape
 
 _ALIGNMENT = 512
-"""Bytes. torch's allocator rounds up to this on CUDA, so that a sum of block sizes is what `acquire` takes."""
+"""Bytes. PyTorch's CUDA allocator rounds up to this, so that the sum of block sizes is the memory that `acquire`
+takes."""
 EMBEDDING, HEAD, FINAL_NORM = "model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"
 _LAYER_TENSORS = {
     "input_norm": ("input_layernorm.weight",),
@@ -26,13 +27,14 @@ _LAYER_TENSORS = {
 }
 
 Parts = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-"""The tensors of a block, a stretch of memory that one copy moves: name -> (shape, dtype), in their order there."""
+"""The tensors of a block, which is one contiguous piece of memory and moved by one copy: name -> (shape, dtype), in
+memory order."""
 Key = int | str
-"""Names a block: a layer's index, or what else it holds."""
+"""Key of a block: a layer's index, or a name."""
 
 
 def layer_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
-    """The shapes of the fields that `LayerWeights` has for such a model."""
+    """Shapes of the fields of `LayerWeights` for a model."""
     shapes: dict[str, tuple[int, ...]] = {
         "input_norm": (shape.hidden,),
         "qkv": (shape.qkv_width, shape.hidden),
@@ -49,7 +51,7 @@ def layer_shapes(shape: ModelShape) -> dict[str, tuple[int, ...]]:
 
 
 def block_parts(shape: ModelShape, dtype: torch.dtype) -> dict[Key, Parts]:
-    """The blocks in the order in which a forward needs them."""
+    """The blocks, in the order in which a forward pass needs them."""
     matrix = ((shape.vocabulary, shape.hidden), dtype)
     head: dict[Key, Parts] = {"head": {"weight": matrix}}
     layer = {name: (width, dtype) for name, width in layer_shapes(shape).items()}
@@ -63,7 +65,7 @@ def block_parts(shape: ModelShape, dtype: torch.dtype) -> dict[Key, Parts]:
 def stored_tensors(
     shape: ModelShape, blocks: Mapping[Key, Parts], memory: Mapping[Key, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Names of stored tensors, and where each is to be read to."""
+    """Names of stored tensors, each with its destination."""
     heights = _heights(shape)
     single = {"embedding": EMBEDDING, "final_norm": FINAL_NORM, "head": EMBEDDING if shape.tied else HEAD}
     for key, parts in blocks.items():
@@ -77,8 +79,8 @@ def stored_tensors(
 
 
 def layer_parts(shape: ModelShape) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
-    """For each field that `LayerWeights` has for such a model: the stored tensors that it is made of, one under the
-    other, by their names within a layer, and their shapes."""
+    """For each field of `LayerWeights`: the stored tensors that are stacked into it, by their names within a layer,
+    and their shapes."""
     heights = _heights(shape)
     return {
         field: [
@@ -90,13 +92,13 @@ def layer_parts(shape: ModelShape) -> dict[str, list[tuple[str, tuple[int, ...]]
 
 
 def _heights(shape: ModelShape) -> dict[str, list[int]]:
-    """How many rows each part of a fused tensor has."""
+    """Number of rows of each part of a fused tensor."""
     widths = [shape.query_width, shape.key_width, shape.key_width]
     return {"qkv": widths, "qkv_bias": widths, "gate_up": [shape.intermediate] * 2}
 
 
 def size_of(parts: Parts) -> int:
-    """Bytes of a block."""
+    """Size of a block in bytes."""
     return sum(_aligned(shape, dtype) for shape, dtype in parts.values())
 
 
@@ -105,7 +107,7 @@ def _aligned(shape: tuple[int, ...], dtype: torch.dtype) -> int:
 
 
 def carve(block: Tensor, parts: Parts) -> dict[str, Tensor]:
-    """A block's bytes, seen as its tensors."""
+    """Views of a block's bytes as its tensors."""
     views, start = {}, 0
     for name, (shape, dtype) in parts.items():
         views[name] = block[start : start + math.prod(shape) * dtype.itemsize].view(dtype).view(shape)
@@ -114,5 +116,5 @@ def carve(block: Tensor, parts: Parts) -> dict[str, Tensor]:
 
 
 def slices(memory: Tensor, blocks: Mapping[Key, Parts]) -> dict[Key, Tensor]:
-    """Memory that holds all blocks, cut into them."""
+    """Divides the memory of all blocks into blocks."""
     return dict(zip(blocks, torch.split(memory, [size_of(parts) for parts in blocks.values()]), strict=True))

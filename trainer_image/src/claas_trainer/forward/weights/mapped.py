@@ -1,4 +1,4 @@
-"""Base weights that stay in a model folder's files: mapped read-only, and converted when they are computed with."""
+"""Base weights in memory-mapped files: mapped read-only and converted when they are used."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from claas_trainer.sdpo.errors import WeightsError
 
 
 class MappedWeights(WeightSource):
-    """Weights on the CPU, of which nothing is copied at start and nothing is kept.
+    """Weights on the CPU; nothing is copied at start and nothing is kept.
 
-    The files are mapped without the right to write: whatever wrote into the mapping would end the process and change
-    nothing. What is handed out is a new float32 tensor each time, of one matrix, fused where the layout wants it. So
-    the process holds one at a time, and the kernel's page cache holds the files for all processes that read them. The
-    values are those of `HostWeights`, bit for bit. A file that is cut short while it is mapped ends the process too:
-    model folders are not written in place.
+    The files are mapped without write permission: a write into the mapping would end the process and change nothing.
+    Each access returns a new float32 tensor of one matrix, fused if the layout requires it. The process thus holds
+    one matrix at a time, and the kernel's page cache holds the files for all processes that read them. The values
+    equal those of `HostWeights` bit for bit. Truncating a file while it is mapped ends the process too, so model
+    folders must not be written in place.
     """
 
     def __init__(self, folder: Path, shape: ModelShape) -> None:
-        """Reads headers alone. Raises WeightsError as `HostWeights.read` does."""
+        """Reads the headers only. Raises WeightsError like `HostWeights.read`."""
         checkpoint = Checkpoint(folder)
         self.shape, self.device, self.dtype = shape, torch.device("cpu"), torch.float32
         self._files = _MappedFiles()
@@ -53,17 +53,17 @@ class MappedWeights(WeightSource):
 
     @property
     def resident_bytes(self) -> int:
-        """Nothing that is kept."""
+        """0: no memory is kept."""
         return 0
 
     def acquire(self) -> None:
-        """They are where they are computed with."""
+        """Nothing to do: the files are mapped already."""
 
     def release(self) -> None:
-        """Nothing was taken."""
+        """Nothing to do: `acquire` takes no memory."""
 
     def close(self) -> None:
-        """Unmap the files; nothing can be read after it."""
+        """Unmap the files; nothing can be read afterwards."""
         self._layers, self._table, self._head, self._norm = [], _NOTHING, _NOTHING, _NOTHING
         self._files.close()
 
@@ -87,10 +87,10 @@ class MappedWeights(WeightSource):
 
 @dataclass(frozen=True)
 class MappedLayer:
-    """A decoder layer's weights by the names of `LayerWeights`; each is made when it is asked for."""
+    """A decoder layer's weights, under the names of `LayerWeights`; each is created on access."""
 
     stored: dict[str, list[Tensor]]
-    """The tensors of each field as the files have them; they are not to leave this module."""
+    """The mapped tensors of each field; private to this module."""
 
     @property
     def input_norm(self) -> Tensor:
@@ -137,7 +137,7 @@ _NOTHING = torch.empty(0)
 
 
 def _converted(stored: Sequence[Tensor]) -> Tensor:
-    """One under the other, in a new float32 tensor."""
+    """The tensors stacked in a new float32 tensor."""
     rows = sum(len(tensor) for tensor in stored)
     made = torch.empty((rows, *stored[0].shape[1:]), dtype=torch.float32)
     for piece, tensor in zip(torch.split(made, [len(tensor) for tensor in stored]), stored, strict=True):
@@ -146,16 +146,16 @@ def _converted(stored: Sequence[Tensor]) -> Tensor:
 
 
 class _MappedFiles:
-    """Files mapped for reading, each once."""
+    """Files mapped read-only, each once."""
 
     def __init__(self) -> None:
         self._maps: dict[Path, mmap.mmap] = {}
 
     def tensor(self, stored: StoredTensor) -> Tensor:
-        """A tensor's bytes where they are. Raises WeightsError."""
+        """A tensor in the mapping. Raises WeightsError."""
         count = stored.length // stored.torch_dtype.itemsize
         with warnings.catch_warnings():
-            # That the memory can't be written is the point.
+            # The memory is read-only on purpose.
             warnings.filterwarnings("ignore", message="The given buffer is not writable")
             flat = torch.frombuffer(
                 self._map(stored.file), dtype=stored.torch_dtype, count=count, offset=stored.start
@@ -163,7 +163,7 @@ class _MappedFiles:
         return flat.view(stored.shape)
 
     def close(self) -> None:
-        """Let go; the kernel unmaps a file with the last tensor of it."""
+        """Drop the mappings; a file is unmapped together with its last tensor."""
         self._maps = {}
 
     def _map(self, file: Path) -> mmap.mmap:

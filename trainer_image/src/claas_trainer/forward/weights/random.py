@@ -1,4 +1,4 @@
-"""Random weights, made where they are used: for measurements and tests of the forward."""
+"""Random weights, created on the device: for measurements and tests of the forward."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _DEVIATION = 0.02
 
 
 class RandomWeights(WeightSource):
-    """A model that was never trained: matrices and biases are normal with a standard deviation of 0.02 around 0,
-    norms around 1. It is on the device from its making on, and the same for the same seed, device and dtype."""
+    """An untrained model: matrices and biases are normal around 0 with a standard deviation of 0.02, norms around 1.
+    Always on the device; the same seed, device and dtype give the same weights."""
 
     def __init__(
         self,
@@ -25,8 +25,8 @@ class RandomWeights(WeightSource):
         *,
         alike: bool = False,
     ) -> None:
-        """`dtype`: by default bfloat16 on CUDA, float32 on the CPU. `alike`: all layers are one and the same, which
-        takes the memory of one. Raises torch.OutOfMemoryError."""
+        """`dtype`: default bfloat16 on CUDA, float32 on the CPU. `alike`: all layers share the same weights and so
+        the memory of one layer. Raises torch.OutOfMemoryError."""
         self.shape, self.device = shape, device
         self.dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
         self._generator = torch.Generator(device).manual_seed(seed)
@@ -41,20 +41,20 @@ class RandomWeights(WeightSource):
         self._embedding = self._head if shape.tied else self._tensor((shape.vocabulary, shape.hidden))
 
     def _tensor(self, shape: tuple[int, ...], *, norm: bool = False) -> Tensor:
-        # Drawn in place, in the dtype itself: no float32 copy.
+        # Drawn in place in the final dtype, without a float32 copy.
         empty = torch.empty(shape, dtype=self.dtype, device=self.device)
         return empty.normal_(1.0 if norm else 0.0, _DEVIATION, generator=self._generator)
 
     @property
     def resident_bytes(self) -> int:
-        """None beyond what is there already."""
+        """0: `acquire` takes no further memory."""
         return 0
 
     def acquire(self) -> None:
         """Nothing to do."""
 
     def release(self) -> None:
-        """Nothing: the weights stay."""
+        """Nothing to do: the weights stay."""
 
     def layer(self, index: int) -> LayerWeights:
         return self._layers[index]

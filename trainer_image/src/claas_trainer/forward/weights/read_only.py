@@ -1,4 +1,4 @@
-"""Tensors that refuse to be written to: what is mapped belongs to the server that answers with it."""
+"""Read-only tensors, for mapped memory that belongs to a running server."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten
 
 _WRITING = frozenset({"__setitem__", "__set__"})
-"""Methods that write to their first argument, besides those whose name ends with an underscore."""
+"""Methods that write to their first argument, apart from those whose name ends with an underscore."""
 
 
 class ReadOnlyError(RuntimeError):
-    """Something would have written to a read-only tensor: a fault of the program."""
+    """An operation would have written to a read-only tensor: a bug in the program."""
 
 
 class ReadOnlyTensor(Tensor):
-    """A tensor that can be read and computed with, but is no target of an in-place operation, of an `out=`, or of an
-    optimiser; nor is any view of it. What is computed from it is a plain tensor."""
+    """A tensor that refuses in-place operations, `out=` and optimisers, as do all views of it. Results computed from
+    it are plain tensors."""
 
     @staticmethod
     def of(tensor: Tensor) -> ReadOnlyTensor:
-        """The same memory, read-only from here on."""
+        """The same memory as a read-only tensor."""
         return tensor.detach().as_subclass(ReadOnlyTensor)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The weights that a running vLLM serves, mapped into this process: nothing is copied, nothing is read from disk."""
+"""The weights of a running vLLM, mapped into this process: nothing is copied or read from disk."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _SAMPLE_BYTES = 64
 
 @dataclass(frozen=True)
 class SharedTensor:
-    """One parameter as vLLM exports it: `offset` bytes into the allocation that `handle` opens."""
+    """One exported parameter of vLLM, at `offset` bytes in the allocation that `handle` opens."""
 
     name: str
     shape: tuple[int, ...]
@@ -48,16 +48,18 @@ class SharedTensor:
 
 
 def parse_export(document: Mapping[str, object]) -> dict[str, SharedTensor]:
-    """The tensors of an export (`claas_vllm.WeightExport`), by name.
+    """Parses the tensors of an export (`claas_vllm.WeightExport`), by name.
 
     Raises:
-        WeightsError: vLLM refuses to share, with its reason; or the document is no export.
+        WeightsError: vLLM refuses to share, with its reason; or the document is not an export.
     """
     if document.get("refusal"):
         raise WeightsError(f"vLLM's weights can't be shared: {document['refusal']}")
     listed = document.get("tensors")
     if not isinstance(listed, list) or not listed:
-        raise WeightsError("vLLM's answer is no export of weights; is its worker extension claas_vllm.WeightExport?")
+        raise WeightsError(
+            "vLLM's answer is not an export of weights; is its worker extension claas_vllm.WeightExport?"
+        )
     return {tensor.name: tensor for tensor in map(_parsed, listed)}
 
 
@@ -80,18 +82,19 @@ def _parsed(entry: object) -> SharedTensor:
 
 
 class SharedWeights(WeightSource):
-    """`WeightSource` over vLLM's own parameters. Every tensor that it gives is read-only.
+    """`WeightSource` over vLLM's own parameters; all its tensors are read-only.
 
-    Using a mapping after vLLM died is undefined: whoever steps with it must watch vLLM, and leave when it is gone.
+    Using a mapping after vLLM has ended is undefined behaviour: watch vLLM during a step, and end the step when vLLM
+    is gone.
     """
 
     def __init__(
         self, shape: ModelShape, device: torch.device, tensors: Mapping[str, SharedTensor], digest: str | None = None
     ) -> None:
-        """`digest`: what `digest` must come to once they are mapped; None for anything.
+        """`digest`: the digest that the mapped weights must have; None: any.
 
         Raises:
-            WeightsError: a tensor is missing, or is not of this shape.
+            WeightsError: a tensor is missing or has another shape.
         """
         self._expected = digest
         self.shape, self.device = shape, device
@@ -114,11 +117,11 @@ class SharedWeights(WeightSource):
 
     @property
     def resident_bytes(self) -> int:
-        """None: they are there already."""
+        """0: the weights are on the device already."""
         return 0
 
     def acquire(self) -> None:
-        """Map them. Raises MappingError; WeightsError when they are not those that were expected."""
+        """Map the weights. Raises MappingError, or WeightsError if their digest is not the expected one."""
         if self._views:
             return
         opened: dict[bytes, MappedAllocation] = {}
@@ -132,8 +135,8 @@ class SharedWeights(WeightSource):
                 self._views[name] = ReadOnlyTensor.of(view)
             if self._expected is not None and self._expected != self.digest:
                 raise WeightsError(
-                    "vLLM serves other weights than those of the model's files, or in another dtype: share is for a"
-                    " server that serves the files of spec.model as they are"
+                    "vLLM serves other weights than those in the model's files, or in another dtype: the"
+                    " hand-over Share needs a server that serves the files of spec.model unchanged"
                 )
         except BaseException:
             self.release()
@@ -164,11 +167,11 @@ class SharedWeights(WeightSource):
 
     @property
     def digest(self) -> str:
-        """As `HostWeights.digest`, of the same model's files: equal where vLLM serves them as they are stored. To be
-        read between `acquire` and `release`."""
+        """Equals `HostWeights.digest` of the model's files if vLLM serves them as stored. Readable between `acquire`
+        and `release` only."""
         stored: list[StoredTensor] = []
         sampled: list[Tensor] = []
-        # Reading alone: a thousand checks that nothing is written would take as long as the rest.
+        # Only reads, so plain tensors will do: the write checks of read-only ones would double the time.
         with torch._C.DisableTorchFunctionSubclass():
             for name, piece in self._pieces():
                 flat = piece.contiguous().view(-1).view(torch.uint8)
@@ -177,12 +180,12 @@ class SharedWeights(WeightSource):
                 sampled.append(torch.cat([flat[place : place + length] for place in (0, last // 2, last)]))
                 size = tuple(piece.shape)
                 stored.append(StoredTensor(Path(), name, _STORED_NAMES[piece.dtype], size, 0, len(flat)))
-            # One transfer for all: each waits for its turn on a device that serves.
+            # One transfer for all, because each transfer waits for its turn on a busy device.
             samples = torch.split(torch.cat(sampled).cpu(), [len(each) for each in sampled])
         return fingerprint({one.name: (one, bytes(each.tolist())) for one, each in zip(stored, samples, strict=True)})
 
     def _pieces(self) -> Iterator[tuple[str, Tensor]]:
-        """The model's own tensors, by the names of its files."""
+        """The model's tensors, by their names in its files."""
         shape = self.shape
         widths = [shape.query_width, shape.key_width, shape.key_width]
         parts = {
@@ -201,7 +204,7 @@ class SharedWeights(WeightSource):
 
 
 def vllm_names(source: WeightSource) -> dict[str, Tensor]:
-    """The parameters of a source by the names that vLLM gives them."""
+    """The parameters of a source, by their names in vLLM."""
     everything = torch.arange(source.shape.vocabulary, device=source.device)
     named = {_EMBEDDING: source.embed(everything), _NORM: source.final_norm, HEAD: source.head}
     for index in range(source.shape.layers):
@@ -215,7 +218,7 @@ def _layer_name(index: int, field: str) -> str:
 
 
 def _wanted(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Every parameter that the forward needs, by vLLM's name, and its size."""
+    """All parameters that the forward needs, by their names in vLLM, with their shapes."""
     for index in range(shape.layers):
         for field, size in layer_shapes(shape).items():
             yield _layer_name(index, field), size

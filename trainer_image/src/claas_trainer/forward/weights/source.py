@@ -1,7 +1,7 @@
-"""The interface between the step and where base weights come from, and the layout that it speaks of.
+"""The interface of a source of base weights, and the layout of the weights.
 
-The layout is vLLM's own: q, k and v stacked in one matrix, gate and up in another. Weights that a running vLLM holds
-fit as they are; files are fused while they are read.
+The layout is vLLM's own: q, k and v stacked in one matrix, gate and up in another. The weights of a running vLLM fit
+as they are; weights in files are fused while they are read.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from claas_trainer.model.shape import ModelShape
 class LayerWeights:
     """The weights of one decoder layer; all matrices [out, in].
 
-    `qkv`: [(heads + 2 kv_heads) * head_dim, hidden]; `qkv_bias`: its rows, Qwen2 alone. `o`: [hidden, heads *
-    head_dim]. `gate_up`: [2 * intermediate, hidden]. `down`: [hidden, intermediate]. Norms: [hidden], those of q and
-    k [head_dim], Qwen3 alone.
+    `qkv`: [(heads + 2 kv_heads) * head_dim, hidden]; `qkv_bias`: one value per row of `qkv`, Qwen2 only. `o`:
+    [hidden, heads * head_dim]. `gate_up`: [2 * intermediate, hidden]. `down`: [hidden, intermediate]. Norms:
+    [hidden], those of q and k [head_dim], Qwen3 only.
     """
 
     input_norm: Tensor
@@ -37,8 +37,8 @@ class LayerWeights:
 
 
 class LayerView(Protocol):
-    """What a layer reads of its weights, each of them once on its way there and once on its way back: the fields of
-    `LayerWeights`, which may also be made on the spot."""
+    """A layer's weights as the forward reads them, each once in the forward pass and once in the backward pass: the
+    fields of `LayerWeights`, which may be created on access."""
 
     @property
     def input_norm(self) -> Tensor: ...
@@ -61,14 +61,14 @@ class LayerView(Protocol):
 
 
 class WeightSource(ABC):
-    """The base model's weights, read-only: whoever computes with them never writes to them.
+    """The base model's weights; never write to them.
 
-    Between `acquire` and `release` they are on `device`; outside it nothing but the attributes may be used.
+    Between `acquire` and `release` they are on `device`; at other times only the attributes may be used.
     """
 
     shape: ModelShape
     dtype: torch.dtype
-    """The dtype of the matrices, and of the activations that are multiplied with them."""
+    """The dtype of the matrices, and of the activations multiplied with them."""
     device: torch.device
 
     @property
@@ -78,19 +78,19 @@ class WeightSource(ABC):
 
     @abstractmethod
     def acquire(self) -> None:
-        """Have the weights on the device. May return while copies are under way: reading them waits."""
+        """Bring the weights to the device. May return while copies are under way; reading waits for them."""
 
     @abstractmethod
     def release(self) -> None:
-        """Give the device's memory back."""
+        """Free the device memory."""
 
     def expect(self, ids: Tensor) -> None:
-        """Be told which tokens `embed` will be asked for: token ids on the CPU, int64, [N], in any order and number.
-        A source may get its embeddings ready by it."""
+        """Name the tokens that `embed` will be called with: token ids on the CPU, int64, [N], in any order,
+        repetitions allowed. A source may prepare their embeddings."""
         return
 
     def close(self) -> None:
-        """Let go of everything; nothing can be read after it."""
+        """Free everything; nothing can be read afterwards."""
         return
 
     @abstractmethod

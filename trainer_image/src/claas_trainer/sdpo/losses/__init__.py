@@ -1,1 +1,1 @@
-"""Losses over log-probabilities; nothing here knows a model."""
+"""Losses over log-probabilities; independent of any model."""

@@ -1,9 +1,9 @@
-"""Self-Distillation Policy Optimization: the loss of one step, over log-probabilities.
+"""Self-distillation policy optimisation: the loss of one step, over log-probabilities.
 
-Source: Huebotter et al. 2026, "Reinforcement Learning via Self-Distillation", arXiv 2601.20802.
-S is the student after its own prompt, T the teacher after the prompt with hindsight, both at the same
-response token. Shapes: N response tokens, V vocabulary, K support, M = K + 1 with a tail bucket.
-All arithmetic is in the dtype of the inputs: give float32 (or float64), never bfloat16.
+Source: Hübotter et al. 2026, "Reinforcement Learning via Self-Distillation", arXiv 2601.20802. S is the student's
+distribution after its own prompt, T the teacher's after the prompt with hindsight, both at the same response token.
+Shapes: N response tokens, V vocabulary, K support, M = K + 1 with a tail bucket. All arithmetic is in the dtype of
+the inputs: pass float32 or float64, never bfloat16.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# exp() of more than this says nothing any more. The authors' code has the same bound.
+# Bound on log-ratios before exp(). The authors' code has the same one.
 _MAX_LOG_RATIO = 20.0
 
 
 @dataclass(frozen=True)
 class TokenLosses:
-    """Per response token, each [N]: what is averaged over the batch, and what it is made of."""
+    """Loss per response token and its parts, each [N]."""
 
     loss: Tensor
     divergence: Tensor
@@ -29,10 +29,9 @@ class TokenLosses:
 
 
 def divergence(student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
-    """The generalised Jensen-Shannon divergence of normalised log-probabilities, [N, M] -> [N].
-
-    alpha 0: KL(T || S). alpha 1: KL(S || T). Between, with the mixture Q = (1 - alpha) S + alpha T:
-    (1 - alpha) KL(S || Q) + alpha KL(T || Q). The mixture's limits are 0, hence the endpoints' own cases.
+    """Divergence of normalised log-probabilities, [N, M] -> [N]. alpha 0: forward KL, KL(T || S). alpha 1: reverse
+    KL, KL(S || T). In between the generalised Jensen-Shannon divergence with the mixture Q = (1 - alpha) S + alpha T:
+    (1 - alpha) KL(S || Q) + alpha KL(T || Q). It tends to 0 at both ends, so the ends are cases of their own.
     """
     if alpha == 0:
         return _kl(teacher, teacher - student)
@@ -45,16 +44,17 @@ def divergence(student: Tensor, teacher: Tensor, alpha: float) -> Tensor:
 
 
 def importance_ratio(sampled: Tensor, old: Tensor, clip: float) -> tuple[Tensor, Tensor]:
-    """min(pi / pi_old, clip) of the sampled tokens, detached, and where the clip cut; each [N]."""
+    """Importance ratio min(pi / pi_old, clip) of the sampled tokens, detached, and a mask of the clipped ones; each
+    [N]."""
     ratio = (sampled.detach() - old).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
     return ratio.clamp(max=clip), ratio > clip
 
 
 def k3(sampled: Tensor, base: Tensor) -> Tensor:
-    """The k3 estimate of KL(S || base) from tokens that S sampled: r - log r - 1 with r = base / S; [N].
+    """The k3 estimator of KL(S || base) from tokens sampled by S: r - log r - 1 with r = base / S; [N].
 
-    log r is clamped, as the authors' framework does (verl, `kl_penalty` with `low_var_kl`): one token that the base
-    finds likely and S does not must not be all that the batch learns from, or overflow.
+    log r is clamped, as in the authors' framework (verl, `kl_penalty` with `low_var_kl`): a single token that the
+    base finds likely and S does not must neither dominate the batch nor overflow.
     """
     difference = (base - sampled).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     return torch.expm1(difference) - difference
@@ -74,9 +74,9 @@ def sdpo_token_losses(
     """ratio * divergence (+ weight * KL to base), per response token.
 
     `student`, `teacher`: [N, M] from `support`; only `student` and `sampled` carry gradients.
-    `sampled`, `old`, `base`: [N], log-probability of the token that was sampled, under the student now, the
-    policy that sampled it, and the base model (needed only for a weight above 0).
-    The batch's loss is the sum over all tokens of all samples, divided by their number.
+    `sampled`, `old`, `base`: [N], log-probability of the sampled token under the student now, under the policy that
+    sampled it, and under the base model (needed only for a weight above 0). The batch's loss is the mean over all
+    tokens of all samples.
     """
     diverged = divergence(student, teacher.detach(), alpha)
     ratio, clipped = importance_ratio(sampled, old, is_clip)
@@ -90,8 +90,8 @@ def sdpo_token_losses(
 def _kl(log_p: Tensor, d: Tensor) -> Tensor:
     """KL(p || q) as the sum of p (d + expm1(-d)) with d = log p - log q; [N, M] -> [N].
 
-    Equal to the sum of p d, for p and q both sum to one, but no term is negative and nothing cancels near
-    d = 0. Far from there expm1 could overflow where p underflows, so q is taken by itself.
+    Equal to the sum of p d, since p and q both sum to one, but no term is negative and there is no cancellation near
+    d = 0. For large -d expm1 could overflow where p underflows, so q is used directly there.
     """
     p, near = log_p.exp(), d.clamp(-1, 1)
     far = p * (d - 1) + (log_p - d).exp()

@@ -1,1 +1,1 @@
-"""Who the student learns from: the teacher's prompt, and the teacher's weights."""
+"""Teachers: the policies that the student learns from."""

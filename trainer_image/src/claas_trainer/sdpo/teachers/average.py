@@ -12,7 +12,7 @@ from claas_trainer.sdpo.teachers.base import Teacher
 
 
 class AverageTeacher(Teacher):
-    """An exponential moving average (EMA) of the student, arXiv 2601.20802: it learns, and lags behind.
+    """An exponential moving average (EMA) of the student, which follows it with a delay (arXiv 2601.20802).
 
     Raises:
         InvalidConfigError: the rate is outside (0, 1].

@@ -11,13 +11,13 @@ from claas_trainer.sdpo.policy import Network
 
 
 class Teacher(ABC):
-    """Who scores the student's responses after the prompt with hindsight: which networks are run, and what their
-    logits come to. Nothing of a teacher carries a gradient."""
+    """Scores the student's responses after the prompt with hindsight: which networks run, and how their logits
+    combine. A teacher has no gradient."""
 
     networks: tuple[Network, ...]
-    """Each is run once on every prompt with hindsight."""
+    """Networks to run on every prompt with hindsight."""
     average_rate: float | None = None
-    """How far a moving average of the adapter follows each step; None keeps no average."""
+    """Weight of the new adapter in the moving average after each step; None: no average is kept."""
 
     @abstractmethod
     def logits(self, scored: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The frozen teacher: the base model, with the adapter off."""
+"""The frozen teacher: the base model without the adapter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from claas_trainer.sdpo.teachers.base import Teacher
 
 
 class FrozenTeacher(Teacher):
-    """The base model itself; it never moves, whatever the adapter learns."""
+    """The base model itself; it never changes."""
 
     networks = (Network.BASE,)
 

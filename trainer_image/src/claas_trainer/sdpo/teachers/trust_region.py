@@ -1,4 +1,4 @@
-"""The trust region teacher: between the base model and the student itself, both shown the hindsight."""
+"""The trust region teacher: a mixture of the base model and the student, both after the prompt with hindsight."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from claas_trainer.sdpo.teachers.base import Teacher
 
 
 class TrustRegionTeacher(Teacher):
-    """Logits (1 - rho) * base + rho * student, which is the geometric mean of the two distributions: as far towards
-    what the student would now teach as a bound on its distance to the base allows (arXiv 2601.20802).
+    """Logits (1 - rho) * base + rho * student, the weighted geometric mean of both distributions. It is the
+    distribution nearest to the student within a bounded distance from the base model (arXiv 2601.20802).
 
     Raises:
         InvalidConfigError: rho is outside [0, 1].
