@@ -33,6 +33,7 @@ from claas_crds.v1alpha1.trainer_pod import TrainerPod
 from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_kube.objects.meta import ObjectMeta
 from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_operator.plan.lineage.lineage import Lineage
 from claas_operator.plan.naming import attempt_name, init_name
 from claas_operator.plan.server.handover_choice import HandoverChoice
 from claas_operator.plan.server.load_failures import LoadFailure
@@ -109,6 +110,11 @@ def version(number: int, *, job: str | None = None, parent: int | None = None) -
     )
 
 
+def chain(*numbers: int) -> list[AdapterVersion]:
+    """Versions of which each was trained from the one before it."""
+    return [version(number, parent=parent) for number, parent in zip(numbers, (None, *numbers), strict=False)]
+
+
 def published(number: int, *, job: str | None = "step", parent: int | None = None) -> PublishedVersion:
     """A version as a trainer reports it."""
     return PublishedVersion(
@@ -148,7 +154,7 @@ def adapter(
             conditions=list(conditions),
             served_version=served,
             latest_version=max(versions, default=None),
-            versions=[version(number) for number in versions],
+            versions=chain(*versions),
         ),
     )
 
@@ -306,7 +312,7 @@ def job_world(
     input_error: str | None = None,
     sample_fault: str | None = None,
     jobs_ahead: int = 0,
-    newest: int | None = None,
+    reports: tuple[PublishedVersion, ...] = (),
     unsettled: str | None = None,
     held: ServingLease | None = None,
     now_at: TrainerJob | None = None,
@@ -317,18 +323,21 @@ def job_world(
     handover: HandoverChoice = SLEEP,
 ) -> JobWorld:
     """A DistillJob's world; `held` is the lease, by default there is none; `looked` the pod that looks for what the
-    attempt left."""
+    attempt left; `reports` are versions that jobs report beside those that the adapter's status lists."""
     current = now_at or attempt()
-    trained = on or adapter()
+    trained, mine = on or adapter(), of or job()
+    made = mine.status.produced_version
+    if made is not None and made not in {each.number for each in trained.status.versions}:
+        reports = (*reports, published(made, parent=mine.status.parent_version))
     return JobWorld(
         now=NOW,
-        job=of or job(),
+        job=mine,
         adapter=None if no_adapter else trained,
         samples_error=samples_error,
         input_error=input_error,
         sample_fault=sample_fault,
         jobs_ahead=jobs_ahead,
-        newest_version=trained.status.latest_version if newest is None else newest,
+        lineage=Lineage.of(() if no_adapter else trained.status.versions, () if no_adapter else reports),
         wanted_replicas=len(pods),
         unsettled=unsettled,
         lease=held,

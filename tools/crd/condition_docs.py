@@ -320,8 +320,9 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
                 "Done.",
                 (
                     _J.COMPLETED,
-                    "Every ready vLLM pod serves the published version. With `completeWhen: Published`, it is"
-                    " published, and `Served` says whether it is in service.",
+                    "Every ready vLLM pod serves the published version, or one that descends from it. `Served` is"
+                    " False where that is not so: with `completeWhen: Published`, and when the version was passed"
+                    " over.",
                 ),
             ),
             _false("Never set: the condition appears when it becomes True."),
@@ -433,7 +434,7 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
         (
             _true(
                 "Clients get answers from the new version.",
-                (_J.IN_SERVICE, "Every ready vLLM pod serves it, or a later one."),
+                (_J.IN_SERVICE, "Every ready vLLM pod serves it, or a version that descends from it."),
             ),
             _false(
                 "Clients get answers from an older version.",
@@ -441,8 +442,18 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
                 (_J.PUTTING_INTO_SERVICE, "It is being loaded, or the Deployment has no ready pod to load it into."),
                 (
                     _J.DEADLINE_EXCEEDED,
-                    "It was published, but not in service in time; the message says why. It stays the newest"
-                    " version and still goes into service.",
+                    "It was published, but not in service in time; the message says why. It stays, and may still go"
+                    " into service.",
+                ),
+                (
+                    _J.PASSED_OVER,
+                    "It was published and stays, and another version should serve that is not known to descend from"
+                    " it. The job is Complete.",
+                ),
+                (
+                    _F.VERSION_REJECTED,
+                    "After it was published, serving refused it or a version that it descends from. It is never"
+                    " served or trained from, and the job has failed.",
                 ),
                 (_J.ADAPTER_DELETED, "It was published, but the adapter was deleted before it went into service."),
             ),

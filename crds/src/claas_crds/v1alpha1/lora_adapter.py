@@ -346,15 +346,17 @@ class LoraAdapterStatus(ResourceModel):
     served_name: str | None = None
     """The model name clients ask for."""
     served_version: int | None = None
-    """The version that every ready vLLM pod serves."""
+    """The version that every ready vLLM pod serves. While pods differ, or none is ready, the last one of which that
+    was true."""
     latest_version: int | None = None
-    """The newest version that was published."""
+    """The head: the version that the next step starts from. Of those that were neither rejected nor trained from a
+    rejected one, it is the one that was published last."""
     versions: list[AdapterVersion] = Field(
         default=[],
         max_length=HISTORY_LIMIT,
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["number"]},
     )
-    """The newest versions, oldest first."""
+    """The versions that were published last, oldest first; the head is always among them."""
     replicas: list[Replica] = Field(
         default=[],
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["pod"]},

@@ -3,14 +3,16 @@ adapter does not know of."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from claas_crds.v1alpha1.conditions import JobCondition, condition_of
 from claas_crds.v1alpha1.distill_job import JobPhase
 from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_operator.observe.job_view import KnownJob
 from claas_operator.plan.queueing import finished
-from claas_operator.plan.serving_lease import Grant
+from claas_operator.plan.serving_lease import Grant, ServingLease
 
 ADOPTION_SECONDS = 10
 """How long a lease waits for the adapter's status to name the version that its holder published."""
@@ -46,3 +48,14 @@ def holder_state(grant: Grant, job: JobObject | None, adapter: AdapterObject | N
     begun = status.attempts > status.failed_attempts
     waits = job.spec.suspend or status.phase is JobPhase.PENDING
     return HolderState(needs_lease=begun or not waits, unaccounted=unknown)
+
+
+def running_job(adapter: AdapterObject, lease: ServingLease | None, jobs: Iterable[KnownJob]) -> str | None:
+    """The DistillJob that holds the lease for this adapter and has not published; it may have been deleted."""
+    grant = lease.grant if lease is not None else None
+    if grant is None or grant.adapter_uid != adapter.metadata.uid:
+        return None
+    holder = next((job for job in jobs if job.uid == grant.job_uid), None)
+    if holder is not None and (holder.published is not None or holder.finished):
+        return None
+    return grant.job_name

@@ -13,14 +13,8 @@ from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.reader import Reader
 from claas_operator.observe.attempt_reader import observe_attempt
 from claas_operator.observe.attempts import alive_trainers, held_open
-from claas_operator.observe.holder import HolderState, holder_state
+from claas_operator.observe.holder import HolderState, holder_state, running_job
 from claas_operator.observe.job_view import JobView, known_job
-from claas_operator.observe.products import (
-    newest_version,
-    products,
-    rejections,
-    running_job,
-)
 from claas_operator.observe.rollout import unsettled
 from claas_operator.observe.samples import SamplesObserver
 from claas_operator.observe.serving_pods import (
@@ -32,6 +26,8 @@ from claas_operator.observe.serving_pods import (
 )
 from claas_operator.plan import naming
 from claas_operator.plan.adapter.adoption import adoption_name
+from claas_operator.plan.lineage.history import reported_rejections, reported_versions
+from claas_operator.plan.lineage.lineage import Lineage, lineage_for_jobs
 from claas_operator.plan.queueing import finished, jobs_ahead, queue_key
 from claas_operator.plan.server.handover_choice import HandoverChoice, choose_handover, server_of
 from claas_operator.plan.server.load_failures import LoadFailure
@@ -79,8 +75,8 @@ class Observer:
             pods=pods,
             init=await self._attempt(namespace, naming.init_name(adapter.metadata)),
             lease=lease,
-            products=products(jobs, adapter),
-            rejected=rejections(jobs, adapter),
+            products=reported_versions(jobs, adapter),
+            rejected=reported_rejections(jobs, adapter),
             running_job=running_job(adapter, lease, jobs),
             recovery=await self._adoption(adapter, lease),
             name_taken_by=await self._name_taken_by(adapter),
@@ -127,10 +123,10 @@ class Observer:
             input_error=samples.too_large,
             sample_fault=samples.invalid,
             jobs_ahead=ahead,
-            newest_version=(
-                newest_version(adapter, self._jobs.of_adapters(namespace, [adapter.metadata.name]))
+            lineage=(
+                lineage_for_jobs(adapter, self._jobs.of_adapters(namespace, [adapter.metadata.name]))
                 if adapter
-                else None
+                else Lineage.of(())
             ),
             wanted_replicas=deployment.spec.replicas if deployment else 0,
             unsettled=(
@@ -160,7 +156,7 @@ class Observer:
             input_error=None,
             jobs_ahead=0,
             lease=None,
-            newest_version=None,
+            lineage=Lineage.of(()),
             wanted_replicas=0,
             unsettled=None,
             attempt=await self._attempt(namespace, job.status.trainer_job),

@@ -11,6 +11,7 @@ from claas_contract.progress import Progress
 from claas_contract.result import PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.lora_adapter import AdapterVersion
 from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_operator.plan.lineage.lineage import Lineage
 from claas_operator.plan.server.handover_choice import HandoverChoice
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.traits import ServerTraits
@@ -224,8 +225,8 @@ class JobWorld:
     """Why no trainer's input can be made of the job. None: it can."""
     jobs_ahead: int
     """Jobs that wait for the same Deployment and have their turn earlier; the holder of its lease is none of them."""
-    newest_version: int | None
-    """The newest version that the adapter's status or one of its jobs reports: what the next step starts from."""
+    lineage: Lineage
+    """The adapter's versions, by its status and by what its jobs report; empty where there is no adapter."""
     wanted_replicas: int
     """How many pods the Deployment is to have."""
     unsettled: str | None

@@ -192,7 +192,7 @@ def test_a_published_job_without_its_adapter_ends() -> None:
 
 
 def test_the_next_step_starts_from_a_version_that_the_adapters_status_does_not_name_yet() -> None:
-    (action,) = plan_job(job_world(on=adapter(versions=(0,)), newest=1, held=MINE)).actions
+    (action,) = plan_job(job_world(on=adapter(versions=(0,)), reports=(published(1, parent=0),), held=MINE)).actions
     assert isinstance(action, CreateAttempt)
     assert action.parent == 1
 

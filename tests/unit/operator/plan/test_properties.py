@@ -24,6 +24,7 @@ from claas_operator.plan.actions import (
 from claas_operator.plan.adapter.adapter import plan_adapter
 from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.lease import plan_lease
+from claas_operator.plan.lineage.lineage import Lineage
 from claas_operator.plan.queueing import finished
 from claas_operator.plan.server.handover_choice import HandoverChoice
 from claas_operator.plan.serving_lease import Grant, ServedRecord, ServingLease
@@ -160,6 +161,12 @@ adapters = st.builds(
 )
 leases = st.none() | st.builds(lease, st.none() | grants)
 messages = st.none() | st.just("a message")
+lineages = st.builds(
+    Lineage.of,
+    st.lists(st.builds(version, st.integers(0, 4), parent=numbers), unique_by=lambda each: each.number, max_size=4),
+    st.lists(st.builds(published, st.integers(0, 4), parent=numbers), max_size=4),
+    st.lists(st.builds(version, st.integers(0, 4), parent=numbers), max_size=2),
+)
 job_worlds = st.builds(
     JobWorld,
     now=st.just(NOW),
@@ -169,7 +176,7 @@ job_worlds = st.builds(
     input_error=messages,
     sample_fault=messages,
     jobs_ahead=st.integers(0, 3),
-    newest_version=numbers,
+    lineage=lineages,
     wanted_replicas=st.integers(0, 2),
     unsettled=messages,
     lease=leases,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+from claas_crds.v1alpha1.conditions import AdapterReason
 from claas_crds.v1alpha1.tls import Scheme
+from claas_operator.plan.adapter.readiness import Readiness
 from claas_operator.plan.server.traits import RUNTIME_LORA_VARIABLE
 from claas_operator.plan.world import AdapterWorld
 
@@ -13,6 +17,32 @@ _PACKED = {
     **dict.fromkeys(("gate_proj", "up_proj"), "gate_up_proj"),
 }
 """Names of layers that most of vLLM's models hold in one."""
+SECRET_SYNC = timedelta(seconds=180)
+"""How long the copy of a Secret in a pod can be older than the Secret: the kubelet's period and its cache."""
+
+
+def unfit(world: AdapterWorld) -> Readiness | None:
+    """A server refuses us, or was started so that it can't serve the adapter."""
+    return refused(world) or misconfigured(world)
+
+
+def misconfigured(world: AdapterWorld) -> Readiness | None:
+    """A server was started so that it can't serve the adapter."""
+    wrong = misconfiguration(world)
+    return None if wrong is None else Readiness(False, AdapterReason.SERVER_MISCONFIGURED, wrong)
+
+
+def refused(world: AdapterWorld) -> Readiness | None:
+    """A server does not take the operator's token or API key."""
+    pod = next((pod for pod in world.pods if pod.server is not None and pod.server.refused), None)
+    if pod is None:
+        return None
+    said = f"Pod {pod.name}: {pod.server.error if pod.server else ''}"
+    changed = world.secrets.changed
+    if changed is None or world.now - changed > SECRET_SYNC:
+        return Readiness(False, AdapterReason.CONTROL_REFUSED, said)
+    younger = "; the Secret changed a moment ago, and the pod's copy of it follows within three minutes"
+    return Readiness(False, AdapterReason.CONTROL_REFUSED, said + younger, passes=True)
 
 
 def misconfiguration(world: AdapterWorld) -> str | None:

@@ -34,7 +34,7 @@ def obstacle(world: JobWorld) -> Obstacle | None:
     assert adapter is not None
     name, conditions = adapter.metadata.name, adapter.status.conditions
     ready = condition_of(conditions, AdapterCondition.READY)
-    if adapter.status.latest_version is None:
+    if world.lineage.head is None:
         return not_ready(
             f"LoraAdapter {name} has no version yet: {ready.message if ready else 'it has not been looked at yet'}"
         )

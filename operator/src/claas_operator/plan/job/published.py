@@ -1,10 +1,20 @@
-"""A DistillJob whose version is published: it is Complete when the version is in service, and waits for that no
-longer than its deadline. The adapter's own reconcile loads the version."""
+"""A DistillJob whose version is published. What was decided about the version ends it, and at the latest its deadline
+does; the adapter's own reconcile loop loads the version.
+
+| The version | The job |
+|---|---|
+| is not listed by the adapter yet | waits |
+| should serve, or a descendant of it, and does not yet | waits; is Complete with `completeWhen: Published` |
+| serves, or a descendant of it does | is Complete |
+| was passed over: what should serve does not descend from it | is Complete; Served says why it is not so |
+| was rejected, or descends from one that was | has Failed |
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
+from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.conditions import (
     AdapterCondition,
     JobCondition,
@@ -14,6 +24,7 @@ from claas_crds.v1alpha1.conditions import (
 )
 from claas_crds.v1alpha1.distill_job import CompletionPoint, JobPhase
 from claas_operator.plan.job_draft import JobDraft, JobPlan
+from claas_operator.plan.lineage.lineage import Standing
 from claas_operator.plan.queueing import deadline_of
 from claas_operator.plan.world import JobWorld
 
@@ -32,15 +43,26 @@ def put_into_service(draft: JobDraft) -> JobPlan:
     if adapter is None or adapter.metadata.deletion_timestamp is not None:
         gone = "was deleted" if adapter is None else "is being deleted"
         return _unserved(draft, JobReason.ADAPTER_DELETED, f"LoraAdapter {name} {gone}")
-    served, latest = adapter.status.served_version, adapter.status.latest_version
-    adopted = latest is not None and latest >= produced
-    in_service = served is not None and served >= produced and any(pod.ready for pod in world.pods)
-    if adopted and in_service:
-        message = f"Version {produced} is in service"
-        draft.conditions.set(JobCondition.SERVED, True, JobReason.IN_SERVICE, message, quiet=True)
-        return _complete(draft, message)
+    standing = world.lineage.standing(produced, adapter.status.served_version)
+    match standing:
+        case Standing.REJECTED:
+            why = "serving refused it, or a version that it descends from: it is never served or trained from"
+            return _unserved(draft, FailureReason.VERSION_REJECTED, why)
+        case Standing.PASSED_OVER:
+            return _passed_over(draft, produced)
+        case Standing.SERVED if any(pod.ready for pod in world.pods):
+            message = f"Version {produced} is in service"
+            draft.conditions.set(JobCondition.SERVED, True, JobReason.IN_SERVICE, message, quiet=True)
+            return _complete(draft, message)
+        case Standing.UNDECIDED | Standing.AWAITED | Standing.SERVED:
+            return _wait(draft, produced, listed=standing is not Standing.UNDECIDED)
+
+
+def _wait(draft: JobDraft, produced: int, *, listed: bool) -> JobPlan:
+    """It should come into service, and the deadline bounds how long that may take."""
+    world = draft.world
     why = _why_not(world, produced)
-    if adopted and world.job.spec.complete_when is CompletionPoint.PUBLISHED:
+    if listed and world.job.spec.complete_when is CompletionPoint.PUBLISHED:
         draft.conditions.set(JobCondition.SERVED, False, JobReason.PUTTING_INTO_SERVICE, why, quiet=True)
         return _complete(draft, f"Version {produced} is published")
     if _time_is_over(world):
@@ -51,6 +73,17 @@ def put_into_service(draft: JobDraft) -> JobPlan:
         return draft.unchanged(LOOK_SECONDS)
     draft.conditions.set(JobCondition.SERVED, False, JobReason.PUTTING_INTO_SERVICE, why, quiet=True)
     return draft.plan(JobPhase.SWAPPING, LOOK_SECONDS)
+
+
+def _passed_over(draft: JobDraft, produced: int) -> JobPlan:
+    desired = draft.world.lineage.desired
+    assert desired is not None
+    message = (
+        f"Version {produced} is published and stays; version {desired.number} should serve, which is not known to"
+        " descend from it"
+    )
+    draft.conditions.set(JobCondition.SERVED, False, JobReason.PASSED_OVER, message, quiet=True)
+    return _complete(draft, message)
 
 
 def _why_not(world: JobWorld, produced: int) -> str:
@@ -77,7 +110,7 @@ def _complete(draft: JobDraft, message: str) -> JobPlan:
     return draft.plan(JobPhase.SUCCEEDED, 0.0)
 
 
-def _unserved(draft: JobDraft, reason: JobReason, why: str) -> JobPlan:
+def _unserved(draft: JobDraft, reason: JobReason | FailureReason, why: str) -> JobPlan:
     """The job ends without having seen its version in service. The version stays, and Trained with it."""
     produced = draft.world.job.status.produced_version
     draft.conditions.set(JobCondition.SERVED, False, reason, why, quiet=True)

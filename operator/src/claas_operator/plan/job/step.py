@@ -22,7 +22,7 @@ from claas_operator.plan.job.obstacles import (
 from claas_operator.plan.job.recovery import FOLLOW_SECONDS, next_attempt, settle
 from claas_operator.plan.job.unstarted import follow_unstarted, gave_way
 from claas_operator.plan.job_draft import JobDraft, JobPlan, end
-from claas_operator.plan.versions import adapter_version
+from claas_operator.plan.lineage.history import adapter_version
 from claas_operator.plan.world import TrainerState
 
 FIRST_RETRY_SECONDS = 5
@@ -69,16 +69,16 @@ def _start(draft: JobDraft) -> JobPlan:
     # A job that waited may be losing the lease at this moment; only a new grant makes sure that it has it.
     waited = status.phase in (JobPhase.PENDING, JobPhase.SUSPENDED)
     if world.lease.grant.attempt == attempt and not waited:
-        parent = world.newest_version
-        if parent is None:
+        head = world.lineage.head
+        if head is None:
             # The adapter was made anew since the lease was granted.
             return _wait(draft, not_ready(f"LoraAdapter {world.adapter.metadata.name} has no version yet"))
         waits_for = unaccounted(world)
         if waits_for is not None:
             return _wait(draft, waits_for)
         name = naming.attempt_name(world.job.metadata, attempt)
-        draft.actions.append(CreateAttempt(name, attempt, world.lease.grant, parent))
-        draft.changes.update(parent_version=parent, handover=world.lease.grant.handover, recovery_time=None)
+        draft.actions.append(CreateAttempt(name, attempt, world.lease.grant, head.number))
+        draft.changes.update(parent_version=head.number, handover=world.lease.grant.handover, recovery_time=None)
         draft.changes.update(attempts=attempt, trainer_job=name)
         _tell_running(draft, "The trainer's pod is being made")
         return draft.plan(JobPhase.PREPARING, FOLLOW_SECONDS)

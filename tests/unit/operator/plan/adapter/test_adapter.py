@@ -23,7 +23,8 @@ from claas_operator.plan.actions import (
     VerifyServed,
     WriteLease,
 )
-from claas_operator.plan.adapter.adapter import INIT_RETRY_SECONDS, AdapterPlan, plan_adapter
+from claas_operator.plan.adapter.adapter import AdapterPlan, plan_adapter
+from claas_operator.plan.adapter.initial import INIT_RETRY_SECONDS
 from claas_operator.plan.server.handover_choice import HandoverChoice
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.traits import ServerTraits

@@ -5,19 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from claas_contract.outcome import ExitCode, FailureReason
 from claas_contract.result import PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
-from claas_crds.v1alpha1.lora_adapter import HISTORY_LIMIT, AdapterVersion, VersionVerdict
+from claas_crds.v1alpha1.lora_adapter import VersionVerdict
 from claas_operator.observe.job_view import known_job
-from claas_operator.observe.products import newest_version, rejections
 from claas_operator.plan.actions import PutInService
 from claas_operator.plan.adapter.adapter import plan_adapter
 from claas_operator.plan.job.job import plan_job
-from claas_operator.plan.versions import history, newest, with_served
+from claas_operator.plan.lineage.history import reported_rejections
+from claas_operator.plan.lineage.lineage import lineage_for_jobs
 from claas_operator.plan.world import TrainerState
 from tests.builders.world import (
     NOW,
@@ -51,10 +49,11 @@ def refused(number: int) -> PublishedVersion:
         # It was in status already, such as a parent whose verdict was found on the volume.
         ((0, 1, 2), (2,), 1, {0: SERVED, 1: UNTRIED, 2: REJECTED}),
         ((0, 1, 2), (2, 1), 0, {0: SERVED, 1: REJECTED, 2: REJECTED}),
-        ((0, 1, 2), (1,), 2, {0: SERVED, 1: REJECTED, 2: UNTRIED}),
+        # What was trained from it is as bad, though nobody refused it.
+        ((0, 1, 2), (1,), 0, {0: SERVED, 1: REJECTED, 2: UNTRIED}),
     ],
 )
-def test_the_newest_version_that_was_not_refused_is_served_and_each_verdict_told(
+def test_the_head_is_served_and_each_verdict_told(
     known: tuple[int, ...], rejected: tuple[int, ...], latest: int, verdicts: dict[int, VersionVerdict]
 ) -> None:
     world = adapter_world(
@@ -120,41 +119,14 @@ def test_no_step_starts_from_a_refused_version_even_before_the_adapter_s_status_
 ) -> None:
     made = known_job(job(status=DistillJobStatus(produced_version=produced, published_time=NOW), age_seconds=50))
     reports = known_job(job("other", status=DistillJobStatus(rejected_version=version(rejected)), age_seconds=40))
-    assert newest_version(adapter(versions=listed), [made, reports]) == newest_of_all
+    head = lineage_for_jobs(adapter(versions=listed), [made, reports]).head
+    assert head is not None
+    assert head.number == newest_of_all
 
 
 def test_a_refusal_that_a_job_of_an_earlier_adapter_reports_is_not_this_one_s() -> None:
     status = DistillJobStatus(rejected_version=version(5).model_copy(update={"created": NOW - timedelta(days=3)}))
     earlier = known_job(job(status=status, age_seconds=timedelta(days=4).total_seconds()))
     here = known_job(job(status=status, age_seconds=1))
-    assert rejections([earlier], adapter()) == ()
-    assert [each.number for each in rejections([earlier, here], adapter())] == [5]
-
-
-numbers = st.integers(0, 60)
-versions_known = st.lists(numbers, unique=True, max_size=HISTORY_LIMIT).map(
-    lambda found: [version(number) for number in sorted(found)]
-)
-
-
-@given(
-    known=versions_known,
-    found=st.lists(numbers.map(published), max_size=30),
-    rejected=st.lists(numbers.map(version), max_size=40),
-)
-def test_a_refused_version_stays_refused_and_the_newest_usable_one_is_never_dropped(
-    known: list[AdapterVersion], found: list[PublishedVersion], rejected: list[AdapterVersion]
-) -> None:
-    told = history(known, found, rejected)
-    order = [each.number for each in told]
-    assert order == sorted(set(order))
-    assert len(order) <= HISTORY_LIMIT
-    bad = {each.number for each in rejected}
-    assert all(each.verdict is REJECTED for each in told if each.number in bad)
-    usable = ({each.number for each in known} | {each.number for each in found}) - bad
-    latest = newest(told)
-    assert (latest.number if latest else None) == max(usable, default=None)
-    # Told once is told for good: nothing that is heard later makes it usable.
-    assert history(told, found, []) == history(told, found, [each for each in told if each.verdict is REJECTED])
-    served = with_served(told, latest.number if latest else None)
-    assert [each.number for each in served if each.verdict is SERVED] == ([latest.number] if latest else [])
+    assert reported_rejections([earlier], adapter()) == ()
+    assert [each.number for each in reported_rejections([earlier, here], adapter())] == [5]

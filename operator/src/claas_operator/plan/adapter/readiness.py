@@ -1,0 +1,60 @@
+"""What is said of a LoraAdapter: whether it is ready, and why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from claas_crds.v1alpha1.conditions import AdapterReason
+from claas_crds.v1alpha1.lora_adapter import Replica, ReplicaState
+from claas_operator.plan.lineage.lineage import Lineage
+from claas_operator.plan.world import AdapterWorld
+
+STALLING = frozenset(
+    {
+        AdapterReason.DEPLOYMENT_NOT_FOUND,
+        AdapterReason.STORAGE_NOT_FOUND,
+        AdapterReason.STORAGE_NOT_MOUNTED,
+        AdapterReason.CONTAINER_NOT_FOUND,
+        AdapterReason.SERVER_MISCONFIGURED,
+        AdapterReason.SECRET_NOT_FOUND,
+        AdapterReason.SECRET_INVALID,
+        AdapterReason.INITIALISATION_FAILED,
+        AdapterReason.CONTROL_REFUSED,
+        AdapterReason.SERVED_NAME_TAKEN,
+    }
+)
+"""Reasons that wait for a person: kstatus' Stalled."""
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether the adapter is ready, and why."""
+
+    ready: bool
+    reason: AdapterReason
+    message: str
+    passes: bool = False
+    """Whether a reason that waits for a person may yet pass by itself."""
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it waits for a person."""
+        return self.reason in STALLING and not self.passes
+
+
+@dataclass(frozen=True)
+class AdapterView:
+    """All that the checks look at."""
+
+    world: AdapterWorld
+    lineage: Lineage
+    replicas: tuple[Replica, ...]
+
+    def first(self, state: ReplicaState) -> Replica | None:
+        """The first pod in that state."""
+        return next((replica for replica in self.replicas if replica.state is state), None)
+
+    @property
+    def listening(self) -> tuple[Replica, ...]:
+        """The pods that are ready."""
+        return tuple(replica for replica in self.replicas if replica.state is not ReplicaState.NOT_READY)

@@ -1,0 +1,234 @@
+"""Whether a LoraAdapter is ready, and why not: the first check in `READY_CHECKS` that has an answer gives it.
+
+First what a person has to mend, in the order in which it has to be there: storage, Secrets, Deployment, server. Then
+the initial version, then the pods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from claas_crds.v1alpha1.conditions import AdapterReason
+from claas_crds.v1alpha1.lora_adapter import Replica, ReplicaState
+from claas_operator.plan.adapter.readiness import AdapterView, Readiness
+from claas_operator.plan.adapter.server_fitness import misconfigured, refused, too_few_slots
+from claas_operator.plan.attempt_outcome import failure_of
+from claas_operator.plan.checks import first_answer
+from claas_operator.plan.lineage.lineage import Lineage
+from claas_operator.plan.world import AdapterWorld, TrainerState
+
+
+def readiness_of(world: AdapterWorld, lineage: Lineage, replicas: tuple[Replica, ...]) -> Readiness:
+    """Whether the adapter is ready, and why."""
+    said = first_answer(READY_CHECKS, AdapterView(world, lineage, replicas))
+    assert said is not None
+    return said
+
+
+def claim_missing(view: AdapterView) -> Readiness | None:
+    """First of all: without its volume an adapter is nothing."""
+    if view.world.claim_found:
+        return None
+    claim = view.world.adapter.spec.storage.claim_name
+    said = f"spec.storage.claimName: there is no PersistentVolumeClaim {claim} in this namespace"
+    return Readiness(False, AdapterReason.STORAGE_NOT_FOUND, said)
+
+
+def secret_missing(view: AdapterView) -> Readiness | None:
+    """Before the servers, which can't be asked without their tokens."""
+    missing = view.world.secrets.missing
+    if not missing:
+        return None
+    said = f"Secrets or keys that the spec names are missing: {', '.join(missing)}"
+    return Readiness(False, AdapterReason.SECRET_NOT_FOUND, said)
+
+
+def secret_invalid(view: AdapterView) -> Readiness | None:
+    """After those that are missing: what is there can be looked at."""
+    invalid = view.world.secrets.invalid
+    return Readiness(False, AdapterReason.SECRET_INVALID, "; ".join(invalid)) if invalid else None
+
+
+def deployment_missing(view: AdapterView) -> Readiness | None:
+    """Before all that is asked of the Deployment and its pods."""
+    if view.world.deployment_found:
+        return None
+    deployment = view.world.adapter.spec.serving.deployment_ref.name
+    said = f"spec.serving.deploymentRef.name: there is no Deployment {deployment} in this namespace"
+    return Readiness(False, AdapterReason.DEPLOYMENT_NOT_FOUND, said)
+
+
+def served_name_taken(view: AdapterView) -> Readiness | None:
+    """Before the pods: what they serve under the name is another adapter's."""
+    world = view.world
+    if world.name_taken_by is None:
+        return None
+    return Readiness(
+        False,
+        AdapterReason.SERVED_NAME_TAKEN,
+        f"spec.serving.servedName: LoraAdapter {world.name_taken_by} is served as {world.adapter.served_name} by"
+        f" Deployment {world.adapter.spec.serving.deployment_ref.name} already: choose another name",
+    )
+
+
+def container_missing(view: AdapterView) -> Readiness | None:
+    """Before mounts and settings, which are read from that container."""
+    serving, containers = view.world.adapter.spec.serving, view.world.containers
+    if serving.container is None or containers is None or serving.container in containers:
+        return None
+    return Readiness(
+        False,
+        AdapterReason.CONTAINER_NOT_FOUND,
+        f"spec.serving.container: Deployment {serving.deployment_ref.name} has no container {serving.container};"
+        f" it has {', '.join(containers)}",
+    )
+
+
+def storage_not_mounted(view: AdapterView) -> Readiness | None:
+    """Before the initial version: no pod that does not see the adapter's folder could load it."""
+    world = view.world
+    pod = next((pod for pod in world.pods if pod.storage_path is None), None)
+    if pod is None:
+        return None
+    spec = world.adapter.spec
+    return Readiness(
+        False,
+        AdapterReason.STORAGE_NOT_MOUNTED,
+        f"Pod {pod.name} of Deployment {spec.serving.deployment_ref.name} does not see folder"
+        f" {world.adapter.storage_path} of PersistentVolumeClaim {spec.storage.claim_name}: {pod.storage_problem};"
+        " mount the claim in the vLLM container, so that it can read the versions",
+    )
+
+
+def control_refused(view: AdapterView) -> Readiness | None:
+    """Before the server's settings: a server that refuses us has told us none."""
+    return refused(view.world)
+
+
+def server_misconfigured(view: AdapterView) -> Readiness | None:
+    """Before the initial version, which nobody could load."""
+    return misconfigured(view.world)
+
+
+def initial_version_failed(view: AdapterView) -> Readiness | None:
+    """From here on without a head there is nothing to serve."""
+    init = view.world.init
+    ended = init.state in (TrainerState.FAILED, TrainerState.LOST, TrainerState.SUCCEEDED)
+    if view.lineage.head is not None or not ended:
+        return None
+    failure = failure_of(init, None)
+    said = f"The initial version could not be made: {failure.reason}: {failure.message}"
+    return Readiness(False, AdapterReason.INITIALISATION_FAILED, said)
+
+
+def initial_version_not_started(view: AdapterView) -> Readiness | None:
+    """Its trainer has not ended; something may keep it from starting."""
+    if view.lineage.head is not None or not view.world.init.hindered:
+        return None
+    said = f"The initial version waits for its trainer{_quoted(view)}"
+    return Readiness(False, AdapterReason.TRAINER_NOT_STARTED, said)
+
+
+def initial_version_awaited(view: AdapterView) -> Readiness | None:
+    """Nothing is in its trainer's way."""
+    if view.lineage.head is not None:
+        return None
+    return Readiness(False, AdapterReason.INITIALISING, f"The initial version is being made{_quoted(view)}")
+
+
+def no_pod_ready(view: AdapterView) -> Readiness | None:
+    """Before what single pods say: there are none to say anything."""
+    return None if view.listening else Readiness(False, AdapterReason.NO_READY_PODS, view.world.no_pod)
+
+
+def pod_unreachable(view: AdapterView) -> Readiness | None:
+    """Before its versions: what a pod serves that does not answer is not known."""
+    return _troubled(view, ReplicaState.UNREACHABLE, AdapterReason.VLLM_UNREACHABLE)
+
+
+def version_not_applied(view: AdapterView) -> Readiness | None:
+    """Before failed loads: it says that it serves the version and answers as the base, which clients can't see."""
+    return _troubled(view, ReplicaState.NOT_APPLIED, AdapterReason.ADAPTER_NOT_APPLIED)
+
+
+def load_failed(view: AdapterView) -> Readiness | None:
+    """Before pods that sleep or load: it waits for a person more likely than they do."""
+    return _troubled(view, ReplicaState.LOAD_FAILED, AdapterReason.LOAD_FAILED)
+
+
+def paused_for_a_step(view: AdapterView) -> Readiness | None:
+    """Before other sleep: a pause of ours ends by itself, so the adapter is ready."""
+    lease = view.world.lease
+    grant = lease.grant if lease is not None else None
+    if view.first(ReplicaState.ASLEEP) is None or grant is None or not grant.may_pause:
+        return None
+    return Readiness(True, AdapterReason.TRAINING, f"DistillJob {grant.job_name} has paused serving for its step")
+
+
+def asleep(view: AdapterView) -> Readiness | None:
+    """Before loads: nothing is loaded into a pod that sleeps."""
+    if view.first(ReplicaState.ASLEEP) is None:
+        return None
+    return Readiness(False, AdapterReason.ASLEEP, "vLLM is asleep or paused, and not by a DistillJob: wake it")
+
+
+def loading(view: AdapterView) -> Readiness | None:
+    """The last thing that is in the way."""
+    desired = view.lineage.desired
+    if view.first(ReplicaState.LOADING) is None or desired is None:
+        return None
+    first = ", for the first time" if view.lineage.candidate is not None else ""
+    return Readiness(False, AdapterReason.LOADING, f"Version {desired.number} is being loaded{first}")
+
+
+def serving(view: AdapterView) -> Readiness | None:
+    """Nothing is in the way."""
+    world, desired = view.world, view.lineage.desired
+    served = {replica.version for replica in view.listening}
+    said = (
+        f"version {desired.number}"
+        if desired is not None and served == {desired.number}
+        else f"versions {sorted(version for version in served if version is not None)}"
+    )
+    slots = too_few_slots(world)
+    return Readiness(
+        True,
+        AdapterReason.TRAINING if world.running_job else AdapterReason.SERVING,
+        f"{len(view.listening)} of {world.wanted_replicas} pods serve {said} as {world.adapter.served_name}"
+        + (f"; {slots}" if slots else ""),
+    )
+
+
+READY_CHECKS: tuple[Callable[[AdapterView], Readiness | None], ...] = (
+    claim_missing,
+    secret_missing,
+    secret_invalid,
+    deployment_missing,
+    served_name_taken,
+    container_missing,
+    storage_not_mounted,
+    control_refused,
+    server_misconfigured,
+    initial_version_failed,
+    initial_version_not_started,
+    initial_version_awaited,
+    no_pod_ready,
+    pod_unreachable,
+    version_not_applied,
+    load_failed,
+    paused_for_a_step,
+    asleep,
+    loading,
+    serving,
+)
+"""In this order; the last one always has an answer."""
+
+
+def _quoted(view: AdapterView) -> str:
+    message = view.world.init.message
+    return f": {message}" if message else ""
+
+
+def _troubled(view: AdapterView, state: ReplicaState, reason: AdapterReason) -> Readiness | None:
+    troubled = view.first(state)
+    return None if troubled is None else Readiness(False, reason, f"Pod {troubled.pod}: {troubled.message}")
