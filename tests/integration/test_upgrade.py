@@ -156,3 +156,23 @@ def test_what_users_keep_in_files_can_be_applied_again_and_changes_nothing(
         now = scene.get(resource, name)
         if name != "suspended":
             assert field(now, "spec") == recorded["spec"]
+
+
+@pytest.mark.parametrize("server_side", [[], ["--server-side", "--force-conflicts"]], ids=["client", "server"])
+def test_an_engine_that_was_a_name_can_be_written_as_a_union_and_back(
+    upgraded: Upgraded, server_side: list[str]
+) -> None:
+    scene = upgraded.scene
+    kubectl = kubectl_for(scene.simulation.cluster.kubeconfig)
+    (recorded,) = [each for each in upgraded.recorded("LoraAdapter") if field(each, "spec", "engine") == "local"]
+    manifest = json.loads(text(recorded, "metadata", "annotations", LAST_APPLIED))
+    written: list[Manifest | str] = [{"local": {}}, "local"]
+    for engine in written:
+        manifest["spec"]["engine"] = engine
+        kubectl("apply", *server_side, "-f", "-", stdin=json.dumps(manifest))
+        adapter = scene.wait_for_adapter(
+            "tone", lambda adapter: adapter.status.observed_generation == adapter.metadata.generation
+        )
+        assert field(scene.get(ADAPTERS, "tone"), "spec", "engine") == engine
+        assert adapter.spec.engine is not None
+        assert adapter.spec.engine.name == "local"

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pydantic import ConfigDict, Field, JsonValue
 
 from claas_crds.base import PayloadModel
-from claas_crds.v1alpha1.lora_adapter import EngineName
+from claas_crds.v1alpha1.engine import EngineName
 from claas_crds.v1alpha1.training import LORA_ID_PATTERN, TrainingConfig
 
 

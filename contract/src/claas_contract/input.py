@@ -5,13 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from claas_contract.base import ContractModel
-from claas_crds.v1alpha1.lora_adapter import (
-    EngineName,
-    HandoverKind,
-    LoraSpec,
-    PauseMode,
-    Probe,
-)
+from claas_crds.v1alpha1.engine import EngineName, EngineSpec
+from claas_crds.v1alpha1.lora_adapter import HandoverKind, LoraSpec, PauseMode, Probe
 from claas_crds.v1alpha1.training import TrainingConfig
 
 
@@ -93,7 +88,8 @@ class TrainerInput(ContractModel):
     `init`: none of the three."""
 
     adapter: AdapterIdentity
-    engine: EngineName = EngineName.LOCAL
+    engine: EngineSpec = EngineSpec.of(EngineName.LOCAL)
+    """With its settings; trainers of release 0.1.0 were given a name, which is read as well."""
     model: ModelLocation
     lora: LoraSpec
     storage_path: str

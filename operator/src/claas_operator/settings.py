@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from claas_contract.places import EXECUTION_MODE_VARIABLE
-from claas_crds.v1alpha1.lora_adapter import EngineName
+from claas_crds.v1alpha1.engine import EngineName
 from claas_crds.v1alpha1.trainer_pod import Identity
 from claas_operator.errors import SettingsError
 

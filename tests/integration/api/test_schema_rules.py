@@ -40,6 +40,7 @@ TRAINER = "spec.trainer"
 
 NO_QUANTITIES: list[JsonValue] = ["half", "1 Gi", "4GB", "", -1, -0.5, "-1", False, {}, [], {"a": 1}, [1]]
 NO_TARGETS: list[JsonValue] = [[], "", 7, -1, 0, 1.5, True, False, {}, {"a": 1}, [""], [7], [["q_proj"]], ["a"] * 257]
+NO_ENGINES: list[JsonValue] = [[], ["local"], 1, 0.5, True, {"local": "quantum"}]
 OWN_PATHS = (
     *("/", "/tmp", "//tmp/", "/dev", "/dev/termination-log", "/var", "/var/lib", "/var/run/", "/run"),
     *("/var/lib/claas", "/var/lib/claas/storage", "/var//lib/claas/model/x", "/var/run/claas/input/x", "/run/claas"),
@@ -77,7 +78,12 @@ WRONG_ADAPTERS: list[tuple[str, JsonValue, str]] = [
     ("spec.lora.alpha", 0, "spec.lora.alpha in body should be greater than or equal to 1"),
     ("spec.lora.alpha", 257, "spec.lora.alpha in body should be less than or equal to 256"),
     *(("spec.lora.targetModules", wrong, "spec.lora.targetModules") for wrong in NO_TARGETS),
-    ("spec.engine", "quantum", 'spec.engine: Unsupported value: "quantum"'),
+    ("spec.engine", "quantum", "spec.engine in body should match '^(local)$'"),
+    ("spec.engine", {}, "spec.engine.local: Required value"),
+    ("spec.engine", {"quantum": {}}, "spec.engine.local: Required value"),
+    ("spec.engine", {"local": {}, "quantum": {}}, "spec.engine: Too many: 2: must have at most 1 item"),
+    ("spec.engine", {"local": {"quantum": 1}}, 'unknown field "spec.engine.local.quantum"'),
+    *(("spec.engine", wrong, "spec.engine") for wrong in NO_ENGINES),
     ("spec.serving", {}, "spec.serving.deploymentRef: Required value"),
     ("spec.serving.deploymentRef", {}, "spec.serving.deploymentRef.name: Required value"),
     ("spec.serving.deploymentRef.name", "vLLM", "spec.serving.deploymentRef.name in body should match"),
@@ -263,6 +269,8 @@ def test_a_job_without_a_field_that_it_needs_is_refused(server: ApiServer, field
 VALID = [
     ADAPTER,
     changed(ADAPTER, "spec.loraId", "user123/coder-v1"),
+    changed(ADAPTER, "spec.engine", {"local": {}}),
+    changed(ADAPTER, "spec.engine", "local"),
     changed(ADAPTER, "spec.storage.path", "team.a/..hidden/x@1"),
     changed(ADAPTER, "spec.storage.path", "team.a/"),
     changed(ADAPTER, "spec.model.source.persistentVolumeClaim.path", "llama-8b/"),

@@ -26,8 +26,8 @@ from claas_contract.outcome import (
 from claas_contract.progress import Progress
 from claas_contract.result import TERMINATION_MESSAGE_LIMIT_BYTES, PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.distill_job import JobPhase, SampleCounts, Timings
+from claas_crds.v1alpha1.engine import EngineName, EngineSpec
 from claas_crds.v1alpha1.lora_adapter import (
-    EngineName,
     LoraSpec,
     PauseMode,
     Probe,
@@ -73,7 +73,7 @@ TRAINING = st.builds(
 INPUTS = st.builds(
     TrainerInput,
     adapter=ADAPTERS,
-    engine=st.sampled_from(EngineName),
+    engine=st.sampled_from([EngineSpec.of(name) for name in EngineName]),
     model=MODELS,
     lora=st.builds(LoraSpec, rank=st.integers(4, 128), alpha=st.integers(1, 256)),
     storage_path=TEXT,

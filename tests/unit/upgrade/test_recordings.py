@@ -52,7 +52,7 @@ def test_input_documents_are_understood(recording: Recording, tmp_path: Path) ->
         (tmp_path / "input.json").write_text(document)
         read = read_input(tmp_path / "input.json")
         assert read.storage_path == f"recorded-namespace/{read.adapter.name}"
-        assert read.engine == "local"
+        assert read.engine.name == "local"
 
 
 def test_results_and_progress_are_understood(recording: Recording) -> None:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue, WithJsonSchem
 
 from claas_crds.base import OBJECT_NAME, ResourceModel
 from claas_crds.v1alpha1.conditions import Condition
+from claas_crds.v1alpha1.engine import EngineSpec
 from claas_crds.v1alpha1.tls import (
     SERVING_RULES,
     TLS_RULES,
@@ -41,13 +42,6 @@ def _without_end(path: str) -> str:
 Folder: TypeAlias = Annotated[str, AfterValidator(_without_end)]
 """A folder below a volume's root; a trailing slash is ignored."""
 FOLDER_PATH = rf"{RELATIVE_PATH[:-1]}/?$"
-
-
-class EngineName(StrEnum):
-    """Where a training step is computed."""
-
-    LOCAL = "local"
-    """PyTorch in the trainer pod, on a GPU or a CPU."""
 
 
 class PauseMode(StrEnum):
@@ -256,8 +250,9 @@ class LoraAdapterSpec(ResourceModel):
     """The base model. Immutable."""
     lora: LoraSpec = LoraSpec()
     """Shape of the adapter. Immutable."""
-    engine: EngineName | None = None
-    """Where steps are computed. Default: the operator's execution mode."""
+    engine: EngineSpec | None = None
+    """Where steps are computed: exactly one engine with its settings, such as `local: {}`. Default: the operator's
+    execution mode. A name alone, as in `engine: local`, is deprecated and still accepted."""
     serving: Serving = Field(json_schema_extra={"x-kubernetes-validations": SERVING_RULES})
     """The vLLM servers of the adapter."""
     storage: Storage

@@ -24,6 +24,7 @@ from claas_operator.act.pod_volumes import (
     secret_mount,
     wire,
 )
+from claas_operator.act.trainer_input import chosen_engine
 from claas_operator.plan import naming
 from claas_operator.settings import Settings
 
@@ -272,7 +273,7 @@ def _container(
 def _environment(adapter: AdapterObject, settings: Settings) -> list[JsonValue]:
     """The operator's variables and the user's; of a name that both give, the user's."""
     ours: list[Manifest] = [
-        {"name": contract.EXECUTION_MODE_VARIABLE, "value": adapter.spec.engine or settings.engine},
+        {"name": contract.EXECUTION_MODE_VARIABLE, "value": chosen_engine(adapter, settings).name},
         {"name": "HOME", "value": contract.SCRATCH_DIRECTORY},
     ]
     theirs = [wire(variable) for variable in adapter.spec.trainer.env]

@@ -11,6 +11,7 @@ from claas_contract.input import (
     ServingTarget,
     TrainerInput,
 )
+from claas_crds.v1alpha1.engine import EngineSpec
 from claas_crds.v1alpha1.tls import ServingTls
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.plan.samples import samples_file
@@ -27,11 +28,16 @@ def init_input(adapter: AdapterObject, settings: Settings) -> TrainerInput:
             uid=adapter.metadata.uid,
             lora_id=adapter.lora_id,
         ),
-        engine=adapter.spec.engine or settings.engine,
+        engine=chosen_engine(adapter, settings),
         model=_model(adapter),
         lora=adapter.spec.lora,
         storage_path=adapter.storage_path,
     )
+
+
+def chosen_engine(adapter: AdapterObject, settings: Settings) -> EngineSpec:
+    """The adapter's engine, or else the operator's with its defaults."""
+    return adapter.spec.engine or EngineSpec.of(settings.engine)
 
 
 def recovery_input(adapter: AdapterObject, settings: Settings, job: JobIdentity) -> TrainerInput:

@@ -31,7 +31,7 @@ from claas_crds.v1alpha1.distill_job import (
     KeyReference,
     SamplesSource,
 )
-from claas_crds.v1alpha1.lora_adapter import EngineName
+from claas_crds.v1alpha1.engine import EngineName, EngineSpec
 from claas_crds.v1alpha1.trainer_pod import Identity, TrainerPod
 from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_kube.objects.meta import LabelSelector, Manifest
@@ -293,7 +293,7 @@ def test_samples_stand_in_the_input_secret_and_nowhere_else() -> None:
     found = adapter(serving=SERVING)
     document = TrainerInput(
         adapter=AdapterIdentity(namespace="team", name="tone", uid="u", lora_id="team/tone"),
-        engine=EngineName.LOCAL,
+        engine=EngineSpec.of(EngineName.LOCAL),
         model=ModelLocation(path="/model"),
         lora=found.spec.lora,
         storage_path=found.storage_path,

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import JsonValue
 from safetensors.torch import load_file
 
 from claas_contract.input import ModelLocation, TrainerInput
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.distill_job import JobPhase
-from claas_crds.v1alpha1.lora_adapter import EngineName, HandoverKind, LoraSpec
+from claas_crds.v1alpha1.engine import EngineName
+from claas_crds.v1alpha1.lora_adapter import HandoverKind, LoraSpec
 from claas_trainer.attempt.initialise import initial_seed, initialise
 from claas_trainer.attempt.run import run
 from claas_trainer.engines.local import local_step
@@ -288,5 +290,7 @@ def test_the_input_s_engine_comes_before_the_execution_mode_and_unknown_modes_na
     assert chosen_engine(task, {}) is EngineName.LOCAL
     with pytest.raises(TrainerError, match="'tunker' is no engine; there are local"):
         chosen_engine(task, {"CLAAS_DISTILL_EXECUTION_MODE": "tunker"})
-    named = TrainerInput.model_validate(task.model_dump() | {"engine": "local"})
-    assert chosen_engine(named, {"CLAAS_DISTILL_EXECUTION_MODE": "tunker"}) is EngineName.LOCAL
+    said: list[JsonValue] = ["local", {"local": {}}]
+    for engine in said:
+        named = TrainerInput.model_validate(task.model_dump() | {"engine": engine})
+        assert chosen_engine(named, {"CLAAS_DISTILL_EXECUTION_MODE": "tunker"}) is EngineName.LOCAL

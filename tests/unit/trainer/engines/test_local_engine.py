@@ -12,7 +12,8 @@ import torch
 
 from claas_contract.engine import ENGINE_NEEDS, DistillBatchRequestPayload, TokenisedSample
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.lora_adapter import EngineName, LoraSpec
+from claas_crds.v1alpha1.engine import EngineName
+from claas_crds.v1alpha1.lora_adapter import LoraSpec
 from claas_trainer.attempt.run import run
 from claas_trainer.engines.access import ServingAccess
 from claas_trainer.engines.base import EngineTask

@@ -92,7 +92,7 @@ def _make(document: TrainerInput, paths: Paths, store: VersionStore, reporter: R
         number=0,
         lora_id=document.adapter.lora_id,
         created=datetime.now(UTC),
-        engine=document.engine.value,
+        engine=document.engine.name.value,
         base_model=base_name(document.model),
         base_config=config_digest(folder),
         lora=document.lora,

@@ -9,7 +9,7 @@ from importlib import import_module
 from claas_contract.input import TrainerInput
 from claas_contract.outcome import FailureReason
 from claas_contract.places import EXECUTION_MODE_VARIABLE
-from claas_crds.v1alpha1.lora_adapter import EngineName
+from claas_crds.v1alpha1.engine import EngineName
 from claas_trainer.engines.base import TrainingEngine
 from claas_trainer.errors import EngineError, InputError
 
@@ -22,7 +22,7 @@ def chosen_engine(document: TrainerInput, environment: Mapping[str, str] = os.en
     """The input's engine; where it names none, the execution mode's. Raises InputError for an unknown name."""
     mode = environment.get(EXECUTION_MODE_VARIABLE)
     if "engine" in document.model_fields_set or not mode:
-        return document.engine
+        return document.engine.name
     try:
         return EngineName(mode)
     except ValueError:

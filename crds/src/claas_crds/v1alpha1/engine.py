@@ -1,0 +1,79 @@
+"""Where training steps are computed: one engine, with its own settings."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Self
+
+from pydantic import ConfigDict, JsonValue, model_validator
+
+from claas_crds.base import ResourceModel
+
+
+class EngineName(StrEnum):
+    """An engine's name: its key in `spec.engine`, and the operator's execution mode."""
+
+    LOCAL = "local"
+    """PyTorch in the trainer pod, on a GPU or a CPU."""
+
+
+def _name_or_union(schema: dict[str, JsonValue]) -> None:
+    """Take an object with exactly one known member, or an engine's name.
+
+    A type would be clearer and let CEL count the members. With `type: object`, though, the API server (1.34) refuses
+    each status write and each server-side apply of an object that was stored with a name, even of unchanged fields.
+    Without a type CEL can't be used, so the members are counted by value validations, which bind one kind of value
+    each: numbers, booleans and lists are ruled out, strings match a name, objects have one member. With a second
+    engine `required` becomes `anyOf`, a member each.
+    """
+    names = "|".join(EngineName)
+    del schema["type"]
+    schema.update(
+        {
+            "x-kubernetes-preserve-unknown-fields": True,
+            "pattern": f"^({names})$",
+            "minProperties": 1,
+            "maxProperties": 1,
+            "required": [EngineName.LOCAL.value],
+            "minItems": 1,
+            "maxItems": 0,
+            "minimum": 1,
+            "maximum": 0,
+            "not": {"enum": [True, False]},
+        }
+    )
+
+
+class LocalEngineSpec(ResourceModel):
+    """PyTorch in the trainer pod, on a GPU or a CPU. It has no settings of its own."""
+
+
+class EngineSpec(ResourceModel):
+    """One engine and its settings: exactly one member is set. A name alone is read as that engine without settings;
+    release 0.1.0 knew no other form."""
+
+    model_config = ConfigDict(json_schema_extra=_name_or_union)
+
+    local: LocalEngineSpec | None = None
+    """PyTorch in the trainer pod, on a GPU or a CPU. It has no settings of its own: `local: {}`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_name(cls, value: object) -> object:
+        return {value: {}} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if sum(getattr(self, name) is not None for name in EngineName) != 1:
+            raise ValueError(f"exactly one engine must be set; this release has: {', '.join(EngineName)}")
+        return self
+
+    @classmethod
+    def of(cls, name: EngineName) -> Self:
+        """The engine of that name, with its defaults."""
+        return cls.model_validate(name.value)
+
+    @property
+    def name(self) -> EngineName:
+        """The engine that is set."""
+        return next(name for name in EngineName if getattr(self, name) is not None)
