@@ -1,4 +1,5 @@
-"""Writes what is generated from the models: the CRD manifests, in crds/ and in the chart, and docs/conditions.md.
+"""Writes what is generated: from the models the CRD manifests, in crds/ and in the chart, and docs/conditions.md;
+from the operator's metrics the table in docs/metrics.md.
 
 `python tools/generate.py` writes; with `--check` it only says what is stale and exits with 1.
 """
@@ -13,6 +14,7 @@ import yaml
 
 from tools.crd.condition_docs import conditions_page
 from tools.crd.manifests import custom_resource_definitions
+from tools.metrics_page import with_metrics_table
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADER = "# Generated from crds/src/claas_crds by `make generate`. Do not edit.\n"
@@ -35,6 +37,8 @@ def generated_files() -> dict[Path, str]:
         files[ROOT / "crds" / "manifests" / f"{name}.yaml"] = text
         files[ROOT / "helm" / "claas-operator" / "files" / "crds" / f"{name}.yaml"] = text
     files[ROOT / "docs" / "conditions.md"] = MARKDOWN_HEADER + conditions_page()
+    metrics = ROOT / "docs" / "metrics.md"
+    files[metrics] = with_metrics_table(metrics.read_text())
     return files
 
 

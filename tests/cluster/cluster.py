@@ -40,7 +40,7 @@ from tests.cluster.services.runtime import start_containerd
 
 READY_TIMEOUT_SECONDS = 120.0
 POLL_SECONDS = 0.2
-NODE_BINARIES = tuple(each for each in Binary if each not in (Binary.HELM, Binary.KUBECTL))
+NODE_BINARIES = tuple(each for each in Binary if each not in (Binary.HELM, Binary.KUBECTL, Binary.PROMTOOL))
 PROCESS_NAMES = frozenset({each.value for each in NODE_BINARIES if each is not Binary.PAUSE} | {"containerd"})
 Report = Callable[[str], None]
 

@@ -14,7 +14,7 @@ def cache_root() -> Path:
 
 
 def binary_root() -> Path:
-    """Built Kubernetes, etcd and Helm binaries, one folder per module and build recipe."""
+    """Built Kubernetes, etcd, Helm and promtool binaries, one folder per module and build recipe."""
     return cache_root() / "bin"
 
 

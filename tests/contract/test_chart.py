@@ -2,58 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
-import yaml
 from pydantic import JsonValue
 
-from tests.cluster.paths import REPOSITORY_ROOT
-from tests.cluster.services.binaries import Binary, ensure
+from tests.contract.chart import CHART, Object, at, call, helm_binary, of_kind, one, template
 from tools.crd.manifests import custom_resource_definitions
 
 pytestmark = pytest.mark.contract
 
-Object = dict[str, JsonValue]
-CHART = REPOSITORY_ROOT / "helm" / "claas-operator"
 DIGEST = f"sha256:{'ab' * 32}"
 
 
 @pytest.fixture(scope="session")
 def helm() -> Path:
-    return ensure([Binary.HELM])[Binary.HELM]
-
-
-def call(helm: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([helm, *arguments], capture_output=True, text=True, timeout=60, check=False)
-
-
-def template(helm: Path, *settings: str) -> list[Object]:
-    """The objects that the chart renders with these `--set` arguments."""
-    options = [part for setting in settings for part in ("--set", setting)]
-    result = call(helm, "template", "claas", str(CHART), "--namespace", "claas-system", *options)
-    assert result.returncode == 0, result.stderr
-    return [cast(Object, each) for each in yaml.safe_load_all(result.stdout) if each]
-
-
-def at(data: JsonValue, *path: str | int) -> JsonValue:
-    """The value below `data` at that path."""
-    for part in path:
-        data = cast(list[JsonValue], data)[part] if isinstance(part, int) else cast(Object, data)[part]
-    return data
-
-
-def of_kind(objects: list[Object], kind: str, name: str | None = None) -> list[Object]:
-    return [each for each in objects if each["kind"] == kind and name in (None, at(each, "metadata", "name"))]
-
-
-def one(objects: list[Object], kind: str, name: str | None = None) -> Object:
-    found = of_kind(objects, kind, name)
-    assert len(found) == 1, f"{len(found)} objects of kind {kind}"
-    return found[0]
+    return helm_binary()
 
 
 def rules_of(objects: list[Object]) -> Iterator[dict[str, list[str]]]:
@@ -79,7 +45,10 @@ def test_the_chart_passes_a_strict_lint(helm: Path) -> None:
 
 def test_every_value_has_a_comment_above_it() -> None:
     lines = (CHART / "values.yaml").read_text().splitlines()
-    groups = ("crds:", "image:", "trainer:", "podSecurityContext:", "serviceAccount:", "rbac:", "networkPolicy:")
+    groups = (
+        *("crds:", "image:", "trainer:", "podSecurityContext:", "serviceAccount:", "rbac:", "networkPolicy:"),
+        *("metrics:", "serviceMonitor:", "prometheusRule:", "dashboard:"),
+    )
     bare = [
         line
         for above, line in zip(["", *lines], lines, strict=False)
@@ -210,6 +179,8 @@ def test_the_deployment_selects_its_own_pods_whatever_labels_are_added(helm: Pat
         (["watchNamespaces={a,b,a}"], "CLAAS_WATCH_NAMESPACES", "a,b"),
         (["resyncSeconds=5"], "CLAAS_RESYNC_SECONDS", "5"),
         (["logLevel=DEBUG"], "CLAAS_LOG_LEVEL", "DEBUG"),
+        ([], "CLAAS_METRICS_PORT", "8080"),
+        (["metrics.port=9090"], "CLAAS_METRICS_PORT", "9090"),
         (["extraEnv[0].name=X", "extraEnv[0].value=y"], "X", "y"),
     ],
 )
@@ -419,6 +390,9 @@ def test_names_can_be_set(helm: Path) -> None:
         ("image.digest=sha256:12", "at '/image/digest'"),
         ("watchNamespaces={Upper}", "at '/watchNamespaces/0'"),
         ("watchNamespaces=a", "at '/watchNamespaces': got string, want array"),
+        ("metrics.port=8081", "at '/metrics/port': 'not' failed"),
+        ("metrics.serviceMonitor.interval=often", "at '/metrics/serviceMonitor/interval'"),
+        ("metrics.serviceMonitor.enabled=yes", "at '/metrics/serviceMonitor/enabled'"),
         ("crds.keep=maybe", "at '/crds/keep': got string, want boolean"),
         ("networkPolicy.vllmPorts={70000}", "at '/networkPolicy/vllmPorts/0'"),
         ("networkPolicy.apiServerPorts=null", "at '/networkPolicy': missing property 'apiServerPorts'"),

@@ -1,4 +1,4 @@
-"""The Kubernetes, etcd and Helm binaries: found where the machine has them, else built once into the cache.
+"""The Kubernetes, etcd, Helm and promtool binaries: found where the machine has them, else built once into the cache.
 
 Each Go module in `binaries/` pins what is built. A build is named by the hash of the module's files and the
 build flags, so that a change of any of them builds anew beside the old.
@@ -36,6 +36,7 @@ class Binary(Enum):
     KUBECTL = "kubectl"
     HELM = "helm"
     PAUSE = "pause"
+    PROMTOOL = "promtool"
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,11 @@ RECIPES: dict[Binary, Recipe] = {
     Binary.ETCD: Recipe("etcd", "go.etcd.io/etcd/server/v3"),
     Binary.HELM: Recipe("helm", "helm.sh/helm/v4/cmd/helm"),
     Binary.PAUSE: Recipe("pause", "."),
+    Binary.PROMTOOL: Recipe("promtool", "github.com/prometheus/prometheus/cmd/promtool"),
     **{
         binary: Recipe("kubernetes", f"k8s.io/kubernetes/cmd/{binary.value}")
         for binary in Binary
-        if binary not in (Binary.ETCD, Binary.HELM, Binary.PAUSE)
+        if binary not in (Binary.ETCD, Binary.HELM, Binary.PAUSE, Binary.PROMTOOL)
     },
 }
 LIGHT_BINARIES = (Binary.ETCD, Binary.API_SERVER)
@@ -73,7 +75,9 @@ def build_flags(module: str) -> tuple[str, ...]:
     if module == "kubernetes":
         version = required_version((BINARY_MODULES / module / "go.mod").read_text(), "k8s.io/kubernetes")
         link_flags += f" -X k8s.io/component-base/version.gitVersion={version}"
-    return ("-trimpath", "-buildvcs=false", "-ldflags", link_flags)
+    # promtool's queries of clouds are left out: they are most of its modules.
+    tags = ("-tags", "remove_all_sd") if module == "promtool" else ()
+    return ("-trimpath", "-buildvcs=false", "-ldflags", link_flags, *tags)
 
 
 def build_folder(module: str) -> Path:

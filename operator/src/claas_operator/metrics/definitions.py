@@ -125,13 +125,13 @@ JOBS_WAITING = Metric(
     "claas_jobs_waiting",
     MetricType.GAUGE,
     ("namespace", "deployment"),
-    "DistillJobs that wait for their turn on a vLLM Deployment.",
+    "DistillJobs that wait to be admitted: for their turn on a vLLM Deployment, or for it to be ready.",
 )
 OLDEST_WAIT = Metric(
     "claas_jobs_oldest_wait_seconds",
     MetricType.GAUGE,
     ("namespace", "deployment"),
-    "Age of the oldest DistillJob that waits for its turn on a vLLM Deployment; 0 when none waits.",
+    "Age of the oldest DistillJob that waits to be admitted on a vLLM Deployment; 0 when none waits.",
 )
 ADAPTER_READY = Metric(
     "claas_adapter_ready",

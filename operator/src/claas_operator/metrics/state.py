@@ -17,6 +17,9 @@ from claas_operator.metrics import definitions
 from claas_operator.metrics.definitions import Metric
 from claas_operator.metrics.known_adapters import KnownAdapter
 
+WAITING = frozenset({None, JobPhase.PENDING, JobPhase.QUEUED})
+"""Phases of a job that is not admitted."""
+
 Place = tuple[str, str]
 """A namespace, and the name of a Deployment or an adapter in it."""
 
@@ -94,7 +97,7 @@ class StateCollector(Collector):
         for job in self._view.jobs():
             phases[job.namespace, job.phase or JobPhase.PENDING] += 1
             deployment = deployments.get((job.namespace, job.adapter))
-            if job.phase is JobPhase.QUEUED and deployment is not None:
+            if job.phase in WAITING and deployment is not None:
                 place = (job.namespace, deployment)
                 waiting[place] += 1
                 oldest[place] = max(oldest[place], _seconds(job.created, now))

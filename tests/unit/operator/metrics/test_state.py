@@ -62,12 +62,13 @@ def test_jobs_are_told_by_phase_and_those_that_wait_by_deployment() -> None:
         FakeJob(created=ago(30)),
         FakeJob(adapter="style", created=ago(90)),
         FakeJob(phase=JobPhase.TRAINING, created=ago(500)),
+        FakeJob(phase=JobPhase.SUSPENDED, created=ago(900)),
         FakeJob(phase=None),
         FakeJob(adapter="nobody"),
     ]
     phases = {phase: scene.value("claas_jobs", phase=phase) for phase in ("Queued", "Training", "Pending", "Failed")}
     assert phases == {"Queued": 3, "Training": 1, "Pending": 1, "Failed": None}
-    assert scene.value("claas_jobs_waiting", deployment="vllm") == 2
+    assert scene.value("claas_jobs_waiting", deployment="vllm") == 3
     assert scene.value("claas_jobs_oldest_wait_seconds", deployment="vllm") == 90
     assert scene.value("claas_jobs_waiting", deployment="other") == 0
     assert scene.value("claas_jobs_oldest_wait_seconds", deployment="other") == 0

@@ -1,0 +1,177 @@
+"""Metrics, alerts and dashboard of the chart, checked by the real promtool."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+from typing import cast
+
+import pytest
+import yaml
+from prometheus_client import generate_latest
+
+from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase, Timings
+from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_operator.metrics.counts import Metrics
+from claas_operator.metrics.definitions import METRICS
+from claas_operator.metrics.known_adapters import KnownAdapters
+from claas_operator.metrics.state import ClusterView, Sleepers, StateCollector
+from claas_operator.observe.job_view import known_job
+from tests.builders.world import NAMESPACE, NOW, adapter, condition, job
+from tests.cluster.services.binaries import Binary, ensure
+from tests.contract.chart import Object, at, helm_binary, of_kind, one, template
+
+pytestmark = pytest.mark.contract
+
+ALERT_TESTS = Path(__file__).with_name("alert_tests.yaml")
+EVERYTHING = [f"metrics.{each}.enabled=true" for each in ("serviceMonitor", "prometheusRule", "dashboard")]
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Path:
+    return ensure([Binary.PROMTOOL])[Binary.PROMTOOL]
+
+
+@pytest.fixture(scope="session")
+def objects() -> list[Object]:
+    """The chart with all that has to do with metrics."""
+    return template(helm_binary(), *EVERYTHING)
+
+
+def check(promtool: Path, *arguments: str | Path, text: str | None = None) -> str:
+    result = subprocess.run(
+        [promtool, *arguments], input=text, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def rule_file(objects: list[Object], folder: Path) -> Path:
+    """What the Prometheus Operator makes of the PrometheusRule."""
+    path = folder / "alerts.yaml"
+    path.write_text(yaml.safe_dump(one(objects, "PrometheusRule")["spec"]))
+    return path
+
+
+def test_the_names_of_the_metrics_keep_to_prometheus_conventions(promtool: Path) -> None:
+    metrics, adapters = Metrics(), KnownAdapters()
+    found, tone = job(status=DistillJobStatus(phase=JobPhase.QUEUED)), adapter()
+    status = tone.status.model_dump(mode="json", by_alias=True, exclude_none=True)
+    adapters.take(NAMESPACE, "tone", "vllm", status, NOW)
+    view = ClusterView(lambda: [known_job(found)], adapters.all, lambda namespace, name: 1)
+    metrics.lead(StateCollector(view, Sleepers(), lambda: NOW + timedelta(seconds=5)))
+    done = DistillJobStatus(
+        conditions=[condition("Complete", True)],
+        completion_time=NOW,
+        handover=HandoverKind.SLEEP,
+        produced_version=1,
+        timings=Timings(step=1.0, serving_gap=1.0),
+    )
+    metrics.job_written(NAMESPACE, NOW, DistillJobStatus(), done)
+    metrics.api_called("get", "pods", 200, 0.1)
+    metrics.waited("Lease", 0.1)
+    metrics.watch_queue("Lease", lambda: 1)
+    with metrics.one_pass("Lease"):
+        pass
+    told = {sample.name.removesuffix("_bucket") for each in metrics.registry.collect() for sample in each.samples}
+    assert [metric.name for metric in METRICS if metric.name not in told] == []
+    check(promtool, "check", "metrics", text=generate_latest(metrics.registry).decode())
+
+
+def test_a_metric_against_the_conventions_is_found(promtool: Path) -> None:
+    with pytest.raises(AssertionError, match='counter metrics should have "_total" suffix'):
+        check(promtool, "check", "metrics", text="# HELP claas_jobs x\n# TYPE claas_jobs counter\nclaas_jobs 1\n")
+
+
+def test_the_alerts_are_valid_rules(promtool: Path, objects: list[Object], tmp_path: Path) -> None:
+    assert "4 rules found" in check(
+        promtool, "check", "rules", "--lint=all", "--lint-fatal", rule_file(objects, tmp_path)
+    )
+
+
+def test_the_alerts_are_raised_when_they_should_be_and_not_otherwise(
+    promtool: Path, objects: list[Object], tmp_path: Path
+) -> None:
+    rule_file(objects, tmp_path)
+    tests = tmp_path / ALERT_TESTS.name
+    tests.write_text(ALERT_TESTS.read_text())
+    check(promtool, "test", "rules", tests)
+    alerts = {cast(str, rule["alert"]) for rule in alert_rules(objects)}
+    cases = yaml.safe_load(ALERT_TESTS.read_text())["tests"]
+    raised = {each["alertname"]: bool(each.get("exp_alerts")) for case in cases for each in case["alert_rule_test"]}
+    assert alerts == set(raised)
+    for alert in alerts:
+        said = [
+            bool(each.get("exp_alerts"))
+            for case in cases
+            for each in case["alert_rule_test"]
+            if each["alertname"] == alert
+        ]
+        assert set(said) == {True, False}, f"{alert}: a case in which it is raised, and one in which it is not"
+
+
+def alert_rules(objects: list[Object]) -> list[Object]:
+    return cast(list[Object], at(one(objects, "PrometheusRule"), "spec", "groups", 0, "rules"))
+
+
+def test_every_expression_of_the_dashboard_is_promql(promtool: Path, objects: list[Object], tmp_path: Path) -> None:
+    name = "claas-claas-operator-dashboard"
+    text = cast(str, at(one(objects, "ConfigMap", name), "data", "claas-operator.json"))
+    panels = json.loads(text)["panels"]
+    asked = [target["expr"] for panel in panels for target in panel.get("targets", [])]
+    assert len(asked) > 20
+    # As recording rules all of them are parsed by one call.
+    rules = [
+        {"record": f"panel:{number}", "expr": query.replace("$__rate_interval", "5m").replace("$namespace", ".*")}
+        for number, query in enumerate(asked)
+    ]
+    path = tmp_path / "panels.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    assert f"{len(asked)} rules found" in check(promtool, "check", "rules", path)
+
+
+def test_nothing_for_prometheus_or_grafana_is_made_until_asked_for() -> None:
+    kinds = {each["kind"] for each in template(helm_binary())}
+    assert not kinds & {"Service", "ServiceMonitor", "PrometheusRule", "ConfigMap"}
+
+
+def test_the_monitor_finds_the_service_and_the_service_the_pod(objects: list[Object]) -> None:
+    service, monitor = one(objects, "Service"), one(objects, "ServiceMonitor")
+    pod = at(one(objects, "Deployment"), "spec", "template")
+    labels = cast(Object, at(service, "metadata", "labels"))
+    assert cast(Object, at(monitor, "spec", "selector", "matchLabels")).items() <= labels.items()
+    assert (
+        cast(Object, at(service, "spec", "selector")).items() <= cast(Object, at(pod, "metadata", "labels")).items()
+    )
+    ports = {
+        each["name"]: each["containerPort"] for each in cast(list[Object], at(pod, "spec", "containers", 0, "ports"))
+    }
+    assert ports == {"health": 8081, "metrics": 8080}
+    assert at(service, "spec", "ports", 0, "targetPort") == "metrics"
+    assert at(monitor, "spec", "endpoints", 0, "port") == at(service, "spec", "ports", 0, "name")
+    assert at(monitor, "spec", "endpoints", 0, "honorLabels") is True
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [("ServiceMonitor", "serviceMonitor"), ("PrometheusRule", "prometheusRule"), ("ConfigMap", "dashboard")],
+)
+def test_labels_by_which_they_are_found_are_added(kind: str, value: str) -> None:
+    made = template(helm_binary(), *EVERYTHING, f"metrics.{value}.labels.release=monitoring")
+    labels = cast(Object, at(one(made, kind), "metadata", "labels"))
+    assert labels["release"] == "monitoring"
+    assert labels["app.kubernetes.io/component"] == "operator"
+
+
+def test_grafanas_sidecar_finds_the_dashboard_by_its_usual_label(objects: list[Object]) -> None:
+    labels = cast(Object, at(one(objects, "ConfigMap"), "metadata", "labels"))
+    assert labels["grafana_dashboard"] == "1"
+
+
+def test_with_policies_only_the_named_namespaces_may_scrape() -> None:
+    made = template(helm_binary(), "networkPolicy.enabled=true", "networkPolicy.metricsNamespaces={monitoring}")
+    (rule,) = cast(list[Object], at(of_kind(made, "NetworkPolicy")[0], "spec", "ingress"))
+    assert rule["ports"] == [{"port": "metrics", "protocol": "TCP"}]
+    assert at(rule, "from", 0, "namespaceSelector", "matchExpressions", 0, "values") == ["monitoring"]
