@@ -212,4 +212,4 @@ def _failed(
 
 
 def _interrupted() -> End:
-    return _failed(FailureReason.INTERRUPTED, "the pod was told to end", None)
+    return _failed(FailureReason.INTERRUPTED, "the pod was asked to end", None)

@@ -1,1 +1,1 @@
-"""One training step of one adapter: from a job's input to a published version in service."""
+"""The trainer: takes one step on an adapter, from a job's input to a published version in service."""

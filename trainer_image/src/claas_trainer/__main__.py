@@ -1,5 +1,5 @@
 """`python -m claas_trainer run|init|recover [--input PATH]`: one attempt at a job, the initial version of an adapter,
-or a look for what a job has published."""
+or a search for the version that a job has published."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _WORKER = "step"
 
 
 class _ToldToEnd(BaseException):
-    """SIGTERM came before the supervisor listened for it."""
+    """SIGTERM arrived before the supervisor had installed its handler."""
 
 
 def main() -> int:
     """Parse the command line and do it; returns the exit code of the contract."""
     if sys.argv[1:2] == [_WORKER]:
         return _work()
-    # Before all imports: process 1 has no default for SIGTERM, and one that comes meanwhile would be lost.
+    # Before all imports: process 1 has no default action for SIGTERM, so an early one would be lost.
     signal.signal(signal.SIGTERM, _end)
     try:
         return _supervise()
@@ -53,7 +53,7 @@ def _supervise() -> int:
     for task, text in (
         (TrainerCommand.RUN, "take one step and put its version into service"),
         (TrainerCommand.INIT, "make the initial version"),
-        (TrainerCommand.RECOVER, "say which version a job has published; needs the volume alone"),
+        (TrainerCommand.RECOVER, "look for the version that a job has published; needs the volume only"),
     ):
         command = commands.add_parser(task.value, help=text)
         command.add_argument("--input", type=Path, default=Path(INPUT_FILE), help="the input document")
@@ -70,12 +70,12 @@ def _end(number: int, frame: FrameType | None) -> None:
 
 
 def _ended() -> int:
-    """Say so in the termination message. Modules may be half imported, so that little is used here."""
+    """Write the termination message. Uses few modules, because they may be half imported."""
     from claas_contract.outcome import ExitCode, FailureReason
     from claas_contract.places import TERMINATION_MESSAGE_FILE
     from claas_contract.result import TrainerResult
 
-    message = "the pod was told to end before the step began; nothing was published"
+    message = "the pod was asked to end before the step began; nothing was published"
     result = TrainerResult(succeeded=False, reason=FailureReason.INTERRUPTED, message=message)
     path = Path(os.environ.get("CLAAS_TERMINATION_MESSAGE_FILE") or TERMINATION_MESSAGE_FILE)
     path.write_text(result.to_termination_message(), encoding="utf-8")

@@ -1,7 +1,7 @@
-"""The exception tree of the trainer around the step. Each error carries the reason that the operator is told.
+"""The trainer's exception tree.
 
-Messages say what was wrong, where, and what to do. They reach logs, status and events, so none may hold a
-sample's text.
+Each error carries the failure reason for the operator. Messages say what was wrong, where, and what to do. They reach
+logs, status and Events, so none may quote a sample.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from claas_contract.result import PublishedVersion
 
 
 class TrainerError(Exception):
-    """An attempt failed. `reason` decides whether another one is made, `message` is for people."""
+    """An attempt failed. `reason` decides whether it is retried, `message` is for people."""
 
     def __init__(self, reason: FailureReason, message: str) -> None:
         super().__init__(f"{reason.value}: {message}")
@@ -20,7 +20,7 @@ class TrainerError(Exception):
 
 
 class InputError(TrainerError):
-    """The input document, or a file it names, can't be used."""
+    """The input document, or a file that it names, is not usable."""
 
     def __init__(self, message: str, reason: FailureReason = FailureReason.INVALID_INPUT) -> None:
         super().__init__(reason, message)
@@ -47,7 +47,7 @@ class EngineError(TrainerError):
 
 
 class VersionRejectedError(TrainerError):
-    """vLLM refused a published version, or it failed its probe: now, or when it was tried before."""
+    """vLLM refused to load a published version, or it failed its probe, in this attempt or an earlier one."""
 
     def __init__(
         self,
@@ -60,5 +60,5 @@ class VersionRejectedError(TrainerError):
 
 
 def not_found(message: str) -> InputError:
-    """Something of the model is missing, or can't be used."""
+    """A part of the model is missing or not usable."""
     return InputError(message, FailureReason.MODEL_NOT_FOUND)

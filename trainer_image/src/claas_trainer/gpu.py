@@ -1,4 +1,4 @@
-"""The GPUs of this pod, asked through NVIDIA's management library: no CUDA context, so no GPU memory is taken."""
+"""The GPUs of this pod, from NVIDIA's management library, which needs no CUDA context and so takes no GPU memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Gpu:
 
 
 def visible_gpus() -> tuple[Gpu, ...]:
-    """The GPUs that this container sees; empty when there is no driver."""
+    """The GPUs that this container sees; empty without a driver."""
     try:
         library = ctypes.CDLL(_LIBRARY)
     except OSError:
@@ -40,7 +40,7 @@ def visible_gpus() -> tuple[Gpu, ...]:
 
 
 def gpu_of(uuid: str) -> Gpu | None:
-    """The GPU of that UUID as it is now, or None."""
+    """The current state of the GPU with that UUID, or None."""
     return next((gpu for gpu in visible_gpus() if gpu.uuid == uuid), None)
 
 

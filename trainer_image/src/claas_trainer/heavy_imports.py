@@ -1,4 +1,4 @@
-"""Importing PyTorch and transformers: seconds of work, so what can be saved or done meanwhile is."""
+"""Speeds up importing PyTorch and transformers, which takes seconds."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pathlib import Path
 
 @contextmanager
 def first_import_of(module: str) -> Iterator[None]:
-    """Around the import of a module that imports thousands: no garbage collection walks through them meanwhile (a
-    quarter of the time), nor ever after (a tenth of a second each time, which may fall into the pause)."""
+    """Context manager around the import of a large module. Disables garbage collection during the import (which saves
+    a quarter of the time) and excludes the imported objects from later collections (0.1 s each, possibly during the
+    pause)."""
     if module in sys.modules or not gc.isenabled():
         yield
         return
@@ -27,7 +28,7 @@ def first_import_of(module: str) -> Iterator[None]:
 
 
 def read_ahead(folder: Path) -> None:
-    """Have the kernel read a model's weights while this process is busy; returns at once."""
+    """Ask the kernel to read a model's weights into the page cache; returns at once."""
     threading.Thread(target=_advise, args=(folder,), name="read-ahead", daemon=True).start()
 
 
@@ -36,7 +37,7 @@ def _advise(folder: Path) -> None:
         try:
             descriptor = os.open(path, os.O_RDONLY)
         except OSError:
-            # Whoever needs the file will say what is wrong with it.
+            # The code that reads the file later reports the error.
             continue
         try:
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)

@@ -1,4 +1,4 @@
-"""The libraries that a version's bytes depend on."""
+"""Versions of the libraries that affect the bytes of a version."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _LIBRARIES = ("torch", "triton", "transformers", "peft", "safetensors")
 
 
 def library_versions() -> dict[str, str]:
-    """The versions of the libraries that a step's bytes depend on."""
+    """Versions of the libraries that affect the bytes of a step's result."""
     found: dict[str, str] = {}
     for name in _LIBRARIES:
         try:

@@ -1,4 +1,4 @@
-"""One-line structured logs of phases and numbers. Texts of samples must never come here."""
+"""Structured one-line logs of phases and numbers. Never log the text of a sample."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ def log(event: str, **fields: Field) -> None:
 
 
 def frames_of(trace: TracebackType | None) -> str:
-    """Where an exception came from, innermost last: `file:line function`; no values, no source lines."""
+    """Frames of an exception's traceback, innermost last: `file:line function`, without values and source lines."""
     frames = traceback.extract_tb(trace)
     return " < ".join(f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-12:])
 
 
 def log_exception(event: str, error: BaseException) -> None:
-    """Log an unexpected exception by type and place: its message may quote a value, so it is left out.
-
-    The exceptions that it came from are named the same way.
+    """Log type and place of an unexpected exception and of its causes. Messages are omitted, because they may quote
+    values.
     """
     seen: BaseException | None = error
     for depth in range(5):

@@ -1,4 +1,4 @@
-"""Where things are in the trainer's pod. Tests and people who run it by hand move them by environment variables."""
+"""Files and folders of the trainer's pod. Environment variables override them, for tests and for running by hand."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Paths:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Paths:
-        """The contract's paths, each replaced by its variable where that is set (`CLAAS_STORAGE_DIRECTORY`, ...)."""
+        """The contract's paths, overridden by environment variables (`CLAAS_STORAGE_DIRECTORY`, ...)."""
 
         def path(variable: str, default: str) -> Path:
             return Path(environment.get(variable) or default)
@@ -50,32 +50,31 @@ class Paths:
         )
 
     def adapter_folder(self, storage_path: str) -> Path:
-        """The adapter's folder. `storage_path` is relative to the volume's root; an absolute one is taken as it is.
-
-        Raises InputError when it climbs out of the volume.
+        """The adapter's folder. `storage_path` is relative to the volume's root; an absolute one is used as it is.
+        Raises InputError if it contains `..`.
         """
         if ".." in PurePosixPath(storage_path).parts:
             raise InputError("storage_path: must not contain '..'")
         return self.storage / storage_path
 
     def below_volume(self, folder: Path) -> str:
-        """A folder as the operator knows it: relative to the volume's root where it lies below it."""
+        """A folder relative to the volume's root, as the operator knows it; unchanged if it is elsewhere."""
         return str(folder.relative_to(self.storage)) if folder.is_relative_to(self.storage) else str(folder)
 
     def model_folder(self, location: ModelLocation) -> Path | None:
-        """The base model's folder, or None when it is a repository on the hub."""
+        """The base model's folder; None for a repository on the hub."""
         return None if location.path is None else self.model / location.path
 
     def mounted_control_token(self, mounted: bool) -> MountedToken | None:
-        """The token of the companion's lock, or None when none is mounted. Raises InputError."""
+        """The control token; None if none is mounted. Raises InputError."""
         return MountedToken(self.control_token, "spec.serving.controlTokenSecretRef") if mounted else None
 
     def mounted_api_key(self, mounted: bool) -> MountedToken | None:
-        """vLLM's API key, or None when none is mounted. Raises InputError."""
+        """vLLM's API key; None if none is mounted. Raises InputError."""
         return MountedToken(self.api_key, "spec.serving.apiKeySecretRef") if mounted else None
 
     def read_serving_ca(self, mounted: bool) -> str | None:
-        """The CA of vLLM's certificate in PEM, or None when none is mounted. Raises InputError."""
+        """The CA of vLLM's certificate in PEM; None if none is mounted. Raises InputError."""
         if not mounted:
             return None
         try:
@@ -86,23 +85,24 @@ class Paths:
             ) from None
 
     def read_hub_token(self) -> str | None:
-        """The hub's token, or None when none is mounted. Raises InputError."""
+        """The hub's token; None if none is mounted. Raises InputError."""
         if not self.hub_token.exists():
             return None
         return MountedToken(self.hub_token, "spec.model.source.hub.tokenSecretRef")()
 
 
 class MountedToken:
-    """A token in a file of a mounted Secret, read at each call: the kubelet replaces it when the Secret changes."""
+    """A token in a file of a mounted Secret. Read at each call, because the kubelet replaces the file when the Secret
+    changes."""
 
     def __init__(self, path: Path, field: str) -> None:
-        """`field` of the LoraAdapter names the Secret. Raises InputError when the file holds no token."""
+        """`field`: the LoraAdapter's field that names the Secret. Raises InputError if the file holds no token."""
         self._path = path
         self._field = field
         self._latest = self._read()
 
     def __call__(self) -> str:
-        """The token; the latest that there was when the file holds none now."""
+        """The current token; the last one read if the file holds none now."""
         with suppress(InputError):
             self._latest = self._read()
         return self._latest

@@ -1,6 +1,6 @@
-"""What the worker tells its supervisor: one JSON line an event, over a pipe.
+"""Events from the worker to its supervisor: one JSON line per event, over a pipe.
 
-The kernel keeps what was written when the worker is killed, so an announcement made before a pause is never lost.
+The kernel keeps written lines when the worker is killed, so an announcement before a pause is never lost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from claas_crds.v1alpha1.distill_job import JobPhase
 
 
 class PhaseReached(ContractModel):
-    """The worker is in this phase; `detail` is such as `micro-batch 3 of 8`."""
+    """The worker has reached this phase; `detail` is text such as `micro-batch 3 of 8`."""
 
     kind: Literal["phase"] = "phase"
     phase: JobPhase
@@ -26,7 +26,7 @@ class PhaseReached(ContractModel):
 
 
 class PauseAnnounced(ContractModel):
-    """The worker is about to pause this server: from now on it must be woken if the worker does not do it."""
+    """The worker is about to pause this server. From now on the supervisor has to wake it if the worker does not."""
 
     kind: Literal["pause-announced"] = "pause-announced"
     pod: str
@@ -35,21 +35,21 @@ class PauseAnnounced(ContractModel):
 
 
 class PauseConfirmed(ContractModel):
-    """The server said that it is paused."""
+    """The server has confirmed that it is paused."""
 
     kind: Literal["pause-confirmed"] = "pause-confirmed"
     url: str
 
 
 class Awake(ContractModel):
-    """The server said that it is awake again, or it has ended."""
+    """The server has confirmed that it is awake again, or it has ended."""
 
     kind: Literal["awake"] = "awake"
     url: str
 
 
 class SharingBegan(ContractModel):
-    """The worker is about to compute with memory of this server: if that goes, so must the worker."""
+    """The worker is about to use memory of this server. If the server ends, the worker must end."""
 
     kind: Literal["sharing-began"] = "sharing-began"
     pod: str
@@ -57,21 +57,21 @@ class SharingBegan(ContractModel):
 
 
 class SharingEnded(ContractModel):
-    """The worker computes with no memory of this server any more."""
+    """The worker no longer uses memory of this server."""
 
     kind: Literal["sharing-ended"] = "sharing-ended"
     url: str
 
 
 class Published(ContractModel):
-    """The version is on the volume, whole."""
+    """The version is published."""
 
     kind: Literal["published"] = "published"
     version: PublishedVersion
 
 
 class Finished(ContractModel):
-    """The attempt ended; nothing follows."""
+    """The attempt has ended; the last event."""
 
     kind: Literal["finished"] = "finished"
     result: TrainerResult
@@ -90,25 +90,25 @@ def encode(event: Event) -> bytes:
 
 
 def decode(line: bytes) -> Event:
-    """The event of one line. Raises ValueError for anything else."""
+    """Parses one line. Raises ValueError if it is not an event."""
     return _EVENT.validate_json(line)
 
 
 class Reporter:
-    """Writes events to a pipe; safe from several threads. A supervisor that is gone is not an error here:
-    the worker is killed with it."""
+    """Writes events to a pipe; thread-safe. A missing supervisor is not an error, because the worker is killed with
+    it."""
 
     def __init__(self, file_descriptor: int) -> None:
         self._file_descriptor = file_descriptor
         self._lock = threading.Lock()
 
     def send(self, event: Event) -> None:
-        """Write one event; returns when the pipe has taken all of it."""
+        """Write one event; returns when all of it is in the pipe."""
         left = memoryview(encode(event))
         with self._lock:
             while left:
                 left = left[os.write(self._file_descriptor, left) :]
 
     def phase(self, phase: JobPhase, detail: str = "") -> None:
-        """Say where the attempt is."""
+        """Report the phase of the attempt."""
         self.send(PhaseReached(phase=phase, detail=detail))

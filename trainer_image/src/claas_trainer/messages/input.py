@@ -1,4 +1,4 @@
-"""Reading the input document."""
+"""Reads the input document."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from claas_trainer.errors import InputError
 
 
 def read_input(path: Path) -> TrainerInput:
-    """The input document. Raises InputError that names the field; values are not repeated."""
+    """The input document. Raises InputError, which names the field and quotes no value."""
     try:
         text = path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How an attempt ends: a result, the termination message, an exit code."""
+"""The end of an attempt: its result, termination message and exit code."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from claas_trainer.store.errors import errno_name, passing_fault
 
 
 def failure(error: TrainerError) -> TrainerResult:
-    """The result of an attempt that ended with this error.
+    """The result of an attempt that failed with this error.
 
-    Whoever meets a volume that fails for a moment tells it in words of its own, such as a model that can't be read:
-    what is wrong is the volume, and another attempt may find it well.
+    A passing fault of a volume may surface as another error, such as a model that can't be read. The reason is the
+    volume's then, so that the attempt is retried.
     """
     fault = passing_fault(error)
     if fault is not None and error.reason in PERMANENT_REASONS:
@@ -31,14 +31,15 @@ def failure(error: TrainerError) -> TrainerResult:
 
 
 def internal_failure(error: BaseException) -> TrainerResult:
-    """The result of an attempt that met an error nobody expected; its message may quote a value and is left out."""
+    """The result of an attempt with an unexpected error. The error's message is omitted, because it may quote
+    values."""
     message = f"{type(error).__name__} in the trainer; its log says where"
     return TrainerResult(succeeded=False, reason=FailureReason.INTERNAL, message=message)
 
 
 def published_without_swap(version: PublishedVersion, message: str) -> TrainerResult:
-    """The result of an attempt whose version is on the volume and that could not go on: the operator loads it,
-    unless serving has refused it."""
+    """The result of an attempt that ended between publishing and the swap. The operator loads the version unless
+    serving has rejected it."""
     if version.verdict is VersionVerdict.REJECTED:
         refused = f"version {version.number} was refused by serving; the worker's log says why"
         return TrainerResult(succeeded=False, reason=FailureReason.VERSION_REJECTED, message=refused, version=version)
@@ -46,12 +47,12 @@ def published_without_swap(version: PublishedVersion, message: str) -> TrainerRe
 
 
 def exit_code(result: TrainerResult) -> ExitCode:
-    """The exit code that goes with a result."""
+    """Exit code for a result."""
     if result.succeeded:
         return ExitCode.SUCCEEDED
     return exit_code_for(result.reason or FailureReason.INTERNAL)
 
 
 def write_termination_message(path: Path, result: TrainerResult) -> None:
-    """Write the result where the kubelet looks for it. Raises OSError."""
+    """Write the result to the termination message file. Raises OSError."""
     path.write_text(result.to_termination_message(), encoding="utf-8")

@@ -1,1 +1,1 @@
-"""The vLLM servers during an attempt: pause, watch, swap."""
+"""All that the trainer does with vLLM servers: hand-over, liveness, swap."""

@@ -1,4 +1,4 @@
-"""The vLLM pods of an adapter: clients for them, and what their errors mean for the attempt."""
+"""The vLLM pods of an adapter: clients for them, and the failure reasons for their errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from claas_vllm_client import (
 
 @dataclass(frozen=True)
 class ServingPod:
-    """A vLLM pod and a client of its own address."""
+    """A vLLM pod and a client for its address."""
 
     pod: VllmPod
     client: VllmClient
@@ -32,7 +32,7 @@ class ServingPod:
 
 @asynccontextmanager
 async def connect(serving: ServingTarget | None, paths: Paths) -> AsyncIterator[tuple[ServingPod, ...]]:
-    """Clients of all pods, closed on leaving. Raises InputError when a token can't be read."""
+    """Context manager: clients for all pods. Raises InputError if a token can't be read."""
     if serving is None:
         yield ()
         return
@@ -48,12 +48,12 @@ async def connect(serving: ServingTarget | None, paths: Paths) -> AsyncIterator[
 
 
 def trust_in(serving: ServingTarget, paths: Paths) -> Tls:
-    """How the servers are verified. Raises InputError when their CA can't be read."""
+    """How the servers' certificates are verified. Raises InputError if their CA can't be read."""
     return Tls(paths.read_serving_ca(serving.tls.has_ca), serving.tls.server_name)
 
 
 def serving_error(pod: VllmPod, error: VllmError, otherwise: FailureReason) -> ServingError:
-    """The error with the pod's name; `otherwise` is the reason when its kind does not say one."""
+    """Adds the pod's name to an error; `otherwise` is the reason for errors that do not imply one."""
     reason = otherwise
     if isinstance(error, DrainTimedOut):
         reason = FailureReason.DRAIN_TIMED_OUT
@@ -67,6 +67,6 @@ def serving_error(pod: VllmPod, error: VllmError, otherwise: FailureReason) -> S
 
 
 def first_error(results: Sequence[BaseException | None]) -> BaseException | None:
-    """The first error of several pods' outcomes; what is no VllmError comes before those that are."""
+    """The first error among the outcomes of several pods; other exceptions come before VllmErrors."""
     errors = [result for result in results if result is not None]
     return next((error for error in errors if not isinstance(error, VllmError)), errors[0] if errors else None)

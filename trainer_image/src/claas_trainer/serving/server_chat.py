@@ -1,4 +1,4 @@
-"""Finding out how the servers make prompts of conversations."""
+"""Finds out how the servers render conversations to prompts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _QUESTION = {"role": "user", "content": "marker"}
 
 
 async def server_chat(pods: Sequence[ServingPod]) -> ServerChat | None:
-    """How the first pod that says so makes prompts; None when there is none. Raises TrainerError.
+    """How the servers render prompts, from the first pod that answers; None without pods. Raises TrainerError.
 
-    The pods of a Deployment are alike, so one speaks for all.
+    All pods of a Deployment are alike, so one is enough.
     """
     for pod in pods:
         try:
@@ -41,7 +41,7 @@ async def server_chat(pods: Sequence[ServingPod]) -> ServerChat | None:
 
 
 class _Asking:
-    """Asks one pod, from another thread than the event loop's."""
+    """Asks one pod for tokens, from a thread other than the event loop's."""
 
     def __init__(self, pod: ServingPod) -> None:
         self._pod = pod
@@ -53,7 +53,7 @@ class _Asking:
         try:
             return asyncio.run_coroutine_threadsafe(asked, self._loop).result()
         except RequestFailed:
-            # The template's own refusal: the caller says of which conversation.
+            # The template refused; the caller names the conversation.
             raise
         except VllmError as error:
             raise serving_error(self._pod.pod, error, FailureReason.VLLM_UNREACHABLE) from error

@@ -1,4 +1,4 @@
-"""Putting a published version into service on every pod."""
+"""The swap: puts a published version into service on every pod."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from claas_vllm_client import (
 
 
 async def swap(pods: Sequence[ServingPod], serving: ServingTarget, version: PublishedVersion) -> list[str]:
-    """Load, probe and flip on all pods at once; the names of those that serve the version now.
+    """Load, probe and flip on all pods concurrently; returns the names of the pods that serve the version now.
 
-    A pod that can't be reached, or whose server dies over it, is left to the operator, which goes on trying. Raises
-    VersionRejectedError when a living vLLM refused the version or it failed its probe: the one before it stays in
-    service there.
+    A pod that is unreachable, or whose server ends during the swap, is left to the operator, which retries. Raises
+    VersionRejectedError if a running vLLM refuses to load the version or it fails its probe; the previous version
+    stays in service there.
     """
     results = await asyncio.gather(*(_swap_pod(pod, serving, version) for pod in pods), return_exceptions=True)
     swapped = []
     for pod, result in zip(pods, results, strict=True):
-        # What a dying server answers says nothing of the version.
+        # An answer from a server that is ending proves nothing about the version.
         if isinstance(result, AdapterRejected | AliasRejected | ProbeFailed) and await alive(pod.client):
             message = f"pod {pod.pod.name} did not take version {version.number}: {result}"
             raise VersionRejectedError(version, message) from result
@@ -50,7 +50,7 @@ async def _swap_pod(pod: ServingPod, serving: ServingTarget, version: PublishedV
         log("swap-skipped", pod=pod.pod.name, why="the volume is not mounted")
         return False
     if await _asleep(pod):
-        # vLLM does not guard a load while it sleeps.
+        # vLLM does not refuse a load while it sleeps, but the load is not safe.
         log("swap-skipped", pod=pod.pod.name, why="asleep or paused")
         return False
     outcome = await put_in_service(

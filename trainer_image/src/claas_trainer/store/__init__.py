@@ -1,1 +1,1 @@
-"""Versions of an adapter on a file system: whole or absent, with lineage and digests."""
+"""Versions of an adapter on a file system: complete or absent, with lineage and digests."""

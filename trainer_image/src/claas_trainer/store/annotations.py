@@ -1,7 +1,7 @@
-"""What is learnt of a version after it was published: small files in its folder that its digest does not cover.
+"""Annotations: small files in a version's folder, written after it was published and not covered by its digest.
 
-Each is replaced whole: a reader finds the old one or the new one, whatever ends the writer. A writer that is killed
-may leave a hidden file behind, which nobody reads.
+Each is replaced atomically: a reader finds the old or the new content. A writer that is killed may leave a hidden
+file behind, which is ignored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from claas_trainer.store.errors import storage_errors
 
 
 def read_annotation(version: Path, name: str) -> bytes | None:
-    """The content of the file `name` in a version's folder, or None without one. Raises StoreError."""
+    """Content of the file `name` in a version's folder; None if there is none. Raises StoreError."""
     path = version / name
     with storage_errors(path):
         try:
@@ -24,7 +24,7 @@ def read_annotation(version: Path, name: str) -> bytes | None:
 
 
 def write_annotation(version: Path, name: str, data: bytes) -> None:
-    """Write it, durably when this returns. Raises StoreError; what was there stays then."""
+    """Write the file; it is durable on return. Raises StoreError; the previous content stays then."""
     path = version / name
     beside = version / f".{name}-{secrets.token_hex(8)}"
     with storage_errors(path):

@@ -1,4 +1,4 @@
-"""What a version's files are made of. Writing one streams it and hashes it, so that nothing is read back."""
+"""Contents of a version's files. A file is hashed while it is written, so it is never read back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CHUNK_BYTES = 16 * 1024 * 1024
-"""About how much is handed on at a time."""
+"""Approximate size of a block handed to another thread, in bytes."""
 _LIBC = ctypes.CDLL(None)
 _SYNC_FILE_RANGE_WRITE = 2
 
@@ -27,7 +27,7 @@ class FileContent(ABC):
     @property
     @abstractmethod
     def size_bytes(self) -> int:
-        """How many there will be, within a few kilobytes."""
+        """Size in bytes, accurate to a few kilobytes."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,8 @@ class Bytes(FileContent):
 
 
 def write_file(path: Path, content: FileContent) -> str:
-    """Write a new file, fsync it, and return the sha256 of its bytes. Raises OSError.
-
-    Hashing, copying and the disk's own work go on beside each other.
+    """Write a new file, fsync it, and return the sha256 of its bytes. Raises OSError. Hashing, copying and disk
+    writes overlap.
     """
     digest = hashlib.sha256()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o664)
@@ -68,7 +67,7 @@ def write_file(path: Path, content: FileContent) -> str:
 
 
 def _blocks(chunks: Iterator[bytes | memoryview]) -> Iterator[list[bytes | memoryview]]:
-    """Chunks by so many that handing them to another thread costs little."""
+    """Groups chunks into blocks large enough to be handed to another thread cheaply."""
     block: list[bytes | memoryview] = []
     size = 0
     for chunk in chunks:
@@ -87,7 +86,7 @@ def _update(digest: hashlib._Hash, block: list[bytes | memoryview]) -> None:
 
 
 def _write(descriptor: int, chunk: bytes | memoryview) -> int:
-    """All of it; how many bytes that was. Raises OSError."""
+    """Write all of the block; returns its size in bytes. Raises OSError."""
     left = memoryview(chunk)
     while left:
         left = left[os.write(descriptor, left) :]
@@ -95,7 +94,7 @@ def _write(descriptor: int, chunk: bytes | memoryview) -> int:
 
 
 def _begin_writing_back(descriptor: int, start: int, length: int) -> None:
-    """Have the kernel begin with what fsync will wait for. Where it can't, fsync does all."""
+    """Ask the kernel to start writing to disk, so that fsync waits less. Only an optimisation."""
     arguments = ctypes.c_int(descriptor), ctypes.c_int64(start), ctypes.c_int64(length)
     _LIBC.sync_file_range(*arguments, ctypes.c_uint(_SYNC_FILE_RANGE_WRITE))
 
@@ -113,7 +112,7 @@ def digest_of(files: Mapping[str, str]) -> str:
 
 
 def fsync_folder(path: Path) -> None:
-    """Make the names in a folder durable. Raises OSError."""
+    """Make the entries of a folder durable. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

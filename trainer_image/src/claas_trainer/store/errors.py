@@ -1,4 +1,4 @@
-"""What an operating system error on a volume means."""
+"""Maps operating system errors on a volume to failure reasons."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _AWAY = frozenset(
         errno.EBUSY,
     }
 )
-"""A network volume, or the disk below one, that does not answer: what is on it may be as good as ever."""
+"""Errors of a network volume or its disk that does not answer; the data may be intact."""
 
 
 def errno_name(error: OSError) -> str:
-    """Such as `ENOSPC`."""
+    """Symbolic name of the error, such as `ENOSPC`."""
     return errno.errorcode.get(error.errno or 0, "unknown error")
 
 
 def store_error(error: OSError, where: Path, doing: str = "") -> StoreError:
-    """The error with its reason and what to do; `doing` says what failed, such as `syncing a folder`."""
+    """A StoreError with reason and remedy; `doing` says what failed, such as `syncing a folder`."""
     place = f"{where}: {doing}: " if doing else f"{where}: "
     name = errno_name(error)
     if error.errno in _FULL:
@@ -63,12 +63,12 @@ def store_error(error: OSError, where: Path, doing: str = "") -> StoreError:
 
 
 def is_storage_fault(error: OSError) -> bool:
-    """Whether it says that a volume is full or can't be written, which nothing but a volume says."""
+    """Whether the error means that a volume is full or read-only."""
     return error.errno in _FULL | _READ_ONLY
 
 
 def passing_fault(error: BaseException) -> OSError | None:
-    """The fault of a volume behind an error, where it is one that can pass without anybody's doing."""
+    """The volume's error behind an exception, if it may pass by itself."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _AWAY:
@@ -79,7 +79,7 @@ def passing_fault(error: BaseException) -> OSError | None:
 
 @contextmanager
 def storage_errors(where: Path, doing: str = "") -> Iterator[None]:
-    """Turn an OSError of the block into a StoreError."""
+    """Context manager: turns an OSError into a StoreError."""
     try:
         yield
     except OSError as error:

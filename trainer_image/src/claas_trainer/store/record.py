@@ -1,4 +1,4 @@
-"""`version.json`: what a version is and how it came to be."""
+"""`version.json`: the record of a version."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ RECORD_FILE = "version.json"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_WEIGHTS_FILE = "adapter_model.safetensors"
 OPTIMIZER_FILES = "optimizer"
-"""What the names of the files with the optimiser's state begin with."""
+"""Prefix of the names of files with the optimiser's state."""
 
 
 class ForwardKind(StrEnum):
-    """By which forward a step was computed."""
+    """The forward that computed a step."""
 
     DECODER = "decoder"
     """The trainer's own, for decoders of the Llama family."""
     PEFT = "peft"
-    """The one of transformers and PEFT, for all other models."""
+    """The generic one of transformers and PEFT, for all other models."""
 
 
 class Provenance(BaseModel):
@@ -37,30 +37,30 @@ class Provenance(BaseModel):
     parent_digest: str
     """The parent version's `digest`."""
     samples_digest: str
-    """sha256 over the samples' token ids and log-probabilities, in whatever order they came."""
+    """sha256 over the samples' token ids and log-probabilities, independent of their order."""
     tokens: int | None = None
-    """How many the samples have, prompts and responses; None in versions of trainers that did not record it."""
+    """Tokens of all samples, prompts and responses; None in versions of older trainers."""
 
 
 class LocalProvenance(Provenance):
     """The same by the local engine: on which device, and how the work was cut."""
 
     base_fingerprint: str
-    """Tells base models apart: `tensors:` and a digest of the weights' names, shapes and samples, or `headers:` and
-    one of the configuration and the files' headers."""
+    """Identifies the base model: `tensors:` with a digest of the weights' names, shapes and sampled bytes, or
+    `headers:` with a digest of the configuration and the files' headers."""
     forward: ForwardKind
     device: str
     """The GPU's name, or the CPU's instruction set and the number of threads."""
     compute_dtype: str
-    """Of the base weights, and of what is multiplied with them."""
+    """dtype of the base weights and of the matrix products."""
     micro_batch_tokens: int
-    """How many tokens a forward had at most, unless a single sample had more."""
+    """Largest number of tokens in a forward pass; a single longer sample may exceed it."""
     tile_rows: int
-    """For how many tokens logits were there at once."""
+    """Number of tokens whose logits existed at once."""
     checkpointed_layers: int = 0
-    """How many layers were computed twice, to save memory."""
+    """Number of layers that were recomputed to save memory."""
     serving_residue_bytes: int | None = None
-    """GPU memory that was taken by others while serving slept; the next step plans with it. None on a CPU."""
+    """GPU memory in use by others while serving slept; the next step plans with it. None on a CPU."""
 
 
 class VersionRecord(BaseModel):
@@ -79,18 +79,19 @@ class VersionRecord(BaseModel):
     engine: str
     base_model: str
     base_config: str = ""
-    """sha256 of the base's configuration, of version 0: later ones have a fingerprint of the base in `step`."""
+    """sha256 of the base model's configuration; for version 0 only, as later versions have
+    `step.base_fingerprint`."""
     lora: LoraSpec
     training: TrainingConfig | None = None
     seed: int | None = None
     """Seed of the step, or of the initial weights for version 0."""
     step: LocalProvenance | Provenance | None = Field(default=None, union_mode="left_to_right")
-    """What it was computed from; None for version 0, and for versions of trainers that did not record it."""
+    """What it was computed from; None for version 0 and for versions of older trainers."""
     libraries: dict[str, str] = {}
     metrics: dict[str, float] = {}
     samples: SampleCounts = SampleCounts()
     timings: Timings = Timings()
-    """As far as they are known when the version is published."""
+    """The timings known when the version is published."""
     files: dict[str, str] = {}
     """sha256 of every other file, by name."""
     digest: str = ""

@@ -1,4 +1,4 @@
-"""Hidden folders beside the versions, in which new ones are written."""
+"""Hidden folders beside the versions, in which new versions are written."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _FOLDER_MODE = 0o2775
 
 
 def staging_name(owner: str, attempt: int) -> str:
-    """A name that nobody else has; `owner` is the job's UID, or for an initial version the adapter's."""
+    """A unique name; `owner` is the job's UID, or the adapter's for an initial version."""
     return f".staging-{owner}-{attempt}-{secrets.token_hex(8)}"
 
 
 def make_staging(versions: Path, owner: str, attempt: int) -> Path:
-    """A new folder that servers of other users will be able to read. Raises OSError."""
+    """Make a new folder that servers with another user id can read. Raises OSError."""
     staging = versions / staging_name(owner, attempt)
     staging.mkdir()
     staging.chmod(_FOLDER_MODE)
@@ -27,7 +27,7 @@ def make_staging(versions: Path, owner: str, attempt: int) -> Path:
 
 
 def remove_stale(versions: Path, owner: str, attempt: int) -> None:
-    """Remove what earlier attempts of this owner left, and what is old. Raises OSError."""
+    """Remove folders left by earlier attempts of this owner, and old ones of any owner. Raises OSError."""
     for path in list(versions.iterdir()):
         match = _STAGING.fullmatch(path.name)
         if match is None:

@@ -22,10 +22,10 @@ _SAFETENSORS_TYPES = {
 
 @dataclass(frozen=True)
 class Tensors(FileContent):
-    """A safetensors file of CPU tensors, sorted by name so that equal tensors give equal bytes; all in `dtype` where
-    there is one, each converted when its turn comes.
+    """A safetensors file of CPU tensors, sorted by name so that equal tensors give equal bytes. With `dtype`, each is
+    converted while it is written.
 
-    Written here rather than by the library: this way an error of the volume keeps its errno.
+    Not written by the safetensors library, because this code keeps the errno of volume errors.
     """
 
     tensors: Mapping[str, torch.Tensor]

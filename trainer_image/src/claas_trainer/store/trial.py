@@ -1,7 +1,7 @@
-"""Whether a volume can do what publishing asks of it: found out by doing it, before anything is paused.
+"""Tries the operations that publishing needs on a volume, before anything is paused.
 
-Mounts of object stores look like file systems until a folder is renamed (mountpoint-s3, gcsfuse), or rename onto what
-is there already (s3fs). What they lack is said by name.
+Mounts of object stores look like file systems, but some can't rename folders (mountpoint-s3, gcsfuse) or let a rename
+replace a non-empty folder (s3fs). The error names the missing operation.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LACKING = frozenset(
         errno.EINVAL,
         errno.EXDEV,
         errno.EPERM,
-        # What gcsfuse answers to the rename of a folder that holds more than its limit.
+        # gcsfuse gives this error for renaming a folder with more entries than its limit.
         errno.EMFILE,
     }
 )
@@ -34,7 +34,7 @@ _CONTENT = b"x"
 
 
 def try_volume(versions: Path, owner: str, attempt: int) -> None:
-    """Do all that publishing and judging do, on folders of no consequence. Raises StoreError."""
+    """Do all operations of publishing and of writing a verdict, on temporary folders. Raises StoreError."""
     first = Path()
     second = Path()
     renamed = versions / staging_name(owner, attempt)
@@ -70,7 +70,7 @@ def try_volume(versions: Path, owner: str, attempt: int) -> None:
 
 
 def _try_to_replace(versions: Path, folder: Path, target: Path) -> None:
-    """A rename onto a folder that holds files must fail: else one version could replace another."""
+    """A rename onto a non-empty folder must fail, or else one version could replace another."""
     doing = "refusing to rename a folder onto another that holds files"
     try:
         folder.rename(target)
@@ -106,7 +106,7 @@ def _unsuitable(versions: Path, doing: str, why: str) -> StoreError:
 
 
 def file_system_of(path: Path, mounts: Path) -> str | None:
-    """The type of the mount that a path is on, such as `fuse.s3fs`; None where `mounts` does not say."""
+    """Type of the mount that a path is on, such as `fuse.s3fs`; None if `mounts` does not list it."""
     best: tuple[int, str] | None = None
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -117,7 +117,7 @@ def file_system_of(path: Path, mounts: Path) -> str | None:
         if len(words) < 10 or "-" not in words:
             continue
         point = Path(words[4].replace("\\040", " "))
-        # Of two mounts at one place, the later one lies on top.
+        # Of two mounts at the same path, the later one is on top.
         if path.is_relative_to(point) and (best is None or len(point.parts) >= best[0]):
             best = (len(point.parts), words[words.index("-") + 1])
     return best[1] if best else None

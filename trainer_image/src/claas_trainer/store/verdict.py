@@ -1,4 +1,4 @@
-"""`verdict.json`: what serving said of a version. Without the file, nothing yet."""
+"""`verdict.json`: whether serving accepted a version. Without the file, there is no verdict yet."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from claas_trainer.store.annotations import read_annotation, write_annotation
 
 VERDICT_FILE = "verdict.json"
 NOT_KEPT = (
-    f"; that could not be noted on the volume ({VERDICT_FILE}): remove the version's folder before an adapter is made"
-    " anew on its path"
+    f"; that could not be recorded on the volume ({VERDICT_FILE}): remove the version's folder before you create"
+    " an adapter on its path again"
 )
 _WHY_CHARACTERS = 1024
 
@@ -29,16 +29,15 @@ class Verdict(BaseModel):
     why: str = ""
     """One sentence for people."""
     at: datetime | None = None
-    """When it was given."""
+    """Time of the verdict."""
 
 
 UNTRIED = Verdict(verdict=VersionVerdict.UNTRIED)
 
 
 def read_verdict(version: Path) -> Verdict:
-    """The verdict on the version in this folder. Raises StoreError when the volume fails.
-
-    A file that makes no sense counts for nothing: the version's own files are whole, and serving probes it anew.
+    """The verdict on the version in this folder. Raises StoreError if the volume fails. An unreadable file counts as
+    no verdict; serving will probe the version again.
     """
     data = read_annotation(version, VERDICT_FILE)
     if data is None:
@@ -51,8 +50,8 @@ def read_verdict(version: Path) -> Verdict:
 
 
 def keep_verdict(version: Path, verdict: VersionVerdict, why: str = "") -> bool:
-    """Keep it with the version; whether that was done. What serving said is true all the same, so a volume that
-    takes nothing at the moment is no reason to end otherwise."""
+    """Record a verdict; returns whether that worked. A failing volume does not change the result of the attempt,
+    because the verdict holds anyway."""
     try:
         write_verdict(version, verdict, why)
     except StoreError as error:
@@ -62,6 +61,6 @@ def keep_verdict(version: Path, verdict: VersionVerdict, why: str = "") -> bool:
 
 
 def write_verdict(version: Path, verdict: VersionVerdict, why: str = "") -> None:
-    """Keep a verdict with the version in this folder. Raises StoreError."""
+    """Record a verdict in the version's folder. Raises StoreError."""
     given = Verdict(verdict=verdict, why=why[:_WHY_CHARACTERS], at=datetime.now(UTC))
     write_annotation(version, VERDICT_FILE, given.model_dump_json(indent=1).encode())

@@ -1,7 +1,8 @@
-"""The versions of one adapter: finding, checking and publishing them.
+"""Finds, checks and publishes the versions of one adapter.
 
-A version is a folder `<root>/versions/<number>/`. It is written beside, every file and then the folder fsynced,
-and renamed: a rename onto a folder that is not empty fails, so publishing creates or fails, and never replaces.
+A version is a folder `<root>/versions/<number>/`. It is written in a hidden folder beside, every file and then the
+folder is fsynced, and the folder is renamed. A rename onto a non-empty folder fails, so publishing never replaces a
+version.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from claas_trainer.store.trial import try_volume
 from claas_trainer.store.verdict import UNTRIED, Verdict, read_verdict
 
 _UNUSABLE = frozenset({FailureReason.PARENT_CORRUPT, FailureReason.PARENT_NOT_FOUND})
-"""What is wrong with a version for good, unlike with the volume that it is on."""
+"""Permanent faults of a version, as opposed to faults of the volume."""
 _MARGIN_BYTES = 1024 * 1024
 
 
@@ -51,11 +52,11 @@ class StoredVersion:
 
     @property
     def rejected(self) -> bool:
-        """Whether serving refused it: it is neither served nor trained from."""
+        """Whether serving rejected it; it is never served or trained from then."""
         return self.verdict.verdict is VersionVerdict.REJECTED
 
     def published(self, path: str) -> PublishedVersion:
-        """The version as the operator is told; `path` is below the volume's root."""
+        """The version in the form for the operator; `path` is below the volume's root."""
         record = self.record
         return PublishedVersion(
             number=record.number,
@@ -70,17 +71,17 @@ class StoredVersion:
         )
 
     def file(self, name: str) -> Path | None:
-        """The path of one of its files, or None when it has no such file."""
+        """The path of one of its files; None if there is no such file."""
         return self.folder / name if name in self.record.files else None
 
     def files(self, beginning: str) -> list[Path]:
-        """The paths of its files whose names begin so."""
+        """The paths of its files with this prefix."""
         return [self.folder / name for name in sorted(self.record.files) if name.startswith(beginning)]
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What publishing came to. `created` is False when an earlier attempt of the job had published already."""
+    """Result of publishing. `created` is False if an earlier attempt of the job had published already."""
 
     version: StoredVersion
     created: bool
@@ -94,10 +95,9 @@ class VersionStore:
         self.versions = root / "versions"
 
     def prepare(self, *, owner: str, attempt: int, needed_bytes: int) -> None:
-        """Make the folders, remove what dead attempts left, and check that a version can be published.
-
-        STORAGE_UNSUITABLE names what the file system lacks. `owner` is the job's UID, or for an initial version the
-        adapter's; `needed_bytes` an estimate of the new version's size.
+        """Make the folders, remove remnants of dead attempts, and check that a version can be published.
+        STORAGE_UNSUITABLE names the operation that the file system lacks. `owner` is the job's UID, or the adapter's
+        for an initial version; `needed_bytes` an estimate of the new version's size.
         """
         with storage_errors(self.versions):
             self.versions.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ class VersionStore:
             )
 
     def numbers(self) -> list[int]:
-        """The numbers that are taken, ascending; whether the versions are whole is not looked at."""
+        """The numbers in use, ascending; does not check that the versions are intact."""
         with storage_errors(self.versions):
             try:
                 names = [path.name for path in self.versions.iterdir()]
@@ -123,7 +123,7 @@ class VersionStore:
         return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]{0,17}", name))
 
     def read(self, number: int) -> StoredVersion:
-        """A version by its number: PARENT_NOT_FOUND when it is absent, PARENT_CORRUPT when unreadable."""
+        """A version by its number: PARENT_NOT_FOUND if it is absent, PARENT_CORRUPT if it is unreadable."""
         folder = self.versions / str(number)
         with storage_errors(folder):
             try:
@@ -142,7 +142,7 @@ class VersionStore:
         return StoredVersion(folder, record, read_verdict(folder))
 
     def verify(self, version: StoredVersion) -> None:
-        """Recompute all digests; PARENT_CORRUPT names the file that does not match."""
+        """Recompute all digests. PARENT_CORRUPT names the file that does not match."""
         number, files = version.record.number, version.record.files
         with ThreadPoolExecutor(max(1, len(files))) as readers:
             hashing = {name: readers.submit(hash_file, version.folder / name) for name in sorted(files)}
@@ -158,7 +158,7 @@ class VersionStore:
             raise self._corrupt(number, "the list of files does not match the version's digest")
 
     def newest_whole(self) -> StoredVersion | None:
-        """The newest version whose digests match and that serving has not refused, or None."""
+        """The newest version with matching digests that serving has not rejected, or None."""
         for number in reversed(self.numbers()):
             version = self._usable(number)
             if version is not None and not version.rejected:
@@ -166,14 +166,13 @@ class VersionStore:
         return None
 
     def next_number(self) -> int:
-        """One above the newest number that is taken."""
+        """One above the highest number in use."""
         numbers = self.numbers()
         return numbers[-1] + 1 if numbers else 0
 
     def published_by(self, job_uid: str, *, after: int) -> StoredVersion | None:
-        """The whole version that this job published, among those with a number above `after`, or None.
-
-        Its name is durable when this returns: the attempt that gave it may have died before it had seen to that.
+        """The intact version that this job published, among those numbered above `after`, or None. Its name is
+        durable on return, because the attempt that renamed the folder may have died before syncing it.
         """
         for number in reversed(self.numbers()):
             if number <= after:
@@ -186,7 +185,7 @@ class VersionStore:
         return None
 
     def _usable(self, number: int, job_uid: str | None = None) -> StoredVersion | None:
-        """A version when it is whole, and of this job where one is given."""
+        """The version if it is intact and, if a job is given, of this job; else None."""
         try:
             version = self.read(number)
             if job_uid is not None and version.record.job_uid != job_uid:
@@ -200,10 +199,9 @@ class VersionStore:
         return version
 
     def publish(self, record: VersionRecord, files: Mapping[str, FileContent], *, owner: str) -> Publication:
-        """Publish a version under `record.number`; `files` and `digest` of the record are filled in here.
-
-        `owner` is the job's UID, or for an initial version the adapter's. PUBLISH_CONFLICT when another job
-        took the number meanwhile. Whatever fails, nothing becomes visible.
+        """Publish a version under `record.number`; fills in `files` and `digest` of the record. `owner` is the job's
+        UID, or the adapter's for an initial version. PUBLISH_CONFLICT if another job took the number meanwhile. If
+        anything fails, nothing becomes visible.
         """
         final = self.versions / str(record.number)
         with storage_errors(final):
@@ -241,7 +239,7 @@ class VersionStore:
 
 
 def _write_files(folder: Path, files: Mapping[str, FileContent]) -> dict[str, str]:
-    """All of them at once; the sha256 of each. Raises OSError."""
+    """Writes all files concurrently; returns the sha256 of each. Raises OSError."""
     with ThreadPoolExecutor(len(files)) as writers:
         writing = {name: writers.submit(write_file, folder / name, content) for name, content in files.items()}
         return {name: written.result() for name, written in sorted(writing.items())}

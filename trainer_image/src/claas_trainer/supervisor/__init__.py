@@ -1,1 +1,1 @@
-"""Process 1 of a trainer pod: starts the worker, watches it, wakes serving. It never imports PyTorch."""
+"""Process 1 of a trainer pod: starts the worker, watches it, wakes serving. Never imports PyTorch."""

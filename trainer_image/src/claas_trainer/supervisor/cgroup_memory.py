@@ -1,4 +1,4 @@
-"""How often the kernel ended a process of this container because its memory ran out."""
+"""Counts how often the kernel killed a process of this container for lack of memory."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
 _COUNTERS = ("memory.events", "memory/memory.oom_control")
-"""Of cgroup v2 and of v1; both have a line `oom_kill N`."""
+"""Files of cgroup v2 and v1; both have a line `oom_kill N`."""
 
 
 def oom_kills(root: Path = CGROUPS) -> int:
-    """The count so far; 0 where the container can't see it."""
+    """The count so far; 0 if the container can't see it."""
     for counter in _COUNTERS:
         try:
             lines = (root / counter).read_text(encoding="ascii").splitlines()

@@ -1,5 +1,5 @@
-"""The worker's environment: caches go to the scratch folder, because the root file system is read-only and there
-may be neither a home nor a name for the user."""
+"""The worker's environment. Caches go to the scratch folder, because the root file system is read-only and the user
+may have neither a home nor a name."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from claas_trainer.paths import Paths
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 _ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
 _WAITING = frozenset({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"})
-# How often a thread looks before it gives its core away. By default it spins for milliseconds, on a core that the
-# thread it waits for may need: on a busy node a step took 15 s where it takes 0.4 s with this.
+# Spin count of waiting OpenMP threads. By default they spin for milliseconds on cores that other threads may need: on
+# a busy node a step took 15 s instead of 0.4 s.
 _SPIN_COUNT = "1000"
 
 
 def worker_environment(inherited: Mapping[str, str], paths: Paths, *, offline: bool) -> dict[str, str]:
-    """What the worker process is started with. `offline`: the model is a folder, so the hub is never asked."""
+    """Environment variables of the worker process. `offline`: the model is a folder, so the hub is never asked."""
     scratch = paths.scratch
     ours = {
         "HOME": str(scratch),
@@ -41,7 +41,7 @@ def worker_environment(inherited: Mapping[str, str], paths: Paths, *, offline: b
     if threads is not None and "OMP_NUM_THREADS" not in inherited:
         ours["OMP_NUM_THREADS"] = str(threads)
     if _ALLOCATOR not in inherited:
-        # In pieces of fixed sizes, memory would be lost between them, which a step that is cut to fit can't spare.
+        # Fixed-size segments would lose memory to fragmentation, which a step planned to fit can't spare.
         ours[_ALLOCATOR] = "expandable_segments:True"
     if not inherited.keys() & _WAITING:
         ours["GOMP_SPINCOUNT"] = _SPIN_COUNT
@@ -49,7 +49,7 @@ def worker_environment(inherited: Mapping[str, str], paths: Paths, *, offline: b
 
 
 def cpu_limit_threads(limit_file: Path) -> int | None:
-    """How many threads the container's CPU limit feeds, or None without one: torch would count the node's cores."""
+    """Number of threads for the container's CPU limit, None without a limit. PyTorch would count the node's cores."""
     try:
         quota, period = limit_file.read_text(encoding="ascii").split()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""`GET /progress`: where the trainer is, as JSON; nothing else."""
+"""Serves `GET /progress`, the trainer's progress as JSON, and nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _REQUEST_LIMIT_BYTES = 16 * 1024
 
 
 async def serve_progress(port: int, current: Callable[[], Progress]) -> asyncio.Server:
-    """Answer on all addresses. Raises OSError when the port can't be had."""
+    """Listen on all addresses. Raises OSError if the port is taken."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

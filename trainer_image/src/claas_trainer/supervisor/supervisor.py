@@ -1,8 +1,9 @@
-"""Process 1 of the trainer pod. It starts the worker, tells its progress, keeps maxPause, and writes the result.
+"""Process 1 of the trainer pod.
 
-It never imports torch, so it answers and acts while the worker is deep in C code. Whatever ends the worker, the
-servers that the worker had announced to pause are woken here; the operator is the next line after this one. While the
-worker computes with memory of a server, this process watches that server, and ends the worker when it is gone.
+It starts the worker, serves its progress, enforces maxPauseSeconds, and writes the result. It never imports PyTorch,
+so it can act while the worker is deep in C code. However the worker ends, the supervisor wakes the servers that the
+worker announced to pause; the operator is the next line of defence. While the worker uses memory of a server, the
+supervisor watches that server and ends the worker when the server ends.
 """
 
 from __future__ import annotations
@@ -45,9 +46,8 @@ _LAST_EVENTS_TIMEOUT_SECONDS = 1.0
 
 
 def supervise(task: TrainerCommand, input_path: Path, paths: Paths, command: Sequence[str] | None = None) -> ExitCode:
-    """Run the task in a worker process to its end; returns the exit code of the pod.
-
-    `command` replaces the worker's command line (tests); its file descriptor for events is 3 then.
+    """Run the task in a worker process to its end; returns the pod's exit code. `command` replaces the worker's
+    command line in tests; its file descriptor for events is 3 then.
     """
     try:
         document = read_input(input_path)
@@ -56,7 +56,7 @@ def supervise(task: TrainerCommand, input_path: Path, paths: Paths, command: Seq
     else:
         try:
             result = asyncio.run(_Supervisor(task, input_path, document, paths, command).run())
-        except Exception as error:  # noqa: BLE001 - the edge of the process: whatever it is, the operator is told
+        except Exception as error:  # noqa: BLE001 - the edge of the process: every error is reported to the operator
             log_exception("unexpected", error)
             result = internal_failure(error)
     log("result", succeeded=result.succeeded, reason=result.reason.value if result.reason else None)
@@ -85,7 +85,7 @@ class _Supervisor:
         self._news = asyncio.Event()
         self._told_to_end = False
         self._lost: list[str] = []
-        """Pods that were gone while their memory was computed with."""
+        """Pods that ended while the worker used their memory."""
 
     async def run(self) -> TrainerResult:
         loop = asyncio.get_running_loop()
@@ -107,14 +107,14 @@ class _Supervisor:
         await _kill(process)
         watching.cancel()
         if self._watch.result is None and not self._lost:
-            # A worker whose memory went may end by itself before that is noticed.
+            # A worker may crash over the lost memory before the loss is noticed.
             self._lost = await self._missing()
-        # The pipe ends with the worker; something that it started may hold it open.
+        # The pipe closes with the worker, unless a child of the worker holds it open.
         await asyncio.wait({events}, timeout=_LAST_EVENTS_TIMEOUT_SECONDS)
         events.cancel()
         log(
             "worker-ended",
-            # Of one that ended by itself; one that has reported is ended here, at once.
+            # The code of a worker that ended by itself; a worker that has reported its result is killed here.
             code=code,
             killed=code is None,
             reported=self._watch.result is not None,
@@ -154,39 +154,40 @@ class _Supervisor:
                         return
                     self._watch.take(decode(line))
                 except ValueError:
-                    # The last line of a worker that was killed in mid-write, or one that is too long. Who stopped to
-                    # read at it would miss the next pause, and leave the worker waiting at a full pipe.
+                    # An incomplete last line of a killed worker, or a line that is too long. Reading goes on, because
+                    # otherwise the next pause would be missed and the worker would block on a full pipe.
                     log("event-not-readable")
                 self._news.set()
         finally:
             transport.close()
 
     async def _watch_shared(self) -> None:
-        """Look after the servers whose memory the worker computes with, until one of them is gone."""
+        """Watch the servers whose memory the worker uses, until one of them ends."""
         while not self._lost:
             await asyncio.sleep(WATCH_SECONDS)
             try:
                 self._lost = await self._missing()
-            except Exception as error:  # noqa: BLE001 - nobody else looks: whatever it is, look again
+            except Exception as error:  # noqa: BLE001 - nothing else watches: go on after any error
                 log_exception("watching-failed", error)
         log("serving-lost", pods=", ".join(self._lost))
         self._news.set()
 
     async def _missing(self) -> list[str]:
-        """Pods that are gone and whose memory is computed with."""
+        """Pods that have ended while the worker uses their memory."""
         serving = self._document.serving
         if serving is None or not self._watch.shared:
             return []
         missing = await gone(tuple(self._watch.shared), trust_in(serving, self._paths))
-        # What was given back while it was asked for may go.
+        # Ignore servers that the worker stopped using during the check.
         return [self._watch.shared[url] for url in missing if url in self._watch.shared]
 
     async def _wait(self, process: asyncio.subprocess.Process) -> bool:
-        """Until the worker ends, is to be ended, has lost a server, or has paused for too long; True for the last."""
+        """Wait until the worker ends or has to be ended, or a server is lost, or the pause is too long; True for the
+        last."""
         ended = asyncio.create_task(process.wait())
         try:
             while True:
-                # First, so that what happens from here on is seen below or ends the wait.
+                # Clear first: anything that happens from here on is seen below or ends the wait.
                 self._news.clear()
                 if ended.done() or self._told_to_end or self._lost or self._watch.result is not None:
                     return False
@@ -214,7 +215,7 @@ class _Supervisor:
     def _result(self, code: int | None, overdue: bool, asleep: Sequence[str], out_of_memory: bool) -> TrainerResult:
         result = self._watch.result
         if result is None and self._watch.published is not None:
-            # It got as far as a whole version: taking the step again would be wrong, loading it is the operator's.
+            # The version is published: the step must not be repeated, and the operator loads the version.
             number = self._watch.published.number
             result = published_without_swap(
                 self._watch.published, f"version {number} is published; the trainer ended before it was in service"
@@ -236,12 +237,12 @@ class _Supervisor:
         elif self._lost:
             reason = FailureReason.SERVING_LOST
             message = (
-                f"pod {', '.join(self._lost)}: vLLM ended while a step was taken beside it; the step was ended, and"
-                " nothing was published"
+                f"pod {', '.join(self._lost)}: vLLM ended during the step, which used its weights; the step was"
+                " ended, and nothing was published"
             )
         elif self._told_to_end:
             reason = FailureReason.INTERRUPTED
-            message = f"the pod was told to end in phase {self._watch.phase.value}; nothing was published"
+            message = f"the pod was asked to end in phase {self._watch.phase.value}; nothing was published"
         elif out_of_memory:
             reason = FailureReason.OUT_OF_MEMORY
             message = "the kernel ended the step because the container's memory ran out; raise its memory limit"
@@ -253,8 +254,8 @@ class _Supervisor:
 
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
-    """End the worker and whatever it started, at once, and wait until it is gone. A finished worker too: its result
-    is in, and its memory is to be free."""
+    """Kill the worker and its children, and wait until it is gone. Also after its result is in, to free its
+    memory."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     try:

@@ -1,4 +1,4 @@
-"""Waking the servers that a dead worker may have left paused."""
+"""Wakes the servers that a dead worker may have left paused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _LATE_PAUSE_CHECK_SECONDS = (0.5, 1.5)
 
 
 async def wake_announced(serving: ServingTarget | None, paths: Paths, watch: Watch) -> list[str]:
-    """Wake every server the worker announced and did not report awake; the names of those that stay asleep."""
+    """Wake every server that the worker announced and did not report awake; returns the names of those that stay
+    asleep."""
     announced = dict(watch.announced)
     if not announced:
         return []
@@ -38,13 +39,13 @@ async def _wake(pod: ServingPod, confirmed: bool) -> bool:
         await resume_serving(pod.client, timeout_seconds=_WAKE_TIMEOUT_SECONDS)
         log("woken", pod=pod.pod.name, seconds=round(time.monotonic() - started, 3))
         if not confirmed:
-            # The worker died between its announcement and the answer: its call may still be on the way.
+            # The worker died between announcement and answer: its pause call may still be under way.
             for delay in _LATE_PAUSE_CHECK_SECONDS:
                 await asyncio.sleep(delay)
                 await ensure_awake(pod.client, timeout_seconds=_WAKE_TIMEOUT_SECONDS)
     except ServerGone:
         log("server-gone", pod=pod.pod.name)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other servers are woken all the same
+    except Exception as error:  # noqa: BLE001 - no error may keep the other servers from being woken
         log("wake-failed", pod=pod.pod.name, error=type(error).__name__)
         return False
     return True

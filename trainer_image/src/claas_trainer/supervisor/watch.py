@@ -1,4 +1,4 @@
-"""What the supervisor knows of its worker: a pure state, fed with the worker's events."""
+"""The supervisor's knowledge of its worker: a pure state, updated by the worker's events."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from claas_trainer.messages.events import (
 
 @dataclass
 class Watch:
-    """Where the worker is, and which servers it may have paused. `clock` gives monotonic seconds."""
+    """Phase of the worker, and the servers that it may have paused. `clock` returns monotonic seconds."""
 
     clock: Callable[[], float]
     phase: JobPhase = JobPhase.PREPARING
@@ -32,16 +32,16 @@ class Watch:
     announced: dict[str, PauseAnnounced] = field(default_factory=dict)
     """Servers that may be paused, by address."""
     confirmed: set[str] = field(default_factory=set)
-    """Those of them that said so."""
+    """Those of them that confirmed the pause."""
     paused_at: float | None = None
-    """When the first of them was announced, by `clock`."""
+    """When the first of them was announced, in `clock` seconds."""
     shared: dict[str, str] = field(default_factory=dict)
-    """Servers whose memory is computed with: names of their pods, by address."""
+    """Servers whose memory the worker uses: names of their pods, by address."""
     published: PublishedVersion | None = None
     result: TrainerResult | None = None
 
     def take(self, event: Event) -> None:
-        """Learn from one event."""
+        """Update the state by one event."""
         match event:
             case PhaseReached():
                 self.phase, self.detail = event.phase, event.detail
@@ -67,9 +67,9 @@ class Watch:
 
     @property
     def paused_since(self) -> datetime | None:
-        """When serving was paused, while it is."""
+        """When serving was paused; None while it is not."""
         return min((event.at for event in self.announced.values()), default=None)
 
     def progress(self) -> Progress:
-        """What is told to those who ask."""
+        """The progress to serve."""
         return Progress(phase=self.phase, detail=self.detail, paused_since=self.paused_since)

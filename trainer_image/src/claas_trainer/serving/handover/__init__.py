@@ -1,1 +1,1 @@
-"""What happens to serving while a step needs its device: a strategy of its own."""
+"""Hand-overs: what happens to serving during a step."""

@@ -11,9 +11,9 @@ from claas_trainer.engines.access import GpuNeed, ServingAccess
 
 @dataclass
 class PauseTimes:
-    """What serving noticed of a step; filled in while it goes on, None for what did not happen or can't be told.
+    """Effects of a step on serving, filled in as they are known; None if one did not happen or is unknown.
 
-    `sleep`, `wake`, `serving_gap`: seconds. `slowdown_percent`: how much of its tokens a second serving lost.
+    `sleep`, `wake`, `serving_gap`: seconds. `slowdown_percent`: loss of tokens per second.
     """
 
     sleep: float | None = None
@@ -23,24 +23,23 @@ class PauseTimes:
 
 
 class Handover(ABC):
-    """Makes room for the step and gives it back."""
+    """Makes room for a step, and restores serving after it."""
 
     @property
     def access(self) -> ServingAccess:
-        """What the step may have of serving; known after the first `check`."""
+        """The step's access to serving; known after the first `check`."""
         return ServingAccess()
 
     @abstractmethod
     async def check(self, gpu: GpuNeed | None) -> None:
-        """Make sure, while serving goes on, that the hand-over can work. Raises TrainerError."""
+        """Check that the hand-over will work, while serving goes on. Raises TrainerError."""
 
     @abstractmethod
     def paused(self) -> AbstractAsyncContextManager[PauseTimes]:
-        """Inside it the step has its device. On leaving, serving goes on, whatever happened inside.
-
-        Raises TrainerError; when entering fails, serving goes on too.
+        """Context manager: inside, the step has its device; on exit serving is restored, also after an error. Raises
+        TrainerError; serving goes on if entering fails.
         """
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Free all resources."""
         return

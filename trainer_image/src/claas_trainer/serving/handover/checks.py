@@ -1,4 +1,4 @@
-"""What a hand-over makes sure of before it begins and when it has ended, server by server."""
+"""Checks of each server before and after a hand-over."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from claas_vllm_client import (
 )
 
 SECRET_SYNC_SECONDS = 120.0
-"""For how long a refused token is tried again; mostly the kubelet is done within 90."""
+"""How long a refused token is retried; the kubelet usually updates it within 90 s."""
 REFUSED_POLL_SECONDS = 1.0
 APPLIED_SECONDS = 30.0
-"""For asking the adapter and the base, and loading it again. The operator goes on trying."""
+"""Time-out for probing adapter and base and for loading the adapter again. The operator retries afterwards."""
 
 
 async def check_answers(serving_pod: ServingPod) -> CompanionStatus | None:
-    """The pod answers, its lock takes the token, and it mounts the volume; the state of its companion, if it has one.
+    """Checks that the pod answers, accepts the token and mounts the volume. Returns the state of its companion, if
+    any.
 
-    A refused token is tried again for a while: the pod's copy of a Secret that changed, or ours, may be the old one.
-    Raises ServingError.
+    A refused token is retried for a while: after a rotation the pod's copy of the Secret, or the trainer's, may still
+    be old. Raises ServingError.
     """
     pod, client = serving_pod.pod, serving_pod.client
     if pod.storage_path is None:
@@ -45,7 +46,7 @@ async def check_answers(serving_pod: ServingPod) -> CompanionStatus | None:
         try:
             status = await client.companion_status()
             if status is None:
-                # Without the companion the question before tells nothing.
+                # Without the companion the request above proves nothing.
                 await client.models()
         except Refused as error:
             if not client.renews_token or time.monotonic() > deadline:
@@ -58,7 +59,7 @@ async def check_answers(serving_pod: ServingPod) -> CompanionStatus | None:
 
 
 async def check_awake(serving_pod: ServingPod) -> None:
-    """Nobody has put the pod to sleep, and it can be asked. Raises ServingError."""
+    """Checks that the pod is awake. Raises ServingError."""
     pod = serving_pod.pod
     try:
         asleep = await serving_pod.client.is_sleeping()
@@ -69,12 +70,13 @@ async def check_awake(serving_pod: ServingPod) -> None:
     if asleep:
         raise ServingError(
             FailureReason.ALREADY_ASLEEP,
-            f"pod {pod.name}: is asleep or paused already; whoever paused it must wake it, or POST /wake_up",
+            f"pod {pod.name}: is asleep or paused already, by somebody else, who must wake it (POST /wake_up)",
         )
 
 
 async def check_applied(pods: Sequence[ServingPod], serving: ServingTarget) -> None:
-    """After a wake: each pod answers with its adapter, or is made to. What can't is the operator's."""
+    """Checks after a wake that each pod applies its adapter, and loads it again if not. Pods that still fail are left
+    to the operator."""
     await asyncio.gather(*(_check_applied(pod, serving) for pod in pods))
 
 
@@ -92,10 +94,8 @@ async def _check_applied(pod: ServingPod, serving: ServingTarget) -> None:
 def holding(
     gpu: GpuNeed | None, pods: Sequence[ServingPod], statuses: Sequence[CompanionStatus | None]
 ) -> tuple[ServingPod, ...]:
-    """The pods that hold the step's GPU, or may: a server without the companion doesn't tell. All, where no GPU is
-    needed.
-
-    Raises ServingError (GPU_MISMATCH) when none does.
+    """The pods that hold, or may hold, the step's GPU; without the companion a server's GPU is unknown. All pods if
+    no GPU is needed. Raises ServingError (GPU_MISMATCH) if no pod does.
     """
     if gpu is None:
         return tuple(pods)

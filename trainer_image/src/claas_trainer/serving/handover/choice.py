@@ -1,4 +1,4 @@
-"""The hand-over of an attempt: the one that its input names, where the engine needs anything that serving has."""
+"""The hand-over of an attempt: the one in its input, or none if the engine needs nothing of serving."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from claas_trainer.serving.pods import ServingPod
 def make_handover(
     serving: ServingTarget | None, needs: EngineNeeds, pods: Sequence[ServingPod], reporter: Reporter
 ) -> Handover:
-    """Raises InputError for Auto, which is the operator's to resolve."""
+    """Raises InputError for Auto, which only the operator can resolve."""
     if serving is None or not pods or needs.serving is ServingNeed.NOTHING:
         return NoHandover()
     match serving.handover:

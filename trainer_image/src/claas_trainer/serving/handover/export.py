@@ -1,4 +1,4 @@
-"""Asking vLLM where the weights lie that it serves, for a step that computes with them."""
+"""Asks vLLM for handles to its weights, for a step that uses them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from claas_vllm_client import CompanionStatus, RequestFailed, VllmError
 async def exported_weights(
     pods: Sequence[ServingPod], statuses: Sequence[CompanionStatus | None]
 ) -> Mapping[str, object] | None:
-    """The export of the server that is on a GPU of this pod; None without a GPU, where files are mapped instead.
-
-    Raises ServingError: GPU_MISMATCH when no server is on it, WEIGHTS_NOT_SHAREABLE when that one exports nothing.
+    """The export of the server on this pod's GPU; None without a GPU, where files are mapped instead. Raises
+    ServingError: GPU_MISMATCH if no server is on that GPU, WEIGHTS_NOT_SHAREABLE if the server exports nothing.
     """
     ours = {gpu.uuid for gpu in await asyncio.to_thread(visible_gpus)}
     if not ours:

@@ -1,4 +1,4 @@
-"""How fast servers generate tokens, from their own counters, polled in the background."""
+"""Measures how fast servers generate tokens, from their own counters, polled in the background."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from claas_vllm_client import VllmError
 POLL_SECONDS = 0.25
 _TIMEOUT_SECONDS = 5.0
 _KEPT = 480
-"""Readings: those of two minutes."""
+"""Number of readings kept: two minutes."""
 _STRETCH_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Reading:
-    """All servers' counters, added up: asked for at `asked_at` and known at `at` (`time.monotonic`). `busy`: whether
-    a request runs or waits."""
+    """The counters of all servers, summed: requested at `asked_at`, received at `at` (`time.monotonic`). `busy`:
+    whether a request runs or waits."""
 
     asked_at: float
     at: float
@@ -32,10 +32,10 @@ class Reading:
 
 
 class Meter:
-    """Polls `/metrics` of the pods from `start` to `stop`. `latest` and `since` may be asked by any thread.
+    """Polls `/metrics` of the pods from `start` to `stop`. `latest` and `since` are thread-safe.
 
-    A server that does not answer, or does not count tokens, is left out of that reading's sum: then there is no
-    reading at all, because a sum over fewer servers means nothing.
+    If a server does not answer or does not count tokens, there is no reading, because a sum over fewer servers would
+    not be comparable.
     """
 
     def __init__(self, pods: Sequence[ServingPod]) -> None:
@@ -49,8 +49,8 @@ class Meter:
         return self._readings[-1] if self._readings else None
 
     def since(self, at: float) -> tuple[Reading, ...]:
-        """The readings from a time (`time.monotonic`) on."""
-        # A copy first, which no other thread can interrupt.
+        """The readings since a time (`time.monotonic`)."""
+        # Copy first: the copy is atomic, iterating is not.
         return tuple(reading for reading in tuple(self._readings) if reading.at >= at)
 
     @property
@@ -59,18 +59,18 @@ class Meter:
         return self._task is not None
 
     def start(self) -> None:
-        """Begin to poll, in the running loop; once."""
+        """Start polling in the running event loop; does nothing the second time."""
         if self._task is None:
             self._task = asyncio.create_task(self._poll())
 
     async def stop(self) -> None:
-        """Poll no more."""
+        """Stop polling."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
 
     async def read(self) -> Reading | None:
-        """Ask now; None where a server does not tell."""
+        """Take a reading now; None if a server does not answer or count."""
         asked_at = time.monotonic()
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
@@ -93,21 +93,23 @@ class Meter:
 
 
 def between(first: Reading | None, last: Reading | None) -> Served | None:
-    """What was served from one reading to another; None where one is missing, or a counter began anew."""
+    """Tokens served between two readings; None if one is missing or a counter was reset."""
     if first is None or last is None or last.at <= first.at or last.tokens < first.tokens:
         return None
     return Served(last.at - first.at, last.tokens - first.tokens)
 
 
 def whole(readings: Sequence[Reading]) -> Served | None:
-    """What was served from the first to the last of them."""
+    """Tokens served from the first to the last reading."""
     return between(readings[0], readings[-1]) if readings else None
 
 
 def unhindered(readings: Sequence[Reading]) -> Served | None:
-    """How fast serving is when nothing holds it up, as a step's own preparation does now and then: of all stretches
-    of about a second one that is faster than three quarters of them; all readings, where they are of less than one.
-    Never faster than it was: who reads may be held up too."""
+    """The rate of serving when undisturbed; the preparation of the step slows it down at times.
+
+    The third quartile of the rates over stretches of about a second; the rate over all readings if they cover less.
+    Each stretch counts from its first request to its last answer, so that delayed readings never make serving look
+    faster than it was."""
     stretches = []
     for index, first in enumerate(readings):
         last = next((each for each in readings[index:] if each.at - first.at >= _STRETCH_SECONDS), None)

@@ -1,4 +1,4 @@
-"""No hand-over: nothing is served, or the step needs nothing that vLLM holds."""
+"""No hand-over: nothing is served, or the step does not need vLLM's device or weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from claas_trainer.serving.handover.base import Handover, PauseTimes
 
 
 class NoHandover(Handover):
-    """Serving, if there is any, is left alone."""
+    """Leaves serving alone."""
 
     async def check(self, gpu: GpuNeed | None) -> None:
         return

@@ -1,4 +1,4 @@
-"""The Share hand-over: serving goes on, and the step is taken beside it with weights that are there already."""
+"""The hand-over Share: serving goes on, and the step uses the weights that vLLM serves."""
 
 from __future__ import annotations
 
@@ -34,29 +34,31 @@ from claas_trainer.serving.pods import ServingPod
 
 _LEAST_REST_SECONDS = 0.1
 _AIM = 0.9
-"""Of the slowdown allowed: what serving loses between two readings is seen afterwards."""
+"""Fraction of the allowed slowdown to aim at, because losses between two readings show only afterwards."""
 _DRAIN_SECONDS = 0.05
-"""What is queued on the device when a rest begins."""
+"""Time for work that is queued on the device when a wait begins."""
 _CLEARLY_LESS = 0.8
-"""Of a rate: nearer to it is noise."""
+"""Fraction of a rate below which a difference is more than noise."""
 
 
 class ShareHandover(Handover):
-    """Pauses nothing. Each server whose memory the step may use is told to the supervisor, which ends the step when
-    that server is gone: using its memory after that is undefined. Between its parts the step rests, so that serving
-    keeps its share of tokens a second."""
+    """Pauses nothing.
+
+    Announces each server whose memory the step may use to the supervisor, which ends the step when that server ends:
+    using its memory afterwards is undefined behaviour. Between its parts the step waits, so that serving keeps its
+    share of tokens per second."""
 
     def __init__(self, pods: Sequence[ServingPod], serving: ServingTarget, reporter: Reporter) -> None:
         self._pods = tuple(pods)
         self._beside = self._pods
-        """Those on the step's device."""
+        """The pods on the step's device."""
         self._most_slowdown_percent = serving.max_slowdown_percent
         self._reporter = reporter
         self._meter = Meter(self._pods)
         self._before: Served | None = None
         self._began: Reading | None = None
         self._answered: Reading | None = None
-        """The reading that the last rest was the answer to."""
+        """The reading on which the last wait was based; each reading causes at most one wait."""
         self._rested = 0.0
         self._export: Mapping[str, object] | None = None
 
@@ -65,12 +67,13 @@ class ShareHandover(Handover):
         return ServingAccess(WeightAccess.SHARED, self._export, self.rest)
 
     async def check(self, gpu: GpuNeed | None) -> None:
-        """Every pod answers, its lock takes the token, it mounts the volume, and one has our GPU."""
+        """Checks that every pod answers, accepts the token and mounts the volume, and that one is on the trainer's
+        GPU."""
         statuses = await asyncio.gather(*map(check_answers, self._pods))
         self._beside = holding(gpu, self._pods, statuses)
         if not self._meter.runs:
             self._export = await exported_weights(self._pods, statuses)
-            # From here to the step is the time before it, against which it is measured.
+            # The rate from here to the start of the step is the baseline.
             self._meter.start()
 
     def paused(self) -> AbstractAsyncContextManager[PauseTimes]:
@@ -94,7 +97,8 @@ class ShareHandover(Handover):
             log("shared", slowdown_percent=times.slowdown_percent, rested_seconds=round(self._rested, 3))
 
     async def _check_alive(self) -> None:
-        """A server that ended before it was watched would not be missed."""
+        """Raises ServingError if a server ended before the supervisor watched it, because the supervisor would not
+        notice."""
         missing = await gone(
             [each.pod.url for each in self._beside], self._beside[0].client.tls if self._beside else None
         )
@@ -119,7 +123,7 @@ class ShareHandover(Handover):
         if alone is None or self._before is None or alone.seconds < TELLING_SECONDS:
             return
         if alone.rate < _CLEARLY_LESS * self._before.rate:
-            # There is less to answer by now; to wait for more would be in vain.
+            # Serving did not speed up during the wait, so its load has dropped: lower the baseline.
             self._before = alone
 
     async def close(self) -> None:

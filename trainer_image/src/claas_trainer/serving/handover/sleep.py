@@ -1,4 +1,4 @@
-"""The Sleep hand-over: vLLM freezes its requests and offloads its weights for the step, then wakes."""
+"""The hand-over Sleep: vLLM freezes its requests and offloads its weights for the step, then wakes."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ _MODES = {
 _MEMORY_TIMEOUT_SECONDS = 15.0
 _MEMORY_POLL_SECONDS = 0.1
 _MEMORY_SETTLED_SECONDS = 2.0
-"""After this much waiting it is taken that serving keeps more than it was planned to."""
+"""After this time, memory that is still taken is assumed to stay taken during the pause."""
 _DRAIN_SHARE = 0.9
 _RESUME_TIMEOUT_SECONDS = 60.0
 
 
 class SleepHandover(Handover):
-    """Pauses each pod by its own address, and each is announced to the supervisor first."""
+    """Pauses each pod by its own address, after announcing it to the supervisor."""
 
     def __init__(self, pods: Sequence[ServingPod], serving: ServingTarget, reporter: Reporter) -> None:
         self._pods = tuple(pods)
@@ -64,7 +64,8 @@ class SleepHandover(Handover):
         self._to_pause = self._pods
 
     async def check(self, gpu: GpuNeed | None) -> None:
-        """Every pod answers, its lock takes the token, it mounts the volume, nothing sleeps, and the GPU is ours."""
+        """Checks that every pod answers, accepts the token and mounts the volume, that none sleeps, and that the GPU
+        is the trainer's."""
         self._gpu = gpu
         statuses = await asyncio.gather(*(self._check_pod(pod) for pod in self._pods))
         self._to_pause = holding(gpu, self._pods, statuses)
@@ -97,7 +98,7 @@ class SleepHandover(Handover):
 
     async def _pause(self) -> None:
         for serving_pod in self._to_pause:
-            # Before the call: a pod must never be paused unannounced.
+            # Before the call: no pod may be paused unannounced.
             self._reporter.send(
                 PauseAnnounced(pod=serving_pod.pod.name, url=serving_pod.pod.url, at=datetime.now(UTC))
             )
@@ -121,11 +122,11 @@ class SleepHandover(Handover):
 
     @property
     def _drain_timeout_seconds(self) -> float:
-        """Requests that arrive during a drain wait, so it is part of the pause and has to end before that does."""
+        """Requests that arrive during a drain wait, so the drain is part of the pause and must end before it."""
         return min(self._serving.drain_timeout_seconds, _DRAIN_SHARE * self._serving.max_pause_seconds)
 
     async def _wait_for_memory(self) -> None:
-        """A 200 from /sleep proves nothing: look at the GPU."""
+        """Waits until the GPU's memory is free; a 200 from /sleep does not prove it."""
         if self._gpu is None or not self._to_pause:
             return
         started = time.monotonic()
@@ -133,7 +134,7 @@ class SleepHandover(Handover):
             gpu = await asyncio.to_thread(gpu_of, self._gpu.uuid)
             waited = time.monotonic() - started
             wanted = self._gpu.least_bytes if waited > _MEMORY_SETTLED_SECONDS else self._gpu.free_bytes
-            # A GPU that the management library does not list (a slice) can't be asked; the step will find out.
+            # The management library does not list every GPU (not MIG slices); then only the step can find out.
             if gpu is None or gpu.free_bytes >= wanted:
                 return
             if waited > _MEMORY_TIMEOUT_SECONDS:
@@ -155,8 +156,8 @@ class SleepHandover(Handover):
         try:
             seconds = await resume_serving(serving_pod.client, timeout_seconds=_RESUME_TIMEOUT_SECONDS)
         except ServerGone:
-            # Nothing sleeps there any more, and the step is as good as ever: it is published, and the operator puts
-            # it into service where the next server starts.
+            # The server ended, so nothing sleeps there. The step is still valid: it is published, and the operator
+            # loads it into the next server.
             self._reporter.send(Awake(url=serving_pod.pod.url))
             log("server-gone", pod=serving_pod.pod.name)
             return
