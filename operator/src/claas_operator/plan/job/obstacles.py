@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from claas_crds.v1alpha1.conditions import (
     AdapterCondition,
     AdapterReason,
+    Condition,
     JobReason,
     condition_of,
     is_true,
@@ -14,6 +16,7 @@ from claas_crds.v1alpha1.conditions import (
 from claas_crds.v1alpha1.distill_job import CompletionPoint
 from claas_crds.v1alpha1.lora_adapter import HandoverKind
 from claas_operator.plan.actions import WriteLease
+from claas_operator.plan.checks import first_answer
 from claas_operator.plan.job.recovery import next_attempt
 from claas_operator.plan.server.unready import no_pod_because
 from claas_operator.plan.serving_lease import Grant, new_lease
@@ -29,28 +32,43 @@ class Obstacle:
 
 
 def obstacle(world: JobWorld) -> Obstacle | None:
-    """Why a step can't start now; None if it can."""
-    adapter = world.adapter
-    assert adapter is not None
-    name, conditions = adapter.metadata.name, adapter.status.conditions
-    ready = condition_of(conditions, AdapterCondition.READY)
-    if world.lineage.head is None:
-        return not_ready(
-            f"LoraAdapter {name} has no version yet: {ready.message if ready else 'it has not been looked at yet'}"
-        )
-    stalled = condition_of(conditions, AdapterCondition.STALLED)
-    if stalled is not None and is_true([stalled], AdapterCondition.STALLED):
-        return not_ready(f"LoraAdapter {name} is stalled: {stalled.message}")
-    if ready is not None and ready.reason in (AdapterReason.LOAD_FAILED, AdapterReason.ADAPTER_NOT_APPLIED):
-        # The next version would be made for nothing, and refused like this one.
-        return not_ready(f"vLLM does not take the newest version of LoraAdapter {name}: {ready.message}")
-    if world.handover.kind is None:
-        return Obstacle(JobReason.NO_HANDOVER, world.handover.message)
-    return unaccounted(world) or _pods_in_the_way(world)
+    """Why a step can't start now, by the first check in `OBSTACLES` that has something to say; None if it can."""
+    return first_answer(OBSTACLES, world)
+
+
+def no_version(world: JobWorld) -> Obstacle | None:
+    """First: there is nothing to start from."""
+    if world.lineage.head is not None:
+        return None
+    ready = _ready(world)
+    why = ready.message if ready else "it has not been looked at yet"
+    return not_ready(f"LoraAdapter {_name(world)} has no version yet: {why}")
+
+
+def adapter_stalled(world: JobWorld) -> Obstacle | None:
+    """Before what may pass by itself: it waits for a person."""
+    stalled = condition_of(_conditions(world), AdapterCondition.STALLED)
+    if stalled is None or not is_true([stalled], AdapterCondition.STALLED):
+        return None
+    return not_ready(f"LoraAdapter {_name(world)} is stalled: {stalled.message}")
+
+
+def head_not_served(world: JobWorld) -> Obstacle | None:
+    """Before the hand-over: the next version would be made for nothing, and refused like this one."""
+    ready = _ready(world)
+    if ready is None or ready.reason not in (AdapterReason.LOAD_FAILED, AdapterReason.ADAPTER_NOT_APPLIED):
+        return None
+    return not_ready(f"vLLM does not take the newest version of LoraAdapter {_name(world)}: {ready.message}")
+
+
+def no_handover(world: JobWorld) -> Obstacle | None:
+    """Before the pods: which of them matter depends on the hand-over."""
+    return Obstacle(JobReason.NO_HANDOVER, world.handover.message) if world.handover.kind is None else None
 
 
 def unaccounted(world: JobWorld) -> Obstacle | None:
-    """Whether a job that is gone may have left a version, which this step would have to start from."""
+    """A job that is gone may have left a version, which this step would have to start from. Before the pods, since
+    serving is not changed either until that is known."""
     if world.lease is None or world.adapter is None:
         return None
     found = world.lease.unaccounted_of(world.adapter.metadata.uid)
@@ -59,23 +77,32 @@ def unaccounted(world: JobWorld) -> Obstacle | None:
     return not_ready(f"DistillJob {found[1].job_name} is gone, and the volume is being looked at for its version")
 
 
-def _pods_in_the_way(world: JobWorld) -> Obstacle | None:
-    adapter = world.adapter
-    assert adapter is not None
-    for pod in world.pods:
-        if pod.server is None or world.handover.kind is not HandoverKind.SLEEP:
-            continue
-        if pod.server.asleep:
-            # A grant would name it, and the operator wakes what may have been paused: this sleep is somebody else's.
-            return not_ready(f"vLLM in pod {pod.name} is asleep or paused, and not by a DistillJob: wake it")
-    refusing = next((pod for pod in world.pods if pod.server is not None and pod.server.refused), None)
-    if refusing is not None and refusing.server is not None:
-        return not_ready(f"pod {refusing.name}: {refusing.server.error}")
-    if world.unsettled is not None:
-        return not_ready(world.unsettled)
-    if any(pod.ready for pod in world.pods):
+def asleep_already(world: JobWorld) -> Obstacle | None:
+    """A grant would name the pod, and the operator wakes what may have been paused: this sleep is somebody else's."""
+    if world.handover.kind is not HandoverKind.SLEEP:
         return None
-    deployment = adapter.spec.serving.deployment_ref.name
+    pod = next((pod for pod in world.pods if pod.server is not None and pod.server.asleep), None)
+    if pod is None:
+        return None
+    return not_ready(f"vLLM in pod {pod.name} is asleep or paused, and not by a DistillJob: wake it")
+
+
+def pod_refusing(world: JobWorld) -> Obstacle | None:
+    """A trainer would be refused as well."""
+    pod = next((pod for pod in world.pods if pod.server is not None and pod.server.refused), None)
+    return None if pod is None or pod.server is None else not_ready(f"pod {pod.name}: {pod.server.error}")
+
+
+def pods_unsettled(world: JobWorld) -> Obstacle | None:
+    """After what single pods say: it passes by itself."""
+    return None if world.unsettled is None else not_ready(world.unsettled)
+
+
+def no_pod(world: JobWorld) -> Obstacle | None:
+    """Last: nothing is wrong with the pods, and none is ready."""
+    if world.adapter is None or any(pod.ready for pod in world.pods):
+        return None
+    deployment = world.adapter.spec.serving.deployment_ref.name
     if world.pods or world.wanted_replicas:
         return not_ready(no_pod_because(deployment, None, [(pod.name, pod.trouble) for pod in world.pods]))
     if world.job.spec.complete_when is CompletionPoint.PUBLISHED:
@@ -84,6 +111,20 @@ def _pods_in_the_way(world: JobWorld) -> Obstacle | None:
         f"Deployment {deployment} is scaled to zero, so nothing would serve the version: scale it up, or set"
         " spec.completeWhen to Published"
     )
+
+
+OBSTACLES: tuple[Callable[[JobWorld], Obstacle | None], ...] = (
+    no_version,
+    adapter_stalled,
+    head_not_served,
+    no_handover,
+    unaccounted,
+    asleep_already,
+    pod_refusing,
+    pods_unsettled,
+    no_pod,
+)
+"""In this order."""
 
 
 def not_ready(message: str) -> Obstacle:
@@ -113,3 +154,15 @@ def grant_lease(world: JobWorld) -> WriteLease:
     )
     lease = world.lease or new_lease(adapter.metadata.namespace, serving.deployment_ref.name)
     return WriteLease(lease.model_copy(update={"grant": grant, "last_turn": adapter.metadata.name}))
+
+
+def _conditions(world: JobWorld) -> list[Condition]:
+    return world.adapter.status.conditions if world.adapter is not None else []
+
+
+def _ready(world: JobWorld) -> Condition | None:
+    return condition_of(_conditions(world), AdapterCondition.READY)
+
+
+def _name(world: JobWorld) -> str:
+    return world.job.spec.adapter_ref.name

@@ -1,0 +1,53 @@
+"""A DistillJob that waits for its Deployment's lease."""
+
+from __future__ import annotations
+
+from claas_crds.v1alpha1.conditions import JobCondition, JobReason, condition_of
+from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_operator.plan.job.obstacles import grant_lease, obstacle
+from claas_operator.plan.job.step import WAIT_SECONDS
+from claas_operator.plan.job.unstarted import rest_left
+from claas_operator.plan.job_draft import JobDraft, JobPlan
+
+QUEUE_SECONDS = 15.0
+"""How often a queued job is looked at; it is woken when its turn may have come."""
+
+
+def wait_for_turn(draft: JobDraft) -> JobPlan:
+    """Queue for the lease, and take it when the job's turn has come and nothing is in the way of its step."""
+    world = draft.world
+    rest = rest_left(world)
+    if rest > 0:
+        return draft.plan(JobPhase.PENDING, rest)
+    waits_for = obstacle(world)
+    if waits_for is not None:
+        draft.conditions.set(JobCondition.ADMITTED, False, waits_for.reason, waits_for.message)
+        return draft.plan(JobPhase.PENDING, WAIT_SECONDS)
+    lease, jobs = world.lease, world.jobs_ahead
+    if lease is not None and lease.grant is not None:
+        jobs += 1
+    if jobs == 0:
+        return _grant(draft)
+    admitted = condition_of(draft.conditions.conditions, JobCondition.ADMITTED)
+    if admitted is None or admitted.reason != JobReason.QUEUED:
+        _tell_turn(draft, jobs)
+    return draft.plan(JobPhase.QUEUED, QUEUE_SECONDS)
+
+
+def _tell_turn(draft: JobDraft, jobs: int) -> None:
+    """Told once: a number that is kept up to date is a write for each job that waits, whenever one moves on."""
+    others = {0: "no other job", 1: "1 other job"}.get(jobs, f"{jobs} other jobs")
+    now = f"{draft.world.now:%H:%M:%S} UTC"
+    message = f"Waits for its turn; {others} for the same Deployment came first when it queued at {now}"
+    draft.conditions.set(JobCondition.ADMITTED, False, JobReason.QUEUED, message, quiet=True)
+
+
+def _grant(draft: JobDraft) -> JobPlan:
+    """The job's turn has come. One that waited for something else says first that it needs the lease; of any other,
+    the next pass tells."""
+    world = draft.world
+    draft.actions.append(grant_lease(world))
+    if world.job.status.phase in (None, JobPhase.QUEUED):
+        return draft.unchanged(0.0)
+    _tell_turn(draft, 0)
+    return draft.plan(JobPhase.QUEUED, 0.0)
