@@ -8,10 +8,13 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from claas_kube.api import SECRETS
 from claas_operator.metrics.definitions import METRICS
 from tests.cluster.services.binaries import Binary, ensure
 from tests.simulation.operator_process import OperatorProcess
-from tests.simulation.scene import SAMPLE, Scene
+from tests.simulation.scene import CONTROL_SECRET, SAMPLE, Scene, reason_of
+from tests.simulation.trainer import Ending, Script
+from tests.simulation.vllm_pod import CONTROL_TOKEN
 
 pytestmark = pytest.mark.integration
 
@@ -72,6 +75,9 @@ def test_a_job_that_ran_is_told_by_metrics_that_promtool_accepts(operator: Opera
         ("claas_api_request_duration_seconds_count", {"verb": "get"}),
     ):
         assert after.value(name, **labels) > before.value(name, **labels), name
+    assert after.value("claas_version_loads_total", result="loaded") >= 1, (
+        "the first version is loaded by the operator"
+    )
     assert after.value("process_resident_memory_bytes") > 0
 
     text = scrape(operator)
@@ -83,3 +89,52 @@ def test_a_job_that_ran_is_told_by_metrics_that_promtool_accepts(operator: Opera
         [promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=60, check=False
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_a_vllm_that_a_dead_step_left_asleep_and_a_refused_version_are_told(
+    operator: OperatorProcess, scene: Scene
+) -> None:
+    (pod,) = scene.serve()
+    scene.ready_adapter()
+    before, here = Scrape(scrape(operator)), {"namespace": scene.namespace}
+    scene.script(Script(Ending.DIE))
+    scene.apply_job(backoffLimit=0)
+    job = scene.wait_until("step", "Failed")
+    scene.wait("vLLM awake", lambda: not pod.server.app.asleep)
+    pod.server.app.refuses = "versions/0"
+    scene.apply_adapter("style")
+    scene.wait_for_adapter("style", lambda adapter: reason_of(adapter.status.conditions, "Ready") == "LoadFailed")
+    after = Scrape(scrape(operator))
+
+    def more(name: str, **labels: str) -> float:
+        return after.value(name, **labels) - before.value(name, **labels)
+
+    reason = reason_of(job.status.conditions, "Failed")
+    assert more("claas_jobs_finished_total", result="failed", reason=reason, **here) == 1
+    assert more("claas_vllm_wakes_total", result="woken") == 1
+    assert more("claas_version_loads_total", result="refused") >= 1
+    assert after.value("claas_adapter_failing_loads", adapter="style", **here) == 1
+    assert after.value("claas_adapter_ready", adapter="style", **here) == 0
+
+
+def test_a_vllm_that_the_operator_can_not_wake_is_told_until_it_is_awake(
+    operator: OperatorProcess, scene: Scene
+) -> None:
+    (pod,) = scene.serve()
+    scene.ready_adapter()
+    script = scene.script(Script(Ending.DIE, hold=True))
+    scene.apply_job(backoffLimit=0)
+    scene.wait_until_reached(script)
+    place = {"namespace": scene.namespace, "deployment": "vllm"}
+
+    def asleep_for() -> float:
+        return Scrape(scrape(operator)).value("claas_vllm_asleep_without_step_seconds", **place)
+
+    assert asleep_for() == 0, "its trainer is at work"
+    scene.merge(SECRETS, CONTROL_SECRET, {"stringData": {"token": "of-tomorrow"}})
+    script.hold = False
+    scene.wait("the sleeping vLLM in the metrics", lambda: asleep_for() > 1)
+    assert pod.server.app.asleep
+    scene.merge(SECRETS, CONTROL_SECRET, {"stringData": {"token": CONTROL_TOKEN}})
+    scene.wait("vLLM awake", lambda: not pod.server.app.asleep)
+    scene.wait("no sleeping vLLM in the metrics", lambda: asleep_for() == 0)

@@ -161,7 +161,8 @@ ASLEEP_WITHOUT_STEP = Metric(
     "claas_vllm_asleep_without_step_seconds",
     MetricType.GAUGE,
     ("namespace", "deployment"),
-    "How long a pod of a vLLM Deployment has been asleep while no trainer takes a step there; 0 when none is.",
+    "How long a pod of a vLLM Deployment has been asleep (or has refused the control token after a pause) while no"
+    " trainer takes a step there; 0 when none is.",
 )
 
 LEADING = Metric(

@@ -289,9 +289,12 @@ class LeaseWorld:
 
     @property
     def asleep_without_step(self) -> bool | None:
-        """Whether a pod that the grant may have paused sleeps while no trainer lives; None: one can't be asked."""
+        """Whether a pod that the grant may have paused sleeps, or refuses the token, while no trainer lives.
+
+        None: one does not answer.
+        """
         if self.lease.grant is None or self.alive_pods:
             return False
-        if any(pod.asleep for pod in self.pods):
+        if any(pod.asleep or (pod.exists and pod.server is not None and pod.server.refused) for pod in self.pods):
             return True
         return False if all(pod.settled for pod in self.pods) else None

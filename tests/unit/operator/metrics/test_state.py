@@ -15,7 +15,7 @@ from claas_operator.keys import Key, Kind
 from claas_operator.metrics.known_adapters import KnownAdapters
 from claas_operator.metrics.state import ClusterView, Sleepers, StateCollector
 from claas_operator.plan.world import LeaseWorld
-from tests.builders.world import ASLEEP, NOW, UNREACHABLE, ago, condition, lease_world, recorded, trainer_pod
+from tests.builders.world import ASLEEP, NOW, REFUSED, UNREACHABLE, ago, condition, lease_world, recorded, trainer_pod
 
 LEASE = Key(Kind.LEASE, "team", "claas-serving-vllm")
 
@@ -98,6 +98,7 @@ WORLDS: list[tuple[str, LeaseWorld, bool | None]] = [
     ("its trainer lives", lease_world(pods=(recorded(server=ASLEEP),), alive=(trainer_pod("t"),)), False),
     ("it is awake", lease_world(), False),
     ("it does not answer", lease_world(pods=(recorded(server=UNREACHABLE),)), None),
+    ("it refuses the token", lease_world(pods=(recorded(server=REFUSED),)), True),
     ("it is gone", lease_world(pods=(recorded(server=ASLEEP, exists=False),)), False),
     ("one of two sleeps", lease_world(pods=(recorded(server=UNREACHABLE), recorded("b", server=ASLEEP))), True),
     ("nobody holds the Lease", lease_world(free=True), False),
