@@ -80,6 +80,11 @@ class Outcome:
         """Writes for each completed job."""
         return self.calls.writes / self.completed if self.completed else None
 
+    @property
+    def cpu_per_job(self) -> float | None:
+        """The operator's, in milliseconds for each completed job."""
+        return 1000 * self.processor_seconds["operator"] / self.completed if self.completed else None
+
     def figures(self) -> list[Figure]:
         """With their bars."""
         woken = [each for each in self.woken_after_seconds if each is not None]
@@ -99,6 +104,7 @@ class Outcome:
                 at_most(WOKEN_SECONDS),
             ),
             Figure("operator's memory, peak", self.usage.peak_mb, "MB", below(MEGABYTES)),
+            Figure("operator's processor time a job", self.cpu_per_job, "ms"),
             *(
                 Figure(f"processor time, {side}", seconds / self.seconds, "cores")
                 for side, seconds in self.processor_seconds.items()

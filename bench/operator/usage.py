@@ -32,10 +32,18 @@ class Usage:
 
 
 def processor_seconds(cluster: LightCluster, operator_pid: int) -> dict[str, float]:
-    """What each side has taken of the processors: the operator, this process with all that it plays, the server."""
+    """What each side has taken of the processors: the operator, this process with all that it plays, the servers, and
+    whatever else runs on the machine."""
     servers = {each.name: each.pid for each in process.recorded(cluster.root / "pids")}
     sides = {"operator": operator_pid, "players": os.getpid(), **servers}
-    return {name: Usage.of(pid).cpu_seconds for name, pid in sides.items()}
+    taken = {name: Usage.of(pid).cpu_seconds for name, pid in sides.items()}
+    return {**taken, "others": _busy_seconds() - sum(taken.values())}
+
+
+def _busy_seconds() -> float:
+    """What all processors of the machine have worked since it started."""
+    user, nice, system, _, _, irq, soft_irq, *_ = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    return sum(int(each) for each in (user, nice, system, irq, soft_irq)) / _TICKS
 
 
 def taken_since(before: dict[str, float], now: dict[str, float]) -> dict[str, float]:

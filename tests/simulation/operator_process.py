@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.cluster.kubectl import kubectl_for
@@ -40,7 +41,7 @@ class OperatorProcess:
         *,
         name: str = "operator-0",
         health_port: int,
-        log_level: str = "DEBUG",
+        settings: Mapping[str, str] | None = None,
     ) -> None:
         self.log = log
         self.metrics_port = free_ports(1)[0]
@@ -51,11 +52,12 @@ class OperatorProcess:
             "PYTHONUNBUFFERED": "1",
             "KUBECONFIG": str(cluster.operator_kubeconfig),
             "CLAAS_TRAINER_IMAGE": TRAINER_IMAGE,
-            "CLAAS_LOG_LEVEL": log_level,
+            "CLAAS_LOG_LEVEL": "DEBUG",
             "CLAAS_HEALTH_PORT": str(health_port),
             "CLAAS_METRICS_PORT": str(self.metrics_port),
             "POD_NAME": name,
             "POD_NAMESPACE": OPERATOR_NAMESPACE,
+            **(settings or {}),
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._read_from = 0
