@@ -52,6 +52,12 @@ class SmallApi:
         """Have an object no longer."""
         self._drop(resource.path(namespace, name))
 
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Wait until something holds, 5 s at most."""
+        async with asyncio.timeout(5):
+            while not holds():  # noqa: ASYNC110  (what is waited for is no event)
+                await asyncio.sleep(0.005)
+
     def hang_up(self) -> None:
         """End all watches."""
         self._hung_up += 1

@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
 from claas_kube.api import Api
 from claas_operator.act.apply import Applier
 from claas_operator.act.events import Recorder
+from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.companion_source import CompanionSource
+from claas_operator.clients.job_view import JobView
 from claas_operator.clients.reader import Reader
+from claas_operator.loop.handlers import Wakers
 from claas_operator.loop.reconcile import Reconciler
 from claas_operator.metrics.counts import Metrics
-from claas_operator.observe.job_view import JobView
 from claas_operator.observe.worlds import Observer
 from claas_operator.settings import Settings
 
 SETTINGS = Settings.from_environment({"CLAAS_TRAINER_IMAGE": "trainer:1"})
 
 
-def reconciler_of(api: Api) -> Reconciler:
-    """It knows of no job before its first resync."""
-    read, jobs, companion = Reader(api), JobView(), CompanionSource({})
-    metrics = Metrics()
+def reconciler_of(api: Api, index: ClusterIndex | None = None) -> Reconciler:
+    """Without an index that runs it asks the server for everything."""
+    companion, metrics = CompanionSource({}), Metrics()
+    index = index or ClusterIndex(api, JobView(), (None,))
+    api.keep_informed(index)
+    read = Reader(api, index)
     applier = Applier(api, read, companion, SETTINGS, metrics)
-    recorder = Recorder(api, "operator-0")
-    return Reconciler(api, read, jobs, Observer(read, jobs, companion), applier, recorder, metrics)
+    observer = Observer(read, index.jobs, companion)
+    return Reconciler(api, read, index, observer, applier, Recorder(api, "operator-0"), metrics)
+
+
+@asynccontextmanager
+async def watching(
+    api: Api, default_ttl_seconds: int | None = None
+) -> AsyncIterator[tuple[Reconciler, ClusterIndex]]:
+    """A reconciler whose index has seen the cluster and follows it; passes run by themselves."""
+    index = ClusterIndex(api, JobView(default_ttl_seconds), (None,))
+    reconciler = reconciler_of(api, index)
+    Wakers(reconciler, index)
+    tasks = [asyncio.create_task(index.run())]
+    try:
+        await index.ready()
+        tasks.append(asyncio.create_task(reconciler.queue.run()))
+        yield reconciler, index
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -178,6 +178,8 @@ def test_the_deployment_selects_its_own_pods_whatever_labels_are_added(helm: Pat
         ([], "CLAAS_WATCH_NAMESPACES", ""),
         (["watchNamespaces={a,b,a}"], "CLAAS_WATCH_NAMESPACES", "a,b"),
         (["resyncSeconds=5"], "CLAAS_RESYNC_SECONDS", "5"),
+        (["defaultTtlSecondsAfterFinished=604800"], "CLAAS_DEFAULT_TTL_SECONDS", "604800"),
+        (["defaultTtlSecondsAfterFinished=0"], "CLAAS_DEFAULT_TTL_SECONDS", "0"),
         (["logLevel=DEBUG"], "CLAAS_LOG_LEVEL", "DEBUG"),
         ([], "CLAAS_METRICS_PORT", "8080"),
         (["metrics.port=9090"], "CLAAS_METRICS_PORT", "9090"),
@@ -188,6 +190,20 @@ def test_values_reach_the_operator_as_environment(
     helm: Path, settings: list[str], variable: str, expected: str
 ) -> None:
     assert environment(template(helm, *settings))[variable] == expected
+
+
+def test_finished_jobs_stay_by_default(helm: Path) -> None:
+    assert "CLAAS_DEFAULT_TTL_SECONDS" not in environment(template(helm))
+
+
+def test_the_operator_may_watch_what_its_index_has(helm: Path) -> None:
+    watched = {
+        resource
+        for rule in rules_of(template(helm, "rbac.userRoles=false"))
+        for resource in rule["resources"]
+        if {"list", "watch"} <= set(rule["verbs"])
+    }
+    assert watched == {"loraadapters", "distilljobs", "jobs", "pods", "deployments", "leases"}
 
 
 def test_the_operator_learns_its_own_name_and_namespace(helm: Path) -> None:
@@ -386,6 +402,7 @@ def test_names_can_be_set(helm: Path) -> None:
         ("executionMode=quantum", "at '/executionMode'"),
         ("logLevel=LOUD", "at '/logLevel': value must be one of"),
         ("resyncSeconds=0", "at '/resyncSeconds'"),
+        ("defaultTtlSecondsAfterFinished=-1", "at '/defaultTtlSecondsAfterFinished'"),
         ("image.pullPolicy=Sometimes", "at '/image/pullPolicy'"),
         ("image.digest=sha256:12", "at '/image/digest'"),
         ("watchNamespaces={Upper}", "at '/watchNamespaces/0'"),

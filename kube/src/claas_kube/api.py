@@ -15,7 +15,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
-from typing import cast
+from typing import Protocol, cast
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -45,6 +45,7 @@ minute."""
 _CONNECT_SECONDS = 10
 _JSON = "application/json"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_METADATA_ALONE = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,16 @@ def _ignore(verb: Verb, resource: str, status: int | None, seconds: float) -> No
     """Nobody counts."""
 
 
+class Informed(Protocol):
+    """Who is told what becomes of writes."""
+
+    async def wrote(self, resource: Resource, found: Manifest) -> None:
+        """A write was answered with this object."""
+
+    async def refused(self, resource: Resource, namespace: str, name: str) -> None:
+        """A write met an object that had changed."""
+
+
 class Propagation(StrEnum):
     """What a deletion does with dependents (metav1.DeletionPropagation)."""
 
@@ -130,6 +141,7 @@ class Api:
     ) -> None:
         self._client = api_client
         self._sleep = sleep
+        self._informed: Informed | None = None
         self._on_answer = on_answer
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
@@ -219,42 +231,50 @@ class Api:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(0, f"watch {path}", type(error).__name__) from None
 
+    def keep_informed(self, informed: Informed) -> None:
+        """Tell it of all writes from now on."""
+        self._informed = informed
+
     async def create(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
         """Create; raises Conflict when it exists already."""
-        query = {"fieldManager": FIELD_MANAGER}
-        return await self._request(Verb.CREATE, resource, resource.path(namespace), query=query, body=manifest)
+        name = cast(str, cast(Manifest, manifest["metadata"])["name"])
+        return await self._write(Verb.CREATE, resource, namespace, name, resource.path(namespace), manifest)
 
     async def apply(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
         """Server-side apply: fields named in `manifest` become the operator's."""
         name = cast(str, cast(Manifest, manifest["metadata"])["name"])
-        query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self._request(
-            Verb.APPLY,
-            resource,
-            resource.path(namespace, name),
-            query=query,
-            body=manifest,
-            content="application/apply-patch+yaml",
-        )
+        path, content = resource.path(namespace, name), "application/apply-patch+yaml"
+        return await self._write(Verb.APPLY, resource, namespace, name, path, manifest, content=content)
 
     async def merge(
-        self, resource: Resource, namespace: str, name: str, patch: Manifest, subresource: str | None = None
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        patch: Manifest,
+        subresource: str | None = None,
+        *,
+        metadata_only: bool = False,
     ) -> Manifest:
-        """JSON merge patch; with `metadata.resourceVersion` in it, raises Conflict when the object has changed."""
-        return await self._request(
+        """JSON merge patch; with `metadata.resourceVersion` in it, raises Conflict when the object has changed.
+
+        With `metadata_only` the answer has the object's metadata alone, and nobody is told of it.
+        """
+        return await self._write(
             Verb.PATCH,
             resource,
+            namespace,
+            name,
             resource.path(namespace, name, subresource),
-            query={"fieldManager": FIELD_MANAGER},
-            body=patch,
+            patch,
             content="application/merge-patch+json",
             subresource=subresource,
+            metadata_only=metadata_only,
         )
 
     async def replace(self, resource: Resource, namespace: str, name: str, manifest: Manifest) -> Manifest:
         """Replace under the resourceVersion in `manifest`; raises Conflict when the object has changed."""
-        query = {"fieldManager": FIELD_MANAGER}
-        return await self._request(Verb.UPDATE, resource, resource.path(namespace, name), query=query, body=manifest)
+        return await self._write(Verb.UPDATE, resource, namespace, name, resource.path(namespace, name), manifest)
 
     async def delete(
         self,
@@ -287,6 +307,40 @@ class Api:
         except ApiError as error:
             if error.status != 404:
                 raise
+
+    async def _write(
+        self,
+        verb: Verb,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        path: str,
+        body: Manifest,
+        *,
+        content: str = _JSON,
+        subresource: str | None = None,
+        metadata_only: bool = False,
+    ) -> Manifest:
+        query = {"fieldManager": FIELD_MANAGER, **({"force": "true"} if verb is Verb.APPLY else {})}
+        accept = _METADATA_ALONE if metadata_only else _JSON
+        try:
+            answer = await self._request(
+                verb,
+                resource,
+                path,
+                query=query,
+                body=body,
+                content=content,
+                accept=accept,
+                subresource=subresource,
+            )
+        except Conflict:
+            if self._informed is not None:
+                await self._informed.refused(resource, namespace, name)
+            raise
+        if self._informed is not None and not metadata_only:
+            await self._informed.wrote(resource, answer)
+        return answer
 
     async def _request(
         self,

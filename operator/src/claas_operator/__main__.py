@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 
-import kopf
 from kubernetes.aio.client import ApiClient
 from kubernetes.aio.leaderelection import electionconfig, leaderelection
 
@@ -19,16 +18,18 @@ from claas_kube.objects.meta import Manifest
 from claas_kube.objects.workloads import Lease
 from claas_operator.act.apply import Applier
 from claas_operator.act.events import Recorder
+from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.companion_source import CompanionSource
+from claas_operator.clients.job_view import JobView
 from claas_operator.clients.reader import Reader
 from claas_operator.errors import OperatorError, SettingsError
+from claas_operator.health import health_endpoint
 from claas_operator.leader import LeaderLock
 from claas_operator.loop.handlers import Wakers
 from claas_operator.loop.reconcile import Reconciler
 from claas_operator.metrics.counts import Metrics
 from claas_operator.metrics.endpoint import metrics_endpoint
 from claas_operator.metrics.state import ClusterView, StateCollector
-from claas_operator.observe.job_view import JobView
 from claas_operator.observe.worlds import Observer
 from claas_operator.settings import Settings
 from claas_operator.starting import until_done
@@ -45,44 +46,36 @@ STOP_SECONDS = 15
 async def operate(api: Api, settings: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
     """Watch and reconcile until told to stop."""
     companion = CompanionSource.installed()
-    read = Reader(api)
+    jobs = JobView(settings.default_ttl_seconds)
+    index = ClusterIndex(api, jobs, settings.watch_namespaces or (None,))
+    api.keep_informed(index)
+    read = Reader(api, index)
     applier = Applier(api, read, companion, settings, metrics)
-    jobs = JobView()
     recorder = Recorder(api, settings.pod_name)
-    reconciler = Reconciler(api, read, jobs, Observer(read, jobs, companion), applier, recorder, metrics)
-    wakers = Wakers(reconciler)
+    reconciler = Reconciler(api, read, index, Observer(read, jobs, companion), applier, recorder, metrics)
+    wakers = Wakers(reconciler, index)
     view = ClusterView(lambda: jobs.within(None), wakers.adapters.all, reconciler.failing_loads)
     metrics.lead(StateCollector(view, reconciler.sleepers))
     log.info("leading as %s; engine %s", settings.pod_name, settings.engine)
-    namespaces: tuple[str | None, ...] = settings.watch_namespaces or (None,)
-    # Ends the operator where CRDs or rights go on missing.
-    if not await until_done("first look at the cluster", lambda: reconciler.resync(namespaces), stop):
-        return
-    async with asyncio.TaskGroup() as tasks:
-        background = [
-            tasks.create_task(reconciler.queue.run(), name="work queue"),
-            tasks.create_task(_resync(reconciler, namespaces, settings.resync_seconds), name="resync"),
-        ]
-        await kopf.operator(
-            registry=wakers.registry(),
-            standalone=True,
-            clusterwide=not settings.watch_namespaces,
-            namespaces=list(settings.watch_namespaces),
-            stop_flag=stop,
-            liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz",
-        )
+    async with health_endpoint(settings.health_port) as health, asyncio.TaskGroup() as tasks:
+        background = [tasks.create_task(index.run(), name="index")]
+        # Ends the operator where CRDs or rights go on missing.
+        if await until_done("first look at the cluster", index.ready, stop):
+            health.ready = True
+            background += [
+                tasks.create_task(reconciler.queue.run(), name="work queue"),
+                tasks.create_task(_resync(reconciler, settings.resync_seconds), name="resync"),
+            ]
+            await stop.wait()
         for task in background:
             task.cancel()
 
 
-async def _resync(reconciler: Reconciler, namespaces: tuple[str | None, ...], period_seconds: float) -> None:
+async def _resync(reconciler: Reconciler, period_seconds: float) -> None:
     """Wake everything every so often: what events miss is found all the same."""
     while True:
         await asyncio.sleep(period_seconds)
-        try:
-            await reconciler.resync(namespaces)
-        except Exception as error:  # noqa: BLE001  (the edge of a pass: one that fails must not end the operator)
-            log.warning("resync: %s: %s", type(error).__name__, error)
+        reconciler.resync()
 
 
 async def lead(api: Api, api_client: ApiClient, settings: Settings, metrics: Metrics) -> int:
@@ -92,8 +85,6 @@ async def lead(api: Api, api_client: ApiClient, settings: Settings, metrics: Met
     async def started() -> None:
         try:
             await operate(api, settings, metrics, stop)
-            if not stop.is_set():
-                told.set()  # kopf takes the signals over while it runs: only one of them ends it so quietly.
         except* Exception as errors:  # noqa: BLE001  (told by the exit status)
             log.error("stopped: %s", "; ".join(f"{type(error).__name__}: {error}" for error in errors.exceptions))
         finally:
@@ -167,7 +158,7 @@ async def main() -> int:
         print(f"claas-operator: {error}", file=sys.stderr)  # noqa: T201  (before logging is set up)
         return 2
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("aiohttp.access", "httpx", "httpcore", "kopf.objects"):
+    for noisy in ("aiohttp.access", "httpx", "httpcore"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
     metrics = Metrics()
     async with (

@@ -27,6 +27,8 @@ class Settings:
     """Namespaces to watch; empty: all."""
     resync_seconds: float
     """How often every object is looked at without an event."""
+    default_ttl_seconds: int | None
+    """The `ttlSecondsAfterFinished` of DistillJobs that set none; None: they stay."""
     pod_name: str
     """Name of the operator's pod: its identity as leader, kept over a restart of the container."""
     pod_namespace: str
@@ -59,6 +61,13 @@ class Settings:
             resync_seconds = float(environment.get("CLAAS_RESYNC_SECONDS", "30"))
         except ValueError:
             raise SettingsError("CLAAS_RESYNC_SECONDS is not a number of seconds") from None
+        try:
+            ttl = environment.get("CLAAS_DEFAULT_TTL_SECONDS", "")
+            default_ttl_seconds = int(ttl) if ttl else None
+        except ValueError:
+            raise SettingsError("CLAAS_DEFAULT_TTL_SECONDS is not a whole number of seconds") from None
+        if default_ttl_seconds is not None and default_ttl_seconds < 0:
+            raise SettingsError("CLAAS_DEFAULT_TTL_SECONDS is negative")
         namespaces = environment.get("CLAAS_WATCH_NAMESPACES", "")
         return cls(
             trainer_image=image,
@@ -67,6 +76,7 @@ class Settings:
             engine=engine,
             watch_namespaces=tuple(name.strip() for name in namespaces.split(",") if name.strip()),
             resync_seconds=resync_seconds,
+            default_ttl_seconds=default_ttl_seconds,
             pod_name=environment.get("POD_NAME", "claas-operator"),
             pod_namespace=environment.get("POD_NAMESPACE", "default"),
             health_port=_port(environment, "CLAAS_HEALTH_PORT", "8081"),

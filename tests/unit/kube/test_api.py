@@ -144,7 +144,7 @@ async def test_a_request_without_an_answer_is_told_too() -> None:
 async def test_a_refusal_is_not_asked_again(status: int, kind: type[ApiError]) -> None:
     async with api_of(refused(status, "spec.x: wrong")) as (api, server):
         with pytest.raises(kind, match=f"POST /api/v1/namespaces/team/pods: HTTP {status}: spec.x: wrong"):
-            await api.create(PODS, "team", {})
+            await api.create(PODS, "team", {"metadata": {"name": "pod"}})
         assert len(server.asked) == 1
 
 

@@ -32,6 +32,8 @@ def test_namespaces_are_a_list_with_or_without_blanks() -> None:
         ({}, "CLAAS_TRAINER_IMAGE"),
         ({**IMAGE, "CLAAS_DISTILL_EXECUTION_MODE": "cloud"}, "CLAAS_DISTILL_EXECUTION_MODE"),
         ({**IMAGE, "CLAAS_RESYNC_SECONDS": "soon"}, "CLAAS_RESYNC_SECONDS"),
+        ({**IMAGE, "CLAAS_DEFAULT_TTL_SECONDS": "a week"}, "CLAAS_DEFAULT_TTL_SECONDS"),
+        ({**IMAGE, "CLAAS_DEFAULT_TTL_SECONDS": "-1"}, "CLAAS_DEFAULT_TTL_SECONDS"),
         ({**IMAGE, "CLAAS_HEALTH_PORT": "http"}, "CLAAS_HEALTH_PORT"),
     ],
 )

@@ -15,14 +15,14 @@
 - apiGroups: [claas.dev]
   resources: [loraadapters/finalizers, distilljobs/finalizers]
   verbs: [update]
-# Trainer Jobs and their pods. A trainer that hangs in a pause is deleted with its pod; a Job that is accounted for
+# Trainer Jobs and their pods, and the pods of vLLM. A trainer that hangs in a pause is deleted with its pod; a Job that is accounted for
 # gets a time to live.
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, delete]
+  verbs: [get, list, watch, delete]
 # The vLLM Deployments and the volumes that adapters name.
 - apiGroups: [apps]
   resources: [deployments]
@@ -42,7 +42,7 @@
 # One Lease for each vLLM Deployment: one step at a time.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, list, create, update, delete]
+  verbs: [get, list, watch, create, update, delete]
 # Its own Events, and those that say why a trainer's pod does not start.
 - apiGroups: [""]
   resources: [events]

@@ -238,14 +238,18 @@ class Applier:
     async def _create_attempt(
         self, job: JobObject, adapter: AdapterObject, name: str, attempt: int, grant: Grant, parent: int
     ) -> None:
-        document = attempt_input(adapter, self._settings, job, attempt, grant, parent)
+        # The one time that a job's samples are read.
+        whole = await self._read.job_object(job.metadata.namespace, job.metadata.name)
+        if whole is None or whole.metadata.uid != job.metadata.uid:
+            raise Conflict(409, f"DistillJob {job.metadata.name}", "it is gone, or another one has its name")
+        document = attempt_input(adapter, self._settings, whole, attempt, grant, parent)
         mounts = [
             *manifests.common_mounts(adapter, name),
             *manifests.serving_mounts(adapter),
-            *samples_mounts(job.spec.samples),
+            *samples_mounts(whole.spec.samples),
         ]
         owner = Owner(JOB_KIND, job.metadata)
-        samples = samples_document(job.spec.samples)
+        samples = samples_document(whole.spec.samples)
         await self._create_trainer(TrainerCommand.RUN, name, owner, adapter, document, samples, mounts)
 
     async def _create_trainer(

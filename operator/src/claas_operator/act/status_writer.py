@@ -50,7 +50,15 @@ class StatusWriter:
             "metadata": {"resourceVersion": metadata.resource_version},
             "status": {**removed, **new},
         }
-        written = await self._api.merge(resource, metadata.namespace, metadata.name, patch, subresource="status")
+        written = await self._api.merge(
+            resource,
+            metadata.namespace,
+            metadata.name,
+            patch,
+            subresource="status",
+            # A job's samples need not come back each time.
+            metadata_only=resource is DISTILL_JOBS,
+        )
         if isinstance(before, DistillJobStatus) and isinstance(after, DistillJobStatus):
             self._metrics.job_written(metadata.namespace, metadata.creation_timestamp, before, after)
         return ObjectMeta.model_validate(written["metadata"])

@@ -34,6 +34,7 @@ from claas_kube.objects.workloads import (
     Event,
     Lease,
 )
+from claas_operator.clients.cluster_index import ClusterIndex, batch_job_key
 from claas_operator.clients.servers import Credentials
 from claas_operator.plan import naming
 from claas_operator.plan.serving_lease import (
@@ -65,13 +66,27 @@ class Document:
 
 
 class Reader:
-    """Reads single objects and lists; one that is missing is None."""
+    """Reads single objects and lists; one that is missing is None.
 
-    def __init__(self, api: Api) -> None:
+    What is watched is read from the index, and asked of the server only where the index does not know it.
+    """
+
+    def __init__(self, api: Api, index: ClusterIndex | None = None) -> None:
+        """Without an index everything is asked of the server."""
         self._api = api
+        self._all = index
+
+    @property
+    def _index(self) -> ClusterIndex | None:
+        """The index, once everything has been listed."""
+        return self._all if self._all is not None and self._all.complete else None
 
     async def adapter_object(self, namespace: str, name: str) -> AdapterObject | None:
         """The LoraAdapter of that name."""
+        if self._index is not None:
+            known = self._index.adapters.entry(namespace, name)
+            if known is None or known.value is not None:
+                return known.value if known is not None else None
         found = await self._api.get(ADAPTERS, namespace, name)
         return AdapterObject.model_validate(found) if found else None
 
@@ -79,6 +94,22 @@ class Reader:
         """The DistillJob of that name."""
         found = await self._api.get(DISTILL_JOBS, namespace, name)
         return JobObject.model_validate(found) if found else None
+
+    async def known_job(self, namespace: str, name: str) -> JobObject | None:
+        """The DistillJob of that name without its inline samples; raises ValidationError where it can't be read."""
+        if self._index is not None:
+            known = self._index.jobs.collection.entry(namespace, name)
+            if known is None or known.value is not None:
+                return known.value.whole() if known is not None and known.value is not None else None
+        found = await self._api.get(DISTILL_JOBS, namespace, name)
+        if found is None:
+            return None
+        if self._all is not None:
+            await self._all.jobs.take(found)
+            taken = self._all.jobs.get(namespace, name)
+            if taken is not None:
+                return taken.whole()
+        return JobObject.model_validate(found)
 
     async def readable_job(self, namespace: str, name: str) -> JobObject | None:
         """The DistillJob of that name, unless this release can't read it: then nothing is known to go on."""
@@ -89,11 +120,15 @@ class Reader:
 
     async def readable_adapter(self, namespace: str, name: str) -> AdapterObject | None:
         """The LoraAdapter of that name, unless this release can't read it."""
+        if self._index is not None:
+            return self._index.adapters.get(namespace, name)
         found = await self._api.get(ADAPTERS, namespace, name)
         return _readable_adapter(found) if found else None
 
     async def adapters(self, namespace: str) -> list[AdapterObject]:
         """The LoraAdapters of a namespace that this release can read: another one is in nobody else's way."""
+        if self._index is not None:
+            return list(self._index.adapters.within(namespace))
         return [
             adapter
             for found in await self._api.list(ADAPTERS, namespace)
@@ -102,16 +137,21 @@ class Reader:
 
     async def lease(self, namespace: str, deployment: str) -> ServingLease | None:
         """The serving lease of a Deployment."""
-        found = await self._api.get(LEASES, namespace, lease_name(deployment))
-        return read_lease(Lease.model_validate(found)) if found else None
+        return await self.lease_named(namespace, lease_name(deployment))
 
     async def lease_named(self, namespace: str, name: str) -> ServingLease | None:
         """The serving lease by its own name."""
+        if self._index is not None:
+            known = self._index.leases.entry(namespace, name)
+            if known is None or known.value is not None:
+                return known.value if known is not None else None
         found = await self._api.get(LEASES, namespace, name)
         return read_lease(Lease.model_validate(found)) if found else None
 
     async def leases(self, namespace: str | None) -> list[ServingLease]:
         """All serving leases."""
+        if self._index is not None:
+            return list(self._index.leases.within(namespace))
         found = await self._api.list(LEASES, namespace, SERVING_LEASE_LABELS)
         return [read_lease(Lease.model_validate(lease)) for lease in found]
 
@@ -182,6 +222,9 @@ class Reader:
 
     async def deployment(self, namespace: str, name: str) -> Deployment | None:
         """The Deployment of that name."""
+        served = self._index.served(namespace, name) if self._index is not None else None
+        if served is not None and served.listed:
+            return served.deployment
         found = await self._api.get(DEPLOYMENTS, namespace, name)
         return Deployment.model_validate(found) if found else None
 
@@ -195,21 +238,33 @@ class Reader:
         """All pods that the Deployment's selector matches."""
         if deployment is None:
             return []
+        served = self._index.served(namespace, deployment.metadata.name) if self._index is not None else None
+        pods = served.pods(deployment.spec.selector.text) if served is not None else None
+        if pods is not None:
+            return pods
         found = await self._api.list(PODS, namespace, deployment.spec.selector.text)
         return [Pod.model_validate(pod) for pod in found]
 
     async def pod(self, namespace: str, name: str) -> Pod | None:
         """The pod of that name."""
+        if self._index is not None:
+            known = self._index.pod(namespace, name)
+            if known is not None:
+                return known
         found = await self._api.get(PODS, namespace, name)
         return Pod.model_validate(found) if found else None
 
     async def batch_job(self, namespace: str, name: str) -> BatchJob | None:
         """The batch Job of that name."""
+        if self._index is not None:
+            return self._index.batch_jobs.get(namespace, name)
         found = await self._api.get(BATCH_JOBS, namespace, name)
         return BatchJob.model_validate(found) if found else None
 
     async def batch_job_pods(self, namespace: str, name: str) -> list[Pod]:
         """The pods of a batch Job."""
+        if self._index is not None:
+            return self._index.trainer_pods.grouped(namespace, batch_job_key(name))
         labels = {"batch.kubernetes.io/job-name": name}
         return [Pod.model_validate(pod) for pod in await self._api.list(PODS, namespace, labels)]
 
@@ -220,6 +275,12 @@ class Reader:
 
     async def trainer_pods(self, namespace: str, job_uid: str) -> list[Pod]:
         """The trainer pods of a DistillJob, of all its attempts."""
+        if self._index is not None:
+            return self._index.trainer_pods.grouped(namespace, job_uid)
+        return await self.trainer_pods_now(namespace, job_uid)
+
+    async def trainer_pods_now(self, namespace: str, job_uid: str) -> list[Pod]:
+        """The same by the server's word."""
         found = await self._api.list(PODS, namespace, {naming.JOB_UID_LABEL: job_uid})
         return [Pod.model_validate(pod) for pod in found]
 
@@ -233,6 +294,12 @@ class Reader:
 
     async def attempts_open(self, namespace: str, job_uid: str) -> bool:
         """Whether a batch Job of a DistillJob has not ended: Kubernetes may yet make a pod of it."""
+        if self._index is not None:
+            return any(not job.ended_because for job in self._index.batch_jobs.grouped(namespace, job_uid))
+        return await self.attempts_open_now(namespace, job_uid)
+
+    async def attempts_open_now(self, namespace: str, job_uid: str) -> bool:
+        """The same by the server's word."""
         found = await self._api.list(BATCH_JOBS, namespace, {naming.JOB_UID_LABEL: job_uid})
         return any(not BatchJob.model_validate(job).ended_because for job in found)
 

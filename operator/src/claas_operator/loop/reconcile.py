@@ -11,15 +11,15 @@ from claas_crds.v1alpha1.distill_job import KIND as JOB_KIND
 from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
 from claas_crds.v1alpha1.lora_adapter import KIND as ADAPTER_KIND
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
-from claas_kube.api import ADAPTERS, DISTILL_JOBS, Api, Resource
+from claas_kube.api import ADAPTERS, DISTILL_JOBS, Api
 from claas_kube.errors import ApiError, Conflict
-from claas_kube.listing import Selection
-from claas_kube.objects.meta import Manifest, ObjectMeta
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.act.apply import Applier
 from claas_operator.act.events import Recorder
 from claas_operator.act.pass_failures import refused_step, trouble_of
 from claas_operator.act.status_writer import StatusWriter
+from claas_operator.clients.cluster_index import ClusterIndex
+from claas_operator.clients.job_view import known_job
 from claas_operator.clients.reader import Reader
 from claas_operator.keys import Key, Kind
 from claas_operator.loop.transitions import adapter_transition, job_transition, lease_transitions
@@ -27,7 +27,6 @@ from claas_operator.loop.work_queue import WorkQueue
 from claas_operator.metrics.counts import Metrics
 from claas_operator.metrics.definitions import PassResult
 from claas_operator.metrics.state import Sleepers
-from claas_operator.observe.job_view import JobView, known_job
 from claas_operator.observe.worlds import Observer
 from claas_operator.plan import actions
 from claas_operator.plan.adapter.adapter import plan_adapter
@@ -54,7 +53,7 @@ class Reconciler:
         self,
         api: Api,
         read: Reader,
-        jobs: JobView,
+        index: ClusterIndex,
         observer: Observer,
         applier: Applier,
         recorder: Recorder,
@@ -64,7 +63,8 @@ class Reconciler:
         self._read = read
         self._status = StatusWriter(api, metrics)
         self.metrics = metrics
-        self.jobs = jobs
+        self.jobs = index.jobs
+        self._index = index
         self._observer = observer
         self._applier = applier
         self._recorder = recorder
@@ -75,7 +75,6 @@ class Reconciler:
         )
         for kind in Kind:
             metrics.watch_queue(kind, partial(self.queue.waiting, kind))
-        self._listed: set[str | None] = set()
         self._told: dict[Key, datetime] = {}
         """When the status of jobs that are not done was last written. What is lost of it is told a little sooner."""
 
@@ -104,55 +103,22 @@ class Reconciler:
         """In how many pods the last try to load the adapter's version failed."""
         return self._loads.count(namespace, adapter)
 
-    async def resync(self, namespaces: tuple[str | None, ...]) -> None:
-        """Wake every object of ours; None stands for all namespaces."""
-        for namespace in namespaces:
-            for found in await self._metadata_of_all(ADAPTERS, namespace):
-                self.queue.wake(Key(Kind.ADAPTER, found.namespace, found.name))
-            await self._resync_jobs(namespace)
-            for lease in await self._read.leases(namespace):
-                if lease.grant is not None or lease.served or lease.unaccounted:
-                    self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
+    def resync(self) -> None:
+        """Wake every object that has something to do."""
+        for namespace, name in self._index.adapters.entries(None):
+            self.queue.wake(Key(Kind.ADAPTER, namespace, name))
+        for namespace, name in self.jobs.collection.entries(None):
+            self.wake_job(namespace, name)
+        for lease in self._index.leases.within(None):
+            if lease.grant is not None or lease.served or lease.unaccounted:
+                self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
 
-    async def _resync_jobs(self, namespace: str | None) -> None:
-        """Wake the jobs with something to do; the first time all are read, later those that have changed unseen."""
-        if namespace not in self._listed:
-            async for page in self._api.pages(DISTILL_JOBS, namespace):
-                for found in page.items:
-                    self.jobs.take(found)
-                    self._wake_job(ObjectMeta.model_validate(found["metadata"]))
-            self._listed.add(namespace)
-            return
-        known = self.jobs.within(namespace)
-        found_now = await self._metadata_of_all(DISTILL_JOBS, namespace)
-        present = {metadata.uid for metadata in found_now}
-        for job in known:
-            if job.uid not in present:
-                self.jobs.forget(job.namespace, job.name)
-        for metadata in found_now:
-            self._wake_job(metadata)
-
-    async def _metadata_of_all(self, resource: Resource, namespace: str | None) -> list[ObjectMeta]:
-        pages = self._api.pages(resource, namespace, Selection(page_size=500), metadata_only=True)
-        return [ObjectMeta.model_validate(found["metadata"]) async for page in pages for found in page.items]
-
-    def _wake_job(self, metadata: ObjectMeta) -> None:
-        """Wake a job when it has something to do, or when more has become of it than is known."""
-        job = self.jobs.get(metadata.namespace, metadata.name)
-        seen = job is not None and job.resource_version == metadata.resource_version
-        due = job.due_in(datetime.now(UTC)) if job is not None and seen else 0.0
+    def wake_job(self, namespace: str, name: str) -> None:
+        """Wake a job when it has something to do, is gone, or can't be read."""
+        job = self.jobs.get(namespace, name)
+        due = job.due_in(datetime.now(UTC)) if job is not None else 0.0
         if due is not None:
-            self.queue.wake(Key(Kind.JOB, metadata.namespace, metadata.name), due)
-
-    def saw_job(self, found: Manifest, *, gone: bool) -> None:
-        """A watch told of a job."""
-        metadata = ObjectMeta.model_validate(found["metadata"])
-        if gone:
-            self.jobs.forget(metadata.namespace, metadata.name)
-            self.queue.wake(Key(Kind.JOB, metadata.namespace, metadata.name))
-        else:
-            self.jobs.take(found)
-            self._wake_job(metadata)
+            self.queue.wake(Key(Kind.JOB, namespace, name), due)
 
     async def _adapter(self, key: Key) -> float | None:
         adapter = await self._read.adapter_object(key.namespace, key.name)
@@ -195,12 +161,10 @@ class Reconciler:
         return adapter.model_copy(update={"metadata": metadata, "status": status})
 
     async def _job(self, key: Key) -> float | None:
-        job = await self._read.job_object(key.namespace, key.name)
+        job = await self._read.known_job(key.namespace, key.name)
         if job is None:
-            self.jobs.forget(key.namespace, key.name)
             self._told.pop(key, None)
             return None
-        self.jobs.note(job)
         if job.metadata.deletion_timestamp is not None:
             return None
         world = replace(await self._observer.job_world(job), told=self._told.get(key))

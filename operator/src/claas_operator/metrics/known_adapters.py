@@ -6,11 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from pydantic import ValidationError
-
 from claas_crds.v1alpha1.conditions import AdapterCondition, AdapterReason, ConditionStatus, condition_of
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
-from claas_kube.objects.meta import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +30,8 @@ class KnownAdapters:
     def __init__(self) -> None:
         self._adapters: dict[tuple[str, str], KnownAdapter] = {}
 
-    def take(self, namespace: str, name: str, deployment: str, status: Manifest, now: datetime) -> None:
-        """Remember an adapter. Of one whose status this release can't read it is known that it is not ready."""
-        try:
-            read = LoraAdapterStatus.model_validate(status)
-        except ValidationError:
-            read = LoraAdapterStatus()
+    def take(self, namespace: str, name: str, deployment: str, read: LoraAdapterStatus, now: datetime) -> None:
+        """Remember an adapter."""
         ready = condition_of(read.conditions, AdapterCondition.READY)
         holds = ready is not None and ready.status is ConditionStatus.TRUE
         asleep = ready is not None and not holds and ready.reason == AdapterReason.ASLEEP

@@ -9,11 +9,10 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from claas_crds.samples.documents import SampleError, read_document
 from claas_kube.api import CONFIG_MAPS, SECRETS, Resource
 from claas_kube.objects.resources import JobObject
 from claas_operator.clients.reader import Reader
-from claas_operator.plan.samples import input_error, samples_document
+from claas_operator.plan.samples import InlineSamples, document_fault
 
 REMEMBERED = 1000
 """How many verdicts are kept, so that a queued job's samples are not checked at every look."""
@@ -38,10 +37,9 @@ class SamplesObserver:
         self._read = read
         self._verdicts: OrderedDict[tuple[str, str], str | None] = OrderedDict()
 
-    async def look(self, job: JobObject) -> SamplesSeen:
-        """What is in the way of a job's samples."""
+    async def look(self, job: JobObject, inline: InlineSamples | None) -> SamplesSeen:
+        """What is in the way of a job's samples; `inline`: what is known of those that stand in the job itself."""
         source = job.spec.samples
-        new = job.status.start_time is None
         if source.config_map_ref is not None:
             return await self._document(job, CONFIG_MAPS, source.config_map_ref.name, source.config_map_ref.key)
         if source.secret_ref is not None:
@@ -51,11 +49,7 @@ class SamplesObserver:
             found = await self._read.claim_found(job.metadata.namespace, claim)
             gone = f"spec.samples.file.claimName: there is no PersistentVolumeClaim {claim}"
             return SamplesSeen() if found else SamplesSeen(missing=gone)
-        too_large = input_error(source)
-        if too_large is not None or not new:
-            return SamplesSeen(too_large=too_large)
-        inline = (samples_document(source) or "").encode("utf-8", "surrogatepass")
-        return SamplesSeen(invalid=await self._fault(job.metadata.uid, "inline", inline))
+        return SamplesSeen(too_large=inline.too_large, invalid=inline.invalid) if inline else SamplesSeen()
 
     async def _document(self, job: JobObject, resource: Resource, name: str, key: str) -> SamplesSeen:
         field, kind = ("secretRef", "Secret") if resource is SECRETS else ("configMapRef", "ConfigMap")
@@ -75,16 +69,8 @@ class SamplesObserver:
         key = (owner, version)
         if key not in self._verdicts:
             # A megabyte takes tens of milliseconds, in which others go on.
-            self._verdicts[key] = await asyncio.to_thread(_fault, data)
+            self._verdicts[key] = await asyncio.to_thread(document_fault, data)
         self._verdicts.move_to_end(key)
         while len(self._verdicts) > REMEMBERED:
             self._verdicts.popitem(last=False)
         return self._verdicts[key]
-
-
-def _fault(data: bytes) -> str | None:
-    try:
-        read_document(data)
-    except SampleError as error:
-        return str(error)
-    return None

@@ -10,11 +10,11 @@ from claas_crds.v1alpha1.distill_job import JobPhase
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.clients import servers as serving
 from claas_operator.clients.companion_source import CompanionSource
+from claas_operator.clients.job_view import JobView, known_job
 from claas_operator.clients.reader import Reader
 from claas_operator.observe.attempt_reader import observe_attempt
 from claas_operator.observe.attempts import alive_trainers, held_open
 from claas_operator.observe.holder import HolderState, holder_state, running_job
-from claas_operator.observe.job_view import JobView, known_job
 from claas_operator.observe.rollout import unsettled
 from claas_operator.observe.samples import SamplesObserver
 from claas_operator.observe.serving_pods import (
@@ -37,6 +37,7 @@ from claas_operator.plan.world import (
     AdapterWorld,
     JobWorld,
     LeaseWorld,
+    ObjectReference,
     SecretsSeen,
     TrainerJob,
     TrainerState,
@@ -109,7 +110,8 @@ class Observer:
         to_start = mine and attempt.state is TrainerState.ABSENT
         between_attempts = to_start and (status.failed_attempts > 0 or waited)
         free = lease is None or lease.holder is None
-        samples = await self._samples.look(job)
+        known = self._jobs.get(namespace, job.metadata.name)
+        samples = await self._samples.look(job, known.inline if known is not None else None)
         waits = not (job.spec.suspend or job.status.produced_version is not None)
         ahead = 0 if mine or adapter is None else await self._jobs_ahead(job, adapter, lease)
         ask = waits and ((free and ahead == 0) or between_attempts)
@@ -171,26 +173,40 @@ class Observer:
     async def lease_world(self, lease: ServingLease) -> LeaseWorld:
         """The world of a serving lease that is held."""
         grant = lease.grant
-        job = await self._read.readable_job(lease.namespace, grant.job_name) if grant else None
+        job = await self._readable_job(lease.namespace, grant.job_name) if grant else None
         adapter = await self._read.readable_adapter(lease.namespace, grant.adapter_name) if grant else None
         now = datetime.now(UTC)
         holder = holder_state(grant, job, adapter, now) if grant else HolderState(False, False)
         # The servers first: what sleeps now was not put to sleep by a trainer that is made only later.
         recorded = await recorded_pods(self._read, lease)
+        alive, attempts_open = await self._trainers(lease.namespace, grant.job_uid) if grant else ((), False)
         return LeaseWorld(
             now=now,
             lease=lease,
             job_active=holder.needs_lease,
             unaccounted=holder.unaccounted,
-            alive_pods=(
-                alive_trainers(await self._read.trainer_pods(lease.namespace, grant.job_uid)) if grant else ()
-            ),
-            attempts_open=await self._read.attempts_open(lease.namespace, grant.job_uid) if grant else False,
+            alive_pods=alive,
+            attempts_open=attempts_open,
             pods=recorded,
             deployment_found=await self._read.deployment(lease.namespace, lease.deployment) is not None,
             orphans=await orphans(self._read, lease) if grant is None else (),
             lost=await self._lost(lease) if grant is None and lease.unaccounted else (),
         )
+
+    async def _trainers(self, namespace: str, job_uid: str) -> tuple[tuple[ObjectReference, ...], bool]:
+        """The pods whose trainer may run, and whether there may be more of them."""
+        alive = alive_trainers(await self._read.trainer_pods(namespace, job_uid))
+        attempts_open = await self._read.attempts_open(namespace, job_uid)
+        if alive or attempts_open:
+            return alive, attempts_open
+        # Serving is woken, and the lease released, on the server's word alone: a watch may be behind.
+        pods = await self._read.trainer_pods_now(namespace, job_uid)
+        return alive_trainers(pods), await self._read.attempts_open_now(namespace, job_uid)
+
+    async def _readable_job(self, namespace: str, name: str) -> JobObject | None:
+        """The DistillJob of that name, unless this release can't read it: then nothing is known to go on."""
+        known = self._jobs.get(namespace, name)
+        return known.whole() if known is not None else await self._read.readable_job(namespace, name)
 
     async def _lost(self, lease: ServingLease) -> tuple[str, ...]:
         """Jobs that are not accounted for and whose adapter is gone, or served by another Deployment."""

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pydantic import TypeAdapter
 
 from claas_contract.places import INPUT_DIRECTORY, SAMPLES_DIRECTORY
+from claas_crds.samples.documents import SampleError, read_document
 from claas_crds.v1alpha1.distill_job import LARGEST_INLINE_BYTES, SamplesSource
 from claas_crds.v1alpha1.training import DistillBatchItem
 
 SAMPLES_FILE_NAME = "samples.json"
 _SAMPLES = TypeAdapter(list[DistillBatchItem])
+
+
+@dataclass(frozen=True, slots=True)
+class InlineSamples:
+    """What is in the way of samples that stand in the job itself; None: nothing."""
+
+    too_large: str | None = None
+    """No trainer's input can be made of them."""
+    invalid: str | None = None
+    """One of them is wrong."""
 
 
 def samples_document(source: SamplesSource) -> str | None:
@@ -27,6 +40,26 @@ def input_error(source: SamplesSource) -> str | None:
         f"spec.samples.inline: {size} bytes are more than the {LARGEST_INLINE_BYTES} that a trainer's input can hold:"
         " put the samples on a volume (spec.samples.file)"
     )
+
+
+def check_inline(source: SamplesSource) -> InlineSamples:
+    """Look at samples that stand in the job itself."""
+    document = samples_document(source)
+    if document is None:
+        return InlineSamples()
+    too_large = input_error(source)
+    if too_large is not None:
+        return InlineSamples(too_large=too_large)
+    return InlineSamples(invalid=document_fault(document.encode("utf-8", "surrogatepass")))
+
+
+def document_fault(data: bytes) -> str | None:
+    """What is wrong with a document of samples, without any of its text; None when nothing is."""
+    try:
+        read_document(data)
+    except SampleError as error:
+        return str(error)
+    return None
 
 
 def samples_file(source: SamplesSource) -> str:

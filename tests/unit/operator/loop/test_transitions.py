@@ -90,7 +90,6 @@ async def test_passes_log_what_changed_once_and_no_sample(caplog: pytest.LogCapt
     small.put(DEPLOYMENTS, NAMESPACE, {"metadata": {"name": "vllm"}, "spec": {"selector": selector}})  # type: ignore[dict-item]
     async with serving_api(small) as api:
         reconciler = reconciler_of(api)
-        await reconciler.resync((None,))
         with caplog.at_level(logging.INFO, logger="claas_operator"):
             for _ in range(3):
                 await reconciler.reconcile(Key(Kind.ADAPTER, NAMESPACE, "tone"))

@@ -10,7 +10,6 @@ from prometheus_client import CollectorRegistry
 
 from claas_crds.v1alpha1.distill_job import JobPhase
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
-from claas_kube.objects.meta import Manifest
 from claas_operator.keys import Key, Kind
 from claas_operator.metrics.known_adapters import KnownAdapters
 from claas_operator.metrics.state import ClusterView, Sleepers, StateCollector
@@ -30,9 +29,8 @@ class FakeJob:
 
 def status(
     *, ready: bool = True, reason: str = "Serving", latest: int | None = 3, served: int | None = 2
-) -> Manifest:
-    said = LoraAdapterStatus(conditions=[condition("Ready", ready, reason)], latest_version=3, served_version=served)
-    return said.model_dump(mode="json", by_alias=True, exclude_none=True)
+) -> LoraAdapterStatus:
+    return LoraAdapterStatus(conditions=[condition("Ready", ready, reason)], latest_version=3, served_version=served)
 
 
 class Scene:
@@ -89,7 +87,7 @@ def test_an_adapters_versions_readiness_and_failing_loads_are_told_until_it_is_g
 
 def test_an_adapter_whose_status_can_not_be_read_is_not_ready() -> None:
     scene = Scene()
-    scene.adapters.take("team", "tone", "vllm", {"conditions": "none"}, NOW)
+    scene.adapters.take("team", "tone", "vllm", LoraAdapterStatus(), NOW)
     assert scene.value("claas_adapter_ready", adapter="tone") == 0
 
 

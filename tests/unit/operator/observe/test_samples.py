@@ -18,6 +18,8 @@ from claas_kube.objects.resources import JobObject
 from claas_operator.clients.reader import Reader
 from claas_operator.observe import samples as observe_samples
 from claas_operator.observe.samples import SamplesObserver, SamplesSeen
+from claas_operator.plan import samples as plan_samples
+from claas_operator.plan.samples import check_inline
 from tests.builders.api_server import SmallApi, serving_api
 from tests.builders.world import NAMESPACE, ago, job
 
@@ -38,7 +40,7 @@ def by_config_map(**status: object) -> JobObject:
 async def look(small: SmallApi, *jobs: JobObject) -> list[SamplesSeen]:
     async with serving_api(small) as api:
         observer = SamplesObserver(Reader(api))
-        seen = [await observer.look(each) for each in jobs]
+        seen = [await observer.look(each, check_inline(each.spec.samples)) for each in jobs]
         assert TEXT not in repr(vars(observer))
         return seen
 
@@ -108,17 +110,17 @@ async def test_samples_are_checked_again_only_when_they_change(monkeypatch: pyte
         checked.append(data)
         return read_document(data)
 
-    monkeypatch.setattr(observe_samples, "read_document", counted)
+    monkeypatch.setattr(plan_samples, "read_document", counted)
     monkeypatch.setattr(observe_samples, "REMEMBERED", 2)
     small = SmallApi()
     small.put(CONFIG_MAPS, NAMESPACE, {"metadata": {"name": "feedback"}, "data": {"samples.json": text(GOOD)}})
     async with serving_api(small) as api:
         observer = SamplesObserver(Reader(api))
         for _ in range(3):
-            assert await observer.look(by_config_map()) == SamplesSeen()
+            assert await observer.look(by_config_map(), None) == SamplesSeen()
         assert len(checked) == 1
         for number in range(5):
             wrong: Manifest = {"samples.json": text(*[WRONG] * number)}
             small.put(CONFIG_MAPS, NAMESPACE, {"metadata": {"name": "feedback"}, "data": wrong})
-            assert (await observer.look(by_config_map())).invalid is not None
+            assert (await observer.look(by_config_map(), None)).invalid is not None
         assert len(observer._verdicts) == 2

@@ -10,7 +10,7 @@ from claas_contract.outcome import ExitCode, FailureReason
 from claas_contract.result import PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
 from claas_crds.v1alpha1.lora_adapter import VersionVerdict
-from claas_operator.observe.job_view import known_job
+from claas_operator.clients.job_view import known_job
 from claas_operator.plan.actions import PutInService
 from claas_operator.plan.adapter.adapter import plan_adapter
 from claas_operator.plan.job.job import plan_job

@@ -1,0 +1,173 @@
+"""Which change of the index wakes which key."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from pydantic import JsonValue
+
+from claas_kube.api import ADAPTERS, BATCH_JOBS, DEPLOYMENTS, DISTILL_JOBS, PODS, Resource
+from claas_kube.objects.meta import Manifest
+from claas_operator.clients.cluster_index import ClusterIndex
+from claas_operator.clients.job_view import JobView
+from claas_operator.keys import Key, Kind
+from claas_operator.loop.handlers import Wakers
+from claas_operator.plan import naming
+from tests.builders.api_server import SmallApi, serving_api
+from tests.builders.reconciler import reconciler_of, watching
+from tests.builders.world import NAMESPACE, adapter, job
+
+ADAPTER = Key(Kind.ADAPTER, NAMESPACE, "tone")
+JOB = Key(Kind.JOB, NAMESPACE, "step")
+LEASE = Key(Kind.LEASE, NAMESPACE, "claas-serving-vllm")
+
+
+@dataclass
+class Woken:
+    """An index that nothing runs but the test, and the keys that it woke."""
+
+    index: ClusterIndex
+    wakers: Wakers
+    keys: set[Key]
+
+    async def by(self, resource: Resource, found: Manifest) -> set[Key]:
+        """What a change wakes."""
+        self.keys.clear()
+        collection = {
+            ADAPTERS: self.index.adapters,
+            DISTILL_JOBS: self.index.jobs.collection,
+            BATCH_JOBS: self.index.batch_jobs,
+            PODS: self.index.trainer_pods,
+        }[resource]
+        await collection.take(found)  # type: ignore[attr-defined]
+        return set(self.keys)
+
+
+@asynccontextmanager
+async def woken() -> AsyncIterator[Woken]:
+    async with serving_api(SmallApi()) as api:
+        index = ClusterIndex(api, JobView(), (None,))
+        reconciler = reconciler_of(api, index)
+        keys: set[Key] = set()
+        reconciler.queue.wake = lambda key, after_seconds=0.0: keys.add(key)  # type: ignore[method-assign]
+        yield Woken(index, Wakers(reconciler, index), keys)
+
+
+def plain(found: object, version: int, **changes: JsonValue) -> Manifest:
+    dumped: Manifest = found.model_dump(mode="json", by_alias=True, exclude_none=True)  # type: ignore[attr-defined]
+    metadata = dumped["metadata"]
+    assert isinstance(metadata, dict)
+    return {**dumped, **changes, "metadata": {**metadata, "resourceVersion": str(version)}}
+
+
+def child(version: int, *, ended: bool, retired: bool) -> Manifest:
+    labels: Manifest = {**naming.TRAINER_LABELS, naming.OWNER_KIND_LABEL: "DistillJob"}
+    metadata: Manifest = {
+        "name": "step-1",
+        "namespace": NAMESPACE,
+        "uid": "uid-of-step-1",
+        "resourceVersion": str(version),
+        "labels": labels,
+        "annotations": {naming.OWNER_NAME_ANNOTATION: "step"},
+    }
+    conditions: list[JsonValue] = [{"type": "Complete", "status": "True"}] if ended else []
+    spec: Manifest = {"ttlSecondsAfterFinished": 3600} if retired else {}
+    return {"metadata": metadata, "spec": spec, "status": {"conditions": conditions}}
+
+
+async def test_an_adapter_wakes_itself_and_is_forgotten_when_it_is_gone() -> None:
+    async with woken() as made:
+        assert await made.by(ADAPTERS, plain(adapter(), 1)) == {ADAPTER}
+        assert [known.deployment for known in made.wakers.adapters.all()] == ["vllm"]
+        assert await made.by(ADAPTERS, plain(adapter(), 2, status={"conditions": "none"})) == {ADAPTER}
+        assert [known.ready for known in made.wakers.adapters.all()] == [False], "it can't be read any more"
+        made.keys.clear()
+        made.index.adapters.drop(NAMESPACE, "tone", "3")
+        assert made.keys == {ADAPTER}
+        assert list(made.wakers.adapters.all()) == []
+
+
+async def test_an_unfinished_jobs_change_wakes_it_and_so_do_its_trainers() -> None:
+    async with woken() as made:
+        assert await made.by(DISTILL_JOBS, plain(job(), 1)) == {JOB}
+        assert await made.by(BATCH_JOBS, child(1, ended=False, retired=False)) == {JOB}
+        assert await made.by(PODS, child(1, ended=False, retired=False)) == {JOB}
+        made.keys.clear()
+        made.index.trainer_pods.drop(NAMESPACE, "step-1", "2")
+        assert made.keys == {JOB}
+
+
+FINISHED: Manifest = {
+    "phase": "Succeeded",
+    "observedGeneration": 1,
+    "conditions": [
+        {
+            "type": "Complete",
+            "status": "True",
+            "reason": "Completed",
+            "message": "",
+            "lastTransitionTime": "2026-05-04T12:00:00Z",
+        }
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("ended", "retired", "wakes"),
+    [(True, True, False), (True, False, True), (False, True, True), (False, False, True)],
+)
+async def test_a_finished_jobs_trainer_is_looked_at_only_while_it_may_run_or_was_not_let_go(
+    ended: bool, retired: bool, wakes: bool
+) -> None:
+    async with woken() as made:
+        assert await made.by(DISTILL_JOBS, plain(job(), 1, status=FINISHED)) == set()
+        assert bool(await made.by(BATCH_JOBS, child(1, ended=ended, retired=retired))) is wakes
+
+
+def vllm_pod(ready: bool, *, restarts: int = 0) -> Manifest:
+    conditions: list[JsonValue] = [{"type": "Ready", "status": str(ready)}]
+    statuses: list[JsonValue] = [{"name": "vllm", "restartCount": restarts}]
+    return {
+        "metadata": {"name": "vllm-0", "labels": {"app": "vllm"}},
+        "status": {"phase": "Running", "conditions": conditions, "containerStatuses": statuses},
+    }
+
+
+async def test_a_served_deployment_is_followed_with_its_pods_as_long_as_an_adapter_names_it() -> None:
+    small = SmallApi()
+    small.put(ADAPTERS, NAMESPACE, plain(adapter(), 1))
+    spec: Manifest = {"selector": {"matchLabels": {"app": "vllm"}}}
+    small.put(DEPLOYMENTS, NAMESPACE, {"metadata": {"name": "vllm"}, "spec": spec})
+    small.put(DEPLOYMENTS, NAMESPACE, {"metadata": {"name": "other"}, "spec": spec})
+    small.put(PODS, NAMESPACE, vllm_pod(ready=False))
+    async with serving_api(small) as api, watching(api) as (_, index):
+        changes: list[str] = []
+        index.deployment_changed = lambda namespace, name: changes.append(name)
+        served = index.served(NAMESPACE, "vllm")
+        assert served is not None
+        assert index.served(NAMESPACE, "other") is None
+        await small.until(lambda: bool(served.pods("app=vllm")))
+        changes.clear()
+        small.put(PODS, NAMESPACE, vllm_pod(ready=False, restarts=1))
+        small.put(PODS, NAMESPACE, vllm_pod(ready=True))
+        await small.until(lambda: bool(changes))
+        assert changes == ["vllm"], "what does not change whether it can serve wakes nobody"
+        assert [pod.ready for pod in served.pods("app=vllm") or ()] == [True]
+        assert served.pods("app=else") is None
+        small.remove(ADAPTERS, NAMESPACE, "tone")
+        await small.until(lambda: index.served(NAMESPACE, "vllm") is None)
+
+
+async def test_a_deployment_wakes_its_adapters_and_its_lease() -> None:
+    async with woken() as made:
+        await made.by(ADAPTERS, plain(adapter(), 1))
+        await made.by(ADAPTERS, plain(adapter("style"), 2))
+        made.keys.clear()
+        made.index.deployment_changed(NAMESPACE, "vllm")
+        assert made.keys == {ADAPTER, Key(Kind.ADAPTER, NAMESPACE, "style"), LEASE}
+        made.keys.clear()
+        made.index.deployment_changed(NAMESPACE, "other")
+        assert made.keys == set()
