@@ -58,8 +58,7 @@ def rule_file(objects: list[Object], folder: Path) -> Path:
 def test_the_names_of_the_metrics_keep_to_prometheus_conventions(promtool: Path) -> None:
     metrics, adapters = Metrics(), KnownAdapters()
     found, tone = job(status=DistillJobStatus(phase=JobPhase.QUEUED)), adapter()
-    status = tone.status.model_dump(mode="json", by_alias=True, exclude_none=True)
-    adapters.take(NAMESPACE, "tone", "vllm", status, NOW)
+    adapters.take(NAMESPACE, "tone", "vllm", tone.status, NOW)
     view = ClusterView(lambda: [known_job(found)], adapters.all, lambda namespace, name: 1)
     metrics.lead(StateCollector(view, Sleepers(), lambda: NOW + timedelta(seconds=5)))
     done = DistillJobStatus(

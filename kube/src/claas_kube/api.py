@@ -446,5 +446,7 @@ async def connected(on_answer: OnAnswer = _ignore) -> AsyncIterator[tuple[Api, c
         config.load_incluster_config(client_configuration=configuration)
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)
+    # Each watch keeps a connection, and what else is asked at a time is bounded elsewhere.
+    configuration.connection_pool_maxsize = 0
     async with client.ApiClient(configuration=configuration) as api_client:
         yield Api(api_client, on_answer=on_answer), api_client

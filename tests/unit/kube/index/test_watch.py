@@ -41,9 +41,7 @@ class Kept:
         return {name: str(entry.value) for (_, name), entry in self.collection.entries(None).items()}
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(5):
-            while not holds():  # noqa: ASYNC110  (what is waited for is no event)
-                await asyncio.sleep(0.005)
+        await self.server.until(holds)
 
     async def follows(self) -> None:
         """Wait until a watch is open."""
