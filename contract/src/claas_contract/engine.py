@@ -1,4 +1,5 @@
-"""What a training engine is asked for and what it answers (one distillation step on token ids), and what it needs."""
+"""What a training engine is asked for and what it answers (one distillation step on token ids), what it
+needs, and where it keeps its state."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from pydantic import ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from claas_crds.base import PayloadModel
 from claas_crds.v1alpha1.engine import EngineName
@@ -61,6 +62,22 @@ class DistillResponse(PayloadModel):
     """The adapter's identifier with the suffix of the new version, as in `user123/coder-v1@7`."""
     metadata: dict[str, JsonValue] = {}
     """Training metrics and diagnostics: loss, gradient norm, step timing."""
+
+
+class StateRef(BaseModel):
+    """Where the optimiser state of a version is, and which engine goes on from it."""
+
+    # Kept in version.json: a newer trainer may add fields.
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    engine: str
+    """Name of the engine."""
+    uri: str
+    """A path relative to the version's folder (`.`: the version's own files), or an address that the engine knows."""
+
+
+OWN_FILES = StateRef(engine=EngineName.LOCAL.value, uri=".")
+"""The state of a version of the local engine: files of the version itself, so that it moves and goes with it."""
 
 
 class ServingNeed(StrEnum):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from claas_contract.engine import ENGINE_NEEDS, DistillBatchRequestPayload, TokenisedSample
+from claas_contract.engine import ENGINE_NEEDS, OWN_FILES, DistillBatchRequestPayload, StateRef, TokenisedSample
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.engine import EngineName
 from claas_crds.v1alpha1.lora_adapter import LoraSpec
@@ -36,7 +36,7 @@ from claas_trainer.sdpo.errors import (
     WeightsError,
 )
 from claas_trainer.sdpo.step import Schedule
-from claas_trainer.store.record import VersionRecord
+from claas_trainer.store.record import RECORD_FILE, VersionRecord
 from claas_trainer.store.versions import StoredVersion
 from tests.builders.models import build_tiny_qwen3
 from tests.unit.trainer.attempts import (
@@ -63,6 +63,21 @@ async def test_a_step_in_place_is_refused_by_name_rather_than_taken_beside(paths
     payload = DistillBatchRequestPayload(lora_id="user/coder", samples=(sample,), save_in_place=True)
     with pytest.raises(TrainerError, match="save_in_place") as caught:
         await LocalEngine().prepare(payload, task)
+    assert caught.value.reason is FailureReason.INVALID_INPUT
+
+
+async def test_a_version_whose_state_is_with_another_engine_is_refused_before_any_weights_are_read(
+    tmp_path: Path, paths: Paths, reporter: Reporter
+) -> None:
+    model = build_tiny_qwen3(tmp_path / "tiny")
+    await attempt(job(model, paths), paths, reporter)
+    made = record(paths, 1)
+    assert made.state == OWN_FILES
+    elsewhere = made.model_copy(update={"state": StateRef(engine="other", uri="other://run/7")})
+    (store(paths).read(1).folder / RECORD_FILE).write_text(elsewhere.model_dump_json())
+    (model / "model.safetensors").unlink()
+    with pytest.raises(TrainerError, match=r"version 1 was made by engine other.*other://run/7") as caught:
+        await run(job(model, paths, uid="job-2", parent=1), paths, reporter)
     assert caught.value.reason is FailureReason.INVALID_INPUT
 
 

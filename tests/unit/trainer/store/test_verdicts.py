@@ -186,7 +186,7 @@ async def test_a_version_is_served_once_a_pod_serves_it_and_not_when_none_could_
     async def swap(*_: object) -> list[str]:
         return served_by
 
-    monkeypatch.setattr("claas_trainer.attempt.run.swap", swap)
+    monkeypatch.setattr("claas_trainer.attempt.publication.swap", swap)
     with sleeping_server() as server:
         task = job(model, paths).model_copy(update={"serving": document(server.url).serving})
         result = await attempt(task, paths, reporter)

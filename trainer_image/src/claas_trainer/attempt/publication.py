@@ -56,6 +56,7 @@ def publish(
         training=document.training,
         seed=document.training.seed,
         step=trained.provenance,
+        state=trained.state,
         libraries=dict(trained.libraries),
         metrics=significant({**trained.metrics, **metrics}),
         samples=counts,

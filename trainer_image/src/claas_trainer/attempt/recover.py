@@ -9,6 +9,7 @@ from claas_trainer.errors import InputError
 from claas_trainer.logs import log
 from claas_trainer.messages.events import Reporter
 from claas_trainer.paths import Paths
+from claas_trainer.store.journal import RunJournal, story
 from claas_trainer.store.versions import VersionStore
 
 _BEFORE_ALL_VERSIONS = -1
@@ -26,7 +27,7 @@ def recover(document: TrainerInput, paths: Paths, reporter: Reporter) -> Trainer
     found = store.published_by(document.job.uid, after=_BEFORE_ALL_VERSIONS)
     log("looked", job_uid=document.job.uid, version=found.record.number if found else None)
     if found is None:
-        return TrainerResult(succeeded=True, message="the job has published no version that is whole")
+        return TrainerResult(succeeded=True, message=_nothing(RunJournal(store.root, document.job.uid)))
     if found.rejected:
         message = f"the job's version {found.record.number} was refused by serving: {found.verdict.why}"
         return TrainerResult(succeeded=True, message=message)
@@ -38,3 +39,9 @@ def recover(document: TrainerInput, paths: Paths, reporter: Reporter) -> Trainer
         samples=found.record.samples,
         timings=found.record.timings,
     )
+
+
+def _nothing(journal: RunJournal) -> str:
+    """That nothing is published, which the versions tell, and how far the job came, as far as its journal does."""
+    said, came = "the job has published no version that is whole", story(journal.entries())
+    return f"{said}; {came}" if came else said

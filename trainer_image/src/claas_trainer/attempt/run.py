@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 
 from claas_contract.engine import ENGINE_NEEDS
 from claas_contract.input import TrainerInput
 from claas_contract.outcome import FailureReason
 from claas_contract.result import PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.distill_job import JobPhase, Timings
+from claas_crds.v1alpha1.engine import EngineName
 from claas_trainer.attempt.batch import Batch, make_batch
 from claas_trainer.attempt.lineage import check_shape
 from claas_trainer.attempt.pause_estimate import check_pause
@@ -28,6 +30,13 @@ from claas_trainer.serving.handover.base import Handover, PauseTimes
 from claas_trainer.serving.handover.choice import make_handover
 from claas_trainer.serving.pods import ServingPod, connect
 from claas_trainer.serving.server_chat import server_chat
+from claas_trainer.store.journal import (
+    AttemptBegun,
+    RunJournal,
+    StepTaken,
+    VersionPublished,
+    story,
+)
 from claas_trainer.store.versions import StoredVersion, VersionStore
 
 
@@ -39,14 +48,16 @@ async def run(document: TrainerInput, paths: Paths, reporter: Reporter) -> Train
     began = time.monotonic()
     task = RunInput.of(document)
     store = VersionStore(paths.adapter_folder(document.storage_path))
+    journal = RunJournal(store.root, task.job.uid)
     # The engine is closed after the swap: to give sixteen gigabytes back takes half a second.
     async with connect(document.serving, paths) as pods, AsyncExitStack() as resources:
         found = store.published_by(task.job.uid, after=task.parent)
         if found is not None:
             log("found-published", version=found.record.number, attempt=task.job.attempt)
             stored, timings = found, found.record.timings
+            _settle(journal, task, found)
         else:
-            stored, timings = await _take_step(task, store, pods, paths, reporter, resources, began)
+            stored, timings = await _take_step(task, store, journal, pods, paths, reporter, resources, began)
         published = stored.published(paths.below_volume(stored.folder))
         reporter.send(Published(version=published))
         started = time.monotonic()
@@ -65,6 +76,7 @@ async def run(document: TrainerInput, paths: Paths, reporter: Reporter) -> Train
 async def _take_step(
     task: RunInput,
     store: VersionStore,
+    journal: RunJournal,
     pods: Sequence[ServingPod],
     paths: Paths,
     reporter: Reporter,
@@ -88,6 +100,7 @@ async def _take_step(
         await handover.check(None)
         reporter.phase(JobPhase.PREPARING, f"loading the model for {len(items)} samples")
         batch = await make_batch(document, items, needs, paths, await server_chat(pods))
+        _begin(journal, task, name, number)
         ready = await engine.prepare(
             batch.payload,
             EngineTask(
@@ -107,8 +120,35 @@ async def _take_step(
         timings, pause = await _step(engine, handover, batch, timings, reporter)
 
         reporter.phase(JobPhase.PUBLISHING, f"version {number}")
+        journal.keep(StepTaken(attempt=task.job.attempt, at=datetime.now(UTC)))
         metrics = batch.metrics | _serving_metrics(pause)
-        return publish(task, store, number, name, await engine.trained(), batch.counts, metrics, timings)
+        stored, timings = publish(task, store, number, name, await engine.trained(), batch.counts, metrics, timings)
+        journal.keep(VersionPublished(attempt=task.job.attempt, at=datetime.now(UTC), version=number))
+        return stored, timings
+
+
+def _begin(journal: RunJournal, task: RunInput, engine: EngineName, number: int) -> None:
+    """Say in the job's journal that this attempt has begun, and in the log how far the one before it came."""
+    earlier = story(journal.entries())
+    if earlier:
+        log("earlier-attempt", story=earlier)
+    journal.prune_others()
+    journal.keep(
+        AttemptBegun(
+            attempt=task.job.attempt,
+            at=datetime.now(UTC),
+            engine=engine.value,
+            parent=task.parent,
+            version=number,
+        )
+    )
+
+
+def _settle(journal: RunJournal, task: RunInput, found: StoredVersion) -> None:
+    """Close the job's journal, if the attempt that published died before it could."""
+    entries = journal.entries()
+    if entries and not any(isinstance(entry, VersionPublished) for entry in entries):
+        journal.keep(VersionPublished(attempt=task.job.attempt, at=datetime.now(UTC), version=found.record.number))
 
 
 async def _step(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from claas_contract.engine import DistillBatchRequestPayload, DistillResponse
+from claas_contract.engine import DistillBatchRequestPayload, DistillResponse, StateRef
 from claas_trainer.engines.access import GpuNeed, ServingAccess
 from claas_trainer.store.content import FileContent
 from claas_trainer.store.record import Provenance
@@ -52,6 +52,8 @@ class TrainedVersion:
     metrics: Mapping[str, float]
     libraries: Mapping[str, str]
     provenance: Provenance | None = None
+    state: StateRef | None = None
+    """Where the optimiser state is; None when the step left none."""
 
 
 class TrainingEngine(ABC):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag
 
+from claas_contract.engine import OWN_FILES, StateRef
 from claas_crds.v1alpha1.distill_job import SampleCounts, Timings
 from claas_crds.v1alpha1.lora_adapter import LoraSpec
 from claas_crds.v1alpha1.training import TrainingConfig
@@ -63,6 +66,18 @@ class LocalProvenance(Provenance):
     """GPU memory in use by others while serving slept; the next step plans with it. None on a CPU."""
 
 
+def _engine_of(step: object) -> str:
+    """Which of the two a `step` is: any field of the local engine's own tells."""
+    fields = step if isinstance(step, Mapping) else vars(step)
+    own = LocalProvenance.model_fields.keys() - Provenance.model_fields.keys()
+    return "local" if own & fields.keys() else "any"
+
+
+StepProvenance = Annotated[
+    Annotated[LocalProvenance, Tag("local")] | Annotated[Provenance, Tag("any")], Discriminator(_engine_of)
+]
+
+
 class VersionRecord(BaseModel):
     """The content of `version.json`. A newer trainer may add fields; older ones ignore them."""
 
@@ -85,8 +100,11 @@ class VersionRecord(BaseModel):
     training: TrainingConfig | None = None
     seed: int | None = None
     """Seed of the step, or of the initial weights for version 0."""
-    step: LocalProvenance | Provenance | None = Field(default=None, union_mode="left_to_right")
+    step: StepProvenance | None = None
     """What it was computed from; None for version 0 and for versions of older trainers."""
+    state: StateRef | None = None
+    """Where its optimiser state is. None without one, as for version 0, and in versions of trainers that did not
+    record it; `optimizer_state` tells these apart."""
     libraries: dict[str, str] = {}
     metrics: dict[str, float] = {}
     samples: SampleCounts = SampleCounts()
@@ -101,3 +119,10 @@ class VersionRecord(BaseModel):
     def local(self) -> LocalProvenance | None:
         """What the local engine computed it from; None where it was not that engine's step."""
         return self.step if isinstance(self.step, LocalProvenance) else None
+
+    @property
+    def optimizer_state(self) -> StateRef | None:
+        """Where its optimiser state is; None when it has none. Trainers that did not record it had the local engine
+        alone."""
+        own = any(name.startswith(OPTIMIZER_FILES) for name in self.files)
+        return self.state or (OWN_FILES if own else None)

@@ -94,6 +94,7 @@ def _look(draft: JobDraft) -> JobPlan | None:
     match recovery.state:
         case TrainerState.SUCCEEDED if recovery.result is not None and recovery.result.succeeded:
             draft.actions.append(end(recovery, 1, "it has looked"))
+            draft.caveat = f"; {recovery.result.message}" if recovery.result.message else ""
             draft.changes["recovery_time"] = None
             return None
         case TrainerState.ABSENT:

@@ -415,6 +415,18 @@ FINAL: list[tuple[str, JobWorld, str, list[str]]] = [
 ]
 
 
+def test_a_job_that_fails_after_a_look_at_the_volume_says_what_its_attempt_had_done() -> None:
+    words = "the job has published no version that is whole; attempt 1 took its step and published nothing"
+    told = TrainerResult(succeeded=True, message=words)
+    looked = attempt(TrainerState.SUCCEEDED, result=told, exit_code=0)
+    lost = job_world(
+        job(status=LOOKING, backoff_limit=0), held=MINE, now_at=attempt(TrainerState.LOST), looked=looked
+    )
+    failed_condition = condition_of(plan_job(lost).status.conditions, "Failed")
+    assert failed_condition is not None
+    assert failed_condition.message.endswith(f"; {words}")
+
+
 @pytest.mark.parametrize(("world", "reason", "actions"), [row[1:] for row in FINAL], ids=[row[0] for row in FINAL])
 def test_a_job_fails_for_good_on(world: JobWorld, reason: str, actions: list[str]) -> None:
     plan = plan_job(world)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from claas_contract.engine import DistillBatchRequestPayload, TokenisedSample
+from claas_contract.engine import OWN_FILES, DistillBatchRequestPayload, TokenisedSample
 from claas_contract.outcome import FailureReason
 from claas_trainer.engines.access import WeightAccess
 from claas_trainer.engines.base import EngineTask, Readiness, TrainedVersion
@@ -117,7 +117,7 @@ class PreparedTraining:
         if self._result is None or self._fit is None:
             raise _out_of_turn("a version before the step was taken")
         record = self._record(self._result, self._fit)
-        return TrainedVersion(self._files(self._result), self._metrics, library_versions(), record)
+        return TrainedVersion(self._files(self._result), self._metrics, library_versions(), record, OWN_FILES)
 
     def _files(self, result: StepResult) -> dict[str, FileContent]:
         dtype = self._placement.published_dtype

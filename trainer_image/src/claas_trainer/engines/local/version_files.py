@@ -6,9 +6,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from claas_contract.engine import OWN_FILES
 from claas_contract.outcome import FailureReason
 from claas_trainer.engines.local.placement import SdpoInput
-from claas_trainer.errors import EngineError
+from claas_trainer.errors import EngineError, InputError
 from claas_trainer.forward.weights.finite import is_finite
 from claas_trainer.model.lora import LoraAdapter, read_adapter
 from claas_trainer.sdpo.errors import AdapterError, OptimizerStateError
@@ -23,6 +24,7 @@ from claas_trainer.store.versions import StoredVersion
 
 def read_parent(parent: StoredVersion) -> tuple[LoraAdapter, bytes]:
     """The parent's adapter, and its configuration file as it is: the new version has the same."""
+    _check_state(parent)
     try:
         with storage_errors(parent.folder):
             adapter, config = read_adapter(parent.folder), (parent.folder / ADAPTER_CONFIG_FILE).read_bytes()
@@ -36,11 +38,24 @@ def read_parent(parent: StoredVersion) -> tuple[LoraAdapter, bytes]:
         raise EngineError(FailureReason.PARENT_CORRUPT, str(error)) from error
 
 
+def _check_state(parent: StoredVersion) -> None:
+    """That its optimiser state, where it has one, is among its files. Raises InputError."""
+    state = parent.record.optimizer_state
+    if state in (None, OWN_FILES):
+        return
+    assert state is not None
+    raise InputError(
+        f"spec.engine: version {parent.record.number} was made by engine {state.engine}, which keeps its optimiser"
+        f" state at {state.uri}, and engine local can't go on from there; train the adapter with that engine, or make"
+        " a new one for this engine"
+    )
+
+
 def read_state(parent: StoredVersion, layout: Layout, inputs: SdpoInput, *, pin: bool) -> OptimizerState | None:
     """The parent's optimiser state; None for a version that has none, such as the initial one."""
-    paths = parent.files(OPTIMIZER_FILES)
-    if not paths:
+    if parent.record.optimizer_state is None:
         return None
+    paths = parent.files(OPTIMIZER_FILES)
     try:
         stored = {name: tensor for path in paths for name, tensor in load_file(path).items()}
         if inputs.teacher.average_rate is None:

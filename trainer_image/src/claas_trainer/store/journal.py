@@ -1,0 +1,171 @@
+"""How far the attempts at a job came: a file for each job in `<root>/journal/`, a line for each thing done.
+
+The versions alone decide what a job has published. The journal tells the next attempt, and whoever looks for the
+job's version, what is done already. A line is appended and synced when the thing is done; one that a crash cut short
+is passed over. A volume that takes no line costs the line and never the step. No line holds a sample's text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from claas_trainer.logs import log
+from claas_trainer.store.content import fsync_folder
+from claas_trainer.store.errors import errno_name
+
+JOURNAL_FOLDER = "journal"
+KEPT_JOURNALS = 64
+"""Of jobs that published nothing: so many files, the ones written last."""
+_READ_BYTES = 64 * 1024
+"""Of a file's end; the lines of hundreds of attempts."""
+_FOLDER_MODE = 0o2775
+_FILE_MODE = 0o664
+
+
+class _Entry(BaseModel):
+    """A line. A newer trainer may add fields and kinds; older ones pass over what they do not know."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    attempt: int
+    at: datetime
+
+
+class AttemptBegun(_Entry):
+    """The attempt is about to prepare its engine for this step."""
+
+    kind: Literal["begun"] = "begun"
+    engine: str
+    parent: int
+    version: int
+    """The number that it will publish under."""
+
+
+class StepTaken(_Entry):
+    """The step is done, and serving goes on; nothing is published yet."""
+
+    kind: Literal["step-taken"] = "step-taken"
+
+
+class VersionPublished(_Entry):
+    """The version is on the volume, whole. `attempt` is the one that says so."""
+
+    kind: Literal["published"] = "published"
+    version: int
+
+
+Entry = Annotated[AttemptBegun | StepTaken | VersionPublished, Field(discriminator="kind")]
+_ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
+
+
+class RunJournal:
+    """The journal of one job. Nothing here raises for a volume's sake."""
+
+    def __init__(self, root: Path, job_uid: str) -> None:
+        """`root`: the adapter's folder."""
+        self.path = root / JOURNAL_FOLDER / _file_name(job_uid)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """What it says, oldest first; empty where it can't be read."""
+        return _read(self.path)
+
+    def keep(self, entry: Entry) -> None:
+        """Append an entry, durable when this returns; where the volume takes none, the log says so."""
+        # The first line break ends a line that a crash cut short.
+        line = b"\n" + _ENTRY.dump_json(entry) + b"\n"
+        try:
+            new = not self.path.exists()
+            if new:
+                _make_folder(self.path.parent)
+            _append(self.path, line)
+            if new:
+                fsync_folder(self.path.parent)
+        except OSError as error:
+            log("journal-not-kept", path=str(self.path), kind=entry.kind, why=errno_name(error))
+
+    def prune_others(self) -> None:
+        """Remove the journals of jobs that have published, and of others all but the last `KEPT_JOURNALS`.
+
+        Called before a step: the operator lets none begin before it knows what the jobs before have published.
+        """
+        folder = self.path.parent
+        try:
+            others = [(path.stat().st_mtime_ns, path) for path in folder.iterdir() if path != self.path]
+            unpublished = 0
+            for _, path in sorted(others, reverse=True):
+                done = any(isinstance(entry, VersionPublished) for entry in _read(path))
+                unpublished += not done
+                if done or unpublished > KEPT_JOURNALS:
+                    path.unlink()
+        except FileNotFoundError:
+            # There is no journal yet, or somebody else removed one; what is left goes the next time.
+            return
+        except OSError as error:
+            log("journal-not-pruned", path=str(folder), why=errno_name(error))
+
+
+def story(entries: Sequence[Entry]) -> str:
+    """How far the last attempt came, for people; empty where no attempt began."""
+    begun = next((entry for entry in reversed(entries) if isinstance(entry, AttemptBegun)), None)
+    if begun is None:
+        return ""
+    since = entries[list(entries).index(begun) :]
+    when = f"attempt {begun.attempt} began at {begun.at:%Y-%m-%d %H:%M:%S} UTC from version {begun.parent}"
+    if published := next((entry for entry in since if isinstance(entry, VersionPublished)), None):
+        return f"{when} and published version {published.version}"
+    if any(isinstance(entry, StepTaken) for entry in since):
+        return f"{when}, took its step and published nothing"
+    return f"{when} and did not finish its step"
+
+
+def _file_name(job_uid: str) -> str:
+    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", job_uid)
+    return f"{job_uid if plain else hashlib.sha256(job_uid.encode()).hexdigest()}.jsonl"
+
+
+def _read(path: Path) -> tuple[Entry, ...]:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _READ_BYTES))
+            lines = file.read(_READ_BYTES).split(b"\n")
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        log("journal-not-read", path=str(path), why=errno_name(error))
+        return ()
+    return tuple(entry for line in lines if (entry := _entry(line)) is not None)
+
+
+def _entry(line: bytes) -> Entry | None:
+    try:
+        return _ENTRY.validate_json(line)
+    except ValidationError:
+        return None
+
+
+def _make_folder(folder: Path) -> None:
+    """Servers of other users read beside it, and trainers of other users may write there."""
+    if not folder.exists():
+        folder.mkdir()
+        folder.chmod(_FOLDER_MODE)
+        fsync_folder(folder.parent)
+
+
+def _append(path: Path, line: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _FILE_MODE)
+    try:
+        left = memoryview(line)
+        while left:
+            left = left[os.write(descriptor, left) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
