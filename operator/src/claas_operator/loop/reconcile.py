@@ -32,7 +32,7 @@ from claas_operator.plan import actions
 from claas_operator.plan.adapter.adapter import plan_adapter
 from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.job_draft import TELL_SECONDS
-from claas_operator.plan.lease import plan_lease
+from claas_operator.plan.lease import WATCH_SECONDS, plan_lease
 from claas_operator.plan.queueing import finished, in_turn
 from claas_operator.plan.server.load_failures import LoadFailures
 from claas_operator.plan.serving_lease import lease_name
@@ -129,7 +129,7 @@ class Reconciler:
         world = await self._observer.adapter_world(adapter, self._loads.of(adapter.metadata))
         plan = plan_adapter(world)
         known = adapter.status.versions
-        if plan.status.versions != known:
+        if plan.status.versions != known and plan.actions:
             # Before anything is loaded: a version must not be forgotten when its job is deleted meanwhile.
             adapter = await self._note_versions(adapter, plan.status)
             await self._recorder.record(ADAPTER_KIND, adapter.metadata, plan.news)
@@ -151,6 +151,10 @@ class Reconciler:
         if plan.status.versions != known or before.served_version != plan.status.served_version:
             # Another version means nothing to a job whose turn has not come, and there may be many.
             self._wake_jobs(key, queued=False)
+        if plan.status.versions != known:
+            # The Lease is kept for a job until the adapter knows its version.
+            deployment = adapter.spec.serving.deployment_ref.name
+            self.queue.wake(Key(Kind.LEASE, key.namespace, lease_name(deployment)))
         return plan.requeue_seconds
 
     async def _note_versions(self, adapter: AdapterObject, planned: LoraAdapterStatus) -> AdapterObject:
@@ -207,13 +211,14 @@ class Reconciler:
             _log(
                 Key(Kind.LEASE, key.namespace, lease_name(deployment)), *lease_transitions(world.lease, plan.actions)
             )
-        free = world.lease is None or world.lease.grant is None
-        if deployment is not None and free and before.queued and not after.queued:
-            # Of a lease that is held, its release wakes them.
-            last_turn = world.lease.last_turn if world.lease is not None else None
-            await self._wake_next(key.namespace, deployment, last_turn)
-        if deployment is not None and (plan.actions or ended):
-            self.queue.wake(Key(Kind.LEASE, key.namespace, lease_name(deployment)))
+        gave_way = before.queued and not after.queued and not published
+        if deployment is not None:
+            if gave_way and (world.lease is None or world.lease.grant is None):
+                # Of a lease that is held, its release wakes them.
+                last_turn = world.lease.last_turn if world.lease is not None else None
+                await self._wake_next(key.namespace, deployment, last_turn)
+            lease = Key(Kind.LEASE, key.namespace, lease_name(deployment))
+            self._wake_lease(lease, plan.actions, at_once=ended or gave_way)
         return plan.requeue_seconds
 
     async def _stand_back(self, key: Key, job: JobObject, planned: DistillJobStatus, error: ApiError) -> float:
@@ -238,13 +243,23 @@ class Reconciler:
         plan = plan_lease(world)
         await self._applier.for_lease(key.namespace, plan.actions)
         _log(key, *lease_transitions(lease, plan.actions))
-        if lease.grant is not None:
+        if lease.grant is not None and plan.actions:
             self.queue.wake(Key(Kind.JOB, key.namespace, lease.grant.job_name))
             written = [action.lease for action in plan.actions if isinstance(action, actions.WriteLease)]
             if any(after.grant is None for after in written):
-                self.queue.wake(Key(Kind.ADAPTER, key.namespace, lease.grant.adapter_name))
+                holder = self.jobs.get(key.namespace, lease.grant.job_name)
+                if holder is None or holder.uid != lease.grant.job_uid or holder.published is None:
+                    self.queue.wake(Key(Kind.ADAPTER, key.namespace, lease.grant.adapter_name))
                 await self._wake_next(lease.namespace, lease.deployment, lease.last_turn)
         return plan.requeue_seconds
+
+    def _wake_lease(self, key: Key, done: tuple[actions.Action, ...], *, at_once: bool) -> None:
+        """Wake the Lease of a job after its pass: `at_once` where the job may need it no longer."""
+        begun = (actions.CreateAttempt, actions.RetireAttempt)
+        if at_once or not all(isinstance(action, (*begun, actions.WriteLease)) for action in done):
+            self.queue.wake(key)
+        elif not all(isinstance(action, begun) for action in done):
+            self.queue.wake(key, WATCH_SECONDS)
 
     def _wake_jobs(self, adapter: Key, *, queued: bool) -> None:
         for job in self.jobs.of_adapters(adapter.namespace, [adapter.name]):
