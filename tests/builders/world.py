@@ -40,6 +40,7 @@ from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.traits import ServerTraits
 from claas_operator.plan.serving_lease import (
     Grant,
+    ServedName,
     ServedRecord,
     ServingLease,
     lease_name,
@@ -367,6 +368,8 @@ def adapter_world(
     server: ServerTraits | None = None,
     containers: tuple[str, ...] | None = ("vllm",),
     looked: TrainerJob | None = None,
+    recorded_as: ServedName | None = None,
+    adapters_here: int = 1,
 ) -> AdapterWorld:
     """A LoraAdapter's world."""
     current = of or adapter()
@@ -390,6 +393,8 @@ def adapter_world(
         handover=handover,
         server=server or ServerTraits(),
         containers=containers,
+        served=recorded_as,
+        adapters_here=adapters_here,
     )
 
 
@@ -405,6 +410,8 @@ def lease_world(
     deployment_found: bool = True,
     served: dict[str, ServedRecord] | None = None,
     orphans: tuple[Orphan, ...] = (),
+    more_orphans: bool = False,
+    moved: frozenset[str] = frozenset(),
 ) -> LeaseWorld:
     """A serving lease's world, held by `step` unless a grant says otherwise or it is free."""
     record = lease(None if free else held or grant())
@@ -418,4 +425,6 @@ def lease_world(
         pods=() if free else pods,
         deployment_found=deployment_found,
         orphans=orphans,
+        more_orphans=more_orphans,
+        moved=moved,
     )

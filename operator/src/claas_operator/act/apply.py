@@ -41,6 +41,7 @@ from claas_operator.plan.serving_lease import (
     ServedRecord,
     ServingLease,
     lease_manifest,
+    served_name_manifest,
 )
 from claas_operator.plan.world import ServerPod
 from claas_operator.settings import Settings
@@ -142,6 +143,16 @@ class Applier:
         match action:
             case actions.WriteLease(lease):
                 await self._write_lease(lease)
+            case actions.WriteServedName(served):
+                manifest = served_name_manifest(served)
+                if served.resource_version is None:
+                    await self._api.create(LEASES, namespace, manifest)
+                else:
+                    await self._api.replace(LEASES, namespace, served.name, manifest)
+            case actions.ForgetServedName(served):
+                await self._api.delete(
+                    LEASES, namespace, served.name, uid=served.uid, resource_version=served.resource_version
+                )
             case actions.DeleteLease(lease):
                 await self._api.delete(
                     LEASES, namespace, lease.name, uid=lease.uid, resource_version=lease.resource_version

@@ -39,9 +39,13 @@ from claas_operator.clients.servers import Credentials
 from claas_operator.plan import naming
 from claas_operator.plan.serving_lease import (
     SERVING_LEASE_LABELS,
+    ServedName,
     ServingLease,
     lease_name,
     read_lease,
+    read_served_name,
+    served_lease_name,
+    served_names_of,
 )
 from claas_vllm_client import Tls, token_fault, token_text
 
@@ -154,6 +158,16 @@ class Reader:
             return list(self._index.leases.within(namespace))
         found = await self._api.list(LEASES, namespace, SERVING_LEASE_LABELS)
         return [read_lease(Lease.model_validate(lease)) for lease in found]
+
+    async def served_name(self, namespace: str, deployment: str, served_name: str) -> ServedName | None:
+        """What is written down of a name that a Deployment serves."""
+        found = await self._api.get(LEASES, namespace, served_lease_name(deployment, served_name))
+        return read_served_name(Lease.model_validate(found)) if found else None
+
+    async def served_names(self, namespace: str, deployment: str) -> list[ServedName]:
+        """All names that a Deployment serves for us."""
+        found = await self._api.list(LEASES, namespace, served_names_of(deployment))
+        return [read_served_name(Lease.model_validate(lease)) for lease in found]
 
     async def claim_found(self, namespace: str, name: str) -> bool:
         """Whether there is a PersistentVolumeClaim of that name."""

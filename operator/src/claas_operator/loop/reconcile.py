@@ -110,8 +110,7 @@ class Reconciler:
         for namespace, name in self.jobs.collection.entries(None):
             self.wake_job(namespace, name)
         for lease in self._index.leases.within(None):
-            if lease.grant is not None or lease.served or lease.unaccounted:
-                self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
+            self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
 
     def wake_job(self, namespace: str, name: str) -> None:
         """Wake a job when it has something to do, is gone, or can't be read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from claas_contract.input import VllmPod
 from claas_kube.objects.pods import Container, Pod
@@ -17,8 +18,11 @@ from claas_operator.plan.server.handover_choice import HandoverChoice, choose_ha
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.traits import ServerTraits
 from claas_operator.plan.server.unready import unready_because
-from claas_operator.plan.serving_lease import ServedRecord, ServingLease
+from claas_operator.plan.serving_lease import ServedName, ServingLease
 from claas_operator.plan.world import Orphan, RecordedPod, ServerPod
+
+ORPHANS_AT_ONCE = 20
+"""How many served names without an adapter one pass deals with."""
 
 
 async def serving_pods(
@@ -127,28 +131,31 @@ async def _recorded_pod(read: Reader, namespace: str, target: VllmPod, credentia
     return RecordedPod(target, exists, server)
 
 
-async def orphans(read: Reader, lease: ServingLease) -> tuple[Orphan, ...]:
-    """Served names whose adapter is gone, on its way out, or served under another name by now."""
-    if not lease.served:
-        return ()
+async def orphans(read: Reader, lease: ServingLease, now: datetime) -> tuple[tuple[Orphan, ...], bool]:
+    """Served names whose adapter is gone, on its way out, or served under another name by now: some of them, others
+    at another time; and whether there are more."""
+    known = await read.served_names(lease.namespace, lease.deployment)
+    if not known:
+        return (), False
     wanted = {
         (adapter.metadata.uid, adapter.served_name)
         for adapter in await read.adapters(lease.namespace)
         if adapter.metadata.deletion_timestamp is None
         and adapter.spec.serving.deployment_ref.name == lease.deployment
     }
-    lost = {name: record for name, record in lease.served.items() if (record.adapter_uid, name) not in wanted}
-    return tuple(
-        [Orphan(name, record, await _orphan_pods(read, lease, name, record)) for name, record in lost.items()]
-    )
-
-
-async def _orphan_pods(
-    read: Reader, lease: ServingLease, served_name: str, record: ServedRecord
-) -> tuple[ServerPod, ...]:
+    lost = [served for served in known if (served.record.adapter_uid, served.served_name) not in wanted]
+    # Those that can't be taken out of service now keep no other one from it.
+    first = int(now.timestamp()) % len(lost) if len(lost) > ORPHANS_AT_ONCE else 0
+    chosen = (lost[first:] + lost[:first])[:ORPHANS_AT_ONCE]
     deployment = await read.deployment(lease.namespace, lease.deployment)
-    pods = await read.deployment_pods(lease.namespace, deployment)
-    credentials = await read.credentials(lease.namespace, record.control_token, record.api_key, record.tls)
+    pods = await read.deployment_pods(lease.namespace, deployment) if chosen else []
+    found = [Orphan(served, await _orphan_pods(read, served, pods)) for served in chosen]
+    return tuple(found), len(lost) > len(chosen)
+
+
+async def _orphan_pods(read: Reader, served: ServedName, pods: Sequence[Pod]) -> tuple[ServerPod, ...]:
+    record = served.record
+    credentials = await read.credentials(served.namespace, record.control_token, record.api_key, record.tls)
     return tuple(
         await asyncio.gather(
             *(
@@ -156,7 +163,7 @@ async def _orphan_pods(
                     pod,
                     f"{record.scheme}://{{}}:{record.port}",
                     MountedFolder(None),
-                    served_name,
+                    served.served_name,
                     credentials,
                     None,
                     None,

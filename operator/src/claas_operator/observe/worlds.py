@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -63,6 +63,11 @@ class Observer:
         jobs = self._jobs.of_adapters(namespace, [adapter.metadata.name])
         pods = await serving_pods(self._read, adapter, deployment, failures, ask=True)
         said = reported(pods)
+        sharing = [
+            other
+            for other in await self._read.adapters(namespace)
+            if other.spec.serving.deployment_ref == spec.serving.deployment_ref
+        ]
         return AdapterWorld(
             now=datetime.now(UTC),
             adapter=adapter,
@@ -80,7 +85,9 @@ class Observer:
             rejected=reported_rejections(jobs, adapter),
             running_job=running_job(adapter, lease, jobs),
             recovery=await self._adoption(adapter, lease),
-            name_taken_by=await self._name_taken_by(adapter),
+            name_taken_by=_name_taken_by(adapter, sharing),
+            served=await self._read.served_name(namespace, spec.serving.deployment_ref.name, adapter.served_name),
+            adapters_here=len(sharing),
             companion_current=self._companion.is_current(
                 await self._read.config_map(namespace, naming.COMPANION_CONFIG_MAP)
             ),
@@ -180,6 +187,8 @@ class Observer:
         # The servers first: what sleeps now was not put to sleep by a trainer that is made only later.
         recorded = await recorded_pods(self._read, lease)
         alive, attempts_open = await self._trainers(lease.namespace, grant.job_uid) if grant else ((), False)
+        lost_names, more = await orphans(self._read, lease, now) if grant is None else ((), False)
+        moved = await self._read.served_names(lease.namespace, lease.deployment) if lease.served else []
         return LeaseWorld(
             now=now,
             lease=lease,
@@ -189,7 +198,9 @@ class Observer:
             attempts_open=attempts_open,
             pods=recorded,
             deployment_found=await self._read.deployment(lease.namespace, lease.deployment) is not None,
-            orphans=await orphans(self._read, lease) if grant is None else (),
+            orphans=lost_names,
+            more_orphans=more,
+            moved=frozenset(served.served_name for served in moved),
             lost=await self._lost(lease) if grant is None and lease.unaccounted else (),
         )
 
@@ -234,19 +245,6 @@ class Observer:
             return await self._attempt(namespace, None)
         uid, job = found
         return await self._attempt(namespace, adoption_name(namespace, job.job_name, uid, job.attempt))
-
-    async def _name_taken_by(self, adapter: AdapterObject) -> str | None:
-        mine = queue_key(adapter.metadata.creation_timestamp, adapter.metadata.name)
-        return next(
-            (
-                other.metadata.name
-                for other in await self._read.adapters(adapter.metadata.namespace)
-                if other.served_name == adapter.served_name
-                and other.spec.serving.deployment_ref == adapter.spec.serving.deployment_ref
-                and queue_key(other.metadata.creation_timestamp, other.metadata.name) < mine
-            ),
-            None,
-        )
 
     async def _secrets(self, adapter: AdapterObject) -> SecretsSeen:
         spec = adapter.spec
@@ -311,3 +309,17 @@ class Observer:
         if pod is None or not pod.status.pod_ip:
             return attempt
         return replace(attempt, progress=await serving.ask_progress(pod.status.pod_ip))
+
+
+def _name_taken_by(adapter: AdapterObject, sharing: Sequence[AdapterObject]) -> str | None:
+    """The oldest other adapter of the Deployment that has the served name and had it first."""
+    mine = queue_key(adapter.metadata.creation_timestamp, adapter.metadata.name)
+    return next(
+        (
+            other.metadata.name
+            for other in sharing
+            if other.served_name == adapter.served_name
+            and queue_key(other.metadata.creation_timestamp, other.metadata.name) < mine
+        ),
+        None,
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from claas_contract.input import JobIdentity, VllmPod
-from claas_operator.plan.serving_lease import Grant, ServedRecord, ServingLease
+from claas_operator.plan.serving_lease import Grant, ServedName, ServedRecord, ServingLease
 from claas_operator.plan.world import ObjectReference, ServerPod
 
 
@@ -74,6 +74,23 @@ class TakeOutOfService:
 
 
 @dataclass(frozen=True)
+class WriteServedName:
+    """Write down that a Deployment's pods will serve a name for us, before they are told.
+
+    When it changed since it was observed, nothing else of the plan is done: the next pass decides again.
+    """
+
+    served: ServedName
+
+
+@dataclass(frozen=True)
+class ForgetServedName:
+    """Delete the record of a served name that no pod serves any more."""
+
+    served: ServedName
+
+
+@dataclass(frozen=True)
 class WriteLease:
     """Write the lease as it should be: granted, released, or with other records.
 
@@ -136,6 +153,8 @@ Action: TypeAlias = (
     | PutInService
     | VerifyServed
     | TakeOutOfService
+    | WriteServedName
+    | ForgetServedName
     | WriteLease
     | DeleteLease
     | CreateAttempt

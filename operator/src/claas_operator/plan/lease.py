@@ -14,12 +14,14 @@ from claas_crds.v1alpha1.conditions import JobReason
 from claas_operator.plan.actions import (
     Action,
     DeleteLease,
+    ForgetServedName,
     KillTrainer,
     TakeOutOfService,
     WakePods,
     WriteLease,
+    WriteServedName,
 )
-from claas_operator.plan.serving_lease import Grant, Unaccounted
+from claas_operator.plan.serving_lease import MOST_UNACCOUNTED, Grant, ServedName, Unaccounted
 from claas_operator.plan.world import LeaseWorld
 
 MAX_PAUSE_MARGIN_SECONDS = 5
@@ -27,6 +29,7 @@ MAX_PAUSE_MARGIN_SECONDS = 5
 WATCH_SECONDS = 2.0
 HEAL_SECONDS = 1.0
 ORPHAN_SECONDS = 15.0
+MOVED_AT_ONCE = 50
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ def plan_lease(world: LeaseWorld) -> LeasePlan:
         return LeasePlan((WakePods(world.lease, asleep),), HEAL_SECONDS)
     if not all(pod.settled for pod in world.pods):
         return LeasePlan((), HEAL_SECONDS)
-    if world.job_active or world.attempts_open:
+    full = world.unaccounted and len(world.lease.unaccounted) >= MOST_UNACCOUNTED
+    if world.job_active or world.attempts_open or full:
         return LeasePlan((), WATCH_SECONDS)
     return _release(world)
 
@@ -94,23 +98,43 @@ def _rewrite(world: LeaseWorld, grant: Grant) -> LeasePlan:
 
 def _clean_up(world: LeaseWorld) -> LeasePlan:
     """Nobody takes a step: take out of service what has lost its adapter."""
+    if world.lease.served:
+        return _move_records(world)
     unaccounted = {uid: each for uid, each in world.lease.unaccounted.items() if uid not in world.lost}
-    if not world.deployment_found and not unaccounted:
-        return LeasePlan((DeleteLease(world.lease),), None)
     actions: list[Action] = []
-    clean: list[str] = []
+    left = len(world.orphans)
     for orphan in world.orphans:
         serving = [
             pod
             for pod in orphan.pods
             if pod.server is not None and (pod.server.loaded_version is not None or pod.server.remnants)
         ]
-        actions.extend(TakeOutOfService(pod.url or "", orphan.served_name, orphan.record) for pod in serving)
+        for pod in serving:
+            actions.append(TakeOutOfService(pod.url or "", orphan.served.served_name, orphan.served.record))
         # A pod that can't be asked may come back with the name, from its alias folder.
-        if all(pod.server is not None and pod.server.reachable and not pod.server.refused for pod in orphan.pods):
-            clean += [orphan.served_name] if not serving else []
-    if clean or world.lost:
-        served = {name: record for name, record in world.lease.served.items() if name not in clean}
-        actions.append(WriteLease(world.lease.model_copy(update={"served": served, "unaccounted": unaccounted})))
-    left = len(world.orphans) - len(clean)
-    return LeasePlan(tuple(actions), (HEAL_SECONDS if actions else ORPHAN_SECONDS) if left else None)
+        asked = all(pod.server is not None and pod.server.reachable and not pod.server.refused for pod in orphan.pods)
+        if not world.deployment_found or (asked and not serving):
+            actions.append(ForgetServedName(orphan.served))
+            left -= 1
+    if not world.deployment_found and not unaccounted and not left and not world.more_orphans:
+        return LeasePlan((*actions, DeleteLease(world.lease)), None)
+    if world.lost:
+        actions.append(WriteLease(world.lease.model_copy(update={"unaccounted": unaccounted})))
+    if not left and not world.more_orphans:
+        return LeasePlan(tuple(actions), None)
+    return LeasePlan(tuple(actions), HEAL_SECONDS if actions else ORPHAN_SECONDS)
+
+
+def _move_records(world: LeaseWorld) -> LeasePlan:
+    """Move records of served names, as release 0.1 kept them, into Leases of their own; some in each pass."""
+    lease = world.lease
+    now = dict(list(lease.served.items())[:MOVED_AT_ONCE])
+    writes = tuple(
+        WriteServedName(
+            ServedName(namespace=lease.namespace, deployment=lease.deployment, served_name=name, record=record)
+        )
+        for name, record in now.items()
+        if name not in world.moved
+    )
+    left = {name: record for name, record in lease.served.items() if name not in now}
+    return LeasePlan((*writes, WriteLease(lease.model_copy(update={"served": left}))), 0.0)

@@ -1,8 +1,8 @@
 """The serving Lease: one step at a time per vLLM Deployment.
 
 A Lease per Deployment names the DistillJob (by UID) that may take a step, and keeps in annotations all that is
-needed to wake the pods which that step may pause, and to take adapters out of service, even if job, adapter and
-operator have gone meanwhile.
+needed to wake the pods which that step may pause, even if job, adapter and operator have gone meanwhile. What takes
+an adapter out of service lies in a Lease for each served name: annotations end at 256 KiB, near 900 adapters.
 """
 
 from __future__ import annotations
@@ -25,7 +25,15 @@ DEPLOYMENT_ANNOTATION = f"{GROUP}/deployment"
 SERVED_ANNOTATION = f"{GROUP}/served"
 LAST_TURN_ANNOTATION = f"{GROUP}/last-turn"
 UNACCOUNTED_ANNOTATION = f"{GROUP}/unaccounted"
-SERVING_LEASE_LABELS = {f"{GROUP}/lease": "serving", "app.kubernetes.io/managed-by": "claas-operator"}
+SERVED_NAME_ANNOTATION = f"{GROUP}/served-name"
+LEASE_LABEL = f"{GROUP}/lease"
+SERVING_LEASE_LABELS = {LEASE_LABEL: "serving", "app.kubernetes.io/managed-by": "claas-operator"}
+SERVED_NAME_LABELS = {LEASE_LABEL: "served-name", "app.kubernetes.io/managed-by": "claas-operator"}
+DEPLOYMENT_LABEL = f"{GROUP}/deployment-hash"
+"""On the Lease of a served name: a label's value is too short for a Deployment's name."""
+MOST_UNACCOUNTED = 300
+"""How many jobs a Lease can have unaccounted for, so that they fit into an annotation. Each adapter has one at most;
+beyond that the Lease waits for its adapters to look."""
 
 
 class GrantModel(BaseModel):
@@ -76,6 +84,25 @@ class ServedRecord(GrantModel):
     tls: ServingTls | None = None
 
 
+class ServedName(GrantModel):
+    """A name that the Deployment's pods serve for us, as it lies in the cluster. It is written before the pods are
+    told and outlives the adapter, so that no finalizer is needed."""
+
+    namespace: str
+    deployment: str
+    served_name: str
+    record: ServedRecord
+    resource_version: str | None = None
+    """None: it does not exist yet."""
+    uid: str = ""
+    """Empty while it does not exist."""
+
+    @property
+    def name(self) -> str:
+        """Of its Lease."""
+        return served_lease_name(self.deployment, self.served_name)
+
+
 class Unaccounted(GrantModel):
     """A job that held the lease and went before it was known whether it had published."""
 
@@ -99,7 +126,7 @@ class ServingLease(GrantModel):
     last_turn: str | None = None
     """Name of the adapter that the last grant was for; the next turn is another one's, if others wait."""
     served: dict[str, ServedRecord] = {}
-    """What the pods serve for us, by served name. It outlives the adapter, so that no finalizer is needed."""
+    """Records of served names that release 0.1 wrote here; they are moved into Leases of their own."""
     unaccounted: dict[str, Unaccounted] = {}
     """Jobs whose version, if there is one, the adapter has yet to adopt; by their UID."""
 
@@ -123,7 +150,16 @@ def lease_name(deployment: str) -> str:
     name = f"claas-serving-{deployment}"
     if len(name) <= 253:
         return name
-    return f"{name[:240].rstrip('-.')}-{hashlib.sha256(deployment.encode()).hexdigest()[:12]}"
+    return f"{name[:240].rstrip('-.')}-{_digest(deployment)[:12]}"
+
+
+def served_lease_name(deployment: str, served_name: str) -> str:
+    """Name of the Lease of a served name."""
+    return f"claas-served-{_digest(f'{deployment}/{served_name}')}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def read_lease(lease: Lease) -> ServingLease:
@@ -171,10 +207,49 @@ def lease_manifest(lease: ServingLease) -> Manifest:
     }
     if lease.resource_version is not None:
         metadata["resourceVersion"] = lease.resource_version
+    return _manifest(metadata, lease.holder or "")
+
+
+def served_names_of(deployment: str) -> dict[str, str]:
+    """The labels by which the served names of a Deployment are found."""
+    return {**SERVED_NAME_LABELS, DEPLOYMENT_LABEL: _digest(deployment)}
+
+
+def read_served_name(lease: Lease) -> ServedName:
+    """The served name in a Lease object."""
+    annotations = lease.metadata.annotations
+    return ServedName(
+        namespace=lease.metadata.namespace,
+        deployment=annotations.get(DEPLOYMENT_ANNOTATION, ""),
+        served_name=annotations.get(SERVED_NAME_ANNOTATION, ""),
+        record=ServedRecord.model_validate_json(annotations.get(SERVED_ANNOTATION, "")),
+        resource_version=lease.metadata.resource_version,
+        uid=lease.metadata.uid,
+    )
+
+
+def served_name_manifest(served: ServedName) -> Manifest:
+    """The Lease object, under the resourceVersion it was read at."""
+    metadata: Manifest = {
+        "name": served.name,
+        "namespace": served.namespace,
+        "labels": dict(served_names_of(served.deployment)),
+        "annotations": {
+            DEPLOYMENT_ANNOTATION: served.deployment,
+            SERVED_NAME_ANNOTATION: served.served_name,
+            SERVED_ANNOTATION: served.record.model_dump_json(exclude_none=True),
+        },
+    }
+    if served.resource_version is not None:
+        metadata["resourceVersion"] = served.resource_version
+    return _manifest(metadata, served.record.adapter_name)
+
+
+def _manifest(metadata: Manifest, holder: str) -> Manifest:
     now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     return {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
         "metadata": metadata,
-        "spec": {"holderIdentity": lease.holder or "", "renewTime": now},
+        "spec": {"holderIdentity": holder, "renewTime": now},
     }

@@ -15,7 +15,7 @@ from claas_operator.plan.lineage.lineage import Lineage
 from claas_operator.plan.server.handover_choice import HandoverChoice
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.traits import ServerTraits
-from claas_operator.plan.serving_lease import ServedRecord, ServingLease
+from claas_operator.plan.serving_lease import ServedName, ServingLease
 
 
 @dataclass(frozen=True)
@@ -185,6 +185,10 @@ class AdapterWorld:
     """How the Deployment's servers were started, by themselves or by its template."""
     containers: tuple[str, ...] | None
     """The containers of the Deployment's template; None where there is no Deployment."""
+    served: ServedName | None = None
+    """What is written down of the adapter's served name at its Deployment."""
+    adapters_here: int = 1
+    """How many LoraAdapters name the Deployment."""
     name_taken_by: str | None = None
     """An older LoraAdapter with the same served name on the same Deployment."""
 
@@ -262,8 +266,7 @@ class JobWorld:
 class Orphan:
     """A served name whose adapter is gone, or has taken another name, and the pods that may still serve it."""
 
-    served_name: str
-    record: ServedRecord
+    served: ServedName
     pods: tuple[ServerPod, ...]
 
 
@@ -284,8 +287,12 @@ class LeaseWorld:
     pods: tuple[RecordedPod, ...]
     deployment_found: bool
     orphans: tuple[Orphan, ...]
+    more_orphans: bool = False
+    """Whether there are more than were looked at in this pass."""
     lost: tuple[str, ...] = ()
     """Keys of `lease.unaccounted` whose adapter is gone."""
+    moved: frozenset[str] = frozenset()
+    """Names in `lease.served` that have a Lease of their own by now."""
 
     @property
     def asleep_without_step(self) -> bool | None:

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from typing import cast
+from uuid import uuid4
 
 import pytest
 
 from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_kube.objects.meta import Manifest
 from claas_operator.plan.actions import (
     Action,
     DeleteLease,
+    ForgetServedName,
     KillTrainer,
     TakeOutOfService,
     WakePods,
     WriteLease,
+    WriteServedName,
 )
 from claas_operator.plan.lease import MAX_PAUSE_MARGIN_SECONDS, plan_lease
-from claas_operator.plan.serving_lease import ServedRecord
+from claas_operator.plan.serving_lease import (
+    MOST_UNACCOUNTED,
+    ServedName,
+    ServedRecord,
+    Unaccounted,
+    lease_manifest,
+    served_name_manifest,
+)
 from claas_operator.plan.world import LeaseWorld, Orphan
 from tests.builders.world import (
     ASLEEP,
+    NAMESPACE,
     NOW,
     REFUSED,
     UNREACHABLE,
     ago,
     grant,
+    lease,
     lease_world,
     recorded,
     serves,
@@ -35,6 +50,12 @@ from tests.builders.world import (
 
 LONG_AGO = ago(2 + MAX_PAUSE_MARGIN_SECONDS + 1)
 RECORD = ServedRecord(adapter_name="tone", adapter_uid="uid-of-tone", port=8000)
+
+
+def served_name(name: str, deployment: str = "vllm") -> ServedName:
+    return ServedName(
+        namespace=NAMESPACE, deployment=deployment, served_name=name, record=RECORD, uid=f"uid-of-{name}"
+    )
 
 
 def kinds(actions: tuple[Action, ...]) -> list[str]:
@@ -113,31 +134,77 @@ def test_the_lease_of_a_deployment_that_is_gone_is_deleted_once_it_is_free() -> 
     assert plan_lease(lease_world(deployment_found=False)).actions == ()
 
 
+def test_the_lease_of_a_deployment_that_is_gone_goes_after_the_records_of_what_it_served() -> None:
+    gone = Orphan(served_name("tone"), ())
+    some = plan_lease(lease_world(free=True, deployment_found=False, orphans=(gone,), more_orphans=True))
+    assert kinds(some.actions) == ["ForgetServedName"]
+    assert some.requeue_seconds is not None
+    last = plan_lease(lease_world(free=True, deployment_found=False, orphans=(gone,)))
+    assert kinds(last.actions) == ["ForgetServedName", "DeleteLease"]
+
+
 def test_what_lost_its_adapter_is_taken_out_of_service_and_forgotten_when_no_pod_serves_it() -> None:
-    serving = Orphan("tone", RECORD, (vllm_pod(server=serves(3)), vllm_pod("vllm-1", server=serves(None))))
-    plan = plan_lease(lease_world(free=True, served={"tone": RECORD}, orphans=(serving,)))
+    tone = served_name("tone")
+    serving = Orphan(tone, (vllm_pod(server=serves(3)), vllm_pod("vllm-1", server=serves(None))))
+    plan = plan_lease(lease_world(free=True, orphans=(serving,)))
     assert plan.actions == (TakeOutOfService("http://vllm-0:8000", "tone", RECORD),)
-    gone = Orphan("tone", RECORD, (vllm_pod(server=serves(None)),))
-    (write,) = plan_lease(lease_world(free=True, served={"tone": RECORD}, orphans=(gone,))).actions
-    assert isinstance(write, WriteLease)
-    assert write.lease.served == {}
+    assert plan.requeue_seconds is not None
+    plan = plan_lease(lease_world(free=True, orphans=(Orphan(tone, (vllm_pod(server=serves(None)),)),)))
+    assert plan.actions == (ForgetServedName(tone),)
+    assert plan.requeue_seconds is None
 
 
 def test_what_was_loaded_and_never_served_is_taken_out_as_well() -> None:
-    orphan = Orphan("tone", RECORD, (vllm_pod(server=replace(serves(None), remnants=True)),))
-    plan = plan_lease(lease_world(free=True, served={"tone": RECORD}, orphans=(orphan,)))
+    orphan = Orphan(served_name("tone"), (vllm_pod(server=replace(serves(None), remnants=True)),))
+    plan = plan_lease(lease_world(free=True, orphans=(orphan,)))
     assert plan.actions == (TakeOutOfService("http://vllm-0:8000", "tone", RECORD),)
 
 
 def test_what_lost_its_adapter_is_remembered_while_a_pod_of_it_can_not_be_asked() -> None:
-    orphan = Orphan("tone", RECORD, (vllm_pod(server=UNREACHABLE),))
-    plan = plan_lease(lease_world(free=True, served={"tone": RECORD}, orphans=(orphan,)))
+    orphan = Orphan(served_name("tone"), (vllm_pod(server=UNREACHABLE),))
+    plan = plan_lease(lease_world(free=True, orphans=(orphan,)))
     assert plan.actions == ()
     assert plan.requeue_seconds is not None
 
 
+def test_records_of_an_earlier_release_are_moved_once_each_and_nothing_is_lost_on_the_way() -> None:
+    """As often as it takes, each time with what the last time left."""
+    served = {f"name-{number}": RECORD for number in range(900)}
+    moved: set[str] = {"name-7"}  # Its adapter has written it anew meanwhile.
+    written: list[str] = []
+    left = lease_world(free=True, served=served).lease
+    while left.served:
+        plan = plan_lease(replace(lease_world(free=True), lease=left, moved=frozenset(moved)))
+        assert plan.requeue_seconds == 0.0
+        *records, last = plan.actions
+        assert isinstance(last, WriteLease)
+        written += [record.served.served_name for record in records if isinstance(record, WriteServedName)]
+        assert set(written) | moved | set(last.lease.served) == set(served)
+        left = last.lease
+    assert sorted(written) == sorted(set(served) - {"name-7"})
+    assert kinds(plan_lease(lease_world(served=served, alive=(trainer_pod("t"),))).actions) == []
+
+
+def test_three_thousand_served_names_make_no_object_large() -> None:
+    names = [served_name(f"{number:04}" + "n" * 100, deployment="vllm") for number in range(3000)]
+    assert len({served.name for served in names}) == 3000
+    for served in names[:3]:
+        annotations = cast(Manifest, served_name_manifest(served)["metadata"])["annotations"]
+        assert len(json.dumps(annotations)) < 1000
+
+
+def test_a_lease_with_as_much_unaccounted_as_it_can_hold_waits_for_its_adapters_to_look() -> None:
+    noted = Unaccounted(job_name="n" * 253, attempt=1, adapter_name="a" * 253, adapter_uid=str(uuid4()))
+    full = lease(grant()).model_copy(update={"unaccounted": {str(uuid4()): noted for _ in range(MOST_UNACCOUNTED)}})
+    world = replace(lease_world(active=False, unaccounted=True), lease=full)
+    assert len(json.dumps(lease_manifest(full))) < 256 * 1024
+    assert plan_lease(world).actions == ()
+    assert plan_lease(world).requeue_seconds is not None
+    assert kinds(plan_lease(replace(world, unaccounted=False)).actions) == ["WriteLease"]
+
+
 def test_nothing_is_taken_out_of_service_while_a_step_holds_the_lease() -> None:
-    orphan = Orphan("other", RECORD, (vllm_pod(server=serves(3)),))
+    orphan = Orphan(served_name("other"), (vllm_pod(server=serves(3)),))
     assert plan_lease(lease_world(alive=(trainer_pod("t"),), orphans=(orphan,))).actions == ()
 
 

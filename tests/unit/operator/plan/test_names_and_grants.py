@@ -31,6 +31,7 @@ from claas_operator.plan import naming
 from claas_operator.plan.queueing import finished, in_queue, queue_key
 from claas_operator.plan.serving_lease import (
     Grant,
+    ServedName,
     ServedRecord,
     ServingLease,
     Unaccounted,
@@ -38,6 +39,8 @@ from claas_operator.plan.serving_lease import (
     lease_name,
     new_lease,
     read_lease,
+    read_served_name,
+    served_name_manifest,
 )
 from tests.builders.world import (
     DEPLOYMENT,
@@ -126,6 +129,17 @@ leases = st.builds(
 def test_a_lease_is_read_as_it_was_written(lease: ServingLease) -> None:
     stored = json.loads(json.dumps(lease_manifest(lease)))
     assert read_lease(Lease.model_validate(stored)) == lease
+
+
+@given(
+    served=st.builds(ServedName, namespace=st.just(NAMESPACE), deployment=texts, served_name=texts, record=records)
+)
+def test_a_served_name_is_read_as_it_was_written(served: ServedName) -> None:
+    stored = json.loads(json.dumps(served_name_manifest(served.model_copy(update={"resource_version": "7"}))))
+    stored["metadata"]["uid"] = "uid"
+    assert read_served_name(Lease.model_validate(stored)) == served.model_copy(
+        update={"resource_version": "7", "uid": "uid"}
+    )
 
 
 def test_a_lease_that_an_earlier_release_granted_tells_whose_turn_it_was() -> None:

@@ -27,7 +27,7 @@ from claas_operator.plan.lease import plan_lease
 from claas_operator.plan.lineage.lineage import Lineage
 from claas_operator.plan.queueing import finished
 from claas_operator.plan.server.handover_choice import HandoverChoice
-from claas_operator.plan.serving_lease import Grant, ServedRecord, ServingLease
+from claas_operator.plan.serving_lease import Grant, ServedName, ServedRecord, ServingLease
 from claas_operator.plan.world import (
     AdapterWorld,
     JobWorld,
@@ -205,12 +205,21 @@ adapter_worlds = st.builds(
     companion_current=st.booleans(),
 )
 RECORD = ServedRecord(adapter_name="gone", adapter_uid="uid-of-gone", port=8000)
-orphans = st.builds(Orphan, served_name=st.sampled_from(["gone", "lost"]), record=st.just(RECORD), pods=pod_tuples)
+served_names = st.builds(
+    ServedName,
+    namespace=st.just("team"),
+    deployment=st.just("vllm"),
+    served_name=st.sampled_from(["gone", "lost"]),
+    record=st.just(RECORD),
+)
+orphans = st.builds(Orphan, served=served_names, pods=pod_tuples)
 lease_worlds = st.builds(
     LeaseWorld,
     now=st.just(NOW),
-    lease=st.builds(lease, st.none() | grants).map(
-        lambda found: found.model_copy(update={"served": {"gone": RECORD}})
+    lease=st.builds(
+        lambda found, old: found.model_copy(update={"served": old}),
+        st.builds(lease, st.none() | grants),
+        st.sampled_from([{}, {"gone": RECORD}]),
     ),
     job_active=st.booleans(),
     unaccounted=st.booleans(),
@@ -218,7 +227,7 @@ lease_worlds = st.builds(
     attempts_open=st.booleans(),
     pods=st.lists(recorded_pods, max_size=3).map(tuple),
     deployment_found=st.booleans(),
-    orphans=st.lists(orphans, max_size=2, unique_by=lambda orphan: orphan.served_name).map(tuple),
+    orphans=st.lists(orphans, max_size=2, unique_by=lambda orphan: orphan.served.served_name).map(tuple),
 )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from claas_crds.v1alpha1.conditions import AdapterReason
 from claas_crds.v1alpha1.lora_adapter import AdapterVersion, LoraAdapterStatus
-from claas_operator.plan.actions import Action, ApplyCompanion, Note, WriteLease
+from claas_operator.plan.actions import Action, ApplyCompanion, Note, WriteLease, WriteServedName
 from claas_operator.plan.adapter.adapter_conditions import write_conditions
 from claas_operator.plan.adapter.adoption import Adoption, plan_adoption, without
 from claas_operator.plan.adapter.initial import initial_version_actions
@@ -22,7 +22,7 @@ from claas_operator.plan.adapter.replicas import (
 from claas_operator.plan.conditions import ConditionDraft
 from claas_operator.plan.lineage.history import with_served
 from claas_operator.plan.lineage.lineage import Lineage
-from claas_operator.plan.serving_lease import ServedRecord, new_lease
+from claas_operator.plan.serving_lease import ServedName, ServedRecord, new_lease
 from claas_operator.plan.world import AdapterWorld
 
 SOON_SECONDS = 2.0
@@ -105,15 +105,26 @@ def _lineage(world: AdapterWorld, adoption: Adoption) -> Lineage:
 
 
 def _lease_actions(world: AdapterWorld, desired: AdapterVersion | None, adoption: Adoption) -> list[Action]:
-    """One write of the lease: what will be served is written down before it is, so that it can be taken out of
-    service without the adapter, and a job that is accounted for is forgotten."""
-    serving = world.adapter.spec.serving
-    before = world.lease or new_lease(world.adapter.metadata.namespace, serving.deployment_ref.name)
-    lease = without(before, adoption.settled)
+    """What will be served is written down before it is, so that it can be taken out of service without the adapter,
+    and a job that is accounted for is forgotten."""
+    namespace, deployment = world.adapter.metadata.namespace, world.adapter.spec.serving.deployment_ref.name
+    before = world.lease
+    lease = without(before or new_lease(namespace, deployment), adoption.settled)
+    actions: list[Action] = []
     if desired is not None and world.name_taken_by is None and world.deployment_found:
-        served = {**lease.served, world.adapter.served_name: _served_record(world)}
-        lease = lease.model_copy(update={"served": served})
-    return [] if lease == before else [WriteLease(lease)]
+        record = _served_record(world)
+        stands = world.served.record if world.served is not None else lease.served.get(world.adapter.served_name)
+        if stands != record:
+            blank = ServedName(
+                namespace=namespace, deployment=deployment, served_name=world.adapter.served_name, record=record
+            )
+            actions.append(WriteServedName((world.served or blank).model_copy(update={"record": record})))
+        if before is None:
+            # Passes over it take out of service what has lost its adapter.
+            actions.append(WriteLease(lease))
+    if before is not None and lease != before:
+        actions.append(WriteLease(lease))
+    return actions
 
 
 def _served_record(world: AdapterWorld) -> ServedRecord:

@@ -17,7 +17,11 @@ def write_conditions(
     """Write them all."""
     stalled = readiness.stalled
     progressing = not readiness.ready and not stalled
-    draft.set(AdapterCondition.READY, readiness.ready, readiness.reason, readiness.message, warning=stalled)
+    # That a step begins or ends is told by its job.
+    quiet = readiness.ready and is_true(draft.conditions, AdapterCondition.READY)
+    draft.set(
+        AdapterCondition.READY, readiness.ready, readiness.reason, readiness.message, warning=stalled, quiet=quiet
+    )
     # One Event for a change is enough: Ready tells it, the others follow from it.
     serving = [replica for replica in replicas if replica.state is ReplicaState.SERVING]
     draft.set(AdapterCondition.SERVED, bool(serving), readiness.reason, readiness.message, quiet=True)

@@ -115,8 +115,7 @@ def _of_names(world: AdapterWorld) -> list[str]:
 def too_few_slots(world: AdapterWorld) -> str | None:
     """Why a swap may hold requests up: the old and the new version need a slot each."""
     slots = world.server.max_loras
-    others = len(world.lease.served) if world.lease is not None else 0
-    needed = max(1, others) + 1
+    needed = max(1, world.adapters_here) + 1
     if slots is None or slots >= needed:
         return None
     return f"vLLM's --max-loras is {slots}, so requests queue at a swap: start it with --max-loras {needed}"

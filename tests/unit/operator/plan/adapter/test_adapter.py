@@ -22,12 +22,14 @@ from claas_operator.plan.actions import (
     PutInService,
     VerifyServed,
     WriteLease,
+    WriteServedName,
 )
 from claas_operator.plan.adapter.adapter import AdapterPlan, plan_adapter
 from claas_operator.plan.adapter.initial import INIT_RETRY_SECONDS
 from claas_operator.plan.server.handover_choice import HandoverChoice
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.traits import ServerTraits
+from claas_operator.plan.serving_lease import ServedName, ServedRecord
 from claas_operator.plan.world import (
     AdapterWorld,
     SecretsSeen,
@@ -37,6 +39,7 @@ from claas_operator.plan.world import (
 from tests.builders.world import (
     ASLEEP,
     MOUNTED,
+    NAMESPACE,
     NOW,
     REFUSED,
     UNREACHABLE,
@@ -258,15 +261,30 @@ def test_versions_of_jobs_are_added_once_and_the_oldest_are_dropped() -> None:
     assert plan.status.latest_version == HISTORY_LIMIT + 4
 
 
-def test_what_is_served_is_written_to_the_lease_before_it_is_loaded() -> None:
+def test_what_is_served_is_written_down_before_it_is_loaded() -> None:
     plan = plan_adapter(adapter_world(pods=(vllm_pod(server=serves(None)),)))
-    write, load = plan.actions
-    assert isinstance(write, WriteLease)
-    assert write.lease.served["tone"].adapter_uid == "uid-of-tone"
+    write, lease_, load = plan.actions
+    assert isinstance(write, WriteServedName)
+    assert (write.served.served_name, write.served.record.adapter_uid) == ("tone", "uid-of-tone")
+    assert write.served.resource_version is None
+    # Whoever takes names out of service looks at the Lease.
+    assert isinstance(lease_, WriteLease)
     assert isinstance(load, PutInService)
     assert load.path == f"{MOUNTED}/versions/0"
-    again = plan_adapter(adapter_world(pods=(vllm_pod(server=serves(None)),), held=write.lease))
+    pods = (vllm_pod(server=serves(None)),)
+    again = plan_adapter(adapter_world(pods=pods, held=lease_.lease, recorded_as=write.served))
     assert [type(action) for action in again.actions] == [PutInService]
+
+
+def test_a_record_that_is_of_another_adapter_or_port_is_replaced_as_it_was_seen() -> None:
+    other = ServedRecord(adapter_name="tone", adapter_uid="uid-of-an-earlier-one", port=8000)
+    seen = ServedName(
+        namespace=NAMESPACE, deployment="vllm", served_name="tone", record=other, uid="u", resource_version="41"
+    )
+    plan = plan_adapter(adapter_world(pods=(vllm_pod(server=serves(0)),), held=lease(), recorded_as=seen))
+    (write,) = plan.actions
+    assert isinstance(write, WriteServedName)
+    assert (write.served.resource_version, write.served.record.adapter_uid) == ("41", "uid-of-tone")
 
 
 def test_the_newest_version_is_put_into_every_pod_that_can_take_it() -> None:
@@ -428,8 +446,8 @@ def test_a_swap_that_has_no_slot_of_its_own_is_told_with_the_number_needed(slots
 
 def test_what_is_served_over_tls_is_recorded_with_how_it_is_verified() -> None:
     of = adapter(serving={"scheme": "https", "tls": {"serverName": "vllm.team.svc"}})
-    (written,) = [a for a in plan_adapter(adapter_world(of)).actions if isinstance(a, WriteLease)]
-    record = written.lease.served["tone"]
+    (written,) = [a for a in plan_adapter(adapter_world(of)).actions if isinstance(a, WriteServedName)]
+    record = written.served.record
     assert (record.scheme, record.tls) == ("https", of.spec.serving.tls)
 
 

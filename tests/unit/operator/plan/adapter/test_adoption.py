@@ -16,6 +16,7 @@ from claas_operator.plan.actions import (
     DeleteLease,
     PutInService,
     WriteLease,
+    WriteServedName,
 )
 from claas_operator.plan.adapter.adapter import AdapterPlan, plan_adapter
 from claas_operator.plan.lease import plan_lease
@@ -123,8 +124,8 @@ def test_a_lease_carries_the_note() -> None:
     assert read_lease(Lease.model_validate(manifest)).unaccounted == {"uid-of-gone": GONE}
 
 
-def test_a_served_record_and_a_note_are_written_at_once() -> None:
-    bare = NOTED.model_copy(update={"served": {}})
-    (write,) = written(plan_adapter(adapter_world(pods=SWAPPED, held=bare, looked=NOTHING)))
-    assert write.unaccounted == {}
-    assert set(write.served) == {"tone"}
+def test_a_record_of_an_earlier_release_is_left_where_it_is_by_the_adapter() -> None:
+    plan = plan_adapter(adapter_world(pods=SWAPPED, held=NOTED, looked=NOTHING))
+    (write,) = written(plan)
+    assert write.served == NOTED.served
+    assert not any(isinstance(action, WriteServedName) for action in plan.actions)
