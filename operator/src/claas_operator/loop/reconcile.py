@@ -77,6 +77,8 @@ class Reconciler:
             metrics.watch_queue(kind, partial(self.queue.waiting, kind))
         self._told: dict[Key, datetime] = {}
         """When the status of jobs that are not done was last written. What is lost of it is told a little sooner."""
+        self._asleep: dict[Key, datetime] = {}
+        """Since when pods of a Lease were seen asleep, until it is written down."""
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass; answers in how many seconds to look again."""
@@ -236,8 +238,13 @@ class Reconciler:
         lease = await self._read.lease_named(key.namespace, key.name)
         if lease is None:
             self.sleepers.forget(key)
+            self._asleep.pop(key, None)
             return None
         world = await self._observer.lease_world(lease)
+        if world.asleep:
+            world = replace(world, asleep_since=self._asleep.setdefault(key, world.now))
+        else:
+            self._asleep.pop(key, None)
         self.sleepers.note(key, lease.deployment, world.asleep_without_step, world.now)
         plan = plan_lease(world)
         await self._applier.for_lease(key.namespace, plan.actions)

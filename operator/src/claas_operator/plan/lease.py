@@ -26,6 +26,9 @@ from claas_operator.plan.world import LeaseWorld
 
 MAX_PAUSE_MARGIN_SECONDS = 5
 """How much longer than maxPauseSeconds the trainer's own watchdog is given before the operator acts."""
+NOTED_PAUSE_SECONDS = 10
+"""From when on it is written down since when the pods sleep. An operator that starts anew before that counts from its
+own start."""
 WATCH_SECONDS = 2.0
 HEAL_SECONDS = 1.0
 ORPHAN_SECONDS = 15.0
@@ -84,11 +87,13 @@ def _watch(world: LeaseWorld) -> LeasePlan:
         if grant.asleep_since is None or not all(pod.settled for pod in world.pods):
             return LeasePlan((), WATCH_SECONDS)
         return _rewrite(world, grant.model_copy(update={"asleep_since": None}))
-    if grant.asleep_since is None:
-        return _rewrite(world, grant.model_copy(update={"asleep_since": world.now}))
+    since = grant.asleep_since or world.asleep_since or world.now
     longest = timedelta(seconds=grant.max_pause_seconds + MAX_PAUSE_MARGIN_SECONDS)
-    if world.now - grant.asleep_since > longest:
-        return _rewrite(world, grant.model_copy(update={"stopped_because": JobReason.MAX_PAUSE_EXCEEDED.value}))
+    if world.now - since > longest:
+        stopped = {"asleep_since": since, "stopped_because": JobReason.MAX_PAUSE_EXCEEDED.value}
+        return _rewrite(world, grant.model_copy(update=stopped))
+    if grant.asleep_since is None and world.now - since >= timedelta(seconds=NOTED_PAUSE_SECONDS):
+        return _rewrite(world, grant.model_copy(update={"asleep_since": since}))
     return LeasePlan((), WATCH_SECONDS)
 
 

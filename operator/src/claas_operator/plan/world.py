@@ -291,6 +291,8 @@ class LeaseWorld:
     """Whether there are more than were looked at in this pass."""
     lost: tuple[str, ...] = ()
     """Keys of `lease.unaccounted` whose adapter is gone."""
+    asleep_since: datetime | None = None
+    """When this operator first saw a pod asleep in the pause that lasts; None: it has not."""
     moved: frozenset[str] = frozenset()
     """Names in `lease.served` that have a Lease of their own by now."""
 
@@ -305,3 +307,8 @@ class LeaseWorld:
         if any(pod.asleep or (pod.exists and pod.server is not None and pod.server.refused) for pod in self.pods):
             return True
         return False if all(pod.settled for pod in self.pods) else None
+
+    @property
+    def asleep(self) -> bool:
+        """Whether a pod that the grant may have paused surely sleeps."""
+        return any(pod.asleep for pod in self.pods)

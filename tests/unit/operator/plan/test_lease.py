@@ -34,7 +34,6 @@ from claas_operator.plan.world import LeaseWorld, Orphan
 from tests.builders.world import (
     ASLEEP,
     NAMESPACE,
-    NOW,
     REFUSED,
     UNREACHABLE,
     ago,
@@ -104,11 +103,30 @@ def test_pods_that_a_dead_trainer_left_asleep_are_woken_and_no_others(active: bo
     assert action.pods == (target("vllm-0"),)
 
 
-def test_the_start_of_a_pause_is_written_down_and_so_is_its_end() -> None:
-    (begin,) = plan_lease(lease_world(alive=(trainer_pod("t"),), pods=(recorded("vllm-0", ASLEEP),))).actions
-    assert isinstance(begin, WriteLease)
-    assert begin.lease.grant is not None
-    assert begin.lease.grant.asleep_since == NOW
+@pytest.mark.parametrize(("seconds", "written"), [(None, False), (9, False), (10, True), (60, True)])
+def test_since_when_the_pods_sleep_is_written_down_when_it_is_no_short_pause(
+    seconds: int | None, written: bool
+) -> None:
+    since = None if seconds is None else ago(seconds)
+    world = lease_world(alive=(trainer_pod("t"),), pods=(recorded("vllm-0", ASLEEP),))
+    actions = plan_lease(replace(world, asleep_since=since)).actions
+    assert kinds(actions) == (["WriteLease"] if written else [])
+    for action in actions:
+        assert isinstance(action, WriteLease)
+        assert action.lease.grant is not None
+        assert action.lease.grant.asleep_since == since
+
+
+def test_a_pause_that_is_too_long_is_ended_also_when_its_start_was_not_written_down() -> None:
+    world = lease_world(grant(max_pause_seconds=2), alive=(trainer_pod("t"),), pods=(recorded("vllm-0", ASLEEP),))
+    assert plan_lease(replace(world, asleep_since=ago(6))).actions == ()
+    (stop,) = plan_lease(replace(world, asleep_since=ago(8))).actions
+    assert isinstance(stop, WriteLease)
+    assert stop.lease.grant is not None
+    assert stop.lease.grant.stopped_because == "MaxPauseExceeded"
+
+
+def test_the_end_of_a_pause_that_was_written_down_is_written_down_too() -> None:
     (end,) = plan_lease(lease_world(grant(asleep_since=ago(9)), alive=(trainer_pod("t"),))).actions
     assert isinstance(end, WriteLease)
     assert end.lease.grant is not None
