@@ -214,7 +214,8 @@ def _selected(found: Manifest, selector: str) -> bool:
     labels = metadata.get("labels") or {}
     assert isinstance(labels, dict)
     pairs = [pair.partition("=") for pair in selector.split(",") if pair]
-    return all(labels.get(key) == value for key, _, value in pairs)
+    # A key without a value selects what has the label at all.
+    return all(labels.get(key) == value if equals else key in labels for key, equals, value in pairs)
 
 
 def _merged(old: JsonValue, patch: JsonValue) -> JsonValue:

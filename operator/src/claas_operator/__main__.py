@@ -24,6 +24,7 @@ from claas_operator.clients.job_view import JobView
 from claas_operator.clients.reader import Reader
 from claas_operator.errors import OperatorError, SettingsError
 from claas_operator.health import health_endpoint
+from claas_operator.keys import Kind
 from claas_operator.leader import LeaderLock
 from claas_operator.loop.handlers import Wakers
 from claas_operator.loop.reconcile import Reconciler
@@ -55,17 +56,20 @@ async def operate(api: Api, settings: Settings, metrics: Metrics, stop: asyncio.
     reconciler = Reconciler(api, read, index, Observer(read, jobs, companion), applier, recorder, metrics)
     wakers = Wakers(reconciler, index)
     view = ClusterView(lambda: jobs.within(None), wakers.adapters.all, reconciler.failing_loads)
-    metrics.lead(StateCollector(view, reconciler.sleepers))
+    metrics.lead(StateCollector(view, reconciler.leases.sleepers))
     log.info("leading as %s; engine %s", settings.pod_name, settings.engine)
     async with health_endpoint(settings.health_port) as health, asyncio.TaskGroup() as tasks:
-        background = [tasks.create_task(index.run(), name="index")]
+        # A vLLM that sleeps is woken before all jobs are known; whose turn it is, and what is missing, only then.
+        reconciler.queue.hold(Kind.ADAPTER, Kind.JOB)
+        background = [
+            tasks.create_task(index.run(), name="index"),
+            tasks.create_task(reconciler.queue.run(), name="work queue"),
+        ]
         # Ends the operator where CRDs or rights go on missing.
         if await until_done("first look at the cluster", index.ready, stop):
             health.ready = True
-            background += [
-                tasks.create_task(reconciler.queue.run(), name="work queue"),
-                tasks.create_task(_resync(reconciler, settings.resync_seconds), name="resync"),
-            ]
+            reconciler.queue.hold()
+            background.append(tasks.create_task(_resync(reconciler, settings.resync_seconds), name="resync"))
             await stop.wait()
         for task in background:
             task.cancel()

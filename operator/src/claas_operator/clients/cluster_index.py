@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from claas_kube.api import ADAPTERS, BATCH_JOBS, DEPLOYMENTS, DISTILL_JOBS, LEASES, PODS, Api, Resource
 from claas_kube.errors import ApiError
@@ -20,7 +20,15 @@ from claas_kube.objects.resources import AdapterObject
 from claas_kube.objects.workloads import BatchJob, Deployment, Lease
 from claas_operator.clients.job_view import JobView
 from claas_operator.plan import naming
-from claas_operator.plan.serving_lease import SERVING_LEASE_LABELS, ServingLease, read_lease
+from claas_operator.plan.serving_lease import (
+    LEASE_LABEL,
+    MANAGED_LABELS,
+    SERVED_NAME_LABELS,
+    ServedName,
+    ServingLease,
+    read_lease,
+    read_served_name,
+)
 
 log = logging.getLogger(__name__)
 
@@ -32,12 +40,15 @@ _SMALL = 200
 """Objects to a page, of kinds that are small."""
 
 
+AnyLease: TypeAlias = ServingLease | ServedName
+
+
 def _selector(labels: dict[str, str]) -> str:
     return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
 
 
 _TRAINERS = Selection(labels=_selector(naming.TRAINER_LABELS), page_size=_SMALL)
-_LEASES = Selection(labels=_selector(SERVING_LEASE_LABELS), page_size=_SMALL)
+_LEASES = Selection(labels=f"{_selector(MANAGED_LABELS)},{LEASE_LABEL}", page_size=_SMALL)
 
 
 async def _adapter(found: Manifest, before: AdapterObject | None) -> AdapterObject:
@@ -56,8 +67,10 @@ async def _deployment(found: Manifest, before: Deployment | None) -> Deployment:
     return Deployment.model_validate(found)
 
 
-async def _lease(found: Manifest, before: ServingLease | None) -> ServingLease:
-    return read_lease(Lease.model_validate(found))
+async def _lease(found: Manifest, before: AnyLease | None) -> AnyLease:
+    lease = Lease.model_validate(found)
+    served = lease.metadata.labels.get(LEASE_LABEL) == SERVED_NAME_LABELS[LEASE_LABEL]
+    return read_served_name(lease) if served else read_lease(lease)
 
 
 def _owners_of(metadata: ObjectMeta) -> list[Hashable]:
@@ -159,7 +172,9 @@ class ClusterIndex:
         self.trainer_pods: Collection[Pod] = Collection(
             _pod, lambda pod: [*_owners_of(pod.metadata), *_batch_job_of(pod)]
         )
-        self.leases: Collection[ServingLease] = Collection(_lease)
+        self.leases: Collection[AnyLease] = Collection(
+            _lease, lambda lease: [lease.deployment] if isinstance(lease, ServedName) else []
+        )
         self.deployment_changed: Callable[[str, str], None] = lambda namespace, name: None
         """Told of namespace and name when a served Deployment or the readiness of its pods has changed."""
         self._watches: dict[tuple[Resource, str | None], _Watching] = {}
@@ -179,6 +194,19 @@ class ClusterIndex:
     def served(self, namespace: str, deployment: str) -> ServedDeployment | None:
         """A Deployment that an adapter names, and its pods."""
         return self._served.get((namespace, deployment))
+
+    def serving_lease(self, namespace: str, name: str) -> ServingLease | None:
+        """The Lease of a Deployment."""
+        lease = self.leases.get(namespace, name)
+        return lease if isinstance(lease, ServingLease) else None
+
+    def serving_leases(self, namespace: str | None) -> list[ServingLease]:
+        """The Leases of Deployments in a namespace; None: all."""
+        return [lease for lease in self.leases.within(namespace) if isinstance(lease, ServingLease)]
+
+    def served_names(self, namespace: str, deployment: str) -> list[ServedName]:
+        """What is written down of the names that a Deployment serves."""
+        return [lease for lease in self.leases.grouped(namespace, deployment) if isinstance(lease, ServedName)]
 
     def pod(self, namespace: str, name: str) -> Pod | None:
         """The pod of that name, where it is a trainer's or one that serves."""
@@ -211,7 +239,7 @@ class ClusterIndex:
             await self.jobs.collection.take(found, answer=True)
         elif resource is BATCH_JOBS and naming.TRAINER_LABELS.items() <= labels.items():
             await self.batch_jobs.take(found, answer=True)
-        elif resource is LEASES and SERVING_LEASE_LABELS.items() <= labels.items():
+        elif resource is LEASES and MANAGED_LABELS.items() <= labels.items() and LEASE_LABEL in labels:
             await self.leases.take(found, answer=True)
 
     async def refused(self, resource: Resource, namespace: str, name: str) -> None:

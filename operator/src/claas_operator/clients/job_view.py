@@ -53,7 +53,9 @@ class KnownJob:
         return JobObject.model_validate_json(self.text)
 
     def due_in(self, now: datetime) -> float | None:
-        """In how many seconds a pass over it has something to do; None: not before an event."""
+        """In how many seconds a pass over it has something to do; None: not before an event, or its turn."""
+        if self.told and self.phase is JobPhase.QUEUED:
+            return None
         if not self.finished or not self.told:
             return 0.0
         return None if self.deleted_from is None else max(0.0, (self.deleted_from - now).total_seconds())

@@ -147,25 +147,35 @@ class Reader:
         """The serving lease by its own name."""
         if self._index is not None:
             known = self._index.leases.entry(namespace, name)
-            if known is None or known.value is not None:
-                return known.value if known is not None else None
+            if known is None:
+                return None
+            if isinstance(known.value, ServingLease):
+                return known.value
         found = await self._api.get(LEASES, namespace, name)
         return read_lease(Lease.model_validate(found)) if found else None
 
     async def leases(self, namespace: str | None) -> list[ServingLease]:
         """All serving leases."""
         if self._index is not None:
-            return list(self._index.leases.within(namespace))
+            return self._index.serving_leases(namespace)
         found = await self._api.list(LEASES, namespace, SERVING_LEASE_LABELS)
         return [read_lease(Lease.model_validate(lease)) for lease in found]
 
     async def served_name(self, namespace: str, deployment: str, served_name: str) -> ServedName | None:
         """What is written down of a name that a Deployment serves."""
+        if self._index is not None:
+            known = self._index.leases.entry(namespace, served_lease_name(deployment, served_name))
+            if known is None:
+                return None
+            if isinstance(known.value, ServedName):
+                return known.value
         found = await self._api.get(LEASES, namespace, served_lease_name(deployment, served_name))
         return read_served_name(Lease.model_validate(found)) if found else None
 
     async def served_names(self, namespace: str, deployment: str) -> list[ServedName]:
         """All names that a Deployment serves for us."""
+        if self._index is not None:
+            return self._index.served_names(namespace, deployment)
         found = await self._api.list(LEASES, namespace, served_names_of(deployment))
         return [read_served_name(Lease.model_validate(lease)) for lease in found]
 

@@ -9,13 +9,13 @@ from claas_kube.objects.meta import ObjectMeta
 from claas_kube.objects.pods import Pod
 from claas_kube.objects.resources import AdapterObject
 from claas_kube.objects.workloads import BatchJob
-from claas_operator.clients.cluster_index import ClusterIndex
+from claas_operator.clients.cluster_index import AnyLease, ClusterIndex
 from claas_operator.clients.job_view import KnownJob
 from claas_operator.keys import Key, Kind
 from claas_operator.loop.reconcile import Reconciler
 from claas_operator.metrics.known_adapters import KnownAdapters
 from claas_operator.plan import naming
-from claas_operator.plan.serving_lease import lease_name
+from claas_operator.plan.serving_lease import ServingLease, lease_name
 
 
 class Wakers:
@@ -30,6 +30,7 @@ class Wakers:
         index.jobs.collection.listen(self._job_changed)
         index.batch_jobs.listen(self._batch_job_changed)
         index.trainer_pods.listen(self._trainer_pod_changed)
+        index.leases.listen(self._lease_changed)
         index.deployment_changed = self._deployment_changed
 
     def _adapter_changed(
@@ -43,10 +44,23 @@ class Wakers:
             status = after.status if after is not None else LoraAdapterStatus()
             deployment = known.spec.serving.deployment_ref.name
             self.adapters.take(namespace, name, deployment, status, datetime.now(UTC))
-        self._queue.wake(Key(Kind.ADAPTER, namespace, name))
+        # Its status is our own: what a pass wrote there is no news to the next one.
+        if before is None or after is None or _wanted(before.metadata) != _wanted(after.metadata):
+            self._queue.wake(Key(Kind.ADAPTER, namespace, name))
+
+    def _lease_changed(self, namespace: str, name: str, before: AnyLease | None, after: AnyLease | None) -> None:
+        """Look at a Deployment's Lease as soon as it is known: it may name a pod that sleeps."""
+        if before is None and isinstance(after, ServingLease):
+            self._queue.wake(Key(Kind.LEASE, namespace, name))
 
     def _job_changed(self, namespace: str, name: str, before: KnownJob | None, after: KnownJob | None) -> None:
         self._reconciler.wake_job(namespace, name)
+        if after is None and before is not None and before.queued:
+            # Others wait behind it, or for the lease that it holds.
+            adapter = self._index.adapters.get(namespace, before.adapter)
+            if adapter is not None:
+                deployment = adapter.spec.serving.deployment_ref.name
+                self._queue.wake(Key(Kind.LEASE, namespace, lease_name(deployment)))
 
     def _batch_job_changed(self, namespace: str, name: str, before: BatchJob | None, after: BatchJob | None) -> None:
         found = after or before
@@ -83,3 +97,8 @@ class Wakers:
         owner = metadata.annotations.get(naming.OWNER_NAME_ANNOTATION, "")
         known = self._index.jobs.get(metadata.namespace, owner)
         return known is not None and known.finished and bool(batch_job.ended_because) and batch_job.retired
+
+
+def _wanted(metadata: ObjectMeta) -> tuple[str, int, bool]:
+    """What of an object is not ours to write."""
+    return metadata.uid, metadata.generation, metadata.deletion_timestamp is not None

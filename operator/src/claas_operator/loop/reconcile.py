@@ -22,28 +22,32 @@ from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.job_view import known_job
 from claas_operator.clients.reader import Reader
 from claas_operator.keys import Key, Kind
-from claas_operator.loop.transitions import adapter_transition, job_transition, lease_transitions
+from claas_operator.loop.lease_passes import LeasePasses
+from claas_operator.loop.transitions import (
+    adapter_transition,
+    job_transition,
+    lease_transitions,
+    log_transitions,
+)
+from claas_operator.loop.turns import Turns
 from claas_operator.loop.work_queue import WorkQueue
 from claas_operator.metrics.counts import Metrics
 from claas_operator.metrics.definitions import PassResult
-from claas_operator.metrics.state import Sleepers
 from claas_operator.observe.worlds import Observer
 from claas_operator.plan import actions
 from claas_operator.plan.adapter.adapter import plan_adapter
 from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.job_draft import TELL_SECONDS
-from claas_operator.plan.lease import WATCH_SECONDS, plan_lease
-from claas_operator.plan.queueing import finished, in_turn
+from claas_operator.plan.lease import WATCH_SECONDS
+from claas_operator.plan.queueing import finished
 from claas_operator.plan.server.load_failures import LoadFailures
-from claas_operator.plan.serving_lease import lease_name
+from claas_operator.plan.serving_lease import lease_name, new_lease
 from claas_operator.plan.world import TrainerState
 
 log = logging.getLogger(__name__)
 
 CONFLICT_SECONDS = 0.2
 """When a pass is repeated that was decided on something which has changed meanwhile."""
-NEXT_IN_LINE = 2
-"""How many waiting jobs are woken when a lease becomes free."""
 
 
 class Reconciler:
@@ -69,7 +73,6 @@ class Reconciler:
         self._applier = applier
         self._recorder = recorder
         self._loads = LoadFailures()
-        self.sleepers = Sleepers()
         self.queue = WorkQueue(
             self.reconcile, describe=lambda error: trouble_of(error).message, on_start=metrics.waited
         )
@@ -77,8 +80,8 @@ class Reconciler:
             metrics.watch_queue(kind, partial(self.queue.waiting, kind))
         self._told: dict[Key, datetime] = {}
         """When the status of jobs that are not done was last written. What is lost of it is told a little sooner."""
-        self._asleep: dict[Key, datetime] = {}
-        """Since when pods of a Lease were seen asleep, until it is written down."""
+        turns = Turns(read, index, observer)
+        self.leases = LeasePasses(read, index.jobs, observer, applier, turns, self.queue.wake)
 
     async def reconcile(self, key: Key) -> float | None:
         """One pass; answers in how many seconds to look again."""
@@ -90,7 +93,7 @@ class Reconciler:
                     case Kind.JOB:
                         return await self._job(key)
                     case Kind.LEASE:
-                        return await self._lease(key)
+                        return await self.leases.run(key)
             except Conflict as conflict:
                 ending.result = PassResult.CONFLICT
                 log.debug("%s %s/%s is decided on anew: %s", key.kind, key.namespace, key.name, conflict)
@@ -111,7 +114,7 @@ class Reconciler:
             self.queue.wake(Key(Kind.ADAPTER, namespace, name))
         for namespace, name in self.jobs.collection.entries(None):
             self.wake_job(namespace, name)
-        for lease in self._index.leases.within(None):
+        for lease in self._index.serving_leases(None):
             self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
 
     def wake_job(self, namespace: str, name: str) -> None:
@@ -146,12 +149,14 @@ class Reconciler:
             plan = plan_adapter(await self._observer.adapter_world(adapter, self._loads.of(adapter.metadata)))
         before = adapter.status
         await self._status.write(ADAPTERS, adapter.metadata, before, plan.status)
-        _log(key, adapter_transition(before, plan.status))
+        log_transitions(key, adapter_transition(before, plan.status))
         news = plan.news if plan.status.versions != before.versions else ()
         await self._recorder.record(ADAPTER_KIND, adapter.metadata, (*news, *plan.notes))
         if plan.status.versions != known or before.served_version != plan.status.served_version:
             # Another version means nothing to a job whose turn has not come, and there may be many.
             self._wake_jobs(key, queued=False)
+        if before.latest_version is None and plan.status.latest_version is not None:
+            self.queue.wake(key)  # Its trainer is let go once the first version stands in status.
         if plan.status.versions != known:
             # The Lease is kept for a job until the adapter knows its version.
             deployment = adapter.spec.serving.deployment_ref.name
@@ -189,7 +194,7 @@ class Reconciler:
             self._told[key] = world.now
         if finished(plan.status.conditions):
             self._told.pop(key, None)
-        _log(key, job_transition(job.status, plan.status))
+        log_transitions(key, job_transition(job.status, plan.status))
         await self._recorder.record(JOB_KIND, job.metadata, plan.notes)
         try:
             await self._applier.for_job(job.model_copy(update={"metadata": metadata}), world.adapter, plan.remaining)
@@ -209,15 +214,14 @@ class Reconciler:
             self.queue.wake(adapter, TELL_SECONDS)
         deployment = world.adapter.spec.serving.deployment_ref.name if world.adapter is not None else None
         if deployment is not None:
-            _log(
+            log_transitions(
                 Key(Kind.LEASE, key.namespace, lease_name(deployment)), *lease_transitions(world.lease, plan.actions)
             )
         gave_way = before.queued and not after.queued and not published
         if deployment is not None:
             if gave_way and (world.lease is None or world.lease.grant is None):
                 # Of a lease that is held, its release wakes them.
-                last_turn = world.lease.last_turn if world.lease is not None else None
-                await self._wake_next(key.namespace, deployment, last_turn)
+                await self.leases.wake_next(world.lease or new_lease(key.namespace, deployment))
             lease = Key(Kind.LEASE, key.namespace, lease_name(deployment))
             self._wake_lease(lease, plan.actions, at_once=ended or gave_way)
         return plan.requeue_seconds
@@ -230,34 +234,9 @@ class Reconciler:
         status = refused_step(job.status.model_copy(update=begun), job.metadata.generation, error, now)
         metadata = await self._status.write(DISTILL_JOBS, job.metadata, job.status, status)
         self.jobs.note(job.model_copy(update={"metadata": metadata, "status": status}))
-        _log(key, job_transition(job.status, status))
+        log_transitions(key, job_transition(job.status, status))
         assert status.retry_time is not None
         return (status.retry_time - now).total_seconds()
-
-    async def _lease(self, key: Key) -> float | None:
-        lease = await self._read.lease_named(key.namespace, key.name)
-        if lease is None:
-            self.sleepers.forget(key)
-            self._asleep.pop(key, None)
-            return None
-        world = await self._observer.lease_world(lease)
-        if world.asleep:
-            world = replace(world, asleep_since=self._asleep.setdefault(key, world.now))
-        else:
-            self._asleep.pop(key, None)
-        self.sleepers.note(key, lease.deployment, world.asleep_without_step, world.now)
-        plan = plan_lease(world)
-        await self._applier.for_lease(key.namespace, plan.actions)
-        _log(key, *lease_transitions(lease, plan.actions))
-        if lease.grant is not None and plan.actions:
-            self.queue.wake(Key(Kind.JOB, key.namespace, lease.grant.job_name))
-            written = [action.lease for action in plan.actions if isinstance(action, actions.WriteLease)]
-            if any(after.grant is None for after in written):
-                holder = self.jobs.get(key.namespace, lease.grant.job_name)
-                if holder is None or holder.uid != lease.grant.job_uid or holder.published is None:
-                    self.queue.wake(Key(Kind.ADAPTER, key.namespace, lease.grant.adapter_name))
-                await self._wake_next(lease.namespace, lease.deployment, lease.last_turn)
-        return plan.requeue_seconds
 
     def _wake_lease(self, key: Key, done: tuple[actions.Action, ...], *, at_once: bool) -> None:
         """Wake the Lease of a job after its pass: `at_once` where the job may need it no longer."""
@@ -277,21 +256,3 @@ class Reconciler:
         self._wake_jobs(adapter, queued=True)
         for lease in await self._read.leases(adapter.namespace):
             self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
-
-    async def _wake_next(self, namespace: str, deployment: str, last_turn: str | None) -> None:
-        """Wake the jobs that are next in turn for a Deployment."""
-        sharing = {
-            adapter.metadata.name
-            for adapter in await self._read.adapters(namespace)
-            if adapter.spec.serving.deployment_ref.name == deployment
-        }
-        waiting = (job for job in self.jobs.of_adapters(namespace, sharing) if job.queued)
-        for job in in_turn(waiting, last_turn)[:NEXT_IN_LINE]:
-            self.queue.wake(Key(Kind.JOB, job.namespace, job.name))
-
-
-def _log(key: Key, *transitions: str | None) -> None:
-    """A line for each change that was written."""
-    for transition in transitions:
-        if transition is not None:
-            log.info("%s %s/%s: %s", key.kind, key.namespace, key.name, transition)

@@ -35,6 +35,11 @@ class Schedule:
         self._lanes = {kind: _Lane(slots[kind]) for kind in (Kind.LEASE, Kind.ADAPTER, Kind.JOB)}
         self._due: dict[Key, float] = {}
         self._running: set[Key] = set()
+        self._held: frozenset[Kind] = frozenset()
+
+    def hold(self, *kinds: Kind) -> None:
+        """Start no key of these kinds for now, and of all others."""
+        self._held = frozenset(kinds)
 
     def wake(self, key: Key, due: float) -> bool:
         """Have the key looked at no later than then; True when that is sooner than it would have been."""
@@ -52,7 +57,7 @@ class Schedule:
     def start(self, now: float) -> list[tuple[Key, float]]:
         """The keys to look at now, with the time at which each was due; each holds a slot until `finish`."""
         started = []
-        for lane in self._lanes.values():
+        for lane in self._open():
             while lane.slots and (found := self._first(lane)) is not None and found[0] <= now:
                 due, key = heapq.heappop(lane.heap)
                 del self._due[key]
@@ -70,12 +75,15 @@ class Schedule:
 
     def next_start(self) -> float | None:
         """When something can start; None: not before a wake or the end of a pass."""
-        firsts = (self._first(lane) for lane in self._lanes.values() if lane.slots)
+        firsts = (self._first(lane) for lane in self._open() if lane.slots)
         return min((found[0] for found in firsts if found is not None), default=None)
 
     def waiting(self, kind: Kind, now: float) -> int:
         """How many keys of a kind are due and wait for a slot."""
         return sum(key.kind is kind and due <= now for key, due in self._due.items() if key not in self._running)
+
+    def _open(self) -> list[_Lane]:
+        return [lane for kind, lane in self._lanes.items() if kind not in self._held]
 
     def _push(self, key: Key, due: float) -> None:
         """A key that is looked at now comes into its lane at the end of that."""

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from claas_crds.v1alpha1.conditions import AdapterCondition, Condition, condition_of
 from claas_crds.v1alpha1.distill_job import DistillJobStatus
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
+from claas_operator.keys import Key
 from claas_operator.plan.actions import Action, WriteLease
 from claas_operator.plan.serving_lease import Grant, ServingLease
 
+log = logging.getLogger(__name__)
+
 LONGEST_WHY = 300
+
+
+def log_transitions(key: Key, *transitions: str | None) -> None:
+    """A line for each change that was written."""
+    for transition in transitions:
+        if transition is not None:
+            log.info("%s %s/%s: %s", key.kind, key.namespace, key.name, transition)
 
 
 def job_transition(before: DistillJobStatus, after: DistillJobStatus) -> str | None:

@@ -60,6 +60,11 @@ class WorkQueue:
         if self._schedule.wake(key, due):
             self._changed.set()
 
+    def hold(self, *kinds: Kind) -> None:
+        """Begin no pass over keys of these kinds for now, and over all others."""
+        self._schedule.hold(*kinds)
+        self._changed.set()
+
     def failures(self, key: Key) -> int:
         """How many passes over the key have failed since the last good one."""
         return self._failures.get(key, 0)

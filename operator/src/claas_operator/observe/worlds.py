@@ -98,8 +98,8 @@ class Observer:
             ),
         )
 
-    async def job_world(self, job: JobObject) -> JobWorld:
-        """The world of a DistillJob."""
+    async def job_world(self, job: JobObject, released: ServingLease | None = None) -> JobWorld:
+        """The world of a DistillJob; `released`: its Deployment's lease as it will be, given free by its holder."""
         if finished(job.status.conditions):
             return await self._finished_world(job)
         namespace = job.metadata.namespace
@@ -110,7 +110,7 @@ class Observer:
         trainers = await self._read.trainer_pods(namespace, job.metadata.uid)
         deployment_name = adapter.spec.serving.deployment_ref.name if adapter else None
         deployment = await self._read.deployment(namespace, deployment_name) if deployment_name else None
-        lease = await self._read.lease(namespace, deployment_name) if deployment_name else None
+        lease = released or (await self._read.lease(namespace, deployment_name) if deployment_name else None)
         mine = lease is not None and lease.holder == job.metadata.uid
         status = job.status
         waited = status.phase in (JobPhase.PENDING, JobPhase.SUSPENDED)

@@ -27,8 +27,9 @@ LAST_TURN_ANNOTATION = f"{GROUP}/last-turn"
 UNACCOUNTED_ANNOTATION = f"{GROUP}/unaccounted"
 SERVED_NAME_ANNOTATION = f"{GROUP}/served-name"
 LEASE_LABEL = f"{GROUP}/lease"
-SERVING_LEASE_LABELS = {LEASE_LABEL: "serving", "app.kubernetes.io/managed-by": "claas-operator"}
-SERVED_NAME_LABELS = {LEASE_LABEL: "served-name", "app.kubernetes.io/managed-by": "claas-operator"}
+MANAGED_LABELS = {"app.kubernetes.io/managed-by": "claas-operator"}
+SERVING_LEASE_LABELS = {LEASE_LABEL: "serving", **MANAGED_LABELS}
+SERVED_NAME_LABELS = {LEASE_LABEL: "served-name", **MANAGED_LABELS}
 DEPLOYMENT_LABEL = f"{GROUP}/deployment-hash"
 """On the Lease of a served name: a label's value is too short for a Deployment's name."""
 MOST_UNACCOUNTED = 300

@@ -128,11 +128,11 @@ async def test_own_writes_are_read_at_once() -> None:
         made.deaf()
         await made.api.create(BATCH_JOBS, NAMESPACE, trainer(BATCH_JOBS, "step-2"))
         assert made.index.batch_jobs.get(NAMESPACE, "step-2") is not None
-        held = made.index.leases.get(NAMESPACE, lease_name("vllm"))
+        held = made.index.serving_lease(NAMESPACE, lease_name("vllm"))
         assert held is not None
         released = lease_manifest(held.model_copy(update={"grant": None}))
         await made.api.replace(LEASES, NAMESPACE, held.name, released)
-        known = made.index.leases.get(NAMESPACE, held.name)
+        known = made.index.serving_lease(NAMESPACE, held.name)
         assert known is not None
         assert known.grant is None
         status: Manifest = {"status": {"latestVersion": 7}}
@@ -153,13 +153,13 @@ async def test_what_is_not_ours_is_not_taken_for_ours() -> None:
 async def test_a_write_that_meets_a_conflict_has_its_object_read_anew() -> None:
     async with cluster() as made:
         made.deaf()
-        stale = made.index.leases.get(NAMESPACE, lease_name("vllm"))
+        stale = made.index.serving_lease(NAMESPACE, lease_name("vllm"))
         assert stale is not None
         other = HELD.model_copy(update={"grant": grant("another")})
         made.server.put(LEASES, NAMESPACE, {**lease_manifest(other)})
         with pytest.raises(Conflict):
             await made.api.replace(LEASES, NAMESPACE, stale.name, lease_manifest(stale))
-        known = made.index.leases.get(NAMESPACE, stale.name)
+        known = made.index.serving_lease(NAMESPACE, stale.name)
         assert known is not None
         assert known.holder == "uid-of-another"
 
@@ -178,7 +178,7 @@ async def test_that_no_trainer_lives_is_asked_of_the_server_before_a_lease_is_le
         )
         made.deaf()
         server.put(PODS, NAMESPACE, trainer(PODS, "step-1-late"))
-        held = made.index.leases.get(NAMESPACE, lease_name("vllm"))
+        held = made.index.serving_lease(NAMESPACE, lease_name("vllm"))
         assert held is not None
         observer = Observer(made.read, made.index.jobs, CompanionSource({}))
         world = await observer.lease_world(held)

@@ -9,8 +9,8 @@ from claas_operator.plan.job.step import WAIT_SECONDS
 from claas_operator.plan.job.unstarted import rest_left
 from claas_operator.plan.job_draft import JobDraft, JobPlan
 
-QUEUE_SECONDS = 15.0
-"""How often a queued job is looked at; it is woken when its turn may have come."""
+QUEUE_SECONDS = 300.0
+"""How often a queued job is looked at; passes over its Deployment's Lease wake it when its turn has come."""
 
 
 def wait_for_turn(draft: JobDraft) -> JobPlan:
