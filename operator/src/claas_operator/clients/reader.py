@@ -35,6 +35,7 @@ from claas_kube.objects.workloads import (
     Lease,
 )
 from claas_operator.clients.cluster_index import ClusterIndex, batch_job_key
+from claas_operator.clients.recent import Recent
 from claas_operator.clients.servers import Credentials
 from claas_operator.plan import naming
 from claas_operator.plan.serving_lease import (
@@ -48,6 +49,9 @@ from claas_operator.plan.serving_lease import (
     served_names_of,
 )
 from claas_vllm_client import Tls, token_fault, token_text
+
+RECENT_SECONDS = 15.0
+"""How long a token, a CA or a claim that was found is not asked for again. The kubelet's copies are older."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,9 @@ class Reader:
         """Without an index everything is asked of the server."""
         self._api = api
         self._all = index
+        self._tokens: Recent[SecretToken | None] = Recent(RECENT_SECONDS)
+        self._certificates: Recent[str | None] = Recent(RECENT_SECONDS)
+        self._claims: Recent[bool] = Recent(RECENT_SECONDS)
 
     @property
     def _index(self) -> ClusterIndex | None:
@@ -181,7 +188,11 @@ class Reader:
 
     async def claim_found(self, namespace: str, name: str) -> bool:
         """Whether there is a PersistentVolumeClaim of that name."""
-        return await self._api.get(CLAIMS, namespace, name) is not None
+
+        async def ask() -> bool:
+            return await self._api.get(CLAIMS, namespace, name) is not None
+
+        return await self._claims.get((namespace, name), ask, keep=bool)
 
     async def config_map(self, namespace: str, name: str) -> Manifest | None:
         """A ConfigMap as it is."""
@@ -222,9 +233,17 @@ class Reader:
 
     async def certificates(self, namespace: str, tls: ServingTls) -> str | None:
         """The certificates that an adapter's TLS settings name, in PEM; None when they are not there."""
-        reference = tls.certificates
-        if reference is None:
+        if tls.certificates is None:
             return None
+        return await self._certificates.get(
+            (namespace, tls.ca_secret_ref, tls.ca_config_map_ref),
+            lambda: self._certificates_now(namespace, tls),
+            keep=lambda text: text is not None,
+        )
+
+    async def _certificates_now(self, namespace: str, tls: ServingTls) -> str | None:
+        reference = tls.certificates
+        assert reference is not None
         found = await self._api.get(SECRETS if tls.ca_secret_ref else CONFIG_MAPS, namespace, reference.name)
         text = cast(dict[str, str], (found or {}).get("data") or {}).get(reference.key)
         if text is None or tls.ca_secret_ref is None:
@@ -233,6 +252,13 @@ class Reader:
 
     async def secret(self, namespace: str, reference: SecretKeyRef) -> SecretToken | None:
         """One key of a Secret as a token; None when it is not there."""
+        return await self._tokens.get(
+            (namespace, reference),
+            lambda: self._secret_now(namespace, reference),
+            keep=lambda token: token is not None and token.fault is None,
+        )
+
+    async def _secret_now(self, namespace: str, reference: SecretKeyRef) -> SecretToken | None:
         secret = await self._api.get(SECRETS, namespace, reference.name)
         value = cast(dict[str, str], (secret or {}).get("data") or {}).get(reference.key)
         if secret is None or value is None:

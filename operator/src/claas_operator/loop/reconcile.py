@@ -133,7 +133,8 @@ class Reconciler:
         world = await self._observer.adapter_world(adapter, self._loads.of(adapter.metadata))
         plan = plan_adapter(world)
         known = adapter.status.versions
-        if plan.status.versions != known and plan.actions:
+        loads = any(isinstance(action, actions.PutInService) for action in plan.actions)
+        if plan.status.versions != known and loads:
             # Before anything is loaded: a version must not be forgotten when its job is deleted meanwhile.
             adapter = await self._note_versions(adapter, plan.status)
             await self._recorder.record(ADAPTER_KIND, adapter.metadata, plan.news)
