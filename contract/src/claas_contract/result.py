@@ -36,9 +36,9 @@ class TrainerResult(ContractModel):
     message: str = ""
     """One sentence for people: what was wrong, where, what to do. Never quotes a sample."""
     version: PublishedVersion | None = None
-    """For `run`, the published version; for `init`, the newest one found or made; for `recover`, the complete version
-    that the job published, unless serving rejected it (None after a `recover` that succeeded: there is no such
-    version). With the reasons VersionRejected and ParentRejected, the rejected version."""
+    """For `run`, the published version; for `init`, the head that was found, or the version made; for `recover`, the
+    complete version that the job published, unless serving rejected it (None after a `recover` that succeeded: there
+    is no such version). With the reasons VersionRejected and ParentRejected, the rejected version."""
     already_published: bool = False
     """Whether an earlier attempt had published it; this attempt took no step then."""
     began: datetime | None = None

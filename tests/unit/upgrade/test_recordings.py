@@ -99,9 +99,9 @@ def test_versions_are_whole_with_their_verdicts(recording: Recording, paths: Pat
         store.verify(store.read(number))
     verdicts = [store.read(number).verdict.verdict.value for number in store.numbers()]
     assert verdicts == ["Untried", "Served", "Untried", "Rejected"]
-    newest = store.newest_whole()
-    assert newest is not None
-    assert newest.record.number == 2
+    head = store.head()
+    assert head is not None
+    assert head.record.number == 2
 
 
 async def test_what_a_job_published_is_found_and_the_next_step_starts_from_it(

@@ -135,7 +135,7 @@ def test_a_damaged_version_is_found_out(damage: object, store: VersionStore) -> 
     with pytest.raises(StoreError) as caught:
         store.verify(store.read(0))
     assert caught.value.reason is FailureReason.PARENT_CORRUPT
-    assert store.newest_whole() is None
+    assert store.head() is None
     assert store.next_number() == 1
 
 

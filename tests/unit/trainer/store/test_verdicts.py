@@ -46,7 +46,7 @@ def versions(tmp_path: Path) -> VersionStore:
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "newest"),
+    ("verdicts", "head"),
     [
         ({}, 2),
         ({2: SERVED}, 2),
@@ -56,14 +56,32 @@ def versions(tmp_path: Path) -> VersionStore:
         ({0: REJECTED, 1: REJECTED, 2: REJECTED}, None),
     ],
 )
-def test_an_adapter_goes_on_from_the_newest_version_that_was_not_refused(
-    verdicts: dict[int, VersionVerdict], newest: int | None, versions: VersionStore
+def test_the_head_is_the_version_that_was_published_last_and_not_refused(
+    verdicts: dict[int, VersionVerdict], head: int | None, versions: VersionStore
 ) -> None:
     for number, verdict in verdicts.items():
         write_verdict(versions.versions / str(number), verdict, "too large a rank")
-    found = versions.newest_whole()
-    assert (found.record.number if found else None) == newest
+    found = versions.head()
+    assert (found.record.number if found else None) == head
     assert versions.next_number() == 3
+
+
+@pytest.mark.parametrize(
+    ("parents", "refused", "head"),
+    [((None, 0, 1), 1, 0), ((None, 0, 0), 1, 2), ((None, 0, 1), 2, 1), ((None, 0, 7), 1, 2), ((None, 2, 1), 0, 2)],
+    ids=["trained-from-it", "beside-it", "before-it", "its-parent-is-gone", "a-circle"],
+)
+def test_nothing_that_descends_from_a_refused_version_is_the_head(
+    parents: tuple[int | None, ...], refused: int, head: int, tmp_path: Path
+) -> None:
+    store = VersionStore(tmp_path / "adapter")
+    store.prepare(owner="job", attempt=1, needed_bytes=0)
+    for number, parent in enumerate(parents):
+        store.publish(record(number, uid="job", parent=parent), FILES, owner="job")
+    write_verdict(store.versions / str(refused), REJECTED)
+    found = store.head()
+    assert found is not None
+    assert found.record.number == head
 
 
 def test_a_verdict_is_no_part_of_the_version_s_digest_and_the_last_one_holds(versions: VersionStore) -> None:
@@ -81,7 +99,7 @@ def test_a_verdict_is_no_part_of_the_version_s_digest_and_the_last_one_holds(ver
 @pytest.mark.parametrize("content", [b"", b"{", b'{"verdict": "Maybe"}', b"[]", b"\xff\xfe", b'{"why": "x"}'])
 def test_a_verdict_that_makes_no_sense_costs_no_version(content: bytes, versions: VersionStore) -> None:
     (versions.versions / "2" / VERDICT_FILE).write_bytes(content)
-    newest = versions.newest_whole()
+    newest = versions.head()
     assert newest is not None
     assert (newest.record.number, newest.verdict.verdict) == (2, UNTRIED)
 
@@ -94,7 +112,7 @@ def test_a_verdict_of_a_later_release_is_read_as_far_as_it_is_known(versions: Ve
 def test_a_verdict_that_the_volume_does_not_give_is_an_error_of_the_volume(versions: VersionStore) -> None:
     (versions.versions / "2" / VERDICT_FILE).mkdir()
     with pytest.raises(StoreError, match="EISDIR") as caught:
-        versions.newest_whole()
+        versions.head()
     assert caught.value.reason is FailureReason.STORAGE_FAILED
 
 
@@ -229,7 +247,7 @@ def test_removing_the_verdict_lets_a_version_be_tried_again(
 ) -> None:
     write_verdict(versions.versions / "2", REJECTED)
     change(versions.versions / "2")
-    found = versions.newest_whole()
+    found = versions.head()
     assert found is not None
     assert found.record.number == newest
 

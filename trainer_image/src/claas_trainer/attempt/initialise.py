@@ -12,7 +12,7 @@ from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.distill_job import JobPhase
 from claas_crds.v1alpha1.lora_adapter import LoraSpec
 from claas_trainer.attempt.foreign import refuse_foreign
-from claas_trainer.attempt.lineage import base_name, check_lineage, config_digest
+from claas_trainer.attempt.head_fit import base_name, check_fit, config_digest
 from claas_trainer.errors import InputError, not_found
 from claas_trainer.heavy_imports import first_import_of
 from claas_trainer.libraries import library_versions
@@ -32,30 +32,30 @@ _SEEDS = 2**31
 
 
 def initialise(document: TrainerInput, paths: Paths, reporter: Reporter) -> TrainerResult:
-    """Make version 0 if the adapter has no version; the result names the newest whole one.
+    """Make version 0 where the folder holds no version; the result names that, or the head that was found.
 
     Raises TrainerError.
     """
     reporter.phase(JobPhase.PREPARING, "looking for versions")
     store = VersionStore(paths.adapter_folder(document.storage_path))
-    found = store.newest_whole()
-    already = found is not None
-    if found is not None:
-        check_lineage(document, found, paths, lambda: _adapter(document, paths)[0].shape.target_modules)
+    head = store.head()
+    already = head is not None
+    if head is not None:
+        check_fit(document, head, paths, lambda: _adapter(document, paths)[0].shape.target_modules)
     else:
         refuse_foreign(store.root)
         taken = store.numbers()
         if taken:
             raise InputError(
                 f"storage.path: {store.versions} holds versions {taken[:5]}, and none is whole that serving did not"
-                f" refuse; restore one from a backup, remove {VERDICT_FILE} from one that serving is to try again, or"
-                " give spec.storage.path another folder"
+                f" refuse, nor a version that it descends from; restore one from a backup, remove {VERDICT_FILE} from"
+                " one that serving is to try again, or give spec.storage.path another folder"
             )
     # Said now rather than by the first step: a volume that can't be written is no place for an adapter.
     store.prepare(owner=document.adapter.uid, attempt=1, needed_bytes=0)
-    if found is None:
-        found = _make(document, paths, store, reporter)
-    published = found.published(paths.below_volume(found.folder))
+    if head is None:
+        head = _make(document, paths, store, reporter)
+    published = head.published(paths.below_volume(head.folder))
     reporter.send(Published(version=published))
     return TrainerResult(succeeded=True, version=published, already_published=already)
 

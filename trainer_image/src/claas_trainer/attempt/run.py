@@ -14,7 +14,7 @@ from claas_contract.result import PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.distill_job import JobPhase, Timings
 from claas_crds.v1alpha1.engine import EngineName
 from claas_trainer.attempt.batch import Batch, make_batch
-from claas_trainer.attempt.lineage import check_shape
+from claas_trainer.attempt.head_fit import check_shape
 from claas_trainer.attempt.pause_estimate import check_pause
 from claas_trainer.attempt.publication import publish, put_in_service
 from claas_trainer.attempt.run_input import RunInput

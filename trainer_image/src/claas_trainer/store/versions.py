@@ -157,13 +157,30 @@ class VersionStore:
         if digest_of(files) != version.record.digest:
             raise self._corrupt(number, "the list of files does not match the version's digest")
 
-    def newest_whole(self) -> StoredVersion | None:
-        """The newest version with matching digests that serving has not rejected, or None."""
+    def head(self) -> StoredVersion | None:
+        """What training goes on from: the version published last, of those that are whole and neither rejected
+        nor descend from a rejected one. None: there is none."""
         for number in reversed(self.numbers()):
             version = self._usable(number)
-            if version is not None and not version.rejected:
+            if version is not None and not self._descends_from_rejected(version):
                 return version
         return None
+
+    def _descends_from_rejected(self, version: StoredVersion) -> bool:
+        """Whether serving rejected the version, or one that it descends from, as far as those can be read."""
+        seen = set[int]()
+        while not version.rejected:
+            parent = version.record.parent
+            if parent is None or parent in seen:
+                return False
+            seen.add(parent)
+            try:
+                version = self.read(parent)
+            except StoreError as error:
+                if error.reason not in _UNUSABLE:
+                    raise
+                return False
+        return True
 
     def next_number(self) -> int:
         """One above the highest number in use."""

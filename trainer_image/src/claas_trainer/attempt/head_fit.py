@@ -1,4 +1,4 @@
-"""Whether an adapter goes on from a version: its shape and its base model must be those that the version has."""
+"""Whether an adapter fits the head that it goes on from: its shape and its base model must be the head's."""
 
 from __future__ import annotations
 
@@ -45,16 +45,14 @@ def check_shape(lora: LoraSpec, version: StoredVersion) -> None:
     _refuse(version, shape_differences(lora, version.record.lora, _stored_shape(version), None))
 
 
-def check_lineage(
-    document: TrainerInput, version: StoredVersion, paths: Paths, meant: Callable[[], Sequence[str]]
-) -> None:
-    """That an adapter that is made on the version's folder has the version's shape and base model. `meant` finds out
+def check_fit(document: TrainerInput, head: StoredVersion, paths: Paths, meant: Callable[[], Sequence[str]]) -> None:
+    """That an adapter that is made on a folder with versions has the head's shape and base model. `meant` finds out
     which layers the adapter means on its base model, which takes a while.
 
     Raises InputError: ADAPTER_MISMATCH names each field that differs. Raises StoreError, and what `meant` raises.
     """
-    shape = shape_differences(document.lora, version.record.lora, _stored_shape(version), meant)
-    _refuse(version, [*shape, *_base_differences(document.model, version, paths)])
+    shape = shape_differences(document.lora, head.record.lora, _stored_shape(head), meant)
+    _refuse(head, [*shape, *_base_differences(document.model, head, paths)])
 
 
 def shape_differences(

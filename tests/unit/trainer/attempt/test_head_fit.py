@@ -12,8 +12,8 @@ import pytest
 from claas_contract.input import ModelLocation, TrainerInput
 from claas_contract.outcome import ExitCode, FailureReason
 from claas_crds.v1alpha1.lora_adapter import LoraSpec
+from claas_trainer.attempt.head_fit import shape_differences
 from claas_trainer.attempt.initialise import initialise
-from claas_trainer.attempt.lineage import shape_differences
 from claas_trainer.attempt.run import run
 from claas_trainer.errors import TrainerError
 from claas_trainer.messages.events import Reporter
