@@ -195,13 +195,13 @@ API_REQUESTS = Metric(
     "claas_api_requests_total",
     MetricType.COUNTER,
     ("verb", "resource", "code"),
-    "Requests to the API server but for watches and the leader's Lease, by HTTP status code (none: no answer).",
+    "Requests to the API server by HTTP status code (none: no answer), but for renewals of the leader's Lease.",
 )
 API_REQUEST_DURATION = Metric(
     "claas_api_request_duration_seconds",
     MetricType.HISTOGRAM,
     ("verb",),
-    "Time until the API server had answered a request.",
+    "Time until the API server had answered a request; of a watch until it began.",
     _REQUEST_BUCKETS,
 )
 

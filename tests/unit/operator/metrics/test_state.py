@@ -27,9 +27,7 @@ class FakeJob:
     namespace: str = "team"
 
 
-def status(
-    *, ready: bool = True, reason: str = "Serving", latest: int | None = 3, served: int | None = 2
-) -> LoraAdapterStatus:
+def status(*, ready: bool = True, reason: str = "Serving", served: int | None = 2) -> LoraAdapterStatus:
     return LoraAdapterStatus(conditions=[condition("Ready", ready, reason)], latest_version=3, served_version=served)
 
 
