@@ -70,9 +70,8 @@ async def cluster(server: SmallApi | None = None) -> AsyncIterator[Cluster]:
         running = asyncio.create_task(index.run())
         try:
             await index.ready()
-            served = index.served(NAMESPACE, "vllm")
-            assert served is not None
-            await server.until(lambda: served.pods("app=vllm") is not None)
+            # The Deployment's pods are followed last: a list, then a watch.
+            await server.until(lambda: server.asked.count(("GET", PODS.path(NAMESPACE))) == 2)
             server.asked.clear()
             yield Cluster(server, api, index, Reader(api, index))
         finally:
