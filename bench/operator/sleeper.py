@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from tests.simulation.scene import Scene, VllmPod
+from tests.simulation.scene import Scene, VllmPod, holds
 from tests.simulation.trainer import Ending, Moment, Script
 
 _LONGEST_PAUSE_SECONDS = 3600
@@ -25,7 +25,8 @@ class Sleeper:
     def put_to_sleep(cls, scene: Scene, name: str, timeout_seconds: float) -> Sleeper:
         """Have a step begin that pauses serving and then stands still."""
         (pod,) = scene.serve(name)
-        scene.ready_adapter(name, name, maxPauseSeconds=_LONGEST_PAUSE_SECONDS)
+        scene.apply_adapter(name, name, maxPauseSeconds=_LONGEST_PAUSE_SECONDS)
+        scene.wait_for_adapter(name, lambda adapter: holds(adapter.status.conditions, "Ready"), timeout_seconds)
         script = scene.script(Script(ending=Ending.DIE, moment=Moment.ASLEEP, hold=True), job=name)
         scene.apply_job(name, name)
         scene.wait_until_reached(script, timeout_seconds)

@@ -1,0 +1,62 @@
+"""Many jobs at once, at a size for every run; bench/operator has the large one."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.operator.load import Load, Size
+from bench.operator.rest import about_a_job
+from tests.cluster.audit import AuditLog
+from tests.cluster.services.control_plane import free_ports
+from tests.simulation.operator_process import OperatorProcess
+from tests.simulation.scene import Scene, Simulation
+
+pytestmark = pytest.mark.integration
+
+RESYNC_SECONDS = 10
+SIZE = Size(jobs=60, adapters=6, deployments=2, kilobytes=10, sleepers=1)
+
+
+@pytest.fixture
+def often_looking(
+    simulation: Simulation, operator_process: OperatorProcess, tmp_path: Path
+) -> Iterator[OperatorProcess]:
+    """An operator in place of the session's, which looks at everything more often."""
+    if operator_process.running:
+        operator_process.stop()
+    settings = {"CLAAS_RESYNC_SECONDS": str(RESYNC_SECONDS), "CLAAS_LOG_LEVEL": "INFO"}
+    process = OperatorProcess(
+        simulation.cluster, tmp_path / "operator.log", health_port=free_ports(1)[0], settings=settings
+    )
+    process.start_leading()
+    yield process
+    process.stop()
+    print(process.tail())
+
+
+@pytest.fixture
+def sleeping(simulation: Simulation) -> Iterator[Scene]:
+    """A namespace beside the test's own."""
+    scene = Scene(simulation, f"sleeping-{uuid.uuid4().hex[:4]}")
+    scene.set_up()
+    yield scene
+    scene.tear_down()
+
+
+def test_each_of_many_jobs_costs_few_requests_a_finished_one_none_and_a_sleeping_vllm_is_woken_meanwhile(
+    often_looking: OperatorProcess, scene: Scene, sleeping: Scene
+) -> None:
+    audit = AuditLog(scene.simulation.cluster.audit_log)
+    load = Load.prepare(SIZE, scene, sleeping, often_looking, audit, seconds=60)
+    outcome = load.run(240, print)
+    print(outcome.calls.kinds.most_common())
+    bars = {"jobs completed", "API calls a job", "of them writes", "asleep until woken, longest of 1"}
+    assert [each for each in outcome.figures() if each.name in bars and not each.met] == []
+    list(audit.new())
+    time.sleep(RESYNC_SECONDS * 1.3)
+    assert [each for each in audit.new() if each.namespace == scene.namespace and about_a_job(each)] == []
