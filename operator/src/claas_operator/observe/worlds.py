@@ -11,7 +11,8 @@ from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.clients import servers as serving
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView, known_job
-from claas_operator.clients.reader import Reader
+from claas_operator.clients.reader import RECENT_SECONDS, Reader
+from claas_operator.clients.recent import Recent
 from claas_operator.observe.attempt_reader import observe_attempt
 from claas_operator.observe.attempts import alive_trainers, held_open
 from claas_operator.observe.holder import HolderState, holder_state, running_job
@@ -53,6 +54,7 @@ class Observer:
         self._jobs = jobs
         self._samples = SamplesObserver(read)
         self._companion = companion
+        self._companions: Recent[bool] = Recent(RECENT_SECONDS)
 
     async def adapter_world(self, adapter: AdapterObject, failures: Mapping[str, LoadFailure]) -> AdapterWorld:
         """The world of a LoraAdapter; `failures` are loads that failed, by the pod's UID."""
@@ -88,9 +90,7 @@ class Observer:
             name_taken_by=_name_taken_by(adapter, sharing),
             served=await self._read.served_name(namespace, spec.serving.deployment_ref.name, adapter.served_name),
             adapters_here=len(sharing),
-            companion_current=self._companion.is_current(
-                await self._read.config_map(namespace, naming.COMPANION_CONFIG_MAP)
-            ),
+            companion_current=await self._companion_current(namespace),
             handover=choose_handover(adapter, deployment, said),
             server=server_of(adapter, deployment, said),
             containers=(
@@ -186,7 +186,16 @@ class Observer:
         holder = holder_state(grant, job, adapter, now) if grant else HolderState(False, False)
         # The servers first: what sleeps now was not put to sleep by a trainer that is made only later.
         recorded = await recorded_pods(self._read, lease)
-        alive, attempts_open = await self._trainers(lease.namespace, grant.job_uid) if grant else ((), False)
+        alive, attempts_open = (
+            await self._trainers(
+                lease.namespace,
+                grant.job_uid,
+                waking=any(pod.asleep for pod in recorded),
+                releasing=not holder.needs_lease,
+            )
+            if grant
+            else ((), False)
+        )
         lost_names, more = await orphans(self._read, lease, now) if grant is None else ((), False)
         moved = await self._read.served_names(lease.namespace, lease.deployment) if lease.served else []
         return LeaseWorld(
@@ -204,15 +213,27 @@ class Observer:
             lost=await self._lost(lease) if grant is None and lease.unaccounted else (),
         )
 
-    async def _trainers(self, namespace: str, job_uid: str) -> tuple[tuple[ObjectReference, ...], bool]:
-        """The pods whose trainer may run, and whether there may be more of them."""
+    async def _trainers(
+        self, namespace: str, job_uid: str, *, waking: bool, releasing: bool
+    ) -> tuple[tuple[ObjectReference, ...], bool]:
+        """The pods whose trainer may run, and whether there may be more of them.
+
+        Serving is woken, and the lease released, on the server's word alone: a watch may be behind.
+        """
         alive = alive_trainers(await self._read.trainer_pods(namespace, job_uid))
         attempts_open = await self._read.attempts_open(namespace, job_uid)
-        if alive or attempts_open:
-            return alive, attempts_open
-        # Serving is woken, and the lease released, on the server's word alone: a watch may be behind.
-        pods = await self._read.trainer_pods_now(namespace, job_uid)
-        return alive_trainers(pods), await self._read.attempts_open_now(namespace, job_uid)
+        releasing = releasing and not attempts_open
+        if not alive and (waking or releasing):
+            alive = alive_trainers(await self._read.trainer_pods_now(namespace, job_uid))
+        if not alive and releasing:
+            attempts_open = await self._read.attempts_open_now(namespace, job_uid)
+        return alive, attempts_open
+
+    async def _companion_current(self, namespace: str) -> bool:
+        async def ask() -> bool:
+            return self._companion.is_current(await self._read.config_map(namespace, naming.COMPANION_CONFIG_MAP))
+
+        return await self._companions.get(namespace, ask, keep=bool)
 
     async def _readable_job(self, namespace: str, name: str) -> JobObject | None:
         """The DistillJob of that name, unless this release can't read it: then nothing is known to go on."""

@@ -16,11 +16,13 @@ from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView
 from claas_operator.clients.reader import Reader
+from claas_operator.observe import worlds
 from claas_operator.observe.worlds import Observer
 from claas_operator.plan import naming
-from claas_operator.plan.serving_lease import lease_manifest, lease_name
+from claas_operator.plan.serving_lease import ServingLease, lease_manifest, lease_name
+from claas_operator.plan.world import RecordedPod
 from tests.builders.api_server import SmallApi, refusal, serving_api
-from tests.builders.world import NAMESPACE, adapter, grant, job, lease
+from tests.builders.world import ASLEEP, NAMESPACE, adapter, grant, job, lease, recorded
 
 HELD = lease(grant()).model_copy(update={"resource_version": None})
 
@@ -70,8 +72,11 @@ async def cluster(server: SmallApi | None = None) -> AsyncIterator[Cluster]:
         running = asyncio.create_task(index.run())
         try:
             await index.ready()
-            # The Deployment's pods are followed last: a list, then a watch.
-            await server.until(lambda: server.asked.count(("GET", PODS.path(NAMESPACE))) == 2)
+            served = index.served(NAMESPACE, "vllm")
+            assert served is not None
+            await server.until(lambda: served.pods("app=vllm") is not None)
+            # Every kind is followed, the Deployment and its pods too.
+            await server.until(lambda: len(server.watchers) == 7)
             server.asked.clear()
             yield Cluster(server, api, index, Reader(api, index))
         finally:
@@ -167,6 +172,8 @@ async def test_that_no_trainer_lives_is_asked_of_the_server_before_a_lease_is_le
     """A pod of which no event has come yet must not be there when serving is woken."""
     async with cluster() as made:
         server = made.server
+        server.remove(DISTILL_JOBS, NAMESPACE, "step")
+        await server.until(lambda: made.index.jobs.get(NAMESPACE, "step") is None)
         server.remove(BATCH_JOBS, NAMESPACE, "step-1")
         server.remove(PODS, NAMESPACE, "step-1-x")
         await server.until(
@@ -182,6 +189,38 @@ async def test_that_no_trainer_lives_is_asked_of_the_server_before_a_lease_is_le
         observer = Observer(made.read, made.index.jobs, CompanionSource({}))
         world = await observer.lease_world(held)
         assert [pod.name for pod in world.alive_pods] == ["step-1-late"]
+
+
+@pytest.mark.parametrize("open_", [True, False])
+async def test_a_vllm_that_sleeps_is_woken_on_the_servers_word_even_while_a_batch_job_is_open(
+    open_: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The trainer that put it to sleep may be one of which the index has not heard yet."""
+
+    async def asleep(*_: object) -> tuple[RecordedPod, ...]:
+        return (recorded(server=ASLEEP),)
+
+    monkeypatch.setattr(worlds, "recorded_pods", asleep)
+    async with cluster() as made:
+        server = made.server
+        server.remove(PODS, NAMESPACE, "step-1-x")
+        if not open_:
+            server.remove(BATCH_JOBS, NAMESPACE, "step-1")
+        await server.until(lambda: not made.index.trainer_pods.grouped(NAMESPACE, "uid-of-step"))
+        made.deaf()
+        server.put(PODS, NAMESPACE, trainer(PODS, "step-1-late"))
+        held = made.index.leases.get(NAMESPACE, lease_name("vllm"))
+        assert isinstance(held, ServingLease)
+        world = await Observer(made.read, made.index.jobs, CompanionSource({})).lease_world(held)
+        assert [pod.name for pod in world.alive_pods] == ["step-1-late"]
+
+
+async def test_a_running_trainer_and_a_lease_that_is_needed_are_believed_without_asking() -> None:
+    async with cluster() as made:
+        held = made.index.leases.get(NAMESPACE, lease_name("vllm"))
+        assert isinstance(held, ServingLease)
+        await Observer(made.read, made.index.jobs, CompanionSource({})).lease_world(held)
+        assert not [path for _, path in made.server.asked if path.endswith(("/pods", "/jobs"))]
 
 
 async def test_an_index_without_rights_says_so_and_one_that_waits_for_the_server_too() -> None:
