@@ -166,7 +166,7 @@ class ClusterIndex:
         self._api = api
         self.jobs = jobs
         self.adapters: Collection[AdapterObject] = Collection(
-            _adapter, lambda adapter: [adapter.spec.serving.deployment_ref.name]
+            _adapter, lambda adapter: [adapter.spec.serving.deployment_ref.name, served_as(adapter)]
         )
         self.batch_jobs: Collection[BatchJob] = Collection(_batch_job, lambda job: _owners_of(job.metadata))
         self.trainer_pods: Collection[Pod] = Collection(
@@ -297,3 +297,8 @@ def _batch_job_of(pod: Pod) -> list[Hashable]:
 def batch_job_key(name: str) -> Hashable:
     """What the pods of a batch Job are grouped under."""
     return ("batch Job", name)
+
+
+def served_as(adapter: AdapterObject) -> Hashable:
+    """What adapters with the same Deployment and served name are grouped under."""
+    return (adapter.spec.serving.deployment_ref.name, adapter.served_name)

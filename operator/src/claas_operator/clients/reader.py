@@ -34,7 +34,7 @@ from claas_kube.objects.workloads import (
     Event,
     Lease,
 )
-from claas_operator.clients.cluster_index import ClusterIndex, batch_job_key
+from claas_operator.clients.cluster_index import ClusterIndex, batch_job_key, served_as
 from claas_operator.clients.recent import Recent
 from claas_operator.clients.servers import Credentials
 from claas_operator.plan import naming
@@ -136,15 +136,20 @@ class Reader:
         found = await self._api.get(ADAPTERS, namespace, name)
         return _readable_adapter(found) if found else None
 
-    async def adapters(self, namespace: str) -> list[AdapterObject]:
-        """The LoraAdapters of a namespace that this release can read: another one is in nobody else's way."""
+    async def adapters_of(self, namespace: str, deployment: str) -> list[AdapterObject]:
+        """The LoraAdapters of a Deployment that this release can read: another one is in nobody else's way."""
         if self._index is not None:
-            return list(self._index.adapters.within(namespace))
-        return [
-            adapter
-            for found in await self._api.list(ADAPTERS, namespace)
-            if (adapter := _readable_adapter(found)) is not None
-        ]
+            return self._index.adapters.grouped(namespace, deployment)
+        found = [_readable_adapter(each) for each in await self._api.list(ADAPTERS, namespace)]
+        return [each for each in found if each is not None and each.spec.serving.deployment_ref.name == deployment]
+
+    async def namesakes(self, adapter: AdapterObject) -> list[AdapterObject]:
+        """The LoraAdapters with the Deployment and the served name of this one, itself too."""
+        namespace, deployment = adapter.metadata.namespace, adapter.spec.serving.deployment_ref.name
+        if self._index is not None:
+            return self._index.adapters.grouped(namespace, served_as(adapter))
+        others = await self.adapters_of(namespace, deployment)
+        return [other for other in others if other.served_name == adapter.served_name]
 
     async def lease(self, namespace: str, deployment: str) -> ServingLease | None:
         """The serving lease of a Deployment."""

@@ -26,11 +26,8 @@ class Turns:
 
     async def next(self, lease: ServingLease, count: int) -> list[KnownJob]:
         """The first jobs that wait for a Deployment, in the order of their turns."""
-        sharing = {
-            adapter.metadata.name
-            for adapter in await self._read.adapters(lease.namespace)
-            if adapter.spec.serving.deployment_ref.name == lease.deployment
-        }
+        adapters = await self._read.adapters_of(lease.namespace, lease.deployment)
+        sharing = [adapter.metadata.name for adapter in adapters]
         waiting = self._index.jobs.of_adapters(lease.namespace, sharing)
         return in_turn((job for job in waiting if job.queued and job.uid != lease.holder), lease.last_turn)[:count]
 

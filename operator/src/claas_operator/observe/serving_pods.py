@@ -139,9 +139,8 @@ async def orphans(read: Reader, lease: ServingLease, now: datetime) -> tuple[tup
         return (), False
     wanted = {
         (adapter.metadata.uid, adapter.served_name)
-        for adapter in await read.adapters(lease.namespace)
+        for adapter in await read.adapters_of(lease.namespace, lease.deployment)
         if adapter.metadata.deletion_timestamp is None
-        and adapter.spec.serving.deployment_ref.name == lease.deployment
     }
     lost = [served for served in known if (served.record.adapter_uid, served.served_name) not in wanted]
     # Those that can't be taken out of service now keep no other one from it.

@@ -65,11 +65,7 @@ class Observer:
         jobs = self._jobs.of_adapters(namespace, [adapter.metadata.name])
         pods = await serving_pods(self._read, adapter, deployment, failures, ask=True)
         said = reported(pods)
-        sharing = [
-            other
-            for other in await self._read.adapters(namespace)
-            if other.spec.serving.deployment_ref == spec.serving.deployment_ref
-        ]
+        sharing = await self._read.adapters_of(namespace, spec.serving.deployment_ref.name)
         return AdapterWorld(
             now=datetime.now(UTC),
             adapter=adapter,
@@ -87,7 +83,7 @@ class Observer:
             rejected=reported_rejections(jobs, adapter),
             running_job=running_job(adapter, lease, jobs),
             recovery=await self._adoption(adapter, lease),
-            name_taken_by=_name_taken_by(adapter, sharing),
+            name_taken_by=_name_taken_by(adapter, await self._read.namesakes(adapter)),
             served=await self._read.served_name(namespace, spec.serving.deployment_ref.name, adapter.served_name),
             adapters_here=len(sharing),
             companion_current=await self._companion_current(namespace),
@@ -244,9 +240,8 @@ class Observer:
         """Jobs that are not accounted for and whose adapter is gone, or served by another Deployment."""
         here = {
             adapter.metadata.uid
-            for adapter in await self._read.adapters(lease.namespace)
+            for adapter in await self._read.adapters_of(lease.namespace, lease.deployment)
             if adapter.metadata.deletion_timestamp is None
-            and adapter.spec.serving.deployment_ref.name == lease.deployment
         }
         return tuple(uid for uid, job in lease.unaccounted.items() if job.adapter_uid not in here)
 
@@ -305,19 +300,17 @@ class Observer:
             invalid.append(f"spec.serving.tls.{field}: key {reference.key} of {kind} {reference.name} {fault}")
 
     async def _jobs_ahead(self, job: JobObject, adapter: AdapterObject, lease: ServingLease | None) -> int:
-        deployment = adapter.spec.serving.deployment_ref.name
-        sharing = {
-            other.metadata.name
-            for other in await self._read.adapters(job.metadata.namespace)
-            if other.spec.serving.deployment_ref.name == deployment
-        }
+        namespace = job.metadata.namespace
+        others = await self._read.adapters_of(namespace, adapter.spec.serving.deployment_ref.name)
+        sharing = [other.metadata.name for other in others]
         holder = lease.holder if lease is not None else None
         waiting = [
             other
-            for other in self._jobs.of_adapters(job.metadata.namespace, sharing)
+            for other in self._jobs.of_adapters(namespace, sharing)
             if other.queued and other.uid not in (holder, job.metadata.uid)
         ]
-        return jobs_ahead(known_job(job), waiting, lease.last_turn if lease is not None else None)
+        mine = self._jobs.get(namespace, job.metadata.name) or known_job(job)
+        return jobs_ahead(mine, waiting, lease.last_turn if lease is not None else None)
 
     async def _attempt(self, namespace: str, name: str | None) -> TrainerJob:
         return await observe_attempt(self._read, namespace, name, datetime.now(UTC))
@@ -332,15 +325,14 @@ class Observer:
         return replace(attempt, progress=await serving.ask_progress(pod.status.pod_ip))
 
 
-def _name_taken_by(adapter: AdapterObject, sharing: Sequence[AdapterObject]) -> str | None:
-    """The oldest other adapter of the Deployment that has the served name and had it first."""
+def _name_taken_by(adapter: AdapterObject, namesakes: Sequence[AdapterObject]) -> str | None:
+    """An older adapter with the same served name."""
     mine = queue_key(adapter.metadata.creation_timestamp, adapter.metadata.name)
     return next(
         (
             other.metadata.name
-            for other in sharing
-            if other.served_name == adapter.served_name
-            and queue_key(other.metadata.creation_timestamp, other.metadata.name) < mine
+            for other in namesakes
+            if queue_key(other.metadata.creation_timestamp, other.metadata.name) < mine
         ),
         None,
     )

@@ -88,7 +88,7 @@ async def test_what_is_watched_is_read_without_a_request() -> None:
     async with cluster() as made:
         read = made.read
         assert await read.adapter_object(NAMESPACE, "tone") is not None
-        assert len(await read.adapters(NAMESPACE)) == 1
+        assert len(await read.adapters_of(NAMESPACE, "vllm")) == 1
         known = await read.known_job(NAMESPACE, "step")
         assert known is not None
         assert known.spec.samples.inline is None
