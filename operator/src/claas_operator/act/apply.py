@@ -253,6 +253,9 @@ class Applier:
         whole = await self._read.job_object(job.metadata.namespace, job.metadata.name)
         if whole is None or whole.metadata.uid != job.metadata.uid:
             raise Conflict(409, f"DistillJob {job.metadata.name}", "it is gone, or another one has its name")
+        if whole.metadata.generation != job.metadata.generation or whole.metadata.deletion_timestamp is not None:
+            # An attempt is made before status is written: nothing else would see that the job was suspended just now.
+            raise Conflict(409, f"DistillJob {job.metadata.name}", "it was changed, or is being deleted")
         document = attempt_input(adapter, self._settings, whole, attempt, grant, parent)
         mounts = [
             *manifests.common_mounts(adapter, name),

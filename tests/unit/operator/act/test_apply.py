@@ -23,6 +23,7 @@ from claas_operator.plan.world import TrainerState
 from claas_operator.settings import Settings
 from tests.builders.world import (
     NAMESPACE,
+    adapter,
     attempt,
     grant,
     job,
@@ -116,6 +117,19 @@ async def test_a_job_whose_time_is_over_is_deleted_only_as_it_was_seen() -> None
     with pytest.raises(Conflict):
         await applier(server).for_job(job(), None, (actions.DeleteJob(),))
     assert server.preconditions == {"distilljobs": {"uid": "uid-of-step", "resourceVersion": "1"}}
+
+
+@pytest.mark.parametrize(
+    "change", [{"generation": 2}, {"deletionTimestamp": "2026-05-04T12:00:00Z"}, {"uid": "other"}]
+)
+async def test_no_attempt_is_made_of_a_job_that_changed_after_it_was_decided(change: Manifest) -> None:
+    found: Manifest = job().model_dump(mode="json", by_alias=True, exclude_none=True)
+    metadata = cast(Manifest, found["metadata"])
+    server = Server(secret={**found, "metadata": {**metadata, **change}})
+    plan = (actions.CreateAttempt("step-1", 1, grant(), 0),)
+    with pytest.raises(Conflict):
+        await applier(server).for_job(job(), adapter(), plan)
+    assert [method for method, _ in server.asked] == ["GET"]
 
 
 async def test_a_secret_of_somebody_else_is_not_deleted() -> None:
