@@ -126,3 +126,14 @@ def test_ten_thousand_keys_cost_little_to_wake_again_and_again() -> None:
     # A sort of all keys at each of 50,000 steps would take minutes.
     assert time.process_time() - began < 5
     assert len(schedule.start(1000.0)) == 10_000
+
+
+def test_what_is_held_waits_and_is_not_lost_while_leases_go_on() -> None:
+    schedule = Schedule()
+    schedule.hold(Kind.ADAPTER, Kind.JOB)
+    for kind in Kind:
+        schedule.wake(key(kind, "a"), 0.0)
+    assert [each.kind for each, _ in schedule.start(1.0)] == [Kind.LEASE]
+    assert schedule.next_start() is None
+    schedule.hold()
+    assert [each.kind for each, _ in schedule.start(1.0)] == [Kind.ADAPTER, Kind.JOB]
