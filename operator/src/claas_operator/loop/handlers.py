@@ -99,6 +99,7 @@ class Wakers:
         return known is not None and known.finished and bool(batch_job.ended_because) and batch_job.retired
 
 
-def _wanted(metadata: ObjectMeta) -> tuple[str, int, bool]:
-    """What of an object is not ours to write."""
-    return metadata.uid, metadata.generation, metadata.deletion_timestamp is not None
+def _wanted(metadata: ObjectMeta) -> tuple[object, ...]:
+    """What of an object is not ours to write. Whoever wants it looked at now may annotate it."""
+    deleted = metadata.deletion_timestamp is not None
+    return metadata.uid, metadata.generation, deleted, metadata.annotations, metadata.labels

@@ -16,9 +16,10 @@ from claas_operator.clients.job_view import JobView
 from claas_operator.keys import Key, Kind
 from claas_operator.loop.handlers import Wakers
 from claas_operator.plan import naming
+from claas_operator.plan.serving_lease import lease_manifest
 from tests.builders.api_server import SmallApi, serving_api
 from tests.builders.reconciler import reconciler_of, watching
-from tests.builders.world import NAMESPACE, adapter, job
+from tests.builders.world import NAMESPACE, adapter, grant, job, lease
 
 ADAPTER = Key(Kind.ADAPTER, NAMESPACE, "tone")
 JOB = Key(Kind.JOB, NAMESPACE, "step")
@@ -88,6 +89,47 @@ async def test_an_adapter_wakes_itself_and_is_forgotten_when_it_is_gone() -> Non
         made.index.adapters.drop(NAMESPACE, "tone", "3")
         assert made.keys == {ADAPTER}
         assert list(made.wakers.adapters.all()) == []
+
+
+async def test_an_adapters_status_is_our_own_and_wakes_nobody_and_an_annotation_does() -> None:
+    async with woken() as made:
+        await made.by(ADAPTERS, plain(adapter(), 1))
+        assert await made.by(ADAPTERS, plain(adapter(versions=(0, 1), served=1), 2)) == set()
+        seen = plain(adapter(), 3)
+        metadata = seen["metadata"]
+        assert isinstance(metadata, dict)
+        assert await made.by(ADAPTERS, {**seen, "metadata": {**metadata, "annotations": {"look": "now"}}}) == {
+            ADAPTER
+        }
+
+
+async def test_a_queued_job_is_looked_at_when_its_turn_has_come_and_when_it_goes_its_lease_is() -> None:
+    status: Manifest = {"phase": "Queued", "observedGeneration": 1}
+    async with woken() as made:
+        await made.by(ADAPTERS, plain(adapter(), 1))
+        assert await made.by(DISTILL_JOBS, plain(job(), 1)) == {JOB}
+        assert await made.by(DISTILL_JOBS, plain(job(), 2, status=status)) == set()
+        assert await made.by(
+            DISTILL_JOBS, plain(job(suspend=True), 3, status={**status, "observedGeneration": 0})
+        ) == {JOB}
+        await made.by(DISTILL_JOBS, plain(job(), 4, status=status))
+        made.keys.clear()
+        made.index.jobs.collection.drop(NAMESPACE, "step", "5")
+        assert made.keys == {JOB, LEASE}
+
+
+async def test_a_lease_is_looked_at_as_soon_as_it_is_known() -> None:
+    async with woken() as made:
+        found = plain_lease(1)
+        await made.index.leases.take(found)
+        assert made.keys == {LEASE}
+        made.keys.clear()
+        await made.index.leases.take(plain_lease(2))
+        assert made.keys == set()
+
+
+def plain_lease(version: int) -> Manifest:
+    return lease_manifest(lease(grant()).model_copy(update={"resource_version": str(version)}))
 
 
 async def test_an_unfinished_jobs_change_wakes_it_and_so_do_its_trainers() -> None:
