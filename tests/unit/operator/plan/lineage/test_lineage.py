@@ -41,7 +41,10 @@ def reports(draw: st.DrawFn) -> Reports:
     """A forest as a volume has it: a version's parent was published before it, or is not known any more. Each is
     told of by status, by its job, or by both; any may have been refused."""
     numbers = sorted(draw(st.sets(st.integers(0, 60), max_size=HISTORY_LIMIT + 5)))
-    parents = {n: draw(st.none() | st.integers(0, n - 1)) if n else None for n in numbers}
+    parents: dict[int, int | None] = {}
+    for number in numbers:
+        before = st.sampled_from(list(parents)) if parents else st.none()
+        parents[number] = draw(before | (st.integers(0, number - 1) if number else st.none()))
     verdicts = st.sampled_from([UNTRIED, SERVED, REJECTED, UNTRIED])
     listed = set(draw(st.lists(st.sampled_from(numbers), max_size=HISTORY_LIMIT))) if numbers else set()
     told = [n for n in numbers if n not in listed or draw(st.booleans())]
