@@ -13,6 +13,8 @@ from claas_kube.objects.meta import Manifest
 
 PAGE_SIZE = 25
 """Objects of one answer: a DistillJob may have a megabyte."""
+PAGE_OF_SMALL = 200
+"""The same, of kinds that are small."""
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,9 @@ class Watch(Generic[T]):
                 self._since = None
                 await self._pause(0.0)
             except ApiError as error:
+                if not isinstance(error, Unavailable):
+                    # Where there is the right to list alone, lists every few seconds take the place of a watch.
+                    self._since = None
                 self._trouble = error
                 self._tried.set()
                 await self._pause(error.retry_after_seconds if isinstance(error, Unavailable) else 0.0, error)

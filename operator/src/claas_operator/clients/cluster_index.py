@@ -9,16 +9,17 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Protocol, TypeAlias, TypeVar
 
-from claas_kube.api import ADAPTERS, BATCH_JOBS, DEPLOYMENTS, DISTILL_JOBS, LEASES, PODS, Api, Resource
+from claas_kube.api import ADAPTERS, BATCH_JOBS, DISTILL_JOBS, LEASES, PODS, Api, Resource
 from claas_kube.errors import ApiError
 from claas_kube.index.collection import Collection
 from claas_kube.index.watch import Watch
-from claas_kube.listing import EVERYTHING, Selection
+from claas_kube.listing import EVERYTHING, PAGE_OF_SMALL, Selection
 from claas_kube.objects.meta import Manifest, ObjectMeta
 from claas_kube.objects.pods import Pod
 from claas_kube.objects.resources import AdapterObject
-from claas_kube.objects.workloads import BatchJob, Deployment, Lease
+from claas_kube.objects.workloads import BatchJob, Lease
 from claas_operator.clients.job_view import JobView
+from claas_operator.clients.served_deployment import ServedDeployment, decoded_pod
 from claas_operator.plan import naming
 from claas_operator.plan.serving_lease import (
     LEASE_LABEL,
@@ -36,8 +37,6 @@ T = TypeVar("T")
 
 COMPARE_SECONDS = 600.0
 """About how often what is watched is compared with lists of metadata, in case that a watch has missed something."""
-_SMALL = 200
-"""Objects to a page, of kinds that are small."""
 
 
 AnyLease: TypeAlias = ServingLease | ServedName
@@ -47,8 +46,8 @@ def _selector(labels: dict[str, str]) -> str:
     return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
 
 
-_TRAINERS = Selection(labels=_selector(naming.TRAINER_LABELS), page_size=_SMALL)
-_LEASES = Selection(labels=f"{_selector(MANAGED_LABELS)},{LEASE_LABEL}", page_size=_SMALL)
+_TRAINERS = Selection(labels=_selector(naming.TRAINER_LABELS), page_size=PAGE_OF_SMALL)
+_LEASES = Selection(labels=f"{_selector(MANAGED_LABELS)},{LEASE_LABEL}", page_size=PAGE_OF_SMALL)
 
 
 async def _adapter(found: Manifest, before: AdapterObject | None) -> AdapterObject:
@@ -59,14 +58,6 @@ async def _batch_job(found: Manifest, before: BatchJob | None) -> BatchJob:
     return BatchJob.model_validate(found)
 
 
-async def _pod(found: Manifest, before: Pod | None) -> Pod:
-    return Pod.model_validate(found)
-
-
-async def _deployment(found: Manifest, before: Deployment | None) -> Deployment:
-    return Deployment.model_validate(found)
-
-
 async def _lease(found: Manifest, before: AnyLease | None) -> AnyLease:
     lease = Lease.model_validate(found)
     served = lease.metadata.labels.get(LEASE_LABEL) == SERVED_NAME_LABELS[LEASE_LABEL]
@@ -75,78 +66,6 @@ async def _lease(found: Manifest, before: AnyLease | None) -> AnyLease:
 
 def _owners_of(metadata: ObjectMeta) -> list[Hashable]:
     return [uid] if (uid := metadata.labels.get(naming.JOB_UID_LABEL)) else []
-
-
-class ServedDeployment:
-    """A Deployment that serves adapters, and its pods."""
-
-    def __init__(self, api: Api, namespace: str, name: str, changed: Callable[[], None]) -> None:
-        self._api = api
-        self._namespace = namespace
-        self._name = name
-        self._changed = changed
-        self._deployments: Collection[Deployment] = Collection(_deployment)
-        selection = Selection(fields=f"metadata.name={name}")
-        self._watch = Watch(api, DEPLOYMENTS, self._deployments, namespace, selection)
-        self._selector = ""
-        self._pods: Collection[Pod] = Collection(_pod)
-        self._pod_watch: Watch[Pod] | None = None
-        self._selected = asyncio.Event()
-        self._deployments.listen(self._follow_selector)
-
-    @property
-    def listed(self) -> bool:
-        """Whether it is known if there is such a Deployment."""
-        return self._watch.listed
-
-    @property
-    def deployment(self) -> Deployment | None:
-        """The Deployment, if there is one."""
-        return self._deployments.get(self._namespace, self._name)
-
-    def pods(self, selector: str) -> list[Pod] | None:
-        """The pods of a selector; None where these are not known."""
-        if self._pod_watch is None or not self._pod_watch.listed or selector != self._selector:
-            return None
-        return list(self._pods.within(self._namespace))
-
-    def pod(self, name: str) -> Pod | None:
-        """The pod of that name, where it is known."""
-        return self._pods.get(self._namespace, name)
-
-    async def run(self) -> None:
-        """Watch until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._watch.run(), name=f"watch Deployment {self._namespace}/{self._name}")
-            following: asyncio.Task[None] | None = None
-            while True:
-                await self._selected.wait()
-                self._selected.clear()
-                if following is not None:
-                    following.cancel()
-                following = tasks.create_task(self._pod_watch.run()) if self._pod_watch is not None else None
-
-    def _follow_selector(
-        self, namespace: str, name: str, before: Deployment | None, after: Deployment | None
-    ) -> None:
-        selector = after.spec.selector.text if after is not None else ""
-        if selector != self._selector:
-            self._selector = selector
-            self._pods = Collection(_pod)
-            self._pods.listen(self._pod_changed)
-            selection = Selection(labels=selector, page_size=_SMALL)
-            self._pod_watch = Watch(self._api, PODS, self._pods, namespace, selection) if selector else None
-            self._selected.set()
-        self._changed()
-
-    def _pod_changed(self, namespace: str, name: str, before: Pod | None, after: Pod | None) -> None:
-        if before is None or after is None or _matters(before) != _matters(after):
-            self._changed()
-
-
-def _matters(pod: Pod) -> tuple[object, ...]:
-    """What of a vLLM pod decides whether it can serve."""
-    return pod.metadata.uid, pod.ready, pod.ended, pod.status.pod_ip, pod.metadata.deletion_timestamp is None
 
 
 class _Watching(Protocol):
@@ -170,7 +89,7 @@ class ClusterIndex:
         )
         self.batch_jobs: Collection[BatchJob] = Collection(_batch_job, lambda job: _owners_of(job.metadata))
         self.trainer_pods: Collection[Pod] = Collection(
-            _pod, lambda pod: [*_owners_of(pod.metadata), *_batch_job_of(pod)]
+            decoded_pod, lambda pod: [*_owners_of(pod.metadata), *_batch_job_of(pod)]
         )
         self.leases: Collection[AnyLease] = Collection(
             _lease, lambda lease: [lease.deployment] if isinstance(lease, ServedName) else []

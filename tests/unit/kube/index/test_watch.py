@@ -169,6 +169,23 @@ async def test_the_first_list_tells_why_it_fails() -> None:
                     continue
 
 
+class WithoutWatch(SmallApi):
+    """A server that lets nobody watch, as Roles of an earlier release do."""
+
+    async def _watch(self, request: web.Request) -> web.StreamResponse:
+        return refusal(403, "watch is forbidden", "Forbidden")
+
+
+async def test_where_watching_is_not_allowed_lists_take_its_place() -> None:
+    server = WithoutWatch()
+    async with kept(server) as index:
+        await index.watch.ready()
+        put(server, "job", "new")
+        await index.until(lambda: index.values == {"job": "new"})
+        server.remove(DISTILL_JOBS, NAMESPACE, "job")
+        await index.until(lambda: index.values == {})
+
+
 async def test_only_what_is_selected_is_kept() -> None:
     server = SmallApi()
     put(server, "ours", "a", {"owner": "us"})
