@@ -20,12 +20,12 @@ from bench.serving.server import Server
 from bench.serving.words import word
 from claas_contract.input import (
     AdapterIdentity,
-    JobIdentity,
     ModelLocation,
     ServingTarget,
     TrainerInput,
     VllmPod,
 )
+from claas_contract.jobs import JobIdentity
 from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.lora_adapter import (
     HandoverKind,
@@ -154,7 +154,7 @@ class Pod:
         (self.root / "samples.json").write_text(json.dumps(self._samples()))
         document = self._document().model_copy(
             update={
-                "job": JobIdentity(namespace="bench", name="update", uid=f"uid-{time.time_ns()}", attempt=1),
+                "jobs": [JobIdentity(namespace="bench", name="update", uid=f"uid-{time.time_ns()}", attempt=1)],
                 "parent": self.newest,
                 "samples_file": str(self.root / "samples.json"),
                 "training": TrainingConfig(),

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pydantic import JsonValue
 
 from claas_contract.input import VllmPod
+from claas_contract.jobs import JobIdentity, JobReference
 from claas_contract.result import PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.conditions import Condition, ConditionStatus
 from claas_crds.v1alpha1.distill_job import (
@@ -124,8 +125,7 @@ def published(number: int, *, job: str | None = "step", parent: int | None = Non
         digest=f"sha256:{number}",
         created=ago(5),
         parent=parent,
-        job_name=job,
-        job_uid=f"uid-of-{job}" if job else None,
+        jobs=[JobReference(name=job, uid=f"uid-of-{job}")] if job else [],
         metrics={"loss": 0.25},
     )
 
@@ -243,11 +243,9 @@ def grant(
 ) -> Grant:
     """A grant to a job."""
     return Grant(
-        job_name=holder,
-        job_uid=f"uid-of-{holder}",
+        jobs=[identity(holder, attempt)],
         adapter_name="tone",
         adapter_uid="uid-of-tone",
-        attempt=attempt,
         pods=[target(name) for name in pods],
         handover=handover,
         max_pause_seconds=max_pause_seconds,
@@ -255,6 +253,11 @@ def grant(
         asleep_since=asleep_since,
         stopped_because=stopped_because,
     )
+
+
+def identity(job: str = "step", attempt: int = 1) -> JobIdentity:
+    """A job and the number of the attempt at it."""
+    return JobIdentity(namespace=NAMESPACE, name=job, uid=f"uid-of-{job}", attempt=attempt)
 
 
 def lease(held: Grant | None = None) -> ServingLease:
@@ -402,7 +405,7 @@ def lease_world(
     held: Grant | None = None,
     *,
     active: bool = True,
-    unaccounted: bool = False,
+    unaccounted: tuple[JobIdentity, ...] = (),
     alive: tuple[ObjectReference, ...] = (),
     attempts_open: bool = False,
     pods: tuple[RecordedPod, ...] = (recorded(),),

@@ -25,12 +25,12 @@ from transformers import AutoModelForCausalLM
 
 from claas_contract.input import (
     AdapterIdentity,
-    JobIdentity,
     ModelLocation,
     ServingTarget,
     TrainerInput,
     VllmPod,
 )
+from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import ExitCode, FailureReason, TrainerCommand
 from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.lora_adapter import (
@@ -128,7 +128,7 @@ class Pod:
         pod = VllmPod(name="vllm-0", uid="pod-uid", url=self.site.server.url, storage_path=str(self.store.root))
         return self.initial().model_copy(
             update={
-                "job": JobIdentity(namespace="team", name=f"job-{uid}", uid=uid, attempt=attempt),
+                "jobs": [JobIdentity(namespace="team", name=f"job-{uid}", uid=uid, attempt=attempt)],
                 "parent": parent,
                 "samples_file": str(self.root / "samples.json"),
                 "training": TrainingConfig(learning_rate=5e-3, teacher_top_k=20),
@@ -250,7 +250,8 @@ def test_a_recorded_rollout_becomes_a_served_version_and_no_client_notices(pod: 
     assert code == ExitCode.SUCCEEDED, result
     assert failures == []
     assert result.version is not None
-    assert (result.version.number, result.version.parent, result.version.job_uid) == (1, 0, "uid-1")
+    assert (result.version.number, result.version.parent) == (1, 0)
+    assert [job.uid for job in result.version.jobs] == ["uid-1"]
     assert result.swapped_pods == ["vllm-0"]
     assert (result.samples.recorded, result.samples.reconstructed) == (1, 1)
     prompts = result.samples.recorded_prompts, result.samples.server_prompts, result.samples.hints_inserted

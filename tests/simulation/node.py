@@ -54,7 +54,7 @@ class Run:
     @property
     def job(self) -> str | None:
         """The DistillJob that a step is taken for; None for the initial version, and for one that is looked for."""
-        taken = self.document.job if self.document.parent is not None else None
+        taken = next(iter(self.document.jobs), None) if self.document.parent is not None else None
         return taken.name if taken else None
 
 

@@ -108,7 +108,7 @@ class Simulation:
         return f"127.202.{number // 250}.{number % 250 + 1}"
 
     def _script_for(self, namespace: str, document: TrainerInput) -> Script:
-        job = document.job
+        job = next(iter(document.jobs), None)
         key = (namespace, job.name, job.attempt) if job else (namespace, "", 0)
         return self.scripts.setdefault(key, Script())
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from claas_contract.input import JobIdentity, ServingTarget, TrainerInput
+from claas_contract.input import ServingTarget, TrainerInput
+from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import ExitCode, FailureReason, exit_code_for
 from claas_contract.result import PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.distill_job import SampleCounts, Timings
@@ -91,7 +92,7 @@ class Trainer:
     async def run(self) -> End:
         """Follow the script to the end."""
         folder = self.document.storage_path
-        job = self.document.job
+        job = next(iter(self.document.jobs), None)
         if job is None:
             return _succeeded(self.volume.initial(self.namespace, folder))
         if self.document.parent is None:

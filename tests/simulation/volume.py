@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from claas_contract.input import JobIdentity
+from claas_contract.jobs import JobIdentity, JobReference, names_any
 from claas_contract.result import PublishedVersion
 
 MOUNT_PATH = "/mnt/adapters"
@@ -35,7 +35,7 @@ class Volume:
 
     def published_by(self, namespace: str, folder: str, job_uid: str) -> PublishedVersion | None:
         """The version that a job published, if it did."""
-        found = (version for version in self.versions(namespace, folder) if version.job_uid == job_uid)
+        found = (version for version in self.versions(namespace, folder) if names_any(version.jobs, {job_uid}))
         return next(found, None)
 
     def publish(self, namespace: str, folder: str, job: JobIdentity, parent: int) -> PublishedVersion:
@@ -66,8 +66,7 @@ class Volume:
             digest=f"sha256:{number:064x}",
             created=datetime.now(UTC),
             parent=parent,
-            job_name=job.name if job else None,
-            job_uid=job.uid if job else None,
+            jobs=[JobReference(name=job.name, uid=job.uid)] if job else [],
             metrics={"loss": 0.5, "grad_norm": 1.25} if job else {},
         )
         self.versions(namespace, folder).append(version)

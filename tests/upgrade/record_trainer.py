@@ -15,12 +15,12 @@ from pathlib import Path
 
 from claas_contract.input import (
     AdapterIdentity,
-    JobIdentity,
     ModelLocation,
     ServingTarget,
     TrainerInput,
     VllmPod,
 )
+from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import TrainerCommand
 from claas_contract.places import STORAGE_DIRECTORY
 from claas_crds.v1alpha1.lora_adapter import LoraSpec, VersionVerdict
@@ -105,8 +105,8 @@ def record_trainer(folder: Path, scratch: Path) -> None:
     with _server_that_takes_no_adapter() as serving:
         refused = _step(start, 3, 2).model_copy(update={"serving": serving})
         pod.ask("refused", TrainerCommand.RUN, refused, exit_code=64)
-    pod.ask("recover", TrainerCommand.RECOVER, start.model_copy(update={"job": _job(2)}), exit_code=0)
-    pod.ask("recover-nothing", TrainerCommand.RECOVER, start.model_copy(update={"job": _job(9)}), exit_code=0)
+    pod.ask("recover", TrainerCommand.RECOVER, start.model_copy(update={"jobs": [_job(2)]}), exit_code=0)
+    pod.ask("recover-nothing", TrainerCommand.RECOVER, start.model_copy(update={"jobs": [_job(9)]}), exit_code=0)
     pod.ask("no-parent", TrainerCommand.RUN, _step(start, 4, 17), exit_code=75)
     for left in pod.versions.glob(".*"):
         shutil.rmtree(left)
@@ -119,7 +119,7 @@ def _job(number: int) -> JobIdentity:
 def _step(start: TrainerInput, number: int, parent: int, training: TrainingConfig | None = None) -> TrainerInput:
     return start.model_copy(
         update={
-            "job": _job(number),
+            "jobs": [_job(number)],
             "parent": parent,
             "samples_file": "/var/run/claas/input/samples.json",
             "training": training or TrainingConfig(learning_rate=1e-3, teacher_top_k=10),

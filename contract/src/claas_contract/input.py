@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from claas_contract.base import ContractModel
+from claas_contract.jobs import JobIdentity
 from claas_crds.v1alpha1.engine import EngineName, EngineSpec
 from claas_crds.v1alpha1.lora_adapter import HandoverKind, LoraSpec, PauseMode, Probe
 from claas_crds.v1alpha1.training import TrainingConfig
-
-
-class JobIdentity(ContractModel):
-    """The DistillJob and the number of the attempt."""
-
-    namespace: str
-    name: str
-    uid: str
-    attempt: int = Field(ge=1)
 
 
 class AdapterIdentity(ContractModel):
@@ -84,7 +76,7 @@ class ServingTarget(ContractModel):
 class TrainerInput(ContractModel):
     """The trainer pod's input.
 
-    Set for `run`: `job`, `parent` and `samples_file`; for `recover`: `job` alone, whose version is looked for; for
+    Set for `run`: `jobs`, `parent` and `samples_file`; for `recover`: `jobs` alone, whose version is looked for; for
     `init`: none of the three."""
 
     adapter: AdapterIdentity
@@ -94,10 +86,19 @@ class TrainerInput(ContractModel):
     lora: LoraSpec
     storage_path: str
     """The adapter's folder below STORAGE_DIRECTORY."""
-    job: JobIdentity | None = None
+    jobs: list[JobIdentity] = []
+    """The DistillJobs that the step is taken for; release 0.1.0 gave one, as `job`."""
     parent: int | None = None
     """Version to train from."""
     samples_file: str | None = None
     """A JSON list of samples (`DistillBatchItem`), as a path in the pod."""
     training: TrainingConfig = TrainingConfig()
     serving: ServingTarget | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_job(cls, data: object) -> object:
+        if not isinstance(data, dict) or "job" not in data:
+            return data
+        job = data["job"]
+        return {key: value for key, value in data.items() if key != "job"} | ({} if job is None else {"jobs": [job]})

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from pydantic import model_validator
+
 from claas_contract.base import ContractModel
+from claas_contract.jobs import JobReference
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.distill_job import SampleCounts, Timings
 from claas_crds.v1alpha1.lora_adapter import VersionVerdict
@@ -21,11 +24,21 @@ class PublishedVersion(ContractModel):
     digest: str
     created: datetime
     parent: int | None = None
-    job_name: str | None = None
-    job_uid: str | None = None
+    jobs: list[JobReference] = []
+    """The DistillJobs that it was trained for; none for an initial version. Release 0.1.0 named one, by `job_name`
+    and `job_uid`."""
     metrics: dict[str, float] = {}
     verdict: VersionVerdict = VersionVerdict.UNTRIED
     """The verdict recorded beside the version on the volume."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_job(cls, data: object) -> object:
+        if not isinstance(data, dict) or data.keys().isdisjoint({"job_name", "job_uid"}):
+            return data
+        rest = {key: value for key, value in data.items() if key not in ("job_name", "job_uid")}
+        name, uid = data.get("job_name"), data.get("job_uid")
+        return rest if uid is None else {**rest, "jobs": [{"name": name or "", "uid": uid}]}
 
 
 class TrainerResult(ContractModel):

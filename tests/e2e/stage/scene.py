@@ -13,6 +13,7 @@ from typing import cast
 import httpx
 from pydantic import JsonValue
 
+from claas_contract.jobs import names_any
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.pods import Pod
 from claas_kube.objects.resources import AdapterObject, JobObject
@@ -97,7 +98,7 @@ class Scene:
     def versions_of(self, job: JobObject) -> list[StoredVersion]:
         """Versions on the volume that a job made."""
         versions = [self.store.read(number) for number in self.store.numbers()]
-        return [version for version in versions if version.record.job_uid == job.metadata.uid]
+        return [version for version in versions if names_any(version.record.jobs, {job.metadata.uid})]
 
     def answered_by(self, url: str | None = None, timeout_seconds: float = 30) -> str:
         """Ask one question of the served name; which version answered, by the companion's header."""

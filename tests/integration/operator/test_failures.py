@@ -34,7 +34,7 @@ WOKEN_WITHIN_SECONDS = 15.0
 def versions_by(scene: Scene, job: str) -> list[int]:
     """Numbers of the versions on the volume that a job published."""
     found = scene.simulation.volume.versions(scene.namespace, f"{scene.namespace}/tone")
-    return [version.number for version in found if version.job_name == job]
+    return [version.number for version in found if [each.name for each in version.jobs] == [job]]
 
 
 def wait_until_awake(scene: Scene, pod: VllmPod, timeout_seconds: float = WOKEN_WITHIN_SECONDS) -> float:
@@ -208,7 +208,7 @@ def test_a_job_deleted_in_mid_step_frees_the_lease_after_waking_and_its_name_can
     job = scene.wait_until("step", "Complete")
     assert job.status.attempts == 1
     runs = scene.runs("step")
-    assert [run.document.job.uid if run.document.job else None for run in runs] == [
+    assert [run.document.jobs[0].uid if run.document.jobs else None for run in runs] == [
         first.metadata.uid,
         second.metadata.uid,
     ]

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 def parents(scene: Scene) -> list[tuple[str | None, int | None]]:
     """Who published each version on the volume, and from which one."""
     found = scene.simulation.volume.versions(scene.namespace, f"{scene.namespace}/tone")
-    return [(version.job_name, version.parent) for version in found]
+    return [(version.jobs[0].name if version.jobs else None, version.parent) for version in found]
 
 
 def test_a_last_attempt_that_dies_after_publishing_ends_well(operator: OperatorProcess, scene: Scene) -> None:

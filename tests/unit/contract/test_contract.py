@@ -11,12 +11,12 @@ from pydantic import ValidationError
 
 from claas_contract.input import (
     AdapterIdentity,
-    JobIdentity,
     ModelLocation,
     ServingTarget,
     TrainerInput,
     VllmPod,
 )
+from claas_contract.jobs import JobIdentity, JobReference
 from claas_contract.outcome import (
     PERMANENT_REASONS,
     ExitCode,
@@ -77,7 +77,7 @@ INPUTS = st.builds(
     model=MODELS,
     lora=st.builds(LoraSpec, rank=st.integers(4, 128), alpha=st.integers(1, 256)),
     storage_path=TEXT,
-    job=st.none() | JOBS,
+    jobs=st.lists(JOBS, max_size=2),
     parent=st.none() | NUMBERS,
     samples_file=st.none() | TEXT,
     training=TRAINING,
@@ -91,8 +91,7 @@ VERSIONS = st.builds(
     digest=TEXT,
     created=TIMES,
     parent=st.none() | NUMBERS,
-    job_name=st.none() | TEXT,
-    job_uid=st.none() | TEXT,
+    jobs=st.lists(st.builds(JobReference, name=TEXT, uid=TEXT), max_size=2),
     metrics=METRICS,
 )
 RESULTS = st.builds(
@@ -117,8 +116,7 @@ BOUNDED_VERSIONS = st.builds(
     digest=st.just("sha256:" + "f" * 64),
     created=TIMES,
     parent=NUMBERS,
-    job_name=KUBERNETES_NAMES,
-    job_uid=st.uuids().map(str),
+    jobs=st.builds(JobReference, name=KUBERNETES_NAMES, uid=st.uuids().map(str)).map(lambda job: [job]),
     metrics=st.dictionaries(st.text("abcdefghijklmnop_", min_size=1, max_size=32), st.floats(-1e9, 1e9), max_size=16),
 )
 
@@ -208,3 +206,19 @@ def test_an_unknown_field_is_refused_by_name_and_its_value_is_not_repeated() -> 
 def test_a_time_without_offset_is_read_as_it_was_written() -> None:
     version = PublishedVersion(number=0, path="a", digest="d", created=datetime(2026, 1, 1, tzinfo=UTC))
     assert '"created":"2026-01-01T00:00:00Z"' in version.model_dump_json()
+
+
+def test_documents_that_name_one_job_as_release_0_1_0_did_are_read_as_a_list_of_one() -> None:
+    job = {"namespace": "team", "name": "step", "uid": "u", "attempt": 2}
+    plain = TrainerInput(
+        adapter=AdapterIdentity(namespace="team", name="tone", uid="a", lora_id="team/tone"),
+        model=ModelLocation(path="base"),
+        lora=LoraSpec(),
+        storage_path="team/tone",
+    ).model_dump(mode="json", exclude={"jobs"})
+    assert TrainerInput.model_validate({**plain, "job": job}).jobs == [JobIdentity.model_validate(job)]
+    assert TrainerInput.model_validate({**plain, "job": None}).jobs == []
+    version = {"number": 1, "path": "p", "digest": "d", "created": "2026-01-01T00:00:00Z"}
+    named = PublishedVersion.model_validate({**version, "job_name": "step", "job_uid": "u"})
+    assert named.jobs == [JobReference(name="step", uid="u")]
+    assert PublishedVersion.model_validate({**version, "job_name": None, "job_uid": None}).jobs == []

@@ -11,12 +11,12 @@ import pytest
 
 from claas_contract.input import (
     AdapterIdentity,
-    JobIdentity,
     ModelLocation,
     ServingTarget,
     TrainerInput,
     VllmPod,
 )
+from claas_contract.jobs import JobIdentity
 from claas_crds.v1alpha1.lora_adapter import LoraSpec
 from claas_trainer.messages.events import Reporter
 from claas_trainer.paths import Paths
@@ -62,7 +62,7 @@ def document(url: str | None = None, *, max_pause_seconds: int = 30, uid: str = 
         model=ModelLocation(path="base"),
         lora=LoraSpec(rank=8, alpha=16),
         storage_path="team/coder",
-        job=JobIdentity(namespace="team", name="job", uid=uid, attempt=1),
+        jobs=[JobIdentity(namespace="team", name="job", uid=uid, attempt=1)],
         parent=0,
         samples_file="/nowhere/samples.json",
         serving=serving,

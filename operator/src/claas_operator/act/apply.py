@@ -6,7 +6,8 @@ import logging
 from dataclasses import dataclass, field
 
 from claas_contract import input as contract
-from claas_contract.input import JobIdentity, TrainerInput
+from claas_contract.input import TrainerInput
+from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import TrainerCommand
 from claas_crds.v1alpha1.distill_job import KIND as JOB_KIND
 from claas_crds.v1alpha1.lora_adapter import KIND as ADAPTER_KIND
@@ -116,9 +117,9 @@ class Applier:
         namespace = job.metadata.namespace
         for action in plan:
             match action:
-                case actions.CreateAttempt(name, attempt, grant, parent):
+                case actions.CreateAttempt(name, grant, parent):
                     assert adapter is not None
-                    await self._create_attempt(job, adapter, name, attempt, grant, parent)
+                    await self._create_attempt(job, adapter, name, grant, parent)
                 case actions.CreateRecovery(name, identity):
                     assert adapter is not None
                     await self._create_recovery(Owner(JOB_KIND, job.metadata), adapter, name, identity)
@@ -229,7 +230,7 @@ class Applier:
         for pod in pods:
             try:
                 await serving.wake(pod.url, credentials)
-                log.info("woke pod %s/%s after %s", namespace, pod.name, grant.job_name)
+                log.info("woke pod %s/%s after %s", namespace, pod.name, grant.names)
                 self._metrics.woke(WakeResult.WOKEN)
             except ServerError as error:
                 self._metrics.woke(WakeResult.FAILED)
@@ -247,7 +248,7 @@ class Applier:
         await self._create_trainer(TrainerCommand.RECOVER, name, owner, adapter, document, None, mounts)
 
     async def _create_attempt(
-        self, job: JobObject, adapter: AdapterObject, name: str, attempt: int, grant: Grant, parent: int
+        self, job: JobObject, adapter: AdapterObject, name: str, grant: Grant, parent: int
     ) -> None:
         # The one time that a job's samples are read.
         whole = await self._read.job_object(job.metadata.namespace, job.metadata.name)
@@ -256,7 +257,7 @@ class Applier:
         if whole.metadata.generation != job.metadata.generation or whole.metadata.deletion_timestamp is not None:
             # An attempt is made before status is written: nothing else would see that the job was suspended just now.
             raise Conflict(409, f"DistillJob {job.metadata.name}", "it was changed, or is being deleted")
-        document = attempt_input(adapter, self._settings, whole, attempt, grant, parent)
+        document = attempt_input(adapter, self._settings, whole, grant, parent)
         mounts = [
             *manifests.common_mounts(adapter, name),
             *manifests.serving_mounts(adapter),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from claas_contract import places
 from claas_contract.input import (
     AdapterIdentity,
-    JobIdentity,
     ModelLocation,
     ServerTrust,
     ServingTarget,
     TrainerInput,
 )
+from claas_contract.jobs import JobIdentity
 from claas_crds.v1alpha1.engine import EngineSpec
 from claas_crds.v1alpha1.tls import ServingTls
 from claas_kube.objects.resources import AdapterObject, JobObject
@@ -42,19 +42,16 @@ def chosen_engine(adapter: AdapterObject, settings: Settings) -> EngineSpec:
 
 def recovery_input(adapter: AdapterObject, settings: Settings, job: JobIdentity) -> TrainerInput:
     """For a look at what a job has published."""
-    return init_input(adapter, settings).model_copy(update={"job": job})
+    return init_input(adapter, settings).model_copy(update={"jobs": [job]})
 
 
 def attempt_input(
-    adapter: AdapterObject, settings: Settings, job: JobObject, attempt: int, grant: Grant, parent: int
+    adapter: AdapterObject, settings: Settings, job: JobObject, grant: Grant, parent: int
 ) -> TrainerInput:
-    """For an attempt at a job."""
-    identity = JobIdentity(
-        namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid, attempt=attempt
-    )
+    """For an attempt at the jobs that the grant is for, with the samples and settings of this one."""
     return init_input(adapter, settings).model_copy(
         update={
-            "job": identity,
+            "jobs": grant.jobs,
             "parent": parent,
             "samples_file": samples_file(job.spec.samples),
             "training": job.spec.training.over(adapter.spec.training),

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import cast
 
+from claas_contract.jobs import JobReference
 from claas_contract.result import PublishedVersion
 from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase, SamplesSource
 from claas_crds.v1alpha1.lora_adapter import AdapterVersion
@@ -105,8 +106,7 @@ def _published(metadata: ObjectMeta, status: DistillJobStatus) -> PublishedVersi
         digest=status.produced_digest or "",
         created=created,
         parent=status.parent_version,
-        job_name=metadata.name,
-        job_uid=metadata.uid,
+        jobs=[JobReference(name=metadata.name, uid=metadata.uid)],
         metrics=status.metrics,
     )
 

@@ -76,17 +76,20 @@ class LeasePasses:
         self, before: ServingLease, released: ServingLease | None, granted: ServingLease | None
     ) -> None:
         grant = before.grant
-        if grant is not None:
-            self._wake(Key(Kind.JOB, before.namespace, grant.job_name))
+        self._wake_jobs(before)
         if grant is not None and released is not None:
-            holder = self._jobs.get(before.namespace, grant.job_name)
-            if holder is None or holder.uid != grant.job_uid or holder.published is None:
+            holders = [(named, self._jobs.get(before.namespace, named.name)) for named in grant.jobs]
+            if any(job is None or job.uid != named.uid or job.published is None for named, job in holders):
                 # Of one that published, its adapter knows.
                 self._wake(Key(Kind.ADAPTER, before.namespace, grant.adapter_name))
         if granted is not None and granted.grant is not None:
-            self._wake(Key(Kind.JOB, before.namespace, granted.grant.job_name))
+            self._wake_jobs(granted)
         elif grant is None or released is not None:
             await self.wake_next(released or before)
+
+    def _wake_jobs(self, lease: ServingLease) -> None:
+        for job in lease.grant.jobs if lease.grant is not None else ():
+            self._wake(Key(Kind.JOB, lease.namespace, job.name))
 
 
 def _released(before: ServingLease, plan: LeasePlan) -> ServingLease | None:

@@ -61,7 +61,7 @@ def _holding(grant: Grant | None) -> str:
     if grant is None:
         return "free"
     ending = ", to be ended" if grant.stopped_because is not None else ""
-    return f"held by {grant.job_name} for attempt {grant.attempt} ({grant.handover}){ending}"
+    return f"held by {grant.names} for attempt {grant.first.attempt} ({grant.handover}){ending}"
 
 
 def _line(before: str, after: str, reason: str | None, message: str | None) -> str:

@@ -29,7 +29,7 @@ class Turns:
         adapters = await self._read.adapters_of(lease.namespace, lease.deployment)
         sharing = [adapter.metadata.name for adapter in adapters]
         waiting = self._index.jobs.of_adapters(lease.namespace, sharing)
-        return in_turn((job for job in waiting if job.queued and job.uid != lease.holder), lease.last_turn)[:count]
+        return in_turn((job for job in waiting if job.queued and not lease.held_by(job.uid)), lease.last_turn)[:count]
 
     async def handed_on(self, released: ServingLease) -> ServingLease | None:
         """The lease with a grant for the job whose turn is next: one write instead of a release and a grant.

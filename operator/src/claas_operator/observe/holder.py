@@ -3,10 +3,11 @@ adapter does not know of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from claas_contract.jobs import JobIdentity
 from claas_crds.v1alpha1.conditions import JobCondition, condition_of
 from claas_crds.v1alpha1.distill_job import JobPhase
 from claas_kube.objects.resources import AdapterObject, JobObject
@@ -23,26 +24,39 @@ class HolderState:
     """What becomes of a lease once no trainer runs and serving is awake."""
 
     needs_lease: bool
-    unaccounted: bool
-    """Whether it may have published a version that the adapter does not know of."""
+    unaccounted: tuple[JobIdentity, ...] = ()
+    """Jobs that may have published a version that the adapter does not know of."""
 
 
-def holder_state(grant: Grant, job: JobObject | None, adapter: AdapterObject | None, now: datetime) -> HolderState:
-    """The state of the job that a grant names. `adapter`: the one of the grant's name, if there is one."""
+def holder_state(
+    grant: Grant, jobs: Sequence[JobObject | None], adapter: AdapterObject | None, now: datetime
+) -> HolderState:
+    """The state of the jobs that a grant names, which are given in its order. `adapter`: the one of the grant's name,
+    if there is one."""
+    states = [_state_of(each, grant, job, adapter, now) for each, job in zip(grant.jobs, jobs, strict=True)]
+    unaccounted = tuple(job for state in states for job in state.unaccounted)
+    return HolderState(any(state.needs_lease for state in states), unaccounted)
+
+
+def _state_of(
+    named: JobIdentity, grant: Grant, job: JobObject | None, adapter: AdapterObject | None, now: datetime
+) -> HolderState:
+    """The state of one of the jobs."""
     adopts = (
         adapter is not None
         and adapter.metadata.uid == grant.adapter_uid
         and adapter.metadata.deletion_timestamp is None
-        and all(version.job_uid != grant.job_uid for version in adapter.status.versions)
+        and all(version.job_uid != named.uid for version in adapter.status.versions)
     )
-    if job is None or job.metadata.uid != grant.job_uid or job.metadata.deletion_timestamp is not None:
-        return HolderState(needs_lease=False, unaccounted=adopts)
+    unadopted = (named,) if adopts else ()
+    if job is None or job.metadata.uid != named.uid or job.metadata.deletion_timestamp is not None:
+        return HolderState(needs_lease=False, unaccounted=unadopted)
     status = job.status
     if status.produced_version is not None:
         trained = condition_of(status.conditions, JobCondition.TRAINED)
         just_now = trained is not None and now - trained.last_transition_time < timedelta(seconds=ADOPTION_SECONDS)
-        return HolderState(needs_lease=adopts and just_now, unaccounted=adopts)
-    unknown = adopts and status.recovery_time is not None
+        return HolderState(needs_lease=adopts and just_now, unaccounted=unadopted)
+    unknown = unadopted if status.recovery_time is not None else ()
     if finished(status.conditions):
         return HolderState(needs_lease=False, unaccounted=unknown)
     begun = status.attempts > status.failed_attempts
@@ -51,11 +65,9 @@ def holder_state(grant: Grant, job: JobObject | None, adapter: AdapterObject | N
 
 
 def running_job(adapter: AdapterObject, lease: ServingLease | None, jobs: Iterable[KnownJob]) -> str | None:
-    """The DistillJob that holds the lease for this adapter and has not published; it may have been deleted."""
+    """The first DistillJob that holds the lease for this adapter and has not published; it may have been deleted."""
     grant = lease.grant if lease is not None else None
     if grant is None or grant.adapter_uid != adapter.metadata.uid:
         return None
-    holder = next((job for job in jobs if job.uid == grant.job_uid), None)
-    if holder is not None and (holder.published is not None or holder.finished):
-        return None
-    return grant.job_name
+    through = {job.uid for job in jobs if job.published is not None or job.finished}
+    return next((job.name for job in grant.jobs if job.uid not in through), None)

@@ -107,7 +107,7 @@ class Observer:
         deployment_name = adapter.spec.serving.deployment_ref.name if adapter else None
         deployment = await self._read.deployment(namespace, deployment_name) if deployment_name else None
         lease = released or (await self._read.lease(namespace, deployment_name) if deployment_name else None)
-        mine = lease is not None and lease.holder == job.metadata.uid
+        mine = lease is not None and lease.held_by(job.metadata.uid)
         status = job.status
         waited = status.phase in (JobPhase.PENDING, JobPhase.SUSPENDED)
         to_start = mine and attempt.state is TrainerState.ABSENT
@@ -176,16 +176,17 @@ class Observer:
     async def lease_world(self, lease: ServingLease) -> LeaseWorld:
         """The world of a serving lease that is held."""
         grant = lease.grant
-        job = await self._readable_job(lease.namespace, grant.job_name) if grant else None
+        named = grant.jobs if grant else []
+        jobs = [await self._readable_job(lease.namespace, job.name) for job in named]
         adapter = await self._read.readable_adapter(lease.namespace, grant.adapter_name) if grant else None
         now = datetime.now(UTC)
-        holder = holder_state(grant, job, adapter, now) if grant else HolderState(False, False)
+        holder = holder_state(grant, jobs, adapter, now) if grant else HolderState(False)
         # The servers first: what sleeps now was not put to sleep by a trainer that is made only later.
         recorded = await recorded_pods(self._read, lease)
         alive, attempts_open = (
             await self._trainers(
                 lease.namespace,
-                grant.job_uid,
+                grant.first.uid,
                 waking=any(pod.asleep for pod in recorded),
                 releasing=not holder.needs_lease,
             )
@@ -303,11 +304,10 @@ class Observer:
         namespace = job.metadata.namespace
         others = await self._read.adapters_of(namespace, adapter.spec.serving.deployment_ref.name)
         sharing = [other.metadata.name for other in others]
-        holder = lease.holder if lease is not None else None
         waiting = [
             other
             for other in self._jobs.of_adapters(namespace, sharing)
-            if other.queued and other.uid not in (holder, job.metadata.uid)
+            if other.queued and other.uid != job.metadata.uid and not (lease is not None and lease.held_by(other.uid))
         ]
         mine = self._jobs.get(namespace, job.metadata.name) or known_job(job)
         return jobs_ahead(mine, waiting, lease.last_turn if lease is not None else None)

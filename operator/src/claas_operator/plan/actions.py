@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from claas_contract.input import JobIdentity, VllmPod
+from claas_contract.input import VllmPod
+from claas_contract.jobs import JobIdentity
 from claas_operator.plan.serving_lease import Grant, ServedName, ServedRecord, ServingLease
 from claas_operator.plan.world import ObjectReference, ServerPod
 
@@ -109,10 +110,9 @@ class DeleteLease:
 
 @dataclass(frozen=True)
 class CreateAttempt:
-    """Make the input and the batch Job of an attempt."""
+    """Make the input and the batch Job of the attempt that the grant is for."""
 
     name: str
-    attempt: int
     grant: Grant
     parent: int
 

@@ -65,10 +65,10 @@ def _release(world: LeaseWorld) -> LeasePlan:
     grant = world.lease.grant
     assert grant is not None
     unaccounted = dict(world.lease.unaccounted)
-    if world.unaccounted:
-        unaccounted[grant.job_uid] = Unaccounted(
-            job_name=grant.job_name,
-            attempt=grant.attempt,
+    for job in world.unaccounted:
+        unaccounted[job.uid] = Unaccounted(
+            job_name=job.name,
+            attempt=job.attempt,
             adapter_name=grant.adapter_name,
             adapter_uid=grant.adapter_uid,
         )

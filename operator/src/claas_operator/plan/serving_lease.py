@@ -8,11 +8,13 @@ an adapter out of service lies in a Lease for each served name: annotations end 
 from __future__ import annotations
 
 import hashlib
+import json
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
 from claas_contract.input import VllmPod
+from claas_contract.jobs import JobIdentity, names_any
 from claas_crds import GROUP
 from claas_crds.v1alpha1.lora_adapter import HandoverKind
 from claas_crds.v1alpha1.tls import Scheme, ServingTls
@@ -44,14 +46,13 @@ class GrantModel(BaseModel):
 
 
 class Grant(GrantModel):
-    """What a job was granted."""
+    """What the jobs of a step were granted."""
 
-    job_name: str
-    job_uid: str
+    jobs: list[JobIdentity] = Field(min_length=1)
+    """The jobs that the step is taken for, each with the attempt that the grant is for: another attempt needs another
+    grant. The attempt's objects are called by the first."""
     adapter_name: str
     adapter_uid: str
-    attempt: int
-    """The attempt it is for; another attempt needs another grant."""
     pods: list[VllmPod]
     """The pods that this attempt deals with: it puts its version into service there, and with the hand-over Sleep it
     may pause them."""
@@ -66,6 +67,20 @@ class Grant(GrantModel):
     """When the operator first saw one of the pods asleep."""
     stopped_because: str | None = None
     """Why the operator ended the attempt (a reason), if it did."""
+
+    @property
+    def first(self) -> JobIdentity:
+        """The job by which the attempt's batch Job, input and pod are called."""
+        return self.jobs[0]
+
+    @property
+    def names(self) -> str:
+        """The jobs' names, for people."""
+        return ", ".join(job.name for job in self.jobs)
+
+    def attempt_of(self, uid: str) -> int | None:
+        """The attempt that it allows the job of this UID; None where it was not given to that job."""
+        return next((job.attempt for job in self.jobs if job.uid == uid), None)
 
     @property
     def may_pause(self) -> tuple[VllmPod, ...]:
@@ -133,8 +148,12 @@ class ServingLease(GrantModel):
 
     @property
     def holder(self) -> str | None:
-        """UID of the DistillJob that holds it."""
-        return self.grant.job_uid if self.grant else None
+        """UID of the DistillJob that holds it; of the first one where a step carries several."""
+        return self.grant.first.uid if self.grant else None
+
+    def held_by(self, uid: str) -> bool:
+        """Whether the job of this UID may take its step."""
+        return self.grant is not None and names_any(self.grant.jobs, {uid})
 
     def unaccounted_of(self, adapter_uid: str) -> tuple[str, Unaccounted] | None:
         """The first such job of an adapter, with its UID."""
@@ -167,7 +186,7 @@ def read_lease(lease: Lease) -> ServingLease:
     """The serving lease in a Lease object."""
     text = lease.metadata.annotations.get(GRANT_ANNOTATION)
     held = bool(lease.spec.holder_identity) and text is not None
-    grant = Grant.model_validate_json(text) if held and text else None
+    grant = _read_grant(text, lease.metadata.namespace) if held and text else None
     return ServingLease(
         name=lease.metadata.name,
         namespace=lease.metadata.namespace,
@@ -180,6 +199,15 @@ def read_lease(lease: Lease) -> ServingLease:
         served=_SERVED.validate_json(lease.metadata.annotations.get(SERVED_ANNOTATION, "{}")),
         unaccounted=_UNACCOUNTED.validate_json(lease.metadata.annotations.get(UNACCOUNTED_ANNOTATION, "{}")),
     )
+
+
+def _read_grant(text: str, namespace: str) -> Grant:
+    """A grant as it is written now, or as release 0.1.0 wrote it, to one job."""
+    data = json.loads(text)
+    if isinstance(data, dict) and "job_uid" in data:
+        job = {"name": data["job_name"], "uid": data["job_uid"], "attempt": data["attempt"], "namespace": namespace}
+        data = {**data, "jobs": [job]}
+    return Grant.model_validate(data)
 
 
 def new_lease(namespace: str, deployment: str) -> ServingLease:

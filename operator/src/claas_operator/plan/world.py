@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from claas_contract.input import VllmPod
+from claas_contract.jobs import JobIdentity
 from claas_contract.progress import Progress
 from claas_contract.result import PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.lora_adapter import AdapterVersion
@@ -278,8 +279,8 @@ class LeaseWorld:
     lease: ServingLease
     job_active: bool
     """Whether the holder exists and has something to do that needs the lease."""
-    unaccounted: bool
-    """Whether the holder may have published a version that the adapter does not know of."""
+    unaccounted: tuple[JobIdentity, ...]
+    """Jobs of the holder that may have published a version which the adapter does not know of."""
     alive_pods: tuple[ObjectReference, ...]
     """Trainer pods of the holder that may still run."""
     attempts_open: bool

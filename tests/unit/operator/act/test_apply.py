@@ -126,7 +126,7 @@ async def test_no_attempt_is_made_of_a_job_that_changed_after_it_was_decided(cha
     found: Manifest = job().model_dump(mode="json", by_alias=True, exclude_none=True)
     metadata = cast(Manifest, found["metadata"])
     server = Server(secret={**found, "metadata": {**metadata, **change}})
-    plan = (actions.CreateAttempt("step-1", 1, grant(), 0),)
+    plan = (actions.CreateAttempt("step-1", grant(), 0),)
     with pytest.raises(Conflict):
         await applier(server).for_job(job(), adapter(), plan)
     assert [method for method, _ in server.asked] == ["GET"]

@@ -38,6 +38,7 @@ from tests.builders.world import (
     UNREACHABLE,
     ago,
     grant,
+    identity,
     lease,
     lease_world,
     recorded,
@@ -214,11 +215,11 @@ def test_three_thousand_served_names_make_no_object_large() -> None:
 def test_a_lease_with_as_much_unaccounted_as_it_can_hold_waits_for_its_adapters_to_look() -> None:
     noted = Unaccounted(job_name="n" * 253, attempt=1, adapter_name="a" * 253, adapter_uid=str(uuid4()))
     full = lease(grant()).model_copy(update={"unaccounted": {str(uuid4()): noted for _ in range(MOST_UNACCOUNTED)}})
-    world = replace(lease_world(active=False, unaccounted=True), lease=full)
+    world = replace(lease_world(active=False, unaccounted=(identity(),)), lease=full)
     assert len(json.dumps(lease_manifest(full))) < 256 * 1024
     assert plan_lease(world).actions == ()
     assert plan_lease(world).requeue_seconds is not None
-    assert kinds(plan_lease(replace(world, unaccounted=False)).actions) == ["WriteLease"]
+    assert kinds(plan_lease(replace(world, unaccounted=())).actions) == ["WriteLease"]
 
 
 def test_nothing_is_taken_out_of_service_while_a_step_holds_the_lease() -> None:

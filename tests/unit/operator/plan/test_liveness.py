@@ -113,4 +113,4 @@ def test_a_lease_that_its_holder_needs_no_longer_is_released_once_serving_is_set
         (action,) = plan_lease(world).actions
         assert isinstance(action, WriteLease)
         assert action.lease.grant is None
-        assert (len(action.lease.unaccounted) > len(world.lease.unaccounted)) is world.unaccounted
+        assert set(action.lease.unaccounted) == {*world.lease.unaccounted, *(job.uid for job in world.unaccounted)}

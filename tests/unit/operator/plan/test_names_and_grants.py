@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claas_contract.input import VllmPod
+from claas_contract.jobs import JobIdentity
 from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterSpec
 from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
@@ -89,13 +90,14 @@ texts = st.text(max_size=30)
 secrets = st.none() | st.builds(SecretKeyRef, name=st.just("secret"), key=st.just("token"))
 times = st.datetimes(min_value=datetime(2020, 1, 1), max_value=datetime(2100, 1, 1), timezones=st.just(UTC))
 vllm_pods = st.builds(VllmPod, name=texts, uid=texts, url=texts, storage_path=st.none() | texts)
+identities = st.builds(
+    JobIdentity, namespace=st.just(NAMESPACE), name=texts, uid=st.uuids().map(str), attempt=st.integers(1, 21)
+)
 grants = st.builds(
     Grant,
-    job_name=texts,
-    job_uid=st.uuids().map(str),
+    jobs=st.lists(identities, min_size=1, max_size=3),
     adapter_name=texts,
     adapter_uid=texts,
-    attempt=st.integers(1, 21),
     pods=st.lists(vllm_pods, max_size=3),
     control_token=secrets,
     api_key=secrets,

@@ -28,6 +28,7 @@ from tests.builders.world import (
     attempt,
     condition,
     grant,
+    identity,
     job,
     job_world,
     lease,
@@ -225,47 +226,66 @@ LISTED = adapter(versions=(0,)).model_copy(
         )
     }
 )
+TWO = GRANT.model_copy(update={"jobs": [identity(), identity("other")]})
 JUST_NOW = trained(1)
 A_WHILE_AGO = trained(ADOPTION_SECONDS + 1)
 
 HOLDERS: list[tuple[str, HolderState, HolderState]] = [
-    ("goes on", holder_state(GRANT, job(status=STARTED), adapter(), NOW), HolderState(True, False)),
-    ("is gone", holder_state(GRANT, None, adapter(), NOW), HolderState(False, True)),
-    ("is being deleted", holder_state(GRANT, job(deleted=True), adapter(), NOW), HolderState(False, True)),
-    ("is gone and the adapter too", holder_state(GRANT, None, None, NOW), HolderState(False, False)),
-    ("is gone and its version listed", holder_state(GRANT, None, LISTED, NOW), HolderState(False, False)),
+    ("goes on", holder_state(GRANT, [job(status=STARTED)], adapter(), NOW), HolderState(True)),
+    ("is gone", holder_state(GRANT, [None], adapter(), NOW), HolderState(False, (identity(),))),
+    ("is being deleted", holder_state(GRANT, [job(deleted=True)], adapter(), NOW), HolderState(False, (identity(),))),
+    ("is gone and the adapter too", holder_state(GRANT, [None], None, NOW), HolderState(False)),
+    ("is gone and its version listed", holder_state(GRANT, [None], LISTED, NOW), HolderState(False)),
     (
         "published and listed",
-        holder_state(GRANT, job(status=JUST_NOW), LISTED, NOW),
-        HolderState(False, False),
+        holder_state(GRANT, [job(status=JUST_NOW)], LISTED, NOW),
+        HolderState(False),
     ),
-    ("published just now", holder_state(GRANT, job(status=JUST_NOW), adapter(), NOW), HolderState(True, True)),
-    ("published a while ago", holder_state(GRANT, job(status=A_WHILE_AGO), adapter(), NOW), HolderState(False, True)),
+    (
+        "published just now",
+        holder_state(GRANT, [job(status=JUST_NOW)], adapter(), NOW),
+        HolderState(True, (identity(),)),
+    ),
+    (
+        "published a while ago",
+        holder_state(GRANT, [job(status=A_WHILE_AGO)], adapter(), NOW),
+        HolderState(False, (identity(),)),
+    ),
     (
         "has failed",
-        holder_state(GRANT, job(status=DistillJobStatus(conditions=[condition("Failed", True)])), adapter(), NOW),
-        HolderState(False, False),
+        holder_state(GRANT, [job(status=DistillJobStatus(conditions=[condition("Failed", True)]))], adapter(), NOW),
+        HolderState(False),
     ),
     (
         "has failed and nobody could look",
         holder_state(
             GRANT,
-            job(status=DistillJobStatus(conditions=[condition("Failed", True)], recovery_time=ago(400))),
+            [job(status=DistillJobStatus(conditions=[condition("Failed", True)], recovery_time=ago(400)))],
             adapter(),
             NOW,
         ),
-        HolderState(False, True),
+        HolderState(False, (identity(),)),
     ),
     (
         "is suspended and looked for",
-        holder_state(GRANT, job(status=LOOKING, suspend=True), adapter(), NOW),
-        HolderState(True, True),
+        holder_state(GRANT, [job(status=LOOKING, suspend=True)], adapter(), NOW),
+        HolderState(True, (identity(),)),
     ),
-    ("is suspended", holder_state(GRANT, job(suspend=True), adapter(), NOW), HolderState(False, False)),
+    (
+        "is two jobs, of which one goes on and one is gone",
+        holder_state(TWO, [job(status=STARTED), None], adapter(), NOW),
+        HolderState(True, (identity("other"),)),
+    ),
+    (
+        "is two jobs that are gone",
+        holder_state(TWO, [None, None], adapter(), NOW),
+        HolderState(False, (identity(), identity("other"))),
+    ),
+    ("is suspended", holder_state(GRANT, [job(suspend=True)], adapter(), NOW), HolderState(False)),
     (
         "waits for something else",
-        holder_state(GRANT, job(status=DistillJobStatus(phase=JobPhase.PENDING)), adapter(), NOW),
-        HolderState(False, False),
+        holder_state(GRANT, [job(status=DistillJobStatus(phase=JobPhase.PENDING))], adapter(), NOW),
+        HolderState(False),
     ),
 ]
 

@@ -47,6 +47,7 @@ from tests.builders.world import (
     attempt,
     condition,
     grant,
+    identity,
     job,
     lease,
     published,
@@ -222,7 +223,7 @@ lease_worlds = st.builds(
         st.sampled_from([{}, {"gone": RECORD}]),
     ),
     job_active=st.booleans(),
-    unaccounted=st.booleans(),
+    unaccounted=st.lists(st.sampled_from([identity(), identity("other")]), unique_by=lambda job: job.uid).map(tuple),
     alive_pods=st.sampled_from([(), (trainer_pod("t"),), (trainer_pod("t"), trainer_pod("u"))]),
     attempts_open=st.booleans(),
     pods=st.lists(recorded_pods, max_size=3).map(tuple),
@@ -293,7 +294,7 @@ def test_no_attempt_is_made_without_the_lease_or_beside_another_or_after_the_ver
         assert world.lease is not None
         assert world.lease.holder == world.job.metadata.uid
         assert action.grant == world.lease.grant
-        assert action.attempt == action.grant.attempt
+        assert action.grant.attempt_of(world.job.metadata.uid) is not None
         assert world.attempt.state is TrainerState.ABSENT
         assert not world.attempts_alive
         assert world.job.status.produced_version is None

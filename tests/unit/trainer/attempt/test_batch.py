@@ -95,7 +95,7 @@ from claas_trainer.errors import TrainerError
 from claas_trainer.paths import Paths
 document = TrainerInput.model_validate_json({document().model_dump_json()!r})
 try:
-    asyncio.run(make_batch(document, [], ENGINE_NEEDS[document.engine], Paths(), None))
+    asyncio.run(make_batch(document, [], ENGINE_NEEDS[document.engine.name], Paths(), None))
 except TrainerError as error:
     print(error)
 """

@@ -74,9 +74,8 @@ def task(paths: Paths, attempt: int, parent: int = 0) -> TrainerInput:
     samples = paths.scratch / "samples.json"
     samples.write_text('[{"user_prompt": "q", "response": "my private answer", "feedback": "f"}]')
     of = document(uid=UID)
-    assert of.job is not None
-    job = of.job.model_copy(update={"attempt": attempt})
-    return of.model_copy(update={"lora": LoraSpec(), "job": job, "parent": parent, "samples_file": str(samples)})
+    jobs = [job.model_copy(update={"attempt": attempt}) for job in of.jobs]
+    return of.model_copy(update={"lora": LoraSpec(), "jobs": jobs, "parent": parent, "samples_file": str(samples)})
 
 
 def _nth_file_event(root: Path, calls: int) -> None:
@@ -151,7 +150,7 @@ def test_an_attempt_killed_at_any_point_and_the_one_after_it_make_one_version(
         again = asyncio.run(runs.run(task(paths, 2), paths, reporter))
         assert again.already_published == was_there
         assert adapter.numbers() == [0, 1]
-        assert store(paths).read(1).record.job_uid == UID
+        assert store(paths).read(1).record.jobs[0].uid == UID
         entries = RunJournal(adapter.root, UID).entries()
         # Whatever the first attempt left, the journal says in the end that it is published, or was never begun.
         assert not entries or isinstance(entries[-1], VersionPublished)
@@ -187,8 +186,8 @@ async def test_the_journal_tells_the_truth_holds_no_text_and_goes_when_the_next_
     assert [entry.kind for entry in journal.entries()] == ["begun", "step-taken", "published"]
     assert "private" not in journal.path.read_text()
     later = task(paths, 1, parent=1)
-    assert later.job is not None
-    later = later.model_copy(update={"job": later.job.model_copy(update={"uid": "job-2"})})
+    other = [job.model_copy(update={"uid": "job-2"}) for job in later.jobs]
+    later = later.model_copy(update={"jobs": other})
     await runs.run(later, paths, reporter)
     assert adapter.numbers() == [0, 1, 2]
     assert not journal.path.exists()

@@ -169,7 +169,7 @@ def test_a_volume_without_the_adapter_s_folder_has_no_version_and_stays_as_it_is
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
-    [({"job": None}, FailureReason.INVALID_INPUT), ({"storage_path": "../other"}, FailureReason.INVALID_INPUT)],
+    [({"jobs": []}, FailureReason.INVALID_INPUT), ({"storage_path": "../other"}, FailureReason.INVALID_INPUT)],
 )
 def test_a_wrong_input_says_so(
     changes: dict[str, object], reason: FailureReason, paths: Paths, reporter: Reporter
@@ -202,4 +202,4 @@ def test_the_pod_that_looks_needs_the_volume_alone(adapter: VersionStore, paths:
     assert done.returncode == ExitCode.SUCCEEDED
     result = TrainerResult.model_validate_json(paths.termination_message.read_text())
     assert result.version is not None
-    assert (result.version.number, result.version.job_uid) == (1, "job-1")
+    assert (result.version.number, [job.uid for job in result.version.jobs]) == (1, ["job-1"])

@@ -202,7 +202,7 @@ async def test_a_published_version_whose_server_is_gone_is_a_success_that_names_
         ({"model": ModelLocation(path="/absent")}, FailureReason.MODEL_NOT_FOUND),
         ({"model": ModelLocation()}, FailureReason.INVALID_INPUT),
         ({"samples_file": "/absent"}, FailureReason.INVALID_INPUT),
-        ({"job": None}, FailureReason.INVALID_INPUT),
+        ({"jobs": []}, FailureReason.INVALID_INPUT),
         ({"storage_path": "../elsewhere"}, FailureReason.INVALID_INPUT),
     ],
 )

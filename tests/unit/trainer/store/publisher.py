@@ -6,6 +6,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from claas_contract.jobs import JobIdentity
 from claas_crds.v1alpha1.lora_adapter import LoraSpec
 from claas_trainer.store.content import Bytes
 from claas_trainer.store.record import VersionRecord
@@ -20,8 +21,7 @@ if __name__ == "__main__":
             number=number,
             lora_id="a",
             created=datetime.now(UTC),
-            job_uid=f"job-{number}",
-            attempt=1,
+            jobs=[JobIdentity(namespace="team", name="job", uid=f"job-{number}", attempt=1)],
             engine="local",
             base_model="base",
             lora=LoraSpec(),

@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.lora_adapter import LoraSpec
 from claas_trainer.errors import StoreError
@@ -33,9 +34,7 @@ def record(number: int, *, uid: str | None = "job-1", parent: int | None = None)
         lora_id="user/coder",
         created=datetime(2026, 1, 1, tzinfo=UTC),
         parent=parent,
-        job_name="job",
-        job_uid=uid,
-        attempt=1,
+        jobs=[JobIdentity(namespace="team", name="job", uid=uid, attempt=1)] if uid else [],
         engine="local",
         base_model="base",
         lora=LoraSpec(),
@@ -103,8 +102,8 @@ def test_publishing_twice_for_one_job_is_once(store: VersionStore) -> None:
     again = store.publish(record(0), {"other": Bytes(b"x")}, owner="job-1")
     assert not again.created
     assert sorted(again.version.record.files) == sorted(FILES)
-    assert store.published_by("job-1", after=-1) is not None
-    assert store.published_by("job-2", after=-1) is None
+    assert store.published_by({"job-1"}, after=-1) is not None
+    assert store.published_by({"job-2"}, after=-1) is None
 
 
 def test_another_job_that_took_the_number_is_a_conflict_and_stays_untouched(store: VersionStore) -> None:
@@ -216,3 +215,16 @@ def test_a_read_only_volume_is_said_before_the_pause(small_volume: Path) -> None
     with pytest.raises(StoreError) as caught:
         VersionStore(small_volume).prepare(owner="job-1", attempt=1, needed_bytes=0)
     assert caught.value.reason is FailureReason.STORAGE_READ_ONLY
+
+
+def test_a_version_of_several_jobs_counts_as_published_for_each_and_is_published_once(store: VersionStore) -> None:
+    jobs = [JobIdentity(namespace="team", name=f"job-{n}", uid=f"job-{n}", attempt=1) for n in (1, 2)]
+    both = record(0).model_copy(update={"jobs": jobs})
+    assert store.publish(both, FILES, owner="job-1").created
+    for uid in ("job-1", "job-2"):
+        found = store.published_by({uid}, after=-1)
+        assert found is not None
+        assert not store.publish(record(0, uid=uid), FILES, owner=uid).created
+    assert store.published_by({"job-3"}, after=-1) is None
+    with pytest.raises(StoreError, match="was published by job-1, job-2 meanwhile"):
+        store.publish(record(0, uid="job-3"), FILES, owner="job-3")

@@ -46,10 +46,7 @@ def publish(
         lora_id=document.adapter.lora_id,
         created=datetime.now(UTC),
         parent=task.parent,
-        job_namespace=task.job.namespace,
-        job_name=task.job.name,
-        job_uid=task.job.uid,
-        attempt=task.job.attempt,
+        jobs=list(task.jobs),
         engine=engine.value,
         base_model=base_name(document.model),
         lora=document.lora,
@@ -62,7 +59,7 @@ def publish(
         samples=counts,
         timings=timings,
     )
-    publication = store.publish(record, trained.files, owner=task.job.uid)
+    publication = store.publish(record, trained.files, owner=task.owner)
     publishing = seconds_since(started)
     log("published", version=number, created=publication.created, seconds=publishing)
     return publication.version, timings.model_copy(update={"publish": publishing})

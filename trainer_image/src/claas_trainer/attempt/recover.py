@@ -20,14 +20,15 @@ def recover(document: TrainerInput, paths: Paths, reporter: Reporter) -> Trainer
 
     Raises TrainerError.
     """
-    if document.job is None:
-        raise InputError("the input for recover lacks job")
+    if not document.jobs:
+        raise InputError("the input for recover lacks jobs")
     reporter.phase(JobPhase.PREPARING, "looking for the job's version")
     store = VersionStore(paths.adapter_folder(document.storage_path))
-    found = store.published_by(document.job.uid, after=_BEFORE_ALL_VERSIONS)
-    log("looked", job_uid=document.job.uid, version=found.record.number if found else None)
+    uids = {job.uid for job in document.jobs}
+    found = store.published_by(uids, after=_BEFORE_ALL_VERSIONS)
+    log("looked", jobs=" ".join(sorted(uids)), version=found.record.number if found else None)
     if found is None:
-        return TrainerResult(succeeded=True, message=_nothing(RunJournal(store.root, document.job.uid)))
+        return TrainerResult(succeeded=True, message=_nothing(RunJournal(store.root, document.jobs[0].uid)))
     if found.rejected:
         message = f"the job's version {found.record.number} was refused by serving: {found.verdict.why}"
         return TrainerResult(succeeded=True, message=message)

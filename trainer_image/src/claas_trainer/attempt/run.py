@@ -48,12 +48,12 @@ async def run(document: TrainerInput, paths: Paths, reporter: Reporter) -> Train
     began = time.monotonic()
     task = RunInput.of(document)
     store = VersionStore(paths.adapter_folder(document.storage_path))
-    journal = RunJournal(store.root, task.job.uid)
+    journal = RunJournal(store.root, task.owner)
     # The engine is closed after the swap: to give sixteen gigabytes back takes half a second.
     async with connect(document.serving, paths) as pods, AsyncExitStack() as resources:
-        found = store.published_by(task.job.uid, after=task.parent)
+        found = store.published_by(task.uids, after=task.parent)
         if found is not None:
-            log("found-published", version=found.record.number, attempt=task.job.attempt)
+            log("found-published", version=found.record.number, attempt=task.attempt)
             stored, timings = found, found.record.timings
             _settle(journal, task, found)
         else:
@@ -112,7 +112,7 @@ async def _take_step(
             ),
         )
         check_pause(parent.record, ready, batch.payload.tokens, document.training.teacher, document.serving)
-        store.prepare(owner=task.job.uid, attempt=task.job.attempt, needed_bytes=ready.version_bytes)
+        store.prepare(owner=task.owner, attempt=task.attempt, needed_bytes=ready.version_bytes)
         await handover.check(ready.gpu)
         timings = Timings(prepare=seconds_since(began))
         log("prepared", seconds=timings.prepare, samples=len(items), version=number)
@@ -120,10 +120,10 @@ async def _take_step(
         timings, pause = await _step(engine, handover, batch, timings, reporter)
 
         reporter.phase(JobPhase.PUBLISHING, f"version {number}")
-        journal.keep(StepTaken(attempt=task.job.attempt, at=datetime.now(UTC)))
+        journal.keep(StepTaken(attempt=task.attempt, at=datetime.now(UTC)))
         metrics = batch.metrics | _serving_metrics(pause)
         stored, timings = publish(task, store, number, name, await engine.trained(), batch.counts, metrics, timings)
-        journal.keep(VersionPublished(attempt=task.job.attempt, at=datetime.now(UTC), version=number))
+        journal.keep(VersionPublished(attempt=task.attempt, at=datetime.now(UTC), version=number))
         return stored, timings
 
 
@@ -135,7 +135,7 @@ def _begin(journal: RunJournal, task: RunInput, engine: EngineName, number: int)
     journal.prune_others()
     journal.keep(
         AttemptBegun(
-            attempt=task.job.attempt,
+            attempt=task.attempt,
             at=datetime.now(UTC),
             engine=engine.value,
             parent=task.parent,
@@ -148,7 +148,7 @@ def _settle(journal: RunJournal, task: RunInput, found: StoredVersion) -> None:
     """Close the job's journal, if the attempt that published died before it could."""
     entries = journal.entries()
     if entries and not any(isinstance(entry, VersionPublished) for entry in entries):
-        journal.keep(VersionPublished(attempt=task.job.attempt, at=datetime.now(UTC), version=found.record.number))
+        journal.keep(VersionPublished(attempt=task.attempt, at=datetime.now(UTC), version=found.record.number))
 
 
 async def _step(

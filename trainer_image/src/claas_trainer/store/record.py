@@ -7,9 +7,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Tag, model_validator
 
 from claas_contract.engine import OWN_FILES, StateRef
+from claas_contract.jobs import JobIdentity
 from claas_crds.v1alpha1.distill_job import SampleCounts, Timings
 from claas_crds.v1alpha1.lora_adapter import LoraSpec
 from claas_crds.v1alpha1.training import TrainingConfig
@@ -87,10 +88,8 @@ class VersionRecord(BaseModel):
     lora_id: str
     created: datetime
     parent: int | None = None
-    job_namespace: str | None = None
-    job_name: str | None = None
-    job_uid: str | None = None
-    attempt: int | None = None
+    jobs: list[JobIdentity] = []
+    """The DistillJobs that the step was taken for; none for an initial version. Release 0.1.0 recorded one."""
     engine: str
     base_model: str
     base_config: str = ""
@@ -114,6 +113,14 @@ class VersionRecord(BaseModel):
     """sha256 of every other file, by name."""
     digest: str = ""
     """sha256 over the lines `<name> <sha256>` of `files`, sorted by name."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_one_job(cls, data: object) -> object:
+        if not isinstance(data, dict) or data.get("job_uid") is None:
+            return data
+        job = {"namespace": data["job_namespace"], "name": data["job_name"], "uid": data["job_uid"]}
+        return {**data, "jobs": [{**job, "attempt": data["attempt"]}]}
 
     @property
     def local(self) -> LocalProvenance | None:

@@ -11,13 +11,14 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from claas_contract.jobs import JobReference, names_any
 from claas_contract.outcome import FailureReason
 from claas_contract.result import PublishedVersion
 from claas_crds.v1alpha1.lora_adapter import VersionVerdict
@@ -64,8 +65,7 @@ class StoredVersion:
             digest=record.digest,
             created=record.created,
             parent=record.parent,
-            job_name=record.job_name,
-            job_uid=record.job_uid,
+            jobs=[JobReference(name=job.name, uid=job.uid) for job in record.jobs],
             metrics=record.metrics,
             verdict=self.verdict.verdict,
         )
@@ -187,25 +187,25 @@ class VersionStore:
         numbers = self.numbers()
         return numbers[-1] + 1 if numbers else 0
 
-    def published_by(self, job_uid: str, *, after: int) -> StoredVersion | None:
-        """The intact version that this job published, among those numbered above `after`, or None. Its name is
-        durable on return, because the attempt that renamed the folder may have died before syncing it.
+    def published_by(self, job_uids: Collection[str], *, after: int) -> StoredVersion | None:
+        """The intact version published for any of these jobs, among those numbered above `after`, or None. Its name
+        is durable on return, because the attempt that renamed the folder may have died before syncing it.
         """
         for number in reversed(self.numbers()):
             if number <= after:
                 return None
-            version = self._usable(number, job_uid)
+            version = self._usable(number, job_uids)
             if version is not None:
                 with storage_errors(self.versions):
                     fsync_folder(self.versions)
                 return version
         return None
 
-    def _usable(self, number: int, job_uid: str | None = None) -> StoredVersion | None:
-        """The version if it is intact and, if a job is given, of this job; else None."""
+    def _usable(self, number: int, job_uids: Collection[str] | None = None) -> StoredVersion | None:
+        """The version if it is intact and, if jobs are given, of one of them; else None."""
         try:
             version = self.read(number)
-            if job_uid is not None and version.record.job_uid != job_uid:
+            if job_uids is not None and not names_any(version.record.jobs, job_uids):
                 return None
             self.verify(version)
         except StoreError as error:
@@ -216,13 +216,14 @@ class VersionStore:
         return version
 
     def publish(self, record: VersionRecord, files: Mapping[str, FileContent], *, owner: str) -> Publication:
-        """Publish a version under `record.number`; fills in `files` and `digest` of the record. `owner` is the job's
-        UID, or the adapter's for an initial version. PUBLISH_CONFLICT if another job took the number meanwhile. If
-        anything fails, nothing becomes visible.
+        """Publish a version under `record.number`; fills in `files` and `digest` of the record. `owner` is the first
+        job's UID, or the adapter's for an initial version. PUBLISH_CONFLICT if another job took the number meanwhile.
+        If anything fails, nothing becomes visible.
         """
         final = self.versions / str(record.number)
         with storage_errors(final):
-            staging = make_staging(self.versions, owner, record.attempt or 0)
+            attempt = record.jobs[0].attempt if record.jobs else 0
+            staging = make_staging(self.versions, owner, attempt)
             try:
                 hashes = _write_files(staging, files)
                 complete = record.model_copy(update={"files": hashes, "digest": digest_of(hashes)})
@@ -240,11 +241,12 @@ class VersionStore:
 
     def _taken(self, record: VersionRecord, owner: str) -> Publication:
         present = self.read(record.number)
-        if record.job_uid is None or present.record.job_uid == record.job_uid:
+        if not record.jobs or names_any(present.record.jobs, {job.uid for job in record.jobs}):
             return Publication(present, created=False)
+        others = ", ".join(job.name for job in present.record.jobs) or "init"
         raise StoreError(
             FailureReason.PUBLISH_CONFLICT,
-            f"version {record.number} in {self.versions} was published by {present.record.job_name or 'init'}"
+            f"version {record.number} in {self.versions} was published by {others}"
             " meanwhile; the next attempt trains from what is in service then",
         )
 

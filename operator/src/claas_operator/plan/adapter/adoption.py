@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from claas_contract.input import JobIdentity
+from claas_contract.jobs import JobIdentity
 from claas_contract.result import PublishedVersion
 from claas_kube.objects.meta import ObjectMeta
 from claas_operator.plan import naming

@@ -162,7 +162,7 @@ def paused_for_a_step(view: AdapterView) -> Readiness | None:
     grant = lease.grant if lease is not None else None
     if view.first(ReplicaState.ASLEEP) is None or grant is None or not grant.may_pause:
         return None
-    return Readiness(True, AdapterReason.TRAINING, f"DistillJob {grant.job_name} has paused serving for its step")
+    return Readiness(True, AdapterReason.TRAINING, f"DistillJob {grant.names} has paused serving for its step")
 
 
 def asleep(view: AdapterView) -> Readiness | None:

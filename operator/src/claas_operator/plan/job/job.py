@@ -159,7 +159,7 @@ def samples_missing(draft: JobDraft) -> JobPlan | None:
 def lease_not_held(draft: JobDraft) -> JobPlan | None:
     """Nothing is wrong with the job: it waits for its turn."""
     world = draft.world
-    mine = world.lease is not None and world.lease.holder == world.job.metadata.uid
+    mine = world.lease is not None and world.lease.held_by(world.job.metadata.uid)
     return None if mine else wait_for_turn(draft)
 
 

@@ -34,7 +34,7 @@ def _waits_until(draft: JobDraft) -> datetime:
     """`activeDeadlineSeconds` after the job was created, or resumed; not much longer than its turn lasts."""
     world = draft.world
     grant = world.lease.grant if world.lease is not None else None
-    if grant is not None and grant.job_uid == world.job.metadata.uid:
+    if grant is not None and grant.attempt_of(world.job.metadata.uid) is not None:
         return grant.granted_at + timedelta(seconds=HELD_SECONDS)
     since = world.job.metadata.creation_timestamp or world.now
     suspended = condition_of(draft.conditions.conditions, JobCondition.SUSPENDED)

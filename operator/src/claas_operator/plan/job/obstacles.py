@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from claas_contract.jobs import JobIdentity
 from claas_crds.v1alpha1.conditions import (
     AdapterCondition,
     AdapterReason,
@@ -139,11 +140,16 @@ def grant_lease(world: JobWorld) -> WriteLease:
     assert world.handover.kind is not None
     serving = adapter.spec.serving
     grant = Grant(
-        job_name=world.job.metadata.name,
-        job_uid=world.job.metadata.uid,
+        jobs=[
+            JobIdentity(
+                namespace=world.job.metadata.namespace,
+                name=world.job.metadata.name,
+                uid=world.job.metadata.uid,
+                attempt=next_attempt(world),
+            )
+        ],
         adapter_name=adapter.metadata.name,
         adapter_uid=adapter.metadata.uid,
-        attempt=next_attempt(world),
         pods=[pod.as_target() for pod in world.pods if pod.ready and pod.url],
         handover=world.handover.kind,
         control_token=serving.control_token_secret_ref,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from claas_contract.input import JobIdentity
+from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import FailureReason
 from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.conditions import JobCondition, JobReason

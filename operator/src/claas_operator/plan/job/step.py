@@ -68,7 +68,7 @@ def _start(draft: JobDraft) -> JobPlan:
         return _account_failure(draft, failure_of(world.attempt, world.lease.grant))
     # A job that waited may be losing the lease at this moment; only a new grant makes sure that it has it.
     waited = status.phase in (JobPhase.PENDING, JobPhase.SUSPENDED)
-    if world.lease.grant.attempt == attempt and not waited:
+    if world.lease.grant.attempt_of(world.job.metadata.uid) == attempt and not waited:
         head = world.lineage.head
         if head is None:
             # The adapter was made anew since the lease was granted.
@@ -77,7 +77,7 @@ def _start(draft: JobDraft) -> JobPlan:
         if waits_for is not None:
             return _wait(draft, waits_for)
         name = naming.attempt_name(world.job.metadata, attempt)
-        draft.actions.append(CreateAttempt(name, attempt, world.lease.grant, head.number))
+        draft.actions.append(CreateAttempt(name, world.lease.grant, head.number))
         draft.changes.update(parent_version=head.number, handover=world.lease.grant.handover, recovery_time=None)
         draft.changes.update(attempts=attempt, trainer_job=name)
         _tell_running(draft, "The trainer's pod is being made")

@@ -54,14 +54,15 @@ def reported_rejections(jobs: Iterable[JobReport], adapter: AdapterObject) -> tu
 
 
 def adapter_version(version: PublishedVersion) -> AdapterVersion:
-    """A version that a trainer reported, as status names it."""
+    """A version that a trainer reported, as status names it: with the first of its jobs."""
+    job = next(iter(version.jobs), None)
     return AdapterVersion(
         number=version.number,
         path=version.path,
         digest=version.digest,
         created=version.created,
-        job=version.job_name,
-        job_uid=version.job_uid,
+        job=job.name if job else None,
+        job_uid=job.uid if job else None,
         parent=version.parent,
         metrics=version.metrics,
         verdict=version.verdict,

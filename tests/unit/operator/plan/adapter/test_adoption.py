@@ -32,6 +32,7 @@ from tests.builders.world import (
     adapter,
     adapter_world,
     attempt,
+    identity,
     lease,
     lease_world,
     published,
@@ -103,9 +104,10 @@ def test_a_pod_that_could_not_look_is_made_again_after_a_while(state: TrainerSta
 
 
 def test_a_lease_is_released_with_a_note_of_the_version_that_may_have_been_left() -> None:
-    (action,) = plan_lease(lease_world(active=False, unaccounted=True)).actions
+    (action,) = plan_lease(lease_world(active=False, unaccounted=(identity(), identity("other")))).actions
     assert isinstance(action, WriteLease)
     assert action.lease.grant is None
+    assert set(action.lease.unaccounted) == {"uid-of-step", "uid-of-other"}
     left = action.lease.unaccounted["uid-of-step"]
     assert (left.job_name, left.attempt, left.adapter_uid) == ("step", 1, "uid-of-tone")
 

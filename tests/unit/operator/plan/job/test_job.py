@@ -165,8 +165,8 @@ def test_the_first_in_line_takes_a_lease_that_nobody_holds(held: object) -> None
     assert isinstance(action, WriteLease)
     assert action.lease.resource_version == ("7" if held is FREE else None)
     assert action.lease.grant is not None
-    assert action.lease.grant.job_uid == "uid-of-step"
-    assert action.lease.grant.attempt == 1
+    assert action.lease.grant.first.uid == "uid-of-step"
+    assert action.lease.grant.attempt_of("uid-of-step") == 1
     assert [pod.name for pod in action.lease.grant.pods] == ["vllm-0"]
 
 
@@ -187,7 +187,7 @@ def test_the_holder_starts_its_attempt_from_the_newest_version() -> None:
     plan = plan_job(job_world(on=adapter(versions=(0, 1, 2)), held=MINE))
     (action,) = plan.actions
     assert isinstance(action, CreateAttempt)
-    assert (action.attempt, action.parent) == (1, 2)
+    assert (action.grant.first.attempt, action.parent) == (1, 2)
     assert plan.status.parent_version == 2
     assert plan.status.start_time == NOW
     assert plan.status.timings.queued == 60.0
@@ -481,13 +481,13 @@ def test_the_next_attempt_is_granted_anew_with_the_pods_of_now_and_then_started(
     (action,) = plan_job(world).actions
     assert isinstance(action, WriteLease)
     assert action.lease.grant is not None
-    assert action.lease.grant.attempt == 2
+    assert action.lease.grant.first.attempt == 2
     assert [pod.name for pod in action.lease.grant.pods] == ["vllm-new"]
     (started,) = plan_job(
         job_world(job(status=second_attempt()), held=lease(action.lease.grant), now_at=attempt(number=2))
     ).actions
     assert isinstance(started, CreateAttempt)
-    assert started.attempt == 2
+    assert started.grant.first.attempt == 2
 
 
 def test_a_trainer_that_ends_with_0_and_no_result_has_failed() -> None:
