@@ -25,7 +25,7 @@ from claas_trainer.attempt.worker import attempt  # noqa: E402
 from claas_trainer.engines.access import GpuNeed  # noqa: E402
 from claas_trainer.logs import log  # noqa: E402
 from claas_trainer.messages.events import Reporter  # noqa: E402
-from claas_trainer.messages.result import exit_code, write_termination_message  # noqa: E402
+from claas_trainer.messages.result import exit_code  # noqa: E402
 from claas_trainer.paths import Paths  # noqa: E402
 from claas_trainer.serving.handover.base import Handover  # noqa: E402
 from claas_trainer.serving.handover.sleep import SleepHandover  # noqa: E402
@@ -62,7 +62,7 @@ def main() -> int:
     paths = Paths.from_environment()
     with open(os.devnull, "wb") as nobody:
         result = attempt(TrainerCommand.RUN, Path(sys.argv[1]), paths, Reporter(nobody.fileno()))
-    write_termination_message(paths.termination_message, result)
+    paths.termination_message.write_text(result.to_termination_message(), encoding="utf-8")
     return int(exit_code(result))
 
 

@@ -20,9 +20,9 @@ from claas_trainer.attempt.initialise import initialise
 from claas_trainer.attempt.recover import recover
 from claas_trainer.attempt.run import run
 from claas_trainer.messages.events import Reporter
-from claas_trainer.messages.input import read_input
 from claas_trainer.paths import Paths
 from claas_trainer.store.versions import VersionStore
+from claas_trainer.transport.pod import read_input
 from claas_vllm.alias_folder import AliasFolder
 from tests.builders.models import build_tiny_qwen3
 from tests.simulation.cluster_api import field, text

@@ -60,8 +60,10 @@ def _supervise() -> int:
     arguments = parser.parse_args()
     from claas_trainer.paths import Paths
     from claas_trainer.supervisor.supervisor import supervise
+    from claas_trainer.transport.pod import PodChannel
 
-    return int(supervise(TrainerCommand(arguments.command), arguments.input, Paths.from_environment()))
+    paths = Paths.from_environment()
+    return int(supervise(TrainerCommand(arguments.command), PodChannel(arguments.input, paths), paths))
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 from claas_contract.outcome import TrainerCommand
 from claas_trainer.paths import Paths
 from claas_trainer.supervisor.supervisor import supervise
+from claas_trainer.transport.pod import PodChannel
 
 if __name__ == "__main__":
     command = [sys.executable, *sys.argv[2:]]
-    sys.exit(int(supervise(TrainerCommand.RUN, Path(sys.argv[1]), Paths.from_environment(), command)))
+    paths = Paths.from_environment()
+    sys.exit(int(supervise(TrainerCommand.RUN, PodChannel(Path(sys.argv[1]), paths), paths, command)))

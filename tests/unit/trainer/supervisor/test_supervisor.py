@@ -25,6 +25,8 @@ from claas_crds.v1alpha1.lora_adapter import VersionVerdict
 from claas_trainer.paths import Paths
 from claas_trainer.supervisor import supervisor
 from claas_trainer.supervisor.supervisor import supervise
+from claas_trainer.transport import pod
+from claas_trainer.transport.pod import PodChannel
 from tests.unit.trainer.conftest import document
 from tests.unit.trainer.sleeping_server import SleepingServer, sleeping_server
 
@@ -40,7 +42,7 @@ def run_supervisor(
     command = [sys.executable, str(FAKE_WORKER), script, server.url]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        code = supervise(TrainerCommand.RUN, input_path, paths, command)
+        code = supervise(TrainerCommand.RUN, PodChannel(input_path, paths), paths, command)
     return code, TrainerResult.model_validate_json(paths.termination_message.read_text())
 
 
@@ -179,7 +181,7 @@ def test_a_server_that_is_held_up_is_not_lost(paths: Paths) -> None:
 def test_an_input_that_cannot_be_read_fails_at_once_and_names_the_field(paths: Paths) -> None:
     input_path = paths.scratch / "input.json"
     input_path.write_text('{"adapter": {"namespace": "n"}}')
-    assert supervise(TrainerCommand.RUN, input_path, paths, ["false"]) is ExitCode.PERMANENT
+    assert supervise(TrainerCommand.RUN, PodChannel(input_path, paths), paths, ["false"]) is ExitCode.PERMANENT
     result = TrainerResult.model_validate_json(paths.termination_message.read_text())
     assert result.reason is FailureReason.INVALID_INPUT
     assert "adapter.name" in result.message
@@ -188,7 +190,10 @@ def test_an_input_that_cannot_be_read_fails_at_once_and_names_the_field(paths: P
 def test_a_worker_that_cannot_be_started_is_told_to_the_operator_all_the_same(paths: Paths) -> None:
     input_path = paths.scratch / "input.json"
     input_path.write_text(document().model_dump_json())
-    assert supervise(TrainerCommand.RUN, input_path, paths, [str(paths.scratch / "absent")]) is ExitCode.RETRYABLE
+    assert (
+        supervise(TrainerCommand.RUN, PodChannel(input_path, paths), paths, [str(paths.scratch / "absent")])
+        is ExitCode.RETRYABLE
+    )
     result = TrainerResult.model_validate_json(paths.termination_message.read_text())
     assert (result.reason, result.message) == (
         FailureReason.INTERNAL,
@@ -253,10 +258,10 @@ def test_a_pod_that_is_told_to_end_while_its_worker_starts_ends_at_once(
         await asyncio.sleep(0.05)
         raise OSError
 
-    monkeypatch.setattr(supervisor, "serve_progress", told_to_end_meanwhile)
+    monkeypatch.setattr(pod, "serve_progress", told_to_end_meanwhile)
     started = time.monotonic()
     # A worker that says nothing at all, as one does while it imports.
-    code = supervise(TrainerCommand.RUN, input_path, paths, ["sleep", "20"])
+    code = supervise(TrainerCommand.RUN, PodChannel(input_path, paths), paths, ["sleep", "20"])
     assert time.monotonic() - started < 10
     result = TrainerResult.model_validate_json(paths.termination_message.read_text())
     assert (code, result.reason) == (ExitCode.RETRYABLE, FailureReason.INTERRUPTED)

@@ -18,9 +18,9 @@ from claas_contract.result import TrainerResult
 from claas_trainer.errors import TrainerError
 from claas_trainer.logs import Field, log, log_exception
 from claas_trainer.messages.events import Finished, Reporter
-from claas_trainer.messages.input import read_input
 from claas_trainer.messages.result import failure, internal_failure
 from claas_trainer.paths import Paths
+from claas_trainer.transport.pod import read_input
 
 _PR_SET_PDEATHSIG = 1
 _UMASK = 0o002

@@ -1,1 +1,1 @@
-"""Messages between operator, supervisor and worker."""
+"""Messages between operator, supervisor and worker: what they say. `transport` says how they travel."""

@@ -1,8 +1,6 @@
-"""The end of an attempt: its result, termination message and exit code."""
+"""The end of an attempt: its result and exit code."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from claas_contract.outcome import (
     PERMANENT_REASONS,
@@ -51,8 +49,3 @@ def exit_code(result: TrainerResult) -> ExitCode:
     if result.succeeded:
         return ExitCode.SUCCEEDED
     return exit_code_for(result.reason or FailureReason.INTERNAL)
-
-
-def write_termination_message(path: Path, result: TrainerResult) -> None:
-    """Write the result to the termination message file. Raises OSError."""
-    path.write_text(result.to_termination_message(), encoding="utf-8")

@@ -14,7 +14,6 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from claas_contract.input import TrainerInput
 from claas_contract.outcome import ExitCode, FailureReason, TrainerCommand
@@ -22,13 +21,11 @@ from claas_contract.result import TrainerResult
 from claas_trainer.errors import TrainerError
 from claas_trainer.logs import log, log_exception
 from claas_trainer.messages.events import decode
-from claas_trainer.messages.input import read_input
 from claas_trainer.messages.result import (
     exit_code,
     failure,
     internal_failure,
     published_without_swap,
-    write_termination_message,
 )
 from claas_trainer.messages.task import worker_command
 from claas_trainer.paths import Paths
@@ -36,34 +33,31 @@ from claas_trainer.serving.liveness import WATCH_SECONDS, gone
 from claas_trainer.serving.pods import trust_in
 from claas_trainer.supervisor.cgroup_memory import oom_kills
 from claas_trainer.supervisor.environment import worker_environment
-from claas_trainer.supervisor.progress_server import serve_progress
 from claas_trainer.supervisor.waking import wake_announced
 from claas_trainer.supervisor.watch import Watch
+from claas_trainer.transport.pod import Channel
 
 _LINE_LIMIT_BYTES = 1024 * 1024
 _KILL_TIMEOUT_SECONDS = 15.0
 _LAST_EVENTS_TIMEOUT_SECONDS = 1.0
 
 
-def supervise(task: TrainerCommand, input_path: Path, paths: Paths, command: Sequence[str] | None = None) -> ExitCode:
+def supervise(task: TrainerCommand, channel: Channel, paths: Paths, command: Sequence[str] | None = None) -> ExitCode:
     """Run the task in a worker process to its end; returns the pod's exit code. `command` replaces the worker's
     command line in tests; its file descriptor for events is 3 then.
     """
     try:
-        document = read_input(input_path)
+        document = channel.read_input()
     except TrainerError as error:
         result = failure(error)
     else:
         try:
-            result = asyncio.run(_Supervisor(task, input_path, document, paths, command).run())
+            result = asyncio.run(_Supervisor(task, channel, document, paths, command).run())
         except Exception as error:  # noqa: BLE001 - the edge of the process: every error is reported to the operator
             log_exception("unexpected", error)
             result = internal_failure(error)
     log("result", succeeded=result.succeeded, reason=result.reason.value if result.reason else None)
-    try:
-        write_termination_message(paths.termination_message, result)
-    except OSError as error:
-        log("termination-message-failed", path=str(paths.termination_message), error=type(error).__name__)
+    channel.tell_result(result)
     return exit_code(result)
 
 
@@ -71,13 +65,13 @@ class _Supervisor:
     def __init__(
         self,
         task: TrainerCommand,
-        input_path: Path,
+        channel: Channel,
         document: TrainerInput,
         paths: Paths,
         command: Sequence[str] | None,
     ) -> None:
         self._task = task
-        self._input_path = input_path
+        self._channel = channel
         self._document = document
         self._paths = paths
         self._command = command
@@ -95,11 +89,7 @@ class _Supervisor:
         reading, writing = os.pipe()
         process = await self._start(writing)
         os.close(writing)
-        try:
-            server = await serve_progress(self._paths.progress_port, self._watch.progress)
-        except OSError as error:
-            log("progress-not-served", port=self._paths.progress_port, error=type(error).__name__)
-            server = None
+        server = await self._channel.tell_progress(self._watch.progress)
         events = asyncio.create_task(self._read_events(reading))
         watching = asyncio.create_task(self._watch_shared())
         overdue = await self._wait(process)
@@ -126,7 +116,7 @@ class _Supervisor:
         return self._result(process.returncode, overdue, asleep, oom_kills() > kills_before)
 
     async def _start(self, report_file_descriptor: int) -> asyncio.subprocess.Process:
-        command = self._command or worker_command(self._task, self._input_path, report_file_descriptor)
+        command = self._command or worker_command(self._task, self._channel.input_path, report_file_descriptor)
         environment = worker_environment(os.environ, self._paths, offline=self._document.model.repository is None)
         environment["CLAAS_REPORT_TO"] = str(report_file_descriptor)
         return await asyncio.create_subprocess_exec(

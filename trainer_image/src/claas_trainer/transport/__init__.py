@@ -1,0 +1,1 @@
+"""How messages travel: by mounted file, termination message, HTTP and pipe. What they say is in `messages`."""
