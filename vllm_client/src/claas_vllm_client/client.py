@@ -1,4 +1,4 @@
-"""One vLLM server over HTTP: each method is one route, its answer checked and typed."""
+"""Client of one vLLM server: each method calls one route and returns a checked, typed answer."""
 
 from collections.abc import Mapping, Sequence
 from posixpath import normpath
@@ -45,21 +45,21 @@ from claas_vllm_client.wire import (
 )
 
 _LIKELIEST = 5
-"""Tokens at each place of a probe's answer; vLLM's --max-logprobs allows 20."""
+"""Number of log-probabilities at each position of a probe's answer; vLLM's --max-logprobs allows 20 by default."""
 
 
 def same_path(left: str | None, right: str) -> bool:
-    """Whether two adapter paths name the same directory as text (a trailing slash does not matter)."""
+    """Whether two adapter paths are the same text, apart from a trailing slash."""
     return left is not None and normpath(left) == normpath(right)
 
 
 class VllmClient:
     """A client of one vLLM API server, by the address of one pod. Use it as an async context manager.
 
-    `control_token` opens the companion's lock, `api_key` is vLLM's own; a function is asked for it at each request.
-    Without `keep_alive` each request makes a connection of its own, so that a server that is gone is told from one
-    that is slow. All methods raise `Unreachable` when no answer comes, `Refused` when a key is missing or wrong,
-    `RequestFailed` for any other error status and `UnexpectedAnswer` when a success can't be read.
+    `control_token` opens the companion's lock, `api_key` is vLLM's own; a function is called for it at each request.
+    Without `keep_alive` each request opens its own connection, which distinguishes a server that has ended from a
+    slow one. All methods raise `Unreachable` without an answer, `Refused` if a key is missing or wrong,
+    `RequestFailed` for any other error status, and `UnexpectedAnswer` for an unreadable success.
     """
 
     def __init__(
@@ -85,10 +85,10 @@ class VllmClient:
         self.base_url = self._transport.base_url
         self.tls = tls
         self.renews_token = callable(control_token)
-        """Whether a token that was refused may be another one at the next request."""
+        """Whether the token may change, so that a refused request is worth a retry."""
 
     def below(self, root_path: str) -> None:
-        """Ask below a root path (`/v1`, vLLM's --root-path) from now on."""
+        """Prefix later requests with a root path (vLLM's --root-path)."""
         self._transport.base_url += root_path
         self.base_url = self._transport.base_url
 
@@ -105,7 +105,7 @@ class VllmClient:
         await self._transport.aclose()
 
     async def health(self) -> bool:
-        """True when the engine lives (also while it sleeps), False when the server says it is dead."""
+        """True if the engine is alive (also while it sleeps), False if the server reports it dead."""
         answer = await self._transport.send("GET", "/health")
         if answer.status_code == httpx.codes.SERVICE_UNAVAILABLE:
             return False
@@ -115,22 +115,22 @@ class VllmClient:
     async def sleep(self, *, mode: PauseMode = PauseMode.KEEP, level: int = 1, timeout_seconds: float = 60.0) -> None:
         """Pause the scheduler and offload the weights.
 
-        Do not use `PauseMode.WAIT` with a timeout here: a wait that is given up stays queued in the engine and
-        puts it to sleep later, after a resume. `serving.pause_serving` drains safely.
+        Do not use `PauseMode.WAIT` with a time-out here: an abandoned wait stays queued in the engine and puts it to
+        sleep later, after a resume. `serving.pause_serving` drains safely.
         """
         params = {"level": str(level), "mode": mode.value}
         await self._control("POST", "/sleep", params=params, timeout_seconds=timeout_seconds)
 
     async def wake_up(self, *, timeout_seconds: float = 60.0) -> None:
-        """Bring weights, KV cache and scheduler back; clears a pause too."""
+        """Restore weights, KV cache and scheduler; also ends a pause."""
         await self._control("POST", "/wake_up", timeout_seconds=timeout_seconds)
 
     async def pause(self, *, mode: PauseMode, timeout_seconds: float = 30.0) -> None:
-        """Pause the scheduler, memory untouched. With WAIT it returns when running requests have ended."""
+        """Pause the scheduler without freeing memory. With WAIT, returns when running requests have ended."""
         await self._control("POST", "/pause", params={"mode": mode.value}, timeout_seconds=timeout_seconds)
 
     async def resume(self) -> None:
-        """End a pause. Never of a sleeping engine: `wake_up` does that."""
+        """End a pause. For a sleeping engine use `wake_up`."""
         await self._control("POST", "/resume")
 
     async def is_paused(self) -> bool:
@@ -138,12 +138,12 @@ class VllmClient:
         return read(await self._control("GET", "/is_paused"), IsPaused).is_paused
 
     async def is_sleeping(self) -> bool:
-        """Whether the engine is asleep or paused (vLLM does not tell these apart here)."""
+        """Whether the engine is asleep or paused (this route does not distinguish them)."""
         return read(await self._control("GET", "/is_sleeping"), IsSleeping).is_sleeping
 
     async def models(self) -> tuple[ServedModel, ...]:
-        """What the server has: the base, loaded adapters, and the companion's served names."""
-        # In /v1/models the companion leaves out the versions behind its names.
+        """The models of the server: the base model, loaded adapters, and the companion's served names."""
+        # The companion's /v1/models omits the versions behind its names.
         answer = await self._transport.send("GET", "/claas/models")
         if answer.status_code == httpx.codes.NOT_FOUND:
             answer = await self._transport.send("GET", "/v1/models")
@@ -157,8 +157,8 @@ class VllmClient:
     async def load_adapter(self, name: str, path: str, *, timeout_seconds: float = 60.0) -> LoadOutcome:
         """Load the adapter at `path` under `name`, and check that the server lists it with that root.
 
-        Loading what is loaded from the same path is a success that changes nothing. Raises `AdapterRejected`
-        when vLLM refuses it, when the name is taken by another path, or when it isn't listed afterwards.
+        If it is loaded from that path already, nothing changes. Raises `AdapterRejected` if vLLM refuses it, if an
+        adapter from another path has the name, or if it isn't listed afterwards.
         """
         if self._holds(await self.model(name), name, path):
             return LoadOutcome.ALREADY_LOADED
@@ -168,7 +168,7 @@ class VllmClient:
             "POST", "/v1/load_lora_adapter", json=body, timeout_seconds=timeout_seconds
         )
         if answer.status_code == httpx.codes.BAD_REQUEST:
-            # Someone else may have loaded it since we looked; what is listed decides.
+            # Another process may have loaded it meanwhile, so check the list.
             outcome = LoadOutcome.ALREADY_LOADED
         elif answer.is_error:
             check_access(answer)
@@ -192,7 +192,7 @@ class VllmClient:
         return outcome
 
     async def unload_adapter(self, name: str) -> bool:
-        """Unload an adapter. False when it was not loaded."""
+        """Unload an adapter. False if it was not loaded."""
         answer = await self._transport.send("POST", "/v1/unload_lora_adapter", json={"lora_name": name})
         if answer.status_code == httpx.codes.NOT_FOUND and not is_missing_route(answer):
             return False
@@ -206,10 +206,9 @@ class VllmClient:
         answer_next: bool = True,
         template_arguments: Mapping[str, JsonValue] | None = None,
     ) -> tuple[int, ...]:
-        """Token ids of a conversation as the server renders it, with `answer_next` up to where the answer begins.
-
-        `template_arguments` go before those of --default-chat-template-kwargs. Raises `RequestFailed` with status 400
-        when the chat template refuses the conversation; the server's words may quote it.
+        """Token ids of a conversation as the server renders it; with `answer_next`, up to the beginning of the
+        answer. `template_arguments` override --default-chat-template-kwargs. Raises `RequestFailed` with status 400
+        if the chat template refuses the conversation; the server's message may quote it.
         """
         body: dict[str, JsonValue] = {
             "messages": [dict(each) for each in messages],
@@ -221,7 +220,7 @@ class VllmClient:
         return read(answer, TokenIds).tokens
 
     async def companion_status(self) -> CompanionStatus | None:
-        """The companion's state, or None when the server has no companion."""
+        """The companion's status; None if the server has no companion."""
         answer = await self._transport.send("GET", "/claas/status")
         if answer.status_code == httpx.codes.NOT_FOUND:
             return None
@@ -231,9 +230,8 @@ class VllmClient:
     async def set_alias(
         self, name: str, *, target: str, path: str, version: int, probe: Mapping[str, JsonValue] | None = None
     ) -> CompanionStatus:
-        """Point the served name at a loaded adapter, atomically. Raises `AliasRejected` when it isn't loaded.
-
-        `probe` is for the companion to remember; with it the version counts as verified.
+        """Point the served name at a loaded adapter, atomically. Raises `AliasRejected` if it isn't loaded. The
+        companion stores `probe`; with it the version counts as verified.
         """
         body: Json = {"target": target, "path": path, "version": version}
         body = body if probe is None else {**body, "probe": dict(probe)}
@@ -244,7 +242,7 @@ class VllmClient:
         return read(answer, CompanionStatus)
 
     async def delete_alias(self, name: str) -> bool:
-        """Forget a served name; its target is unloaded when idle. False when there was none."""
+        """Delete a served name; its target is unloaded when idle. False if there was none."""
         answer = await self._transport.send("DELETE", _alias_route(name))
         if answer.status_code == httpx.codes.NOT_FOUND and not is_missing_route(answer):
             return False
@@ -252,8 +250,8 @@ class VllmClient:
         return True
 
     async def export_weights(self, *, timeout_seconds: float = 60.0) -> Mapping[str, JsonValue]:
-        """What the worker extension `claas_vllm.WeightExport` answers: where the weights lie, or why they can't be
-        shared. Raises `RequestFailed` where vLLM runs without it, `UnexpectedAnswer` for several workers."""
+        """The answer of the worker extension `claas_vllm.WeightExport`: handles to the weights, or why they can't be
+        shared. Raises `RequestFailed` if vLLM runs without it, `UnexpectedAnswer` for several workers."""
         body: Json = {"method": "claas_export_weights"}
         route = "/collective_rpc"
         answer = await self._control("POST", route, json=body, timeout_seconds=timeout_seconds)
@@ -274,7 +272,7 @@ class VllmClient:
     async def probe(
         self, model: str, prompt: str, *, max_tokens: int = 8, timeout_seconds: float = 60.0
     ) -> ProbeAnswer:
-        """Complete a fixed prompt greedily. Raises `ProbeFailed` when there is no usable answer."""
+        """Complete a fixed prompt greedily. Raises `ProbeFailed` without a usable answer."""
         body: Json = {
             "model": model,
             "prompt": prompt,
@@ -287,11 +285,11 @@ class VllmClient:
         url = self._transport.url("/v1/completions")
         answer = await self._transport.send("POST", "/v1/completions", json=body, timeout_seconds=timeout_seconds)
         if answer.status_code == httpx.codes.BAD_REQUEST:
-            # A server whose --max-logprobs is below that answers with fewer.
+            # A server with a smaller --max-logprobs returns fewer.
             body = {**body, "logprobs": 1}
             answer = await self._transport.send("POST", "/v1/completions", json=body, timeout_seconds=timeout_seconds)
         check_access(answer)
-        # The body of an error may quote the prompt, so only its status goes into a message.
+        # The body of an error may quote the prompt, so the message has only the status.
         if answer.status_code == httpx.codes.NOT_FOUND:
             raise ProbedNothing(url, f"{model} is not loaded (HTTP 404); look at the server's log")
         if answer.is_error:

@@ -1,11 +1,10 @@
-# ruff: noqa: N818  (named by what happened, as the conditions that report them are)
-"""Every error this package raises. Messages name the address asked and what to do; none quotes a prompt."""
+# ruff: noqa: N818 (named after what happened, like the conditions that report them)
+"""All exceptions of this package. Messages name the address and a remedy; none quotes a prompt."""
 
 
 class VllmError(Exception):
-    """Base of all errors of this package.
-
-    `url` is the address that was asked, `message` what was wrong with it and what to do.
+    """Base of all exceptions of this package. `url` is the requested address, `message` says what was wrong and what
+    to do.
     """
 
     def __init__(self, url: str, message: str) -> None:
@@ -15,28 +14,28 @@ class VllmError(Exception):
 
 
 class Unreachable(VllmError):
-    """No answer: the connection failed, broke off, or no answer came in time."""
+    """No answer: the connection failed or was lost, or the request timed out."""
 
 
 class NotConnected(Unreachable):
-    """No connection came about, so the server has not seen the request."""
+    """The connection failed, so the server has not seen the request."""
 
 
 class ServerGone(Unreachable):
-    """For long no connection came about: the server's process has ended, and is asleep no more. What starts in its
-    place is awake."""
+    """Connections have failed for a long time: the server's process has ended. A process that replaces it starts
+    awake."""
 
 
 class AnswerTimedOut(Unreachable):
-    """The server accepted the request and did not answer in time; whether it acted on it is not known."""
+    """The request timed out after the server had accepted it; it may have taken effect."""
 
 
 class TlsFailed(VllmError):
-    """Something listens there, and the two sides do not agree on TLS: scheme, certificate, or a mesh between them."""
+    """The server listens, but TLS failed: wrong scheme, a certificate, or a mesh in between."""
 
 
 class UnexpectedAnswer(VllmError):
-    """A success whose body is not what vLLM or the companion says."""
+    """A success whose body does not have the expected form."""
 
 
 class RequestFailed(VllmError):
@@ -52,11 +51,12 @@ class Refused(RequestFailed):
 
 
 class RouteMissing(RequestFailed):
-    """404 of a control route: the server was started without the setting that opens it."""
+    """404 of a control route: the server runs without the setting that opens it."""
 
 
 class AdapterRejected(VllmError):
-    """vLLM did not load an adapter, or says it did and does not list it. `name` and `path` say which."""
+    """vLLM did not load an adapter, or reports success but does not list it. `name` and `path` identify the
+    adapter."""
 
     def __init__(self, url: str, name: str, path: str, message: str) -> None:
         super().__init__(url, f"adapter {name} from {path}: {message}")
@@ -69,20 +69,20 @@ class AliasRejected(RequestFailed):
 
 
 class ProbeFailed(VllmError):
-    """A loaded adapter does not answer the probe, or answers with unusable log-probabilities."""
+    """A loaded adapter does not answer the probe, or its log-probabilities are unusable."""
 
 
 class ProbedNothing(ProbeFailed):
-    """The adapter to probe was not loaded (404): somebody unloaded it meanwhile."""
+    """The adapter to probe is not loaded (404): it was unloaded meanwhile."""
 
 
 class AdapterNotApplied(VllmError):
-    """A version is loaded, and the base answers in its place; loading it again did not help."""
+    """A version is loaded, but answers as the base model does, also after it was loaded again."""
 
 
 class DrainTimedOut(VllmError):
-    """Running requests did not end within the drain timeout. Serving was resumed; none was aborted."""
+    """Running requests did not end within the drain time-out. Serving was resumed; none was aborted."""
 
 
 class StillPaused(VllmError):
-    """The server still says it is asleep or paused after everything that should have woken it."""
+    """The server still reports that it is asleep or paused after all attempts to wake it."""

@@ -1,4 +1,5 @@
-"""Versions in service: put there, seen to be applied, taken out. Each is several calls, each checked, idempotent."""
+"""Puts versions into service, verifies that they are applied, and takes them out. Each operation is idempotent and
+checks every call."""
 
 import hashlib
 import re
@@ -32,7 +33,7 @@ _ATTEMPTS = 3
 
 
 class SwapMethod(StrEnum):
-    """How a served name came to its version: the companion's alias, or vLLM's own unload and load."""
+    """How a version gets its served name: by the companion's alias, or by vLLM's own unload and load."""
 
     COMPANION = "companion"
     VLLM_ROUTES = "vllm_routes"
@@ -40,10 +41,10 @@ class SwapMethod(StrEnum):
 
 @dataclass(frozen=True)
 class ServiceOutcome:
-    """What `put_in_service` did. `changed` is False when the version was already in service.
+    """Result of `put_in_service`.
 
-    `target` is the name the version is loaded under; `probe` is None when nothing was probed; `load_seconds` is
-    loading and probing together.
+    `changed` is False if the version was in service already. `target` is the name that the version is loaded under;
+    `probe` is None if nothing was probed; `load_seconds` covers loading and probing.
     """
 
     served_name: str
@@ -59,7 +60,7 @@ class ServiceOutcome:
 
 @dataclass(frozen=True)
 class LoadedVersion:
-    """The version a server answers a name with. `version` is None when the path does not end in a number."""
+    """The version that a server serves under a name. `version` is None if the path does not end in a number."""
 
     version: int | None
     target: str
@@ -74,7 +75,7 @@ def version_in_path(path: str) -> int | None:
 
 
 async def loaded_version(client: VllmClient, served_name: str) -> LoadedVersion | None:
-    """Which version the server answers `served_name` with, or None when it does not serve it."""
+    """The version that the server serves under `served_name`; None if it does not serve that name."""
     status = await client.companion_status()
     alias = status.alias(served_name) if status else None
     if alias is not None:
@@ -96,17 +97,18 @@ async def put_in_service(
     probe: ProbeSpec | None,
     load_timeout_seconds: float = 120.0,
 ) -> ServiceOutcome:
-    """Make the server answer `served_name` with the version at `path`; nothing happens if it already does.
+    """Make the server serve the version at `path` under `served_name`; does nothing if it already does.
 
-    The version is loaded under a name of its own, checked, probed, and only then put under the served name,
-    so that a version that can't be loaded or does not answer leaves the one in service untouched. Without
-    a companion the last step is vLLM's unload and load: requests that arrive between them get a 404.
+    The version is loaded under a name of its own, checked and probed before it gets the served name, so a version
+    that can't be loaded or does not answer leaves the current one in service. Without a companion the last part is
+    vLLM's unload and load; requests that arrive in between get a 404.
 
-    The probe is no place to find out about NaN weights: in vLLM 0.32 on a CPU the NaN stay in a cache block, and
-    short answers of other adapters and of the base fail until it is overwritten. Never publish such weights.
+    The probe must not be relied on to detect NaN weights: in vLLM 0.32 on a CPU the NaN stay in a cache block, and
+    short answers of other adapters and of the base model fail until the block is overwritten. Never publish such
+    weights.
 
-    Where the companion remembers how this version, or the one it was trained from, answered, the version must not
-    answer as the base does. One that does is loaded once more.
+    If the companion has stored an answer of this version or of its parent, the version must not answer as the base
+    model does. If it does, it is loaded once more.
 
     Raises `AdapterRejected`, `ProbeFailed`, `AdapterNotApplied`, `AliasRejected` and the errors of `VllmClient`.
     """
@@ -138,7 +140,8 @@ async def put_in_service(
             client, Alias(name=served_name, target=target, path=path, version=version), record, load_timeout_seconds
         )
         if before and before.method is SwapMethod.VLLM_ROUTES:
-            await client.unload_adapter(served_name)  # Loaded under the name itself before the companion came.
+            # Loaded under the served name itself, before the companion was added.
+            await client.unload_adapter(served_name)
     else:
         await _replace(client, served_name, target, path, load_timeout_seconds)
         target = served_name
@@ -149,23 +152,24 @@ async def put_in_service(
 
 
 class Verification(StrEnum):
-    """What `verify_in_service` found and did."""
+    """Result of `verify_in_service`."""
 
     NOTHING_TO_DO = "nothing_to_do"
-    """The name is not served by the companion, or its version was seen to answer since its load and the last wake."""
+    """The companion does not serve the name, or its version has answered a probe since it was loaded and last
+    woke."""
     ANSWERED = "answered"
-    """The version answers; how is remembered."""
+    """The version answers as expected, and its answer is stored."""
     RELOADED = "reloaded"
-    """The version was not applied, and is since it was loaded again."""
+    """The version was not applied; it is after being loaded again."""
 
 
 async def verify_in_service(
     client: VllmClient, *, served_name: str, probe: ProbeSpec, load_timeout_seconds: float = 120.0
 ) -> Verification:
-    """See that the version in service is applied, where that is in doubt: after a wake, and after a restart.
+    """Verify that the version in service is applied, if that is in doubt after a wake or a restart.
 
-    One that is not is loaded again under another name of its own, and the served name flips: no request fails.
-    Raises `AdapterNotApplied` when that does not help, and as `put_in_service`.
+    A version that is not applied is loaded again under another name, and the served name flips to it; no request
+    fails. Raises `AdapterNotApplied` if that does not help, and the errors of `put_in_service`.
     """
     status = await client.companion_status()
     alias = status.alias(served_name) if status else None
@@ -195,18 +199,18 @@ def _kept(now: ProbeRecord, recorded: ProbeRecord | None) -> ProbeRecord:
 
 
 def _other_target(alias: Alias) -> str:
-    """Another name for the same version, so that both can be loaded."""
+    """A second name for the same version, so that it can be loaded twice."""
     plain = f"{alias.name}@{alias.version}"
     return f"{plain}-{_digest(f'{normpath(alias.path)} again')}" if alias.target == plain else plain
 
 
 async def take_out_of_service(client: VllmClient, *, served_name: str) -> bool:
-    """Stop serving a name, and unload its adapter and what was loaded for it but never served. False when there was
-    none of that."""
+    """Stop serving a name, and unload its adapter and any versions that were loaded for it but never served. False if
+    there was nothing to do."""
     status = await client.companion_status()
     alias = status.alias(served_name) if status else None
     removed = status is not None and await client.delete_alias(served_name)
-    # The companion unloads what the name pointed at, after its last request.
+    # The companion unloads the name's target after its last request.
     for version in versions_of(await client.models(), served_name):
         if alias is None or version != alias.target:
             removed = await client.unload_adapter(version) or removed
@@ -219,7 +223,7 @@ async def take_out_of_service(client: VllmClient, *, served_name: str) -> bool:
 def _expectation(
     known: Alias | None, version: int, path: str, recorded: ProbeRecord | None
 ) -> Callable[[ProbeRecord], Finding]:
-    """What is known of how a version must answer, by what the served name's alias remembers."""
+    """The expected answer of a version, from the record in the served name's alias."""
     if known is not None and _is_same(known, version, path):
         return lambda now: judge(now, recorded)
     folder = dirname(normpath(path))
@@ -239,12 +243,12 @@ async def _flip(client: VllmClient, alias: Alias, record: ProbeRecord | None, lo
         except AliasRejected:
             if attempt + 1 == _ATTEMPTS:
                 raise
-            # The companion may just have unloaded this target as the old version of an earlier swap.
+            # The companion may just have unloaded this target, which was the old version in an earlier swap.
             await client.load_adapter(alias.target, alias.path, timeout_seconds=load_timeout_seconds)
 
 
 async def _replace(client: VllmClient, served_name: str, target: str, path: str, load_timeout_seconds: float) -> None:
-    """vLLM's own way: unload the served name and load it again from the new path."""
+    """Swap without companion: unload the served name and load it again from the new path."""
     old = await client.model(served_name)
     if old is not None and old.parent is None:
         raise AdapterRejected(
@@ -262,9 +266,8 @@ async def _replace(client: VllmClient, served_name: str, target: str, path: str,
 
 
 def _target_name(models: tuple[ServedModel, ...], served_name: str, version: int, path: str) -> str:
-    """`name@7`, or `name@7-<digest of the path>` when that is taken by an adapter from another path.
-
-    That happens when an adapter was deleted and made anew under the same name while the old one is served.
+    """`name@7`, or `name@7-<digest of the path>` if an adapter from another path has that name, as after an adapter
+    was deleted and created again under the same name while the old one is served.
     """
     name = f"{served_name}@{version}"
     if all(model.id != name or same_path(model.root, path) for model in models):

@@ -1,4 +1,4 @@
-"""Loading a version under a name of its own, and asking it beside the base."""
+"""Loads a version under a name of its own and compares its answer with the base model's."""
 
 import math
 import re
@@ -20,18 +20,19 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Load:
-    """Loading a version under a name that nothing is served by yet, and asking it."""
+    """Loads a version under an unused name and probes it."""
 
     client: VllmClient
     target: str
     path: str
     probe: ProbeSpec
     base: str | None
-    """The base's name; None: nothing to compare with."""
+    """Name of the base model; None: no comparison."""
     timeout_seconds: float
 
     async def applied(self, finding: Callable[[ProbeRecord], Finding]) -> tuple[ProbeAnswer, ProbeRecord | None]:
-        """How it answers, once it is seen to be applied. Raises AdapterNotApplied; then it is not loaded."""
+        """Load and probe; returns the answer of an applied version. Raises AdapterNotApplied and unloads the version
+        if it is not applied."""
         answer, record = await self._answered()
         if record is None or finding(record) is not Finding.NOT_APPLIED:
             return answer, record

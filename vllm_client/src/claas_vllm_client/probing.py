@@ -64,20 +64,20 @@ class Finding(StrEnum):
     """What a comparison came to."""
 
     APPLIED = "applied"
-    """The version answers as it did."""
+    """The version answers as recorded."""
     NOT_APPLIED = "not_applied"
-    """The base answers in its place."""
+    """The version answers as the base model does."""
     OPEN = "open"
-    """Nothing was recorded, the base itself has changed since, or version and base are too near to each other."""
+    """No record, the base model's answer has changed, or version and base model are too similar."""
 
 
 def record_of(spec: ProbeSpec, adapter: ProbeAnswer, base: ProbeAnswer) -> ProbeRecord:
-    """What is to be remembered of two answers."""
+    """Record of the answers of version and base model."""
     return ProbeRecord(probe=spec.digest, adapter=_steps(adapter), base=_steps(base))
 
 
 def parse_record(document: Mapping[str, JsonValue] | None, spec: ProbeSpec) -> ProbeRecord | None:
-    """What was remembered; None when it is nothing, can't be read, or is about another probe."""
+    """Parses a record; None if it is empty, unreadable, or of another probe."""
     if document is None:
         return None
     try:
@@ -88,10 +88,11 @@ def parse_record(document: Mapping[str, JsonValue] | None, spec: ProbeSpec) -> P
 
 
 def distance(left: Sequence[Step], right: Sequence[Step]) -> float | None:
-    """How far apart two answers are, in nats: the mean over their likeliest tokens, as long as both wrote the same.
+    """Distance of two answers in nats: the mean difference of log-probabilities over their most likely tokens, up to
+    the first position where the answers differ.
 
-    A token that only one of them lists counts as far as it is surely apart: less than that is not known. Where each
-    log-probability moves by `n` at most, this moves by `n` at most. None when there is nothing to compare.
+    A token that only one of them lists counts with the smallest difference that it can have. If each log-probability
+    changes by at most `n`, the distance changes by at most `n`. None if there is nothing to compare.
     """
     differences: list[float] = []
     for one, other in zip(left, right, strict=False):
@@ -102,17 +103,16 @@ def distance(left: Sequence[Step], right: Sequence[Step]) -> float | None:
 
 
 def same_base(now: ProbeRecord, recorded: ProbeRecord) -> bool:
-    """Whether the base answers as it did.
-
-    Not so after another release of vLLM, or on another device; nor in vLLM 0.32 on a CPU, where a request for the
-    base that shares a batch with one for an adapter is answered with the adapter of the last slot.
+    """Whether the base model answers as recorded. It may not after a change of vLLM's release or of the device; nor
+    in vLLM 0.32 on a CPU, which answers a request for the base model with the adapter of the last slot if it shares a
+    batch with a request for an adapter.
     """
     return _near(now.base, recorded.base)
 
 
 def worth_keeping(recorded: ProbeRecord, now: ProbeRecord) -> bool:
-    """Whether what was recorded still holds: the base or the version answers as it did. A record that holds is not
-    made anew, so that small changes don't add up unseen."""
+    """Whether the record is still valid: base model or version answer as recorded. A valid record is not replaced, so
+    that small changes can't accumulate unnoticed."""
     return same_base(now, recorded) or _near(now.adapter, recorded.adapter)
 
 
@@ -122,10 +122,11 @@ def _near(one: Sequence[Step], other: Sequence[Step]) -> bool:
 
 
 def judge(now: ProbeRecord, recorded: ProbeRecord | None) -> Finding:
-    """Whether the version that answered now is the one that was recorded.
+    """Compares the current answer with the record.
 
-    Accused is what is more than half as far from its record as that was from the base, and at most half as far from
-    the base as from its record. While no log-probability moves by more than NOISE_NATS, no healthy version is.
+    A version is judged as not applied if its distance to its record is more than half the recorded distance to the
+    base model, and its distance to the base model is at most half its distance to the record. As long as no
+    log-probability moves by more than NOISE_NATS, no applied version is judged so.
     """
     if recorded is None:
         return Finding.OPEN
@@ -142,8 +143,8 @@ def judge(now: ProbeRecord, recorded: ProbeRecord | None) -> Finding:
 
 
 def judge_successor(now: ProbeRecord, parent: ProbeRecord | None) -> Finding:
-    """Whether a version that answers for the first time is applied, by the version that it was trained from: one step
-    does not bring what was clearly apart from the base all the way back to it."""
+    """Judges the first answer of a version by the record of its parent: if the parent was clearly different from the
+    base model, one step does not bring the version all the way back."""
     if parent is None or not same_base(now, parent):
         return Finding.OPEN
     apart, from_base = parent.separation, now.separation

@@ -1,4 +1,4 @@
-"""Pausing and resuming a server: several calls, each checked, idempotent."""
+"""Pauses and resumes a server. Each operation is idempotent and checks every call."""
 
 import asyncio
 import time
@@ -21,7 +21,7 @@ from claas_vllm_client.wire import PauseMode
 _FIRST_RETRY_SECONDS = 0.1
 _LONGEST_RETRY_SECONDS = 2.0
 _GONE_SECONDS = 10.0
-"""Without a connection. A process that is busy or held up still takes connections."""
+"""Seconds without a connection after which a server has ended. A busy process still accepts connections."""
 _WITHOUT_EFFECT = (NotConnected, Refused, RouteMissing)
 
 
@@ -34,15 +34,15 @@ async def pause_serving(
     sleep_timeout_seconds: float = 60.0,
     resume_timeout_seconds: float = 30.0,
 ) -> float:
-    """Put the server to sleep, and return how many seconds that took.
+    """Put the server to sleep; returns the seconds that took.
 
-    With WAIT, running requests are drained by `/pause` first and the engine sleeps when it is empty: a
-    `/sleep?mode=wait` that is given up would stay queued in the engine and put it to sleep after the resume.
-    Requests are ended only with ABORT, which is never chosen here.
+    With WAIT, running requests are drained by `/pause` first, and the engine sleeps when it is empty: an abandoned
+    `/sleep?mode=wait` would stay queued in the engine and put it to sleep after the resume. Only ABORT aborts
+    requests, and it is never chosen here.
 
-    Raises `DrainTimedOut` when running requests did not end in time; serving is then resumed. When a call fails
-    that may have paused the server, it is woken before the error is raised; `StillPaused` when that fails
-    within `resume_timeout_seconds`. Callers that are cancelled must resume.
+    Raises `DrainTimedOut` if running requests did not end in time; serving is resumed then. After any other failed
+    call that may have paused the server, the server is woken before the error is raised, or `StillPaused` if it does
+    not wake within `resume_timeout_seconds`. A cancelled caller must resume serving itself.
     """
     started = time.monotonic()
     if mode is PauseMode.WAIT:
@@ -59,10 +59,10 @@ async def pause_serving(
 
 
 async def resume_serving(client: VllmClient, *, timeout_seconds: float = 60.0) -> float:
-    """Wake the server at once, check that it is awake, and return how many seconds that took.
+    """Wake the server and check that it is awake; returns the seconds that took.
 
-    A refused token is tried again where the client renews it. Raises `StillPaused` when the server is not awake in
-    time, `ServerGone` when it has ended, and `Refused`.
+    A refused token is retried if the client can renew it. Raises `StillPaused` if the server is not awake in time,
+    `ServerGone` if it has ended, and `Refused`.
     """
     started = time.monotonic()
     await _wake_until_awake(client, started + timeout_seconds)
@@ -70,9 +70,8 @@ async def resume_serving(client: VllmClient, *, timeout_seconds: float = 60.0) -
 
 
 async def ensure_awake(client: VllmClient, *, timeout_seconds: float = 60.0) -> bool:
-    """Wake the server if it is asleep or paused. True when it had to be woken.
-
-    A server without sleep routes can't have been put to sleep: False. Raises as `resume_serving`.
+    """Wake the server if it is asleep or paused. True if it had to be woken; False also for a server without sleep
+    routes, which can't sleep. Raises the errors of `resume_serving`.
     """
     deadline = time.monotonic() + timeout_seconds
     try:
@@ -84,13 +83,13 @@ async def ensure_awake(client: VllmClient, *, timeout_seconds: float = 60.0) -> 
         if not client.renews_token:
             raise
     except (Unreachable, RequestFailed):
-        pass  # The loop below asks again, until the deadline.
+        pass  # The loop below retries until the deadline.
     await _wake_until_awake(client, deadline)
     return True
 
 
 async def _wake_until_awake(client: VllmClient, deadline: float) -> None:
-    """Call `/wake_up` until `/is_sleeping` is false: a wake fails while another process holds the memory."""
+    """Call `/wake_up` until `/is_sleeping` is false. A wake fails while another process holds the memory."""
     delay = _FIRST_RETRY_SECONDS
     last: VllmError | None = None
     connected_at = time.monotonic()
@@ -141,7 +140,7 @@ async def _drain(client: VllmClient, timeout_seconds: float, resume_timeout_seco
 
 
 async def _resume(client: VllmClient, timeout_seconds: float) -> None:
-    """End a pause without sleep, and check that it ended; by a full wake-up if /resume does not do it."""
+    """End a pause without sleep, and check that; falls back to a full wake-up if /resume is not enough."""
     try:
         await client.resume()
         paused = await client.is_paused()

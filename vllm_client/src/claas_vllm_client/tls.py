@@ -1,4 +1,4 @@
-"""TLS to one server: whom to trust, and what a connection that fails says of the other side."""
+"""TLS to a server: trust settings, and the likely cause of a failed connection."""
 
 import asyncio
 import ssl
@@ -10,9 +10,9 @@ import httpx
 _ASK_SECONDS = 1.0
 _ALERT_SECONDS = 0.3
 MESH = (
-    "a service mesh that lets in mutual TLS alone does so: take vLLM's port out of it (Istio:"
-    " traffic.sidecar.istio.io/excludeInboundPorts, or a PeerAuthentication that is PERMISSIVE for the port; Linkerd:"
-    " config.linkerd.io/skip-inbound-ports), or take the operator and the trainers in"
+    "a service mesh that requires mutual TLS does so: exclude vLLM's port from it (Istio:"
+    " traffic.sidecar.istio.io/excludeInboundPorts, or a PeerAuthentication that is PERMISSIVE for the port;"
+    " Linkerd: config.linkerd.io/skip-inbound-ports), or add the operator and the trainers to it"
 )
 
 _WANTS_OURS = ("CERTIFICATE_REQUIRED", "HANDSHAKE_FAILURE", "BAD_CERTIFICATE")
@@ -24,18 +24,18 @@ _SPEAKS_NONE = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", 
 
 @dataclass(frozen=True)
 class Tls:
-    """How a server is told from others. `ca`: certificates in PEM, None for the public ones. `server_name`: a
-    name of its certificate; None: the address that is asked."""
+    """How a server's certificate is verified. `ca`: CA certificates in PEM, None for public CAs. `server_name`: the
+    name to verify; None: the requested host."""
 
     ca: str | None = None
     server_name: str | None = None
 
 
 def certificates_fault(pem: str) -> str | None:
-    """Why a text holds no certificates to trust; None: it does."""
+    """Why a text has no usable CA certificates; None if it has."""
     try:
         if not pem.strip():
-            raise ValueError("with nothing given, Python trusts the public ones")
+            raise ValueError("without certificates Python trusts public CAs")
         ssl.create_default_context(cadata=pem)
     except (ssl.SSLError, ValueError):
         return "holds no certificate in PEM (-----BEGIN CERTIFICATE-----)"
@@ -43,7 +43,7 @@ def certificates_fault(pem: str) -> str | None:
 
 
 def trust(tls: Tls | None) -> ssl.SSLContext:
-    """What a client verifies servers with. Raises ValueError when the certificates can't be read."""
+    """TLS context of a client. Raises ValueError if the certificates can't be read."""
     if tls is None or tls.ca is None:
         return httpx.create_ssl_context(trust_env=False)
     fault = certificates_fault(tls.ca)
@@ -53,14 +53,13 @@ def trust(tls: Tls | None) -> ssl.SSLContext:
 
 
 def handshake_fault(error: BaseException) -> str | None:
-    """What a failed handshake says; None when TLS had no part in it."""
+    """The cause of a failed handshake; None if TLS was not involved."""
     chain = list(_chain(error))
     found = next((each for each in chain if isinstance(each, ssl.SSLError) and not isinstance(each, _WAITING)), None)
     closed = any(type(each).__name__ in ("EndOfStream", "BrokenResourceError") for each in chain)
     if isinstance(found, ssl.SSLEOFError) or (found is None and closed and isinstance(error, httpx.ConnectError)):
         return (
-            "it closed the connection in the handshake: where it speaks no TLS, set spec.serving.scheme to http;"
-            f" {MESH}"
+            f"it closed the connection in the handshake: if it speaks no TLS, set spec.serving.scheme to http; {MESH}"
         )
     if found is None:
         return None
@@ -75,11 +74,11 @@ def handshake_fault(error: BaseException) -> str | None:
 
 
 def answer_fault(answer: httpx.Response) -> str | None:
-    """What an answer says that comes from a proxy before vLLM; None for vLLM's own."""
+    """The cause in an answer of a proxy in front of vLLM; None for vLLM's own answers."""
     if answer.status_code == httpx.codes.FORBIDDEN and (
         "l5d-proxy-error" in answer.headers or b"RBAC: access denied" in answer.content
     ):
-        return f"the proxy of a service mesh refuses whoever is not in it; {MESH}"
+        return f"the proxy of a service mesh refuses clients outside the mesh; {MESH}"
     if answer.status_code == httpx.codes.BAD_REQUEST and b" HTTPS " in answer.content[:500]:
         return "it speaks TLS on this port: set spec.serving.scheme to https"
     return None
@@ -99,17 +98,18 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 async def plain_fault(url: str) -> str | None:
-    """Why a server closed a connection that spoke no TLS: it wants TLS, or TLS with a certificate of ours. None: it
-    speaks none itself."""
+    """Why a server closed a connection without TLS: it requires TLS, or TLS with a client certificate. None if it
+    speaks no TLS."""
     address = httpx.URL(url)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Nothing is sent to it: whom this is does not matter here.
+    # Nothing is sent, so the certificate need not be verified.
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
         async with asyncio.timeout(_ASK_SECONDS):
             reader, writer = await asyncio.open_connection(address.host, address.port or 80, ssl=context)
             try:
-                # In TLS 1.3 a server asks for our certificate after the handshake, and closes when it gets none.
+                # In TLS 1.3 a server asks for a client certificate after the handshake, and closes the connection
+                # without one.
                 async with asyncio.timeout(_ALERT_SECONDS):
                     await reader.read(1)
                 return f"{_OURS}; {MESH}"

@@ -1,19 +1,18 @@
-"""Tokens and keys on their way into a request's header: which bytes of a Secret can be one."""
+"""Tokens and keys from Secrets: checks that their bytes can be sent in a header."""
 
 import re
 from collections.abc import Callable
 from typing import TypeAlias
 
 Token: TypeAlias = str | Callable[[], str | None] | None
-"""A token, or who knows the one of the moment: mounted Secrets are rotated under a running process."""
+"""A token, or a function that returns the current one, because mounted Secrets can be rotated."""
 
 _OTHER_BYTES = re.compile(rb"[^\x20-\x7e]")
 
 
 def token_fault(raw: bytes) -> str | None:
-    """Why these bytes can't be sent as a header, to follow the place they are from; None when they can.
-
-    Blanks and line breaks at the ends don't count: editors and shells leave them.
+    """Why these bytes can't be sent in a header, as text to follow the name of their source; None if they can.
+    Leading and trailing white space, which editors and shells add, is ignored.
     """
     token = raw.strip()
     if not token:
@@ -29,5 +28,5 @@ def token_fault(raw: bytes) -> str | None:
 
 
 def token_text(raw: bytes) -> str:
-    """The token that these bytes hold; they must have no fault."""
+    """The token in these bytes, which must have no fault."""
     return raw.strip().decode("ascii")

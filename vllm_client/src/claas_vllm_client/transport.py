@@ -1,4 +1,4 @@
-"""Requests to one server: keys, timeouts, and an exception of this package for everything that goes wrong."""
+"""Requests to one server, with keys and time-outs; all failures become exceptions of this package."""
 
 import ssl
 from collections.abc import Mapping
@@ -34,9 +34,9 @@ Json = Mapping[str, JsonValue]
 
 CONTROL_TOKEN_HEADER = "X-Claas-Token"
 VERSION_HEADER = "X-Claas-Version"
-"""Which version answered a request for a served name."""
+"""Header with the version that answered a request for a served name."""
 _KEEP_ALIVE_SECONDS = 2.0
-"""vLLM closes a connection that was idle for five seconds: a request that is sent just then is lost."""
+"""vLLM closes connections that are idle for five seconds; a request sent at that moment would be lost."""
 _CONNECT_TIMEOUT_SECONDS = 5.0
 
 
@@ -66,7 +66,7 @@ class Transport:
             verify = trust(tls) if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         except ValueError as error:
             raise TlsFailed(self.base_url, str(error)) from None
-        # A pod is reached directly: a proxy of the environment must not get the control token.
+        # Ignores proxies of the environment: they must not get the control token.
         self._http = httpx.AsyncClient(
             transport=transport,
             verify=verify,
@@ -102,7 +102,7 @@ class Transport:
         json: Json | None = None,
         timeout_seconds: float | None = None,
     ) -> httpx.Response:
-        """One request; any status is an answer. Raises `Unreachable`, `AnswerTimedOut` or `TlsFailed`."""
+        """Send one request; any status counts as an answer. Raises `Unreachable`, `AnswerTimedOut` or `TlsFailed`."""
         seconds = self._timeout_seconds if timeout_seconds is None else timeout_seconds
         timeout = httpx.Timeout(seconds, connect=min(seconds, _CONNECT_TIMEOUT_SECONDS))
         url = self.url(route)
@@ -114,7 +114,7 @@ class Transport:
                 json=None if json is None else dict(json),
                 headers=self._headers(),
                 timeout=timeout,
-                # The name that is asked for and verified, where the address is not in the certificate.
+                # The name to request and to verify if the certificate does not contain the address.
                 extensions={"sni_hostname": self._server_name} if self._server_name is not None else None,
             )
         except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
@@ -127,7 +127,7 @@ class Transport:
         return answer
 
     async def _failure(self, url: str, error: httpx.HTTPError) -> VllmError:
-        """What a request that got no answer means."""
+        """The exception for a request without an answer."""
         kind = type(error).__name__
         fault = handshake_fault(error)
         if fault is not None:
@@ -152,7 +152,7 @@ def check(answer: httpx.Response) -> None:
 
 
 def check_control(answer: httpx.Response) -> None:
-    """As `check`, for a route that exists only by a setting of the server: `RouteMissing` names it."""
+    """Like `check`, for a route that a setting of the server opens: `RouteMissing` names the setting."""
     check_access(answer)
     if is_missing_route(answer):
         raise RouteMissing(
@@ -165,22 +165,23 @@ def check_control(answer: httpx.Response) -> None:
 
 
 def check_access(answer: httpx.Response) -> None:
-    """Raise `Refused` when a key is missing or wrong, `TlsFailed` when a proxy before vLLM answers instead of it."""
+    """Raise `Refused` if a key is missing or wrong, `TlsFailed` if a proxy answers instead of vLLM."""
     fault = answer_fault(answer)
     if fault is not None:
         raise TlsFailed(shown(answer), f"HTTP {answer.status_code}: {fault}")
     if answer.status_code == httpx.codes.UNAUTHORIZED:
-        raise Refused(shown(answer), 401, "vLLM wants its API key; give the one of --api-key")
+        raise Refused(shown(answer), 401, "vLLM requires its API key; give the one of --api-key")
     if answer.status_code == httpx.codes.FORBIDDEN:
         raise Refused(
             shown(answer),
             403,
-            "the companion's lock wants the control token; give the content of the file CLAAS_TOKEN_FILE names",
+            "the companion's lock requires the control token; give the content of the file CLAAS_TOKEN_FILE names",
         )
 
 
 def read(answer: httpx.Response, kind: type[M]) -> M:
-    """The body as a value of that kind. Raises `UnexpectedAnswer` naming the fields, never their content."""
+    """The body as a value of that type. Raises `UnexpectedAnswer`, which names fields but never quotes their
+    content."""
     try:
         return kind.model_validate_json(answer.content)
     except ValidationError as error:
@@ -191,7 +192,7 @@ def read(answer: httpx.Response, kind: type[M]) -> M:
 
 
 def shown(answer: httpx.Response) -> str:
-    """The address an answer came from."""
+    """The address of an answer."""
     return str(answer.request.url)
 
 

@@ -1,4 +1,4 @@
-"""What vLLM and the companion say on the wire, as pydantic models, and the typed values made from it."""
+"""Answers of vLLM and the companion as pydantic models, and the typed values made from them."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 
 class PauseMode(StrEnum):
-    """What happens to running requests in a pause: frozen, waited for, or ended."""
+    """How running requests are treated in a pause: frozen, completed first, or aborted."""
 
     KEEP = "keep"
     WAIT = "wait"
@@ -32,13 +32,14 @@ class LoadOutcome(StrEnum):
 
 
 class Message(BaseModel):
-    """An answer: fields that we do not know are ignored."""
+    """An answer; unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
 class ServedModel(Message):
-    """One entry of `/v1/models`. `root` is the path it was loaded from, `parent` the base (None for a base)."""
+    """One entry of `/v1/models`. `root` is the path it was loaded from, `parent` the base model (None for the base
+    model itself)."""
 
     id: str
     root: str | None = None
@@ -50,13 +51,13 @@ class ModelList(Message):
 
 
 class TokenIds(Message):
-    """What `/tokenize` answers."""
+    """Answer of `/tokenize`."""
 
     tokens: tuple[int, ...]
 
 
 class RpcResults(Message):
-    """What each worker answered to `/collective_rpc`."""
+    """Answers of the workers to `/collective_rpc`."""
 
     results: tuple[dict[str, JsonValue], ...]
 
@@ -64,9 +65,9 @@ class RpcResults(Message):
 class Alias(Message):
     """One served name of the companion: requests for `name` go to `target`, version `version` from `path`.
 
-    `in_flight` counts requests by the target that answers them, older targets included. `loaded` is False when
-    someone unloaded the target behind the companion's back. `probe` is what was remembered of the version's answer to
-    its probe, and `verified` whether it was seen to answer so since it was loaded and last woke.
+    `in_flight` counts requests by the target that answers them, including older targets. `loaded` is False if the
+    target was unloaded without the companion. `probe` is the record of the version's answer to its probe; `verified`
+    says whether it has answered accordingly since it was loaded and last woke.
     """
 
     name: str
@@ -80,16 +81,16 @@ class Alias(Message):
 
 
 class ChatSettings(Message):
-    """How the server makes a prompt of messages: `template` is the text of --chat-template (None: the tokenizer's
-    own), `template_kwargs` are --default-chat-template-kwargs, which a request's own override."""
+    """How the server renders messages to a prompt: `template` is the text of --chat-template (None: the tokenizer's
+    default), `template_kwargs` are --default-chat-template-kwargs, which a request can override."""
 
     template: str | None = None
     template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class LoraLimits(Message):
-    """What adapters the server takes. `enabled` is False without --enable-lora; `target_modules` are those of
-    --lora-target-modules, None for all. None elsewhere: not known."""
+    """The server's limits for adapters. `enabled` is False without --enable-lora; `target_modules` are those of
+    --lora-target-modules, None for all. In other fields None means unknown."""
 
     enabled: bool
     max_rank: int | None = None
@@ -98,10 +99,10 @@ class LoraLimits(Message):
 
 
 class ServerSettings(Message):
-    """How a vLLM server was started, by its own parsed settings. None: this release does not tell.
+    """Settings of a vLLM server, as vLLM parsed them. None: this release does not report them.
 
     `worker_extension` is the class of --worker-extension-cls, empty without one. `loads_adapters`: whether the routes
-    of VLLM_ALLOW_RUNTIME_LORA_UPDATING are there, `can_pause`: those of VLLM_SERVER_DEV_MODE.
+    of VLLM_ALLOW_RUNTIME_LORA_UPDATING exist; `can_pause`: those of VLLM_SERVER_DEV_MODE.
     """
 
     served_model_names: tuple[str, ...] = ()
@@ -118,8 +119,8 @@ class ServerSettings(Message):
 
 
 class CompanionStatus(Message):
-    """The companion's `/claas/status`. `persisted` is False when a restart would forget the aliases. `settings` is
-    None where the companion that a server started with does not tell them yet."""
+    """The companion's `/claas/status`. `persisted` is False if a restart would lose the aliases. `settings` is None
+    for older companions."""
 
     companion_version: str
     vllm_version: str | None
@@ -170,8 +171,8 @@ class Completion(Message):
 
 @dataclass(frozen=True)
 class ServerLoad:
-    """Requests in the engine, its sleep state (None when the server does not report one), and how many tokens it has
-    generated since it started (None likewise)."""
+    """Requests in the engine, its sleep state, and the tokens generated since its start (None for values that the
+    server does not report)."""
 
     running: int
     waiting: int
@@ -183,8 +184,8 @@ class ServerLoad:
 class ProbeAnswer:
     """A greedy completion: token ids and the log-probability of each, in order.
 
-    `answered_by` is the name of the adapter that answered (`name@7`). `likeliest` are the likeliest tokens at each
-    place, by `token_id:<id>`, with their log-probabilities.
+    `answered_by` is the name of the adapter that answered (`name@7`). `likeliest` are the most likely tokens at each
+    position, by `token_id:<id>`, with their log-probabilities.
     """
 
     answered_by: str
@@ -199,9 +200,8 @@ _SLEEP_LABEL = re.compile(r'sleep_state="([^"]*)"')
 
 
 def parse_metrics(text: str) -> ServerLoad:
-    """Read the Prometheus text of `/metrics`. Engines of one server are added up.
-
-    Raises ValueError when the request gauges are absent.
+    """Read the Prometheus text of `/metrics`. Sums over the engines of a server. Raises ValueError if the request
+    gauges are absent.
     """
     running: float | None = None
     waiting: float | None = None

@@ -1,4 +1,4 @@
-"""The alias table on the volume, from which a restarted server takes its served names."""
+"""The alias table on the volume, from which a restarted server restores its served names."""
 
 import hashlib
 import json
@@ -18,14 +18,14 @@ _LONGEST_FILE_NAME = 250
 
 
 class AliasFolder:
-    """The alias table on the volume: one JSON file for each name, replaced whole."""
+    """The alias table on the volume: one JSON file for each name, replaced atomically."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self.persisted = self._try(self._touch)
 
     def save(self, alias: Alias) -> None:
-        """Write an alias; when that fails, say so in the log and in `persisted`."""
+        """Write an alias; a failure goes to the log and to `persisted`."""
         text = json.dumps(asdict(alias))
         self.persisted = self._try(lambda folder: _write_whole(self._file(folder, alias.name), text))
 
@@ -34,7 +34,7 @@ class AliasFolder:
         self.persisted = self._try(lambda folder: self._file(folder, name).unlink(missing_ok=True))
 
     def read(self) -> list[Alias]:
-        """All aliases that can be read; files that can't are named in the log and skipped."""
+        """All readable aliases; unreadable files are logged and skipped."""
         found: list[Alias] = []
         if self._folder is None or not self._folder.is_dir():
             return found
@@ -77,7 +77,7 @@ class AliasFolder:
 
 
 def _write_whole(file: Path, text: str) -> None:
-    """Write beside, fsync, rename: a reader or a crash sees the old file or the new one."""
+    """Write a temporary file, fsync, rename: readers see the old or the new file, also after a crash."""
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=".tmp")
     try:
         with os.fdopen(handle, "w") as stream:

@@ -1,4 +1,4 @@
-"""Served names: which loaded adapter answers each, and how many requests each is answering."""
+"""The alias table: the loaded adapter behind each served name, and the number of requests of each."""
 
 import json
 import re
@@ -23,7 +23,7 @@ _VERSION_SUFFIX = re.compile(r"@[0-9]{1,18}(-[0-9a-f]{8})?")
 class Alias:
     """Requests for `name` are answered by `target`, which is version `version` loaded from `path`.
 
-    `probe` is what its caller wants to remember of how the version answered its probe; the companion keeps it only.
+    `probe` is the caller's record of the version's answer to its probe; the companion only stores it.
     """
 
     name: str
@@ -58,7 +58,7 @@ def parse_alias(name: str, body: bytes) -> Alias:
 
 
 class AliasTable:
-    """Which target answers which name, and how many requests each target is answering."""
+    """Maps names to targets, and counts the requests of each target."""
 
     def __init__(self) -> None:
         self._aliases: dict[str, Alias] = {}
@@ -77,23 +77,22 @@ class AliasTable:
         return self._aliases.get(name)
 
     def verified(self, name: str) -> bool:
-        """Whether somebody has seen the name's version answer its probe since it was loaded and last woke."""
+        """Whether the name's version has answered a probe since it was loaded and last woke."""
         return name in self._verified
 
     def doubt(self) -> None:
-        """The server slept: what its adapters do has to be seen anew."""
+        """Mark all versions as unverified, because the server slept."""
         self._verified.clear()
 
     def is_version(self, model: str) -> bool:
-        """Whether a loaded adapter is a version behind a served name, which clients need not know."""
+        """Whether a loaded adapter is a version behind a served name, which clients do not see."""
         if model in self._retired or model in self._targets():
             return True
         return any(model.startswith(name) and _VERSION_SUFFIX.fullmatch(model, len(name)) for name in self._aliases)
 
     def put(self, alias: Alias) -> None:
-        """Point the alias's name at its target; the target it leaves is retired unless another name uses it.
-
-        With a `probe` its caller has just seen it answer.
+        """Point the alias's name at its target; the previous target is retired unless another name uses it. A `probe`
+        means that the version has just answered it.
         """
         old = self._aliases.get(alias.name)
         self._aliases[alias.name] = alias
@@ -103,7 +102,7 @@ class AliasTable:
             self._retire(old)
 
     def remove(self, name: str) -> None:
-        """Forget a name and retire its target."""
+        """Remove a name and retire its target."""
         self._verified.discard(name)
         self._retire(self._aliases.pop(name))
 
@@ -112,7 +111,8 @@ class AliasTable:
             self._retired[old.target] = old.name
 
     def begin(self, model: str) -> str | None:
-        """Count a request for a name or target in, and return the target that answers it; None for others."""
+        """Count the start of a request for a name or target; returns the target that answers it, None for other
+        models."""
         alias = self._aliases.get(model)
         target = alias.target if alias else model
         if alias is None and target not in self._retired and target not in self._targets():
@@ -121,18 +121,18 @@ class AliasTable:
         return target
 
     def end(self, target: str) -> bool:
-        """Count a request out. True when it was the last on a retired target."""
+        """Count the end of a request. True if it was the last one on a retired target."""
         self._in_flight[target] -= 1
         if self._in_flight[target] <= 0:
             del self._in_flight[target]
         return target in self._retired and target not in self._in_flight
 
     def idle_retired(self) -> list[str]:
-        """Targets that nothing points at and no request uses."""
+        """Targets without a name and without requests."""
         return [target for target in self._retired if target not in self._in_flight]
 
     def forget(self, target: str) -> None:
-        """Drop a retired target: it has been unloaded."""
+        """Remove a retired target that has been unloaded."""
         self._retired.pop(target, None)
 
     def in_flight(self, alias: Alias) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Answers on their way to clients: the name that was asked for instead of the version's, and what else there is."""
+"""Edits answers to clients: replaces the version's name by the requested name, and lists the models in a 404."""
 
 import json
 import re
@@ -17,20 +17,20 @@ from claas_vllm.asgi import (
 _NAMES_TOLD = 50
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]:,]')
 _PLACES: tuple[tuple[bytes, ...], ...] = ((), (b'"response"',), (b'"message"',))
-"""The objects whose `model` says who answers: an answer itself, or the one within an event of /v1/responses or
-/v1/messages."""
+"""Objects whose `model` names the model that answers: the answer itself, or the object inside an event of
+/v1/responses or /v1/messages."""
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What becomes of a body: `edit` gets it whole, or else by whole lines as they come."""
+    """How to edit a body: `edit` gets it as a whole, or line by line as it is streamed."""
 
     edit: Callable[[bytes], Awaitable[bytes]]
     whole: bool
 
 
 class EditedAnswer:
-    """A `send` that hands an answer on with its body edited, as `choose` says when it sees the answer begin."""
+    """A `send` that edits the body of an answer; `choose` decides how, at the start of the answer."""
 
     def __init__(self, send: Send, choose: Callable[[Message], Edit | None]) -> None:
         self._send = send
@@ -40,7 +40,7 @@ class EditedAnswer:
         self._held = b""
 
     async def __call__(self, message: Message) -> None:
-        """Hand one message on, or hold it until there is enough to edit."""
+        """Pass on one message, or hold it until it is complete enough to edit."""
         if message["type"] == "http.response.start":
             self._edit = self._choose(message)
             self._start = message
@@ -49,7 +49,7 @@ class EditedAnswer:
         elif message["type"] == "http.response.body" and self._edit is not None:
             self._held += message.get("body", b"")
             more = message.get("more_body", False)
-            # A line is an event's data, or its end: nothing is held back that a client could use.
+            # A line is an event's data or its end, so clients lose nothing by waiting for whole lines.
             ready = len(self._held) if not more else 0 if self._edit.whole else self._held.rfind(b"\n") + 1
             if more and not ready:
                 return
@@ -63,8 +63,8 @@ class EditedAnswer:
 
 
 def naming(send: Send, asked: str, target: str, names: Callable[[], Awaitable[Iterable[str]]]) -> Send:
-    """A `send` for the answer of `target` to who asked for `asked`, which may be the same: it says `asked` where vLLM
-    says `target`, and to vLLM's 404 of an unknown model it adds the `names` there are."""
+    """A `send` for an answer of `target` to a request for `asked` (possibly the same): replaces `target` by `asked`,
+    and adds the known `names` to vLLM's 404 for an unknown model."""
     pattern = re.compile(rb'("model"\s*:\s*")' + re.escape(target.encode()) + rb'(?=")')
 
     async def rename(body: bytes) -> bytes:
@@ -103,10 +103,8 @@ async def _explained(body: bytes, asked: str, target: str, names: Callable[[], A
 
 
 def _renamed(document: bytes, pattern: re.Pattern[bytes], name: bytes) -> bytes:
-    """One JSON document with another `model`, byte for byte the same otherwise.
-
-    Within a JSON string each quote has a backslash before it, so the pattern finds keys only; which object a key is
-    of, what stands before it tells.
+    """A JSON document with another `model`, otherwise unchanged byte for byte. Quotes inside JSON strings are
+    escaped, so the pattern finds keys only; the text before a key determines its object.
     """
     pieces: list[bytes] = []
     done = 0
@@ -119,7 +117,7 @@ def _renamed(document: bytes, pattern: re.Pattern[bytes], name: bytes) -> bytes:
 
 
 class _Path:
-    """Where in a JSON document a place is."""
+    """Tracks the nesting of objects in a JSON document."""
 
     def __init__(self, document: bytes) -> None:
         self._document = document
@@ -128,7 +126,7 @@ class _Path:
         self._key = self._text = b""
 
     def at(self, place: int) -> tuple[bytes, ...]:
-        """The keys of the objects around a place, without the outermost; a place further on than the last one."""
+        """Keys of the objects around a position, without the outermost; positions must be increasing."""
         for match in _TOKEN.finditer(self._document, self._scanned, place):
             token = match[0]
             if token in b"{[":

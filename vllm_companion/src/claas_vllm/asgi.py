@@ -27,12 +27,12 @@ def parse_object(body: bytes) -> dict[str, Any] | None:
 
 
 def is_json(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a body is said to be JSON."""
+    """Whether the content type is JSON."""
     return _is_kind(headers, b"application/json")
 
 
 def is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether a body is said to be a stream of server-sent events."""
+    """Whether the content type is a stream of server-sent events."""
     return _is_kind(headers, b"text/event-stream")
 
 
@@ -42,17 +42,17 @@ def _is_kind(headers: Iterable[tuple[bytes, bytes]], wanted: bytes) -> bool:
 
 
 def with_length(headers: Iterable[tuple[bytes, bytes]], length: int) -> Headers:
-    """These headers for a body of another length, in bytes."""
+    """The headers with another content length, in bytes."""
     dropped = (b"content-length", b"transfer-encoding")
     kept = [(name, value) for name, value in headers if name.lower() not in dropped]
     return [*kept, (b"content-length", str(length).encode())]
 
 
 def saying_version(send: Send, target: str) -> Send:
-    """A `send` that adds the header `X-Claas-Version`: which version answers."""
+    """A `send` that adds the header `X-Claas-Version`, the version that answers."""
 
     async def say(message: Message) -> None:
-        # Not to those whom vLLM's own authentication turned away.
+        # Not for requests that vLLM's own authentication refused.
         if message["type"] == "http.response.start" and message["status"] != 401:
             message = {**message, "headers": [*message.get("headers", []), (b"x-claas-version", target.encode())]}
         await send(message)
@@ -61,7 +61,7 @@ def saying_version(send: Send, target: str) -> Send:
 
 
 async def read_messages(receive: Receive) -> list[Message]:
-    """A request's messages, up to the last of its body or to the disconnect."""
+    """Reads a request's messages up to the end of its body or the disconnect."""
     messages = [await receive()]
     while messages[-1]["type"] == "http.request" and messages[-1].get("more_body", False):
         messages.append(await receive())
@@ -69,7 +69,7 @@ async def read_messages(receive: Receive) -> list[Message]:
 
 
 async def read_body(receive: Receive) -> bytes:
-    """The body of a control request. Raises ControlError (413) when it is larger than one can be."""
+    """The body of a control request. Raises ControlError (413) if it is too large."""
     body: bytes = b""
     while True:
         message = await receive()
@@ -81,7 +81,7 @@ async def read_body(receive: Receive) -> bytes:
 
 
 def replay(messages: list[Message], then: Receive) -> Receive:
-    """A `receive` that gives messages already read, and then those that follow."""
+    """A `receive` that returns messages already read, followed by new ones."""
     waiting = iter(messages)
 
     async def receive() -> Message:
@@ -92,7 +92,7 @@ def replay(messages: list[Message], then: Receive) -> Receive:
 
 
 async def never() -> Message:
-    """The disconnect of a caller that never hangs up."""
+    """A `receive` for a caller that never disconnects."""
     await asyncio.Event().wait()
     return {"type": "http.disconnect"}
 

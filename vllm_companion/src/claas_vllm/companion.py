@@ -1,4 +1,4 @@
-"""The middleware: it answers control requests, and hands clients' requests on to the version in service."""
+"""The middleware: answers control requests, and passes clients' requests on to the version in service."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ _SLEEP_TIMEOUT_SECONDS = 300.0
 
 
 class Companion:
-    """The middleware. vLLM makes one of it for its app and calls it for every connection and for start-up."""
+    """The middleware. vLLM creates one instance for its app and calls it for every connection and at start-up."""
 
     def __init__(self, app: App) -> None:
         self.app = app
@@ -51,7 +51,7 @@ class Companion:
         try:
             settings = read_settings(os.environ)
         except ConfigurationError as error:
-            # An exception here would be taken for "no lifespan support" and the server would start all the same.
+            # An exception here would mean "no lifespan support", and the server would still start.
             self._refusal = f"claas_vllm: {error}"
             settings = Settings(token_file=None, alias_dir=None, open_paths=())
         self._open_paths = settings.open_paths
@@ -62,7 +62,7 @@ class Companion:
         self._gpu_uuids: list[str] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, hand on or refuse one connection; restore the aliases when the server starts."""
+        """Answer, pass on or refuse one connection; at start-up, restore the aliases."""
         if scope["type"] == "lifespan":
             await self._start(scope, receive, send)
         elif scope["type"] not in ("http", "websocket"):
@@ -97,7 +97,7 @@ class Companion:
         await self.app(scope, receive, restore_first)
 
     async def _sleep_once(self, application: object) -> None:
-        """The first sleep pins the host's memory for the weights: now, and not while clients wait."""
+        """Sleep once at start-up: the first sleep pins host memory for the weights, which takes long."""
         if has_sleep_mode(application):
             await asyncio.wait_for(self._server.sleep_once(application), _SLEEP_TIMEOUT_SECONDS)
 
@@ -167,11 +167,11 @@ class Companion:
     async def _rewrite(self, scope: Scope, receive: Receive, send: Send) -> None:
         messages = await read_messages(receive)
         if messages[-1]["type"] != "http.request":
-            return  # The client hung up before it had sent its request.
+            return  # The client disconnected before it had sent its request.
         body = b"".join(message.get("body", b"") for message in messages)
         document = parse_object(body)
         model = document.get("model") if document is not None else None
-        # From here to `begin` nothing is awaited, so that no flip comes between look-up and counting.
+        # Nothing is awaited from here to `begin`, so no flip can happen between look-up and counting.
         if document is None or not isinstance(model, str):
             await self.app(scope, replay(messages, receive), send)
             return

@@ -1,7 +1,7 @@
-"""Ends the server when its engine is dead and vLLM does not end it.
+"""Ends the server if its engine is dead and vLLM does not end it.
 
-When the engine dies while a control call is under way (a sleep, a load, a collective RPC), nobody answers that call
-any more. vLLM closes its port and waits for the call for ever: the process stays, and nothing restarts it.
+If the engine dies during a control call (a sleep, a load, a collective RPC), the call is never answered. vLLM closes
+its port and waits for the call for ever: the process stays, and nothing restarts it.
 """
 
 import os
@@ -12,15 +12,15 @@ from threading import Thread
 from claas_vllm.log import logger
 
 GRACE_SECONDS = 10.0
-"""What vLLM is given to end by itself. It looks at its engine every 5 seconds."""
+"""Seconds for vLLM to end by itself; it checks its engine every 5 seconds."""
 EXIT_CODE = 70
 """sysexits.h: an internal error of the software."""
 _POLL_SECONDS = 1.0
 
 
 def watch_engine(application: object, environment: Mapping[str, str]) -> None:
-    """Watch the application's engine from a thread; does nothing where there is none, or where
-    VLLM_KEEP_ALIVE_ON_ENGINE_DEATH says that the server is to outlive it."""
+    """Watch the application's engine from a thread; does nothing without an engine, or if
+    VLLM_KEEP_ALIVE_ON_ENGINE_DEATH is set."""
     engine = getattr(getattr(application, "state", None), "engine_client", None)
     if engine is None or environment.get("VLLM_KEEP_ALIVE_ON_ENGINE_DEATH", "0") not in ("", "0"):
         return
@@ -34,7 +34,7 @@ def end_with_engine(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> None:
-    """Return after ending the process, which happens once the engine has been dead for GRACE_SECONDS."""
+    """End the process once the engine has been dead for GRACE_SECONDS, then return."""
     dead_since: float | None = None
     while True:
         now = clock()
@@ -46,12 +46,12 @@ def end_with_engine(
             logger.error(
                 "vLLM's engine has been dead for %.0f s and the server still runs; it is ended", GRACE_SECONDS
             )
-            # An ordinary exit would wait for the very calls that are never answered.
+            # An ordinary exit would wait for the calls that are never answered.
             end(EXIT_CODE)
             return
         sleep(_POLL_SECONDS)
 
 
 def _is_dead(engine: object) -> bool:
-    """What vLLM's `/health` answers 503 for."""
+    """The condition for which vLLM's `/health` answers 503."""
     return getattr(engine, "errored", False) is True

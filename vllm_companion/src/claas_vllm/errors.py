@@ -1,4 +1,4 @@
-"""What can go wrong in the companion."""
+"""Exceptions of the companion."""
 
 
 class CompanionError(Exception):
@@ -6,11 +6,11 @@ class CompanionError(Exception):
 
 
 class ConfigurationError(CompanionError):
-    """The environment variables make no safe companion; the server must not start."""
+    """The environment variables are wrong or unsafe; the server must not start."""
 
 
 class ControlError(CompanionError):
-    """A control request that can't be done. `status` is the HTTP status of its answer."""
+    """A control request failed. `status` is the HTTP status of the answer."""
 
     def __init__(self, status: int, kind: str, message: str) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Which GPUs this process may use, so that a trainer can be checked to have the same one."""
+"""The GPUs of this process, so that a trainer can check that it has the same one."""
 
 import re
 import sys
@@ -10,9 +10,8 @@ from claas_vllm.log import logger
 
 
 def visible_gpu_uuids(environment: Mapping[str, str]) -> list[str]:
-    """UUIDs of the GPUs (or MIG slices) this process may use, by NVML: that makes no CUDA context.
-
-    [] without an NVIDIA driver. CUDA_VISIBLE_DEVICES narrows them, by index in PCI order or by UUID.
+    """UUIDs of the GPUs (or MIG slices) that this process may use, from NVML, which needs no CUDA context. [] without
+    an NVIDIA driver. CUDA_VISIBLE_DEVICES narrows them, by index in PCI order or by UUID.
     """
     nvml = _import_nvml()
     if nvml is None:
@@ -32,7 +31,7 @@ def visible_gpu_uuids(environment: Mapping[str, str]) -> list[str]:
 
 
 def narrow_to_visible(uuids: list[str], visible: str | None) -> list[str]:
-    """Those of `uuids` that CUDA_VISIBLE_DEVICES names, in its order; as CUDA does, up to the first bad entry."""
+    """The `uuids` that CUDA_VISIBLE_DEVICES names, in its order, up to the first bad entry, as CUDA does."""
     if visible is None:
         return uuids
     chosen: list[str] = []
@@ -53,12 +52,12 @@ def _device_uuids(nvml: Any, index: int) -> list[str]:
     try:
         count = nvml.nvmlDeviceGetMaxMigDeviceCount(device) if nvml.nvmlDeviceGetMigMode(device)[0] else 0
     except nvml.NVMLError:
-        count = 0  # This GPU knows no MIG.
+        count = 0  # This GPU has no MIG.
     for number in range(count):
         try:
             slices.append(_text(nvml.nvmlDeviceGetUUID(nvml.nvmlDeviceGetMigDeviceHandleByIndex(device, number))))
         except nvml.NVMLError:
-            continue  # No slice under this number, or not ours.
+            continue  # No slice with this number, or not one of this process.
     return slices or [_text(nvml.nvmlDeviceGetUUID(device))]
 
 
@@ -67,7 +66,8 @@ def _text(value: str | bytes) -> str:
 
 
 def _import_nvml() -> Any:
-    # vLLM brings a copy. It is taken only inside vLLM: elsewhere it would import all of vLLM, for many seconds.
+    # vLLM contains a copy. Used only inside vLLM: elsewhere the import would load all of vLLM, which takes many
+    # seconds.
     for name in ("pynvml", "vllm.third_party.pynvml"):
         if name.startswith("vllm.") and "vllm" not in sys.modules:
             continue

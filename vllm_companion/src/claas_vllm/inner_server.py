@@ -1,4 +1,4 @@
-"""vLLM's own routes, as the companion calls them inside the process."""
+"""Calls vLLM's own routes inside the process."""
 
 import json
 import os
@@ -25,7 +25,7 @@ class InnerServer:
         self._app = app
 
     async def models(self, application: object) -> list[dict[str, Any]]:
-        """The cards of `/v1/models` as vLLM makes them, without aliases."""
+        """The entries of vLLM's own `/v1/models`, without aliases."""
         status, body = await self.call(application, "GET", MODELS_ROUTE)
         if status != 200:
             raise ControlError(500, "InternalServerError", f"vLLM answers {MODELS_ROUTE} with HTTP {status}")
@@ -33,7 +33,7 @@ class InnerServer:
         return cards
 
     async def load(self, application: object, name: str, path: str) -> None:
-        """Load an adapter, or leave it when it is loaded from that path. Raises ControlError."""
+        """Load an adapter unless it is loaded from that path already. Raises ControlError."""
         status, body = await self.call(
             application, "POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path}
         )
@@ -44,12 +44,12 @@ class InnerServer:
             raise ControlError(500, "InternalServerError", f"vLLM refused with HTTP {status}: {_message(body)}")
 
     async def unload(self, application: object, name: str) -> bool:
-        """Unload an adapter. False when vLLM did not."""
+        """Unload an adapter. False if vLLM refused."""
         status, _ = await self.call(application, "POST", "/v1/unload_lora_adapter", {"lora_name": name})
         return status in (200, 404)
 
     async def sleep_once(self, application: object) -> None:
-        """Sleep and wake. Raises ControlError when it can't wake."""
+        """Sleep and wake. Raises ControlError if vLLM can't wake."""
         if (await self.call(application, "POST", "/sleep", query=b"level=1&mode=keep"))[0] == 404:
             return
         status, body = await self.call(application, "POST", "/wake_up")
@@ -64,7 +64,7 @@ class InnerServer:
         document: Mapping[str, str] | None = None,
         query: bytes = b"",
     ) -> tuple[int, bytes]:
-        """One request to the app below; returns the status and the whole body."""
+        """Send one request to the app below; returns the status and the whole body."""
         body = b"" if document is None else json.dumps(document).encode()
         headers = [(b"host", b"companion"), (b"content-type", b"application/json")]
         headers.append((b"content-length", str(len(body)).encode()))
@@ -91,7 +91,7 @@ class InnerServer:
 
 
 def _api_key(application: object) -> str | None:
-    """The key vLLM's own authentication wants below this middleware: --api-key, or else VLLM_API_KEY."""
+    """The key for vLLM's own authentication below this middleware: --api-key, or else VLLM_API_KEY."""
     keys = getattr(getattr(getattr(application, "state", None), "args", None), "api_key", None)
     if isinstance(keys, str):
         return keys
@@ -105,7 +105,7 @@ def has_sleep_mode(application: object) -> bool:
 
 
 def same_path(left: object, right: str) -> bool:
-    """Whether two paths are written for the same place."""
+    """Whether two paths are the same, as text."""
     return isinstance(left, str) and normpath(left) == normpath(right)
 
 

@@ -1,4 +1,4 @@
-"""The lock on control routes: which routes are clients', and who holds the token."""
+"""The lock on control routes: the list of client routes, and the check of the token."""
 
 import hmac
 import re
@@ -9,8 +9,8 @@ from posixpath import normpath
 from claas_vllm.asgi import Headers, Scope
 from claas_vllm.log import logger
 
-# What clients use, in vLLM 0.32 and 0.33. Whatever is on neither list, and not below a tree, is locked: a
-# control route that a later vLLM adds is locked before anyone has heard of it.
+# Client routes of vLLM 0.32 and 0.33. Any route on neither list and below no listed tree is locked, so control routes
+# of later releases are locked too.
 OPEN_ROUTES = frozenset(
     {
         "/health", "/ping", "/version", "/load", "/kv_event_sources", "/tokenize", "/detokenize", "/tokenizer_info",
@@ -23,7 +23,7 @@ OPEN_TREES = (
     "/v1/embeddings", "/v1/messages", "/v1/models", "/v1/realtime", "/v1/rerank", "/v1/responses", "/v1/score",
     "/v1/systemone",
 )  # fmt: skip
-# Control routes of vLLM 0.32 and 0.33, which CLAAS_OPEN_PATHS can't open.
+# Control routes of vLLM 0.32 and 0.33; CLAAS_OPEN_PATHS can't open them.
 CONTROL_TREES = (
     "/abort_requests", "/adapters", "/claas", "/collective_rpc", "/fault_tolerance", "/finish_weight_update",
     "/get_world_size", "/inference/v1/abort_requests", "/init_weight_transfer_engine", "/is_paused",
@@ -45,10 +45,10 @@ def route_path(scope: Scope) -> str:
 
 
 def needs_token(path: str, extra_open: tuple[str, ...] = ()) -> bool:
-    """Whether a route path (`route_path`) is locked. Known client routes, written plainly, are not."""
+    """Whether a route path (`route_path`) is locked. Known client routes in plain spelling are not."""
     plain = path[:-1] if path.endswith("/") else path
-    # The router matches paths as they are written. One that could mean another after some rewriting (//, ..,
-    # a percent sign that survived decoding, a backslash) is no client's, so nothing is lost by locking it.
+    # The router matches paths literally. A path that some rewriting could change (//, .., a percent sign that
+    # survived decoding, a backslash) is not a client route, so it is locked.
     if not re.fullmatch(r"(/[A-Za-z0-9._~:@+-]+)+", plain) or normpath(plain) != plain:
         return True
     if _below(plain, CONTROL_TREES):
@@ -67,7 +67,7 @@ class ControlLock:
         self._token_file = token_file
 
     def opens(self, headers: Headers) -> bool:
-        """Whether these headers carry the token. The file is read each time: Secrets are rotated."""
+        """Whether these headers carry the token. Reads the file each time, because Secrets can be rotated."""
         if self._token_file is None:
             return True
         given = [value for name, value in headers if name.lower() == b"x-claas-token"]
@@ -77,7 +77,7 @@ class ControlLock:
             logger.error("The control token can't be read from %s (%s); all is locked", self._token_file, error)
             return False
         if not re.fullmatch(rb"[\x20-\x7e]+", token):
-            # No header can carry it: a client would fail before it sends anything.
+            # No header can carry such a token: clients would fail before they send anything.
             what = "is empty" if not token else "has a line break or other bytes that no header can have"
             logger.error("The control token in %s %s; all is locked", self._token_file, what)
             return False

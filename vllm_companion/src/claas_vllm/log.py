@@ -1,4 +1,4 @@
-"""The companion's logger, below vLLM's, so that vLLM's settings hold for it."""
+"""The companion's logger, a child of vLLM's, so that vLLM's settings apply."""
 
 import logging
 

@@ -1,4 +1,5 @@
-"""Served names under change: pointed at a loaded version, deleted, put back after a restart, unloaded when idle."""
+"""Changes served names: points them to loaded versions, deletes them, restores them after a restart, unloads idle
+versions."""
 
 import asyncio
 from dataclasses import asdict
@@ -14,7 +15,7 @@ _RESTORE_TIMEOUT_SECONDS = 120.0
 
 
 class ServedNames:
-    """The alias table, kept in step with what vLLM has loaded and with the volume; one change at a time."""
+    """Keeps the alias table consistent with vLLM's loaded adapters and the volume; one change at a time."""
 
     def __init__(self, server: InnerServer, folder: AliasFolder) -> None:
         self.table = AliasTable()
@@ -24,27 +25,27 @@ class ServedNames:
 
     @property
     def persisted(self) -> bool:
-        """Whether the names outlive a restart."""
+        """Whether the names survive a restart."""
         return self._folder.persisted
 
     async def restore(self, application: object) -> None:
-        """Load and serve again what the volume says. An adapter that can't be loaded is named in the log."""
+        """Load and serve the aliases on the volume. Adapters that can't be loaded are logged."""
         for alias in self._folder.read():
             try:
                 async with self._changing:
                     load = self._server.load(application, alias.target, alias.path)
                     await asyncio.wait_for(load, _RESTORE_TIMEOUT_SECONDS)
                     self.table.put(alias)
-                    # Loaded, and not yet seen to answer.
+                    # Loaded, but not verified yet.
                     self.table.doubt()
-            except Exception as error:  # noqa: BLE001  One adapter must not keep the server from starting.
+            except Exception as error:  # noqa: BLE001 One adapter must not prevent the server from starting.
                 reason = error if isinstance(error, ControlError) else type(error).__name__
                 logger.warning("%s is not served: %s can't be loaded: %s", alias.name, alias.path, reason)
             else:
                 logger.info("%s is served by %s from %s again", alias.name, alias.target, alias.path)
 
     async def point(self, application: object, alias: Alias) -> None:
-        """Let a loaded version answer a name. Raises ControlError when it is not loaded, or the name is taken."""
+        """Point a name to a loaded version. Raises ControlError if it is not loaded, or the name is taken."""
         async with self._changing:
             cards = {card["id"]: card for card in await self._server.models(application)}
             target = cards.get(alias.target)
@@ -61,16 +62,16 @@ class ServedNames:
                 raise ControlError(409, "ConflictError", f"{alias.name} is the base model; serve under another name")
             known = self.table.get(alias.name)
             if alias != known or not self._folder.persisted:
-                # On the volume first: a crash in between comes back with the version that was asked for.
+                # Write to the volume first: after a crash in between, the server restarts with the requested version.
                 await asyncio.to_thread(self._folder.save, alias)
             self.table.put(alias)
             if known is None or known.target != alias.target:
                 logger.info("%s is served by %s from %s", alias.name, alias.target, alias.path)
 
     async def delete(self, name: str) -> None:
-        """Serve a name no longer. Raises ControlError (404) when it is not served."""
+        """Stop serving a name. Raises ControlError (404) if it is not served."""
         async with self._changing:
-            # The file goes even when the name is not served: it may be one that could not be restored.
+            # Delete the file even if the name is not served: its version may have failed to load at start-up.
             await asyncio.to_thread(self._folder.remove, name)
             if self.table.get(name) is None:
                 raise ControlError(404, "NotFoundError", f"{name} is not a served name")
@@ -78,7 +79,7 @@ class ServedNames:
             logger.info("%s is no longer served", name)
 
     async def describe(self, application: object) -> list[dict[str, Any]]:
-        """Each alias, whether its target is loaded from its path, whether it was seen to answer, and its requests."""
+        """Each alias, with whether its target is loaded from its path, whether it is verified, and its requests."""
         roots = {card["id"]: card.get("root") for card in await self._server.models(application)}
         return [
             {
@@ -91,7 +92,7 @@ class ServedNames:
         ]
 
     async def cards(self, application: object) -> list[dict[str, Any]]:
-        """The cards of `/v1/models`: the base, all that is loaded, and the served names."""
+        """Entries of `/v1/models`: the base model, all loaded adapters, and the served names."""
         return self._with_names(await self._server.models(application))
 
     def cards_for_clients(self, cards: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -106,12 +107,12 @@ class ServedNames:
         return list(by_id.values())
 
     async def unload_idle(self, application: object) -> None:
-        """Unload the versions that lost their name and answer nothing any more."""
+        """Unload versions without a name and without requests."""
         async with self._changing:
             for target in self.table.idle_retired():
                 try:
                     unloaded = await self._server.unload(application, target)
-                except Exception as error:  # noqa: BLE001  vLLM's failure; tried again after the next request.
+                except Exception as error:  # noqa: BLE001 vLLM failed; retried after the next request.
                     logger.warning("%s can't be unloaded yet: %s", target, type(error).__name__)
                     continue
                 if unloaded:

@@ -1,4 +1,4 @@
-"""How this vLLM server was started, by its own parsed settings: no flag has to be guessed from a command line."""
+"""The settings of this vLLM server as vLLM parsed them, so that no flag has to be guessed from a command line."""
 
 import json
 from collections.abc import Iterable
@@ -9,9 +9,8 @@ _SLEEP_ROUTE = "/sleep"
 
 
 def server_settings(application: object) -> dict[str, Any] | None:
-    """The settings that operator and trainer need to know, from the state of vLLM's app; None before it has any.
-
-    A setting that this vLLM release does not have, or keeps elsewhere, is None: not known.
+    """The settings that operator and trainer need, from the state of vLLM's app; None before start-up. A setting that
+    this vLLM release lacks or keeps elsewhere is None.
     """
     state = getattr(application, "state", None)
     args, config = getattr(state, "args", None), getattr(state, "vllm_config", None)
@@ -53,7 +52,7 @@ def _lora(config: object) -> dict[str, Any] | None:
 
 
 def _chat(state: object) -> dict[str, Any] | None:
-    """How messages become a prompt. `template` None: the tokenizer's own."""
+    """How messages are rendered to a prompt. `template` None: the tokenizer's default."""
     tokenization = getattr(state, "serving_tokenization", None)
     if tokenization is None or not hasattr(tokenization, "chat_template"):
         return None
@@ -65,7 +64,7 @@ def _chat(state: object) -> dict[str, Any] | None:
 
 
 def _plain(values: dict[Any, Any]) -> dict[str, Any]:
-    """What JSON can say of them; vLLM read them from JSON."""
+    """The arguments as JSON values; vLLM parsed them from JSON."""
     kept: dict[str, Any] = json.loads(json.dumps(values, default=lambda value: None))
     return kept
 

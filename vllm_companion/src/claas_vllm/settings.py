@@ -11,7 +11,7 @@ from claas_vllm.log import logger
 
 @dataclass(frozen=True)
 class Settings:
-    """The environment, checked. `token_file` is None when the lock is off, `alias_dir` when nothing persists."""
+    """The checked environment. `token_file` is None if the lock is off, `alias_dir` if aliases are not stored."""
 
     token_file: Path | None
     alias_dir: Path | None
@@ -27,7 +27,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     if lock == "on" and not token_file:
         raise ConfigurationError(
             "CLAAS_TOKEN_FILE is not set, so control routes would be open to everyone. Set it to the path of a file"
-            " with the control token (a mounted Secret), or set CLAAS_LOCK=off to do without the lock"
+            " with the control token (a mounted Secret), or set CLAAS_LOCK=off to run without the lock"
         )
     if lock == "off":
         logger.warning("CLAAS_LOCK=off: control routes are open to everyone who reaches this server")

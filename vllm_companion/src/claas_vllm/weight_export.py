@@ -1,4 +1,4 @@
-"""The worker's side of sharing weights: where they lie in the GPU's memory, or why nobody may map them."""
+"""The worker's side of sharing weights: handles to the weights in GPU memory, or why they can't be mapped."""
 
 import base64
 import ctypes
@@ -9,10 +9,10 @@ from claas_vllm.errors import CompanionError
 
 
 class WeightExport:
-    """Mixed into vLLM's worker: tells a trainer on the same GPU where the served weights lie.
+    """Mixed into vLLM's worker: exports handles to the served weights to a trainer on the same GPU.
 
-    Called by `POST /collective_rpc {"method": "claas_export_weights"}`, which the lock guards: a handle lets its
-    holder read the weights, and write them.
+    Called by `POST /collective_rpc {"method": "claas_export_weights"}`, which the lock protects, because a handle
+    allows reading and writing the weights.
     """
 
     vllm_config: Any
@@ -35,7 +35,7 @@ class WeightExport:
 
 
 def sharing_refusal(config: Any) -> str | None:
-    """Why the weights of a vLLM so configured can't be shared, or None."""
+    """Why weights can't be shared with this vLLM configuration, or None."""
     if config.model_config.enable_sleep_mode:
         return "its memory belongs to the sleep mode's allocator; start vLLM without --enable-sleep-mode"
     if config.model_config.quantization is not None:
@@ -59,7 +59,7 @@ def _exported(name: str, parameter: Any) -> dict[str, Any]:
 
 
 def _ipc_handle(address: int) -> tuple[bytes, int]:
-    """The handle of the allocation that an address lies in, and how many bytes into it."""
+    """The handle of the allocation that contains an address, and the address's offset in it."""
     driver = ctypes.CDLL("libcuda.so.1")
     base, size, handle = ctypes.c_uint64(), ctypes.c_size_t(), (ctypes.c_byte * 64)()
     code = driver.cuMemGetAddressRange_v2(ctypes.byref(base), ctypes.byref(size), ctypes.c_uint64(address))
