@@ -1,5 +1,4 @@
-"""What a training engine is asked for and what it answers (one distillation step on token ids), what it
-needs, and where it keeps its state."""
+"""Request and answer of a training engine (one step on token ids), its needs, and the place of its state."""
 
 from __future__ import annotations
 
@@ -15,48 +14,48 @@ from claas_crds.v1alpha1.training import LORA_ID_PATTERN, TrainingConfig
 
 
 class TokenisedSample(PayloadModel):
-    """One answer to learn from, as token ids of the base model: an engine needs no tokenizer and sees no text."""
+    """One answer to learn from, as token ids of the base model. An engine needs no tokenizer and sees no text."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
     student_prompt_ids: tuple[int, ...]
-    """The prompt that was answered."""
+    """The student's prompt."""
     teacher_prompt_ids: tuple[int, ...]
-    """The same prompt with the feedback in it, as hindsight."""
+    """The teacher's prompt, with the feedback as hindsight."""
     response_ids: tuple[int, ...]
-    """The answer; recorded ids are those that were sampled."""
+    """The response; recorded ids are the sampled ones."""
     old_logprobs: tuple[float, ...] | None = None
-    """Log-probability of each token of the answer when it was sampled; None where nobody recorded it: then the
-    adapter's own before the step count (importance ratio 1)."""
+    """Log-probability of each response token when it was sampled. None if not recorded: the adapter's own before the
+    step are used then, so the importance ratio is 1."""
 
     @property
     def tokens(self) -> int:
-        """Length of the longer of its two sequences."""
+        """Length of the longer sequence, student's or teacher's."""
         return max(len(self.student_prompt_ids), len(self.teacher_prompt_ids)) + len(self.response_ids)
 
 
 class DistillBatchRequestPayload(PayloadModel):
-    """What a training engine is asked to do: one step on these samples."""
+    """Request to a training engine: one step on these samples."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
 
     lora_id: str = Field(pattern=LORA_ID_PATTERN)
     """The adapter's CLaaS identifier."""
     training: TrainingConfig = TrainingConfig()
-    """How the step is taken."""
+    """Settings of the step."""
     samples: tuple[TokenisedSample, ...] = Field(min_length=1)
-    """The batch, in the order of the job's samples: `samples[3]` is the same one to an engine and to its user."""
+    """The batch, in the order of the job's samples, so `samples[3]` is the same one for the engine and the user."""
     save_in_place: bool = False
-    """Replace the parent version rather than keep it beside the new one."""
+    """Replace the parent version instead of keeping it beside the new one."""
 
     @property
     def tokens(self) -> int:
-        """Of all samples, prompts and responses."""
+        """Tokens of all samples, prompts and responses."""
         return sum(sample.tokens for sample in self.samples)
 
 
 class DistillResponse(PayloadModel):
-    """What a training engine answers after one step."""
+    """Answer of a training engine after one step."""
 
     lora_id: str
     """The adapter's identifier with the suffix of the new version, as in `user123/coder-v1@7`."""
@@ -65,7 +64,7 @@ class DistillResponse(PayloadModel):
 
 
 class StateRef(BaseModel):
-    """Where the optimiser state of a version is, and which engine goes on from it."""
+    """Reference to a version's optimiser state: its place, and the engine that can use it."""
 
     # Kept in version.json: a newer trainer may add fields.
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
@@ -77,29 +76,29 @@ class StateRef(BaseModel):
 
 
 OWN_FILES = StateRef(engine=EngineName.LOCAL.value, uri=".")
-"""The state of a version of the local engine: files of the version itself, so that it moves and goes with it."""
+"""The state of the local engine: files of the version itself, so that it moves together with the version."""
 
 
 class ServingNeed(StrEnum):
-    """What a step needs of serving while it is taken."""
+    """A step's need of serving."""
 
     DEVICE = "device"
-    """The device that serving computes on: room in its memory, or the base model's weights that lie there. A
-    hand-over provides one or the other."""
+    """The device of serving: room in its memory, or the base model's weights in it. A hand-over provides one or the
+    other."""
     NOTHING = "nothing"
-    """Nothing: the step is computed elsewhere, and serving goes on as if there were none."""
+    """Nothing: the step is computed elsewhere and does not affect serving."""
 
 
 @dataclass(frozen=True)
 class EngineNeeds:
-    """What an engine needs; known without the engine and its libraries."""
+    """Needs of an engine, known without importing the engine and its libraries."""
 
     serving: ServingNeed
     base_weights: bool
-    """Whether the base model's weights must be in the trainer's pod; its configuration and tokenizer always are."""
+    """Whether the trainer's pod needs the base model's weights; it always needs its configuration and tokenizer."""
 
 
 ENGINE_NEEDS: Mapping[EngineName, EngineNeeds] = {
     EngineName.LOCAL: EngineNeeds(ServingNeed.DEVICE, base_weights=True),
 }
-"""The needs of every engine: the operator plans by them, and the trainer acts by them."""
+"""Needs of every engine, used by the operator's plans and by the trainer."""

@@ -81,7 +81,7 @@ class TrainerInput(ContractModel):
 
     adapter: AdapterIdentity
     engine: EngineSpec = EngineSpec.of(EngineName.LOCAL)
-    """With its settings; trainers of release 0.1.0 were given a name, which is read as well."""
+    """The engine with its settings. Release 0.1.0 wrote only a name, which is read too."""
     model: ModelLocation
     lora: LoraSpec
     storage_path: str

@@ -1,1 +1,1 @@
-"""The API server: one client for it, its objects as typed values, and the ways it can refuse."""
+"""The API server: a client, typed values for its objects, an index fed by watches, and its errors."""

@@ -1,8 +1,8 @@
-"""The API server: the one place where the operator talks to it.
+"""Client of the API server; the only module that talks to it.
 
 Objects go in and out as plain data; a missing object is None. Writes are create-exclusive, server-side apply with
 one field manager, or a merge patch under a resourceVersion precondition. A request that the server can't answer now
-(HTTP 429 or 5xx, or no connection) is repeated a few times before it fails as Unavailable.
+(HTTP 429 or 5xx, or no connection) is retried a few times before it fails as Unavailable.
 """
 
 from __future__ import annotations
@@ -34,14 +34,13 @@ from claas_kube.refusals import refusal_message
 
 FIELD_MANAGER = "claas-operator"
 REPEAT_SECONDS = (0.5, 1.0, 2.0)
-"""Pauses between the tries of one request; longer where the server asks for it."""
+"""Back-off between the tries of a request, in seconds; longer if the server asks for it."""
 LONGEST_REPEAT_SECONDS = 30.0
 _REQUEST_SECONDS = 30
 _WATCH_SECONDS = 300
-"""How long a watch goes on before the server ends it and another takes over."""
+"""Seconds after which the server ends a watch and the next one continues."""
 _SILENT_SECONDS = 150
-"""How long nothing may come on a watch before its connection counts as lost; the server sends a bookmark each
-minute."""
+"""Seconds without data after which a watch's connection counts as lost; the server sends a bookmark each minute."""
 _CONNECT_SECONDS = 10
 _JSON = "application/json"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -78,7 +77,7 @@ EVENTS = Resource("/api/v1", "events")
 
 
 class Verb(StrEnum):
-    """What is asked of the API server, in its own words (but for apply: a patch)."""
+    """Verbs of the API server; apply is a patch there."""
 
     GET = "get"
     LIST = "list"
@@ -107,7 +106,7 @@ _METHODS = {
 }
 
 OnAnswer = Callable[[Verb, str, int | None, float], None]
-"""Told of each request: verb, resource (with its subresource), HTTP status (None: no answer), and seconds."""
+"""Called for each request with verb, resource (with its subresource), HTTP status (None: no answer), and seconds."""
 
 
 def _ignore(verb: Verb, resource: str, status: int | None, seconds: float) -> None:
@@ -125,7 +124,7 @@ class Informed(Protocol):
 
 
 class Propagation(StrEnum):
-    """What a deletion does with dependents (metav1.DeletionPropagation)."""
+    """Treatment of dependents by a deletion (metav1.DeletionPropagation)."""
 
     BACKGROUND = "Background"
 
@@ -145,7 +144,7 @@ class Api:
         self._on_answer = on_answer
 
     async def get(self, resource: Resource, namespace: str, name: str) -> Manifest | None:
-        """One object, or None when there is none."""
+        """One object; None if it does not exist."""
         try:
             return await self._request(Verb.GET, resource, resource.path(namespace, name))
         except ApiError as error:
@@ -173,9 +172,8 @@ class Api:
         *,
         metadata_only: bool = False,
     ) -> AsyncGenerator[Page, None]:
-        """All objects, or their metadata alone, some at a time: what large ones need of memory is bounded.
-
-        Raises Gone when the server forgets meanwhile how things were at the first page.
+        """All objects, or their metadata only, in pages, which bounds memory. Raises Gone if the server forgets the
+        state of the first page meanwhile.
         """
         query = {**selection.query, "limit": str(selection.page_size)}
         accept = _METADATA_ONLY if metadata_only else _JSON
@@ -191,10 +189,9 @@ class Api:
     async def watch(
         self, resource: Resource, namespace: str | None, since: str, selection: Selection = EVERYTHING
     ) -> AsyncGenerator[WatchEvent, None]:
-        """What becomes of the objects after `since`, until the server ends it, which it does every few minutes.
-
-        Raises Gone when the server no longer knows what happened since then, Unavailable when the connection is lost
-        or nothing comes for too long, and ApiError.
+        """Watch the changes after `since` until the server ends the watch, which it does every few minutes. Raises
+        Gone if the server has forgotten the changes since then, Unavailable if the connection is lost or silent for
+        too long, and ApiError.
         """
         query = {
             **selection.query,
@@ -236,7 +233,7 @@ class Api:
         self._informed = informed
 
     async def create(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
-        """Create; raises Conflict when it exists already."""
+        """Create; raises Conflict if it exists already."""
         name = cast(str, cast(Manifest, manifest["metadata"])["name"])
         return await self._write(Verb.CREATE, resource, namespace, name, resource.path(namespace), manifest)
 
@@ -256,7 +253,7 @@ class Api:
         *,
         metadata_only: bool = False,
     ) -> Manifest:
-        """JSON merge patch; with `metadata.resourceVersion` in it, raises Conflict when the object has changed.
+        """JSON merge patch; with `metadata.resourceVersion` in it, raises Conflict if the object has changed.
 
         With `metadata_only` the answer has the object's metadata alone, and nobody is told of it.
         """
@@ -273,7 +270,7 @@ class Api:
         )
 
     async def replace(self, resource: Resource, namespace: str, name: str, manifest: Manifest) -> Manifest:
-        """Replace under the resourceVersion in `manifest`; raises Conflict when the object has changed."""
+        """Replace under the resourceVersion in `manifest`; raises Conflict if the object has changed."""
         return await self._write(Verb.UPDATE, resource, namespace, name, resource.path(namespace, name), manifest)
 
     async def delete(
@@ -287,9 +284,8 @@ class Api:
         grace_seconds: int | None = None,
         propagation: Propagation = Propagation.BACKGROUND,
     ) -> None:
-        """Delete the object of that UID, and no other of its name; it may be gone already.
-
-        With `resource_version` only as it was then: raises Conflict when it has changed.
+        """Delete the object with that UID, if it still exists. With `resource_version`, raises Conflict if it has
+        changed since.
         """
         options: Manifest = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation.value}
         if grace_seconds is not None:
@@ -301,7 +297,7 @@ class Api:
         try:
             await self._request(Verb.DELETE, resource, resource.path(namespace, name), body=options)
         except Conflict:
-            # With the UID alone it says that the object is gone, and another one has its name.
+            # A conflict over the UID alone means that the object is gone and another one has its name.
             if resource_version is not None:
                 raise
         except ApiError as error:
@@ -354,7 +350,7 @@ class Api:
         accept: str = _JSON,
         subresource: str | None = None,
     ) -> Manifest:
-        """The answer to a request, tried again while the server can't answer. Raises ApiError."""
+        """Send a request, and retry it while the server can't answer. Raises ApiError."""
         method, asked = verb.method, "/".join(filter(None, (resource.plural, subresource)))
         count = partial(self._on_answer, verb, asked)
         for pause in REPEAT_SECONDS:
@@ -400,7 +396,7 @@ class Api:
 
 
 def _refusal(status: int, method: str, path: str, said: Manifest, headers: Mapping[str, str]) -> ApiError:
-    """The error for an answer that is a refusal."""
+    """The exception for a refusal."""
     message = refusal_message(method, path, said)
     if status == 429 or status >= 500:
         return Unavailable(status, f"{method} {path}", message, _retry_after(headers.get("Retry-After")))
@@ -409,7 +405,7 @@ def _refusal(status: int, method: str, path: str, said: Manifest, headers: Mappi
 
 
 def _event(path: str, line: bytes) -> WatchEvent | None:
-    """The event on a line of a watch; None for a kind that is not known. Raises ApiError where it is an error."""
+    """Parses a line of a watch; None for an unknown kind of event. Raises ApiError for an error event."""
     event = _parsed(line.decode(errors="replace"))
     found = event.get("object")
     if event.get("type") not in set(EventType) or not isinstance(found, dict):
@@ -422,7 +418,7 @@ def _event(path: str, line: bytes) -> WatchEvent | None:
 
 
 def _parsed(text: str) -> Manifest:
-    """An answer's JSON object; empty when it is none, as from a proxy in between."""
+    """An answer's JSON object; empty if it is not one, such as an answer of a proxy."""
     try:
         parsed = json.loads(text)
     except ValueError:
@@ -431,7 +427,7 @@ def _parsed(text: str) -> Manifest:
 
 
 def _retry_after(header: str | None) -> float:
-    """Seconds that the server asks to wait; 0 where it does not say, or gives a date."""
+    """Seconds that the server asks to wait; 0 if it does not say, or gives a date."""
     try:
         return max(0.0, float(header or 0))
     except ValueError:

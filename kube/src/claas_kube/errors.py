@@ -19,20 +19,20 @@ class ApiError(Exception):
 
 
 class Conflict(ApiError):  # noqa: N818  (the Kubernetes reason's own name)
-    """The object exists already, or changed since it was read: read again and decide again."""
+    """The object exists already, or has changed since it was read: read it again and decide again."""
 
 
 class Forbidden(ApiError):  # noqa: N818  (the Kubernetes reason's own name)
-    """The operator's service account lacks a right; the chart's RBAC lists all it needs."""
+    """The service account lacks a permission; the chart's RBAC lists all that are needed."""
 
 
 class Gone(ApiError):  # noqa: N818  (the Kubernetes reason's own name)
-    """The server has forgotten what happened since a resourceVersion, or how things were then: list again."""
+    """The server has forgotten the changes since a resourceVersion, or the state at it: list again."""
 
 
 class Unavailable(ApiError):  # noqa: N818  (a state of the API server)
-    """The API server can't answer now: HTTP 429 or 5xx, or, with status 0, no connection. The same request may
-    succeed later; `retry_after_seconds` is what the server asked for."""
+    """The API server can't answer now: HTTP 429 or 5xx, or, with status 0, no connection. A retry may succeed;
+    `retry_after_seconds` is the wait that the server asked for."""
 
     def __init__(self, status: int, what: str, message: str, retry_after_seconds: float = 0.0) -> None:
         super().__init__(status, what, message)

@@ -1,4 +1,4 @@
-"""Many objects at once: which ones, pages of them, and the events of a watch."""
+"""Selections, pages and watch events."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from aiohttp import StreamReader
 from claas_kube.objects.meta import Manifest
 
 PAGE_SIZE = 25
-"""Objects of one answer: a DistillJob may have a megabyte."""
+"""Objects per page; a DistillJob may have a megabyte."""
 PAGE_OF_SMALL = 200
 """The same, of kinds that are small."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which objects of a kind, and how many to a page."""
+    """Selection of objects of a kind, and the size of a page."""
 
     labels: str = ""
     """A label selector; empty: all."""
@@ -29,7 +29,7 @@ class Selection:
 
     @property
     def query(self) -> dict[str, str]:
-        """As a request has it."""
+        """As parameters of a request."""
         query = {"labelSelector": self.labels, "fieldSelector": self.fields}
         return {key: value for key, value in query.items() if value}
 
@@ -39,7 +39,7 @@ EVERYTHING = Selection()
 
 @dataclass(frozen=True)
 class Page:
-    """Some of the objects of a list."""
+    """One page of a list."""
 
     items: Sequence[Manifest]
     version: str
@@ -47,7 +47,7 @@ class Page:
 
 
 class EventType(StrEnum):
-    """What a watch tells (metav1.WatchEvent)."""
+    """Types of watch events (metav1.WatchEvent)."""
 
     ADDED = "ADDED"
     MODIFIED = "MODIFIED"
@@ -66,7 +66,7 @@ class WatchEvent:
 
     @property
     def version(self) -> str:
-        """Where a watch that goes on from here begins."""
+        """resourceVersion from which a watch can continue."""
         return str(cast(Manifest, self.object["metadata"])["resourceVersion"])
 
 

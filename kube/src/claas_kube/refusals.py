@@ -1,4 +1,4 @@
-"""What the API server says when it refuses a request, without what it may quote of users' samples."""
+"""The API server's message about a refused request, without quotations of users' samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 LONGEST_MESSAGE = 1024
 _PRIVATE = re.compile(r"/(secrets|distilljobs)(/|$)")
-"""Objects that hold samples: of what is said about a write to them only known phrases are passed on."""
+"""Objects that hold samples: only known phrases of messages about writes to them are passed on."""
 _PHRASES = (
     re.compile(
         r"exceeded quota: [-a-z0-9.]+, requested: [-a-z0-9./=,]+, used: [-a-z0-9./=,]+, limited: [-a-z0-9./=,]+"
@@ -22,10 +22,10 @@ _FIELD = re.compile(r"^[-a-zA-Z0-9_.\[\]/]{1,200}$")
 
 
 def refusal_message(method: str, path: str, status: dict[str, JsonValue]) -> str:
-    """The words of a `metav1.Status` that answered a request, in one line.
+    """The message of a `metav1.Status`, in one line.
 
-    A Secret may be a trainer's input and a DistillJob may hold samples inline; whoever refuses to write one can quote
-    it. Of such a refusal the reason, the fields, and what quotas, webhooks and RBAC say of themselves are kept.
+    A Secret may be a trainer's input and a DistillJob may hold samples inline, and a refusal may quote them. Of such
+    a refusal only the reason, the fields, and known phrases of quotas, webhooks and RBAC are kept.
     """
     message = status.get("message")
     said = " ".join(message.split()) if isinstance(message, str) else ""

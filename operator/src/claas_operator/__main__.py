@@ -1,4 +1,4 @@
-"""`python -m claas_operator`: wait to be the leader, then watch and reconcile until the lease is lost."""
+"""`python -m claas_operator`: wait for the leader's Lease, then watch and reconcile until it is lost."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ STOP_SECONDS = 15
 
 
 async def operate(api: Api, settings: Settings, metrics: Metrics, stop: asyncio.Event) -> None:
-    """Watch and reconcile until told to stop."""
+    """Watch and reconcile until a signal."""
     companion = CompanionSource.installed()
     jobs = JobView(settings.default_ttl_seconds)
     index = ClusterIndex(api, jobs, settings.watch_namespaces or (None,))
@@ -65,7 +65,7 @@ async def operate(api: Api, settings: Settings, metrics: Metrics, stop: asyncio.
             tasks.create_task(index.run(), name="index"),
             tasks.create_task(reconciler.queue.run(), name="work queue"),
         ]
-        # Ends the operator where CRDs or rights go on missing.
+        # Ends the operator if CRDs or permissions are missing for good.
         if await until_done("first look at the cluster", index.ready, stop):
             health.ready = True
             reconciler.queue.hold()
@@ -76,14 +76,14 @@ async def operate(api: Api, settings: Settings, metrics: Metrics, stop: asyncio.
 
 
 async def _resync(reconciler: Reconciler, period_seconds: float) -> None:
-    """Wake everything every so often: what events miss is found all the same."""
+    """Wake everything periodically, in case an event was lost."""
     while True:
         await asyncio.sleep(period_seconds)
         reconciler.resync()
 
 
 async def lead(api: Api, api_client: ApiClient, settings: Settings, metrics: Metrics) -> int:
-    """Operate while holding the leader's Lease; the exit status is 1 when it ended otherwise than by a signal."""
+    """Operate while holding the leader's Lease; the exit status is 0 after a signal and else 1."""
     told, stop, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def started() -> None:
@@ -130,7 +130,8 @@ async def lead(api: Api, api_client: ApiClient, settings: Settings, metrics: Met
 
 
 async def _ensure_lease(api: Api, settings: Settings) -> None:
-    """Make the leader's Lease, held by nobody: the library's own way of making one fails in kubernetes 37.0."""
+    """Create the leader's Lease without a holder, because the client library's own code for this fails in kubernetes
+    37.0."""
     lease: Manifest = {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
@@ -142,7 +143,7 @@ async def _ensure_lease(api: Api, settings: Settings) -> None:
 
 
 async def _let_go(api: Api, settings: Settings) -> None:
-    """Free the leader's Lease, so that the next operator need not wait until it runs out."""
+    """Release the leader's Lease, so that the next operator need not wait until it expires."""
     namespace = settings.pod_namespace
     try:
         lease = await api.get(LEASES, namespace, LEADER_LEASE)

@@ -14,11 +14,11 @@ class OperatorError(Exception):
 
 
 class ServerError(OperatorError):
-    """A vLLM server could not be asked or told something."""
+    """A request to a vLLM server failed."""
 
 
 class NotAppliedError(ServerError):
-    """A vLLM server has a version loaded and answers with the base in its place."""
+    """A vLLM server has loaded a version but answers as the base model does."""
 
 
 class SettingsError(OperatorError):

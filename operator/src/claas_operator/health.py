@@ -1,4 +1,4 @@
-"""What the kubelet asks: `/healthz` answers while the operator leads, `/readyz` once it knows the cluster."""
+"""Probes for the kubelet: `/healthz` answers while the operator leads, `/readyz` once it knows the cluster."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Health:
         self.ready = False
 
     async def live(self, request: web.Request) -> web.Response:
-        """It leads, and its event loop goes round."""
+        """Answers while the operator leads and its event loop runs."""
         return web.Response(text="ok")
 
     async def readiness(self, request: web.Request) -> web.Response:
-        """503 while it reads the cluster for the first time."""
+        """Answers 503 until the operator has read the cluster once."""
         return web.Response(text="ok") if self.ready else web.Response(status=503, text="reading the cluster")
 
 
 @asynccontextmanager
 async def health_endpoint(port: int) -> AsyncIterator[Health]:
-    """Answer the kubelet meanwhile."""
+    """Serve the probes meanwhile."""
     health = Health()
     application = web.Application()
     application.router.add_get("/healthz", health.live)

@@ -1,4 +1,4 @@
-"""Keys: what a pass is about."""
+"""Keys: the objects of passes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What a key names."""
+    """The kind of object that a key names."""
 
     ADAPTER = "LoraAdapter"
     JOB = "DistillJob"

@@ -1,4 +1,4 @@
-"""The leader's Lease as the client library elects by it, with lost connections taken for a try that failed."""
+"""The leader's Lease for the client library's election; a lost connection counts as a failed try."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ _NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError)
 
 
 class LeaderLock(LeaseLock):  # type: ignore[misc]
-    """The library's lock catches refusals of the API server but no lost connection, which would end the election."""
+    """The library's lock handles refusals of the API server but not lost connections, which would end the
+    election."""
 
     async def get(self, name: str, namespace: str) -> tuple[bool, LeaderElectionRecord | Exception | None]:
-        """Whether the Lease could be read, and what it says; else why not."""
+        """Whether the Lease could be read, and its content, or else why not."""
         try:
             found: tuple[bool, LeaderElectionRecord | Exception | None] = await super().get(name, namespace)
         except _NO_ANSWER as error:

@@ -1,4 +1,4 @@
-"""The operator's own configuration, read once from the environment."""
+"""The operator's settings, read once from the environment."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from claas_operator.errors import SettingsError
 
 @dataclass(frozen=True)
 class Settings:
-    """What the chart sets."""
+    """The settings, which the chart provides."""
 
     trainer_image: str
-    """Image of trainer pods whose adapter names none."""
+    """Default image of trainer pods."""
     trainer_image_pull_policy: str
-    """imagePullPolicy that goes with it."""
+    """imagePullPolicy of that image."""
     trainer_identity: Identity
-    """Whom trainer pods run as, of adapters that do not say."""
+    """Default user and groups of trainer pods."""
     engine: EngineName
-    """Engine of adapters that name none."""
+    """Default engine."""
     watch_namespaces: tuple[str, ...]
     """Namespaces to watch; empty: all."""
     resync_seconds: float
-    """How often every object is looked at without an event."""
+    """Interval of passes over every object without an event."""
     default_ttl_seconds: int | None
     """The `ttlSecondsAfterFinished` of DistillJobs that set none; None: they stay."""
     pod_name: str
-    """Name of the operator's pod: its identity as leader, kept over a restart of the container."""
+    """Name of the operator's pod: its identity as leader, which survives a restart of the container."""
     pod_namespace: str
-    """Where the leader's Lease lies."""
+    """Namespace of the leader's Lease."""
     health_port: int
     """Port of the leader's liveness endpoint."""
     metrics_port: int
@@ -41,7 +41,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """Read the settings; raises SettingsError that names the variable."""
+        """Read the settings; raises SettingsError, which names the variable."""
         mode = environment.get(EXECUTION_MODE_VARIABLE, EngineName.LOCAL.value)
         try:
             engine = EngineName(mode)

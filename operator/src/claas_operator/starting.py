@@ -1,4 +1,4 @@
-"""What is done before the operator's loop runs: tried again while the API server is not ready for it."""
+"""Work before the operator's loop runs, retried while the API server is not ready for it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 15.0
 REFUSED_SECONDS = 60.0
-"""How long refusals are taken for those of a fresh install: a CRD is served, and a Role effective, a moment after it
-was made."""
+"""Seconds for which refusals are attributed to a fresh install: CRDs and Roles take effect a moment after their
+creation."""
 
 
 async def until_done(
@@ -24,10 +24,10 @@ async def until_done(
     stop: asyncio.Event,
     clock: Callable[[], float] = time.monotonic,
 ) -> bool:
-    """Do `work`, again with growing pauses until the API server lets it; False when told to stop meanwhile.
+    """Do `work`, and retry with back-off until the API server permits it; False if asked to stop meanwhile.
 
-    While the server can't answer (HTTP 429 or 5xx, or no connection) it is tried without end. A refusal that lasts
-    longer than REFUSED_SECONDS is raised: ApiError.
+    While the server can't answer (HTTP 429 or 5xx, or no connection), it is retried without limit. Raises ApiError
+    for a refusal that lasts longer than REFUSED_SECONDS.
     """
     pause = FIRST_PAUSE_SECONDS
     refused_since: float | None = None

@@ -1,5 +1,5 @@
-"""What watches tell of the cluster, kept as small typed values: passes read here and ask the server only for what is
-not watched.
+"""The index: watched objects as small typed values. Passes read it, and ask the server only for objects that are not
+watched.
 
-`collection` holds the values of one kind, `watch` keeps it as the server has it.
+`collection` holds the values of one kind, `watch` keeps them up to date.
 """

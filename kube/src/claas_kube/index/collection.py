@@ -1,4 +1,4 @@
-"""The objects of one kind as typed values: the newest of each that a list, a watch or an own write has told."""
+"""The objects of one kind as typed values: the newest state of each from a list, a watch or an own write."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T = TypeVar("T")
 Name = tuple[str, str]
 """Namespace and name."""
 Decode = Callable[[Manifest, T | None], Awaitable[T]]
-"""Makes the value of an object; the second is the value that it had before. Raises ValueError where this release
-can't read the object."""
+"""Decodes an object; the second argument is its previous value. Raises ValueError if this release can't read the
+object."""
 Listener = Callable[[str, str, T | None, T | None], None]
-"""Told of namespace, name, and the values before and after a change; None: no object, or one that can't be read."""
+"""Called with namespace, name, and the values before and after a change; None: no object, or an unreadable one."""
 DELETIONS_REMEMBERED = 1000
-"""Of how many deletions it is known when they were, so that an answer which comes late brings nothing back."""
+"""Number of deletions to remember, so that a late answer does not bring a deleted object back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +37,12 @@ class Entry(Generic[T]):
 class Collection(Generic[T]):
     """The objects of one kind.
 
-    What is told of an object is taken if it is not older than what is known: an own write's answer counts at once,
-    and events from before it change nothing when they come.
+    A report about an object is accepted unless it is older than the known state: the answer to an own write counts at
+    once, and earlier events that arrive later change nothing.
     """
 
     def __init__(self, decode: Decode[T], group: Callable[[T], Iterable[Hashable]] = lambda value: ()) -> None:
-        """`group` says under which keys a value can be looked up within its namespace."""
+        """`group` returns the keys under which a value can be looked up within its namespace."""
         self._decode = decode
         self._group = group
         self._entries: dict[Name, Entry[T]] = {}
@@ -52,15 +52,15 @@ class Collection(Generic[T]):
         self._listeners: list[Listener[T]] = []
 
     def listen(self, listener: Listener[T]) -> None:
-        """Have a listener told of every change from now on."""
+        """Call a listener for every later change."""
         self._listeners.append(listener)
 
     def entry(self, namespace: str, name: str) -> Entry[T] | None:
-        """What is known of the object of that name."""
+        """The entry of the object with that name."""
         return self._entries.get((namespace, name))
 
     def get(self, namespace: str, name: str) -> T | None:
-        """The value of that name; None where there is none, or it can't be read."""
+        """The value with that name; None if there is none or it is unreadable."""
         entry = self._entries.get((namespace, name))
         return entry.value if entry is not None else None
 
@@ -75,11 +75,11 @@ class Collection(Generic[T]):
         return list(self._groups.get((namespace, key), {}).values())
 
     def entries(self, namespace: str | None) -> dict[Name, Entry[T]]:
-        """All that is known in a namespace; None: everywhere."""
+        """All entries of a namespace; None: of all."""
         return {at: entry for at, entry in self._entries.items() if namespace in (None, at[0])}
 
     async def take(self, found: Manifest, *, answer: bool = False) -> None:
-        """Remember an object as the server tells of it. `answer`: to a write of our own, and it may come late."""
+        """Store an object from the server. `answer`: it is the answer to an own write and may be late."""
         metadata = cast(Manifest, found["metadata"])
         at = (str(metadata.get("namespace", "")), str(metadata["name"]))
         uid, version = str(metadata.get("uid", "")), str(metadata.get("resourceVersion", ""))
@@ -91,11 +91,11 @@ class Collection(Generic[T]):
             value = await self._decode(found, before)
         except ValueError:
             value = None
-        # Decoding takes a while, in which more may have been told.
+        # Decoding takes time, during which a newer report may have arrived.
         self.note(at, Entry(uid, version, value), answer=answer)
 
     def note(self, at: Name, entry: Entry[T], *, answer: bool = False) -> None:
-        """Remember a value that has been made already."""
+        """Store a decoded value."""
         if not self._overtaken(at, entry.uid, entry.version, answer=answer):
             self._put(at, entry)
 
@@ -113,19 +113,19 @@ class Collection(Generic[T]):
             self._put(at, None)
 
     def keep(self, namespace: str | None, names: Iterable[Name], version: str) -> None:
-        """A list of a namespace (None: of all) had these and no others at that resourceVersion."""
+        """Store a complete list of a namespace (None: of all) at that resourceVersion."""
         for place, name in self.entries(namespace).keys() - set(names):
             self.drop(place, name, version)
         self._listed[namespace] = version
 
     def _overtaken(self, at: Name, uid: str, version: str, *, answer: bool) -> bool:
-        """Whether this or something newer has been told of an object."""
+        """Whether the known state of an object is this one or newer."""
         known = self._entries.get(at)
         if known is not None and (older(version, known.version) or (uid, version) == (known.uid, known.version)):
             return True
         gone = [self._deleted.get(at)]
         if answer and known is None:
-            # It would have been in a list that is newer.
+            # A newer list would contain it.
             gone += [self._listed.get(at[0]), self._listed.get(None)]
         return any(since is not None and older(version, since) for since in gone)
 

@@ -1,4 +1,4 @@
-"""The order of resourceVersions, as far as Kubernetes lets clients tell it."""
+"""The order of resourceVersions, as far as Kubernetes defines it for clients."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _WELL_FORMED = re.compile(r"[1-9][0-9]*")
 def older(version: str, than: str) -> bool:
     """Whether a resourceVersion is older than another one of the same kind of object.
 
-    They are compared as Kubernetes' own clients do it (apimachinery, util/resourceversion): as positive integers of
-    any length. Of anything else no order is known, and nothing is older.
+    Compared as in Kubernetes' own clients (apimachinery, util/resourceversion), as positive integers of any length.
+    Other values have no order, and none is older.
     """
     if not (_WELL_FORMED.fullmatch(version) and _WELL_FORMED.fullmatch(than)):
         return False

@@ -1,4 +1,4 @@
-"""One list and one watch without end, which keep a collection as the server has it."""
+"""Keeps a collection up to date: one list, then an endless watch."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LONGEST_PAUSE_SECONDS = 15.0
 
 
 class Watch(Generic[T]):
-    """Keeps what a collection has of one namespace (None: of all) up to date.
+    """Keeps a collection's objects of one namespace (None: of all) up to date.
 
-    A connection that is lost is made again from the last resourceVersion that was seen; when the server has forgotten
-    that one, everything is listed anew. Refusals and outages are waited for: meanwhile the collection tells what was
-    known last.
+    After a lost connection the watch continues from the last resourceVersion seen; if the server has forgotten it,
+    everything is listed again. Refusals and outages are retried with back-off; meanwhile the collection has the last
+    known state.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Watch(Generic[T]):
         """Whether the collection has been complete once."""
 
     async def ready(self) -> None:
-        """Wait for the first list; raises ApiError when a try at it fails."""
+        """Wait for the first list; raises ApiError if it fails."""
         while not self.listed:
             if self._trouble is not None:
                 error, self._trouble = self._trouble, None
@@ -84,7 +84,7 @@ class Watch(Generic[T]):
                 await self._pause(error.retry_after_seconds if isinstance(error, Unavailable) else 0.0, error)
 
     async def compare(self) -> None:
-        """See by metadata alone that nothing has been missed, and read what has: a net below the watch."""
+        """Check by metadata that no change was missed, and read missed objects: a safety net for the watch."""
         seen: dict[tuple[str, str], ObjectMeta] = {}
         selection = Selection(self._selection.labels, self._selection.fields, page_size=500)
         pages = self._api.pages(self._resource, self._namespace, selection, metadata_only=True)
@@ -100,7 +100,7 @@ class Watch(Generic[T]):
             await self.read(*at)
 
     async def read(self, namespace: str, name: str) -> None:
-        """Ask the server for one object, where the collection may be behind."""
+        """Read one object from the server, if the collection may be behind."""
         known = self._collection.entry(namespace, name)
         found = await self._api.get(self._resource, namespace, name)
         if found is not None:
@@ -140,7 +140,7 @@ class Watch(Generic[T]):
             await self._pause(0.0)
 
     async def _pause(self, least_seconds: float, error: ApiError | None = None) -> None:
-        """Wait before the next try, longer each time; not all watches at once."""
+        """Wait before the next try: exponential back-off with jitter."""
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(self._failures, 10))
         seconds = max(least_seconds, random.uniform(longest / 2, longest))
         self._failures += 1

@@ -1,1 +1,1 @@
-"""The parts of Kubernetes' own objects that are read here, as typed values."""
+"""Kubernetes objects as typed values, with only the fields that are read."""

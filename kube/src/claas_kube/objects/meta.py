@@ -1,4 +1,4 @@
-"""What all objects have: metadata and label selectors."""
+"""Metadata and label selectors, common to all objects."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SecretMeta(ObjectMeta):
 
     @property
     def changed(self) -> datetime | None:
-        """When anybody last wrote it."""
+        """When it was last written."""
         times = [entry.time for entry in self.managed_fields] + [self.creation_timestamp]
         return max((time for time in times if time is not None), default=None)
 

@@ -10,7 +10,7 @@ from claas_crds.base import ResourceModel
 from claas_kube.objects.meta import ObjectMeta
 
 CONTAINER_NOT_LOCATED = "ContainerStatusUnknown"
-"""The reason that a kubelet gives as the end of a container which it has lost sight of."""
+"""The kubelet's reason for the end of a container whose state it has lost."""
 
 
 class Terminated(ResourceModel):
@@ -151,7 +151,7 @@ class PodSpec(ResourceModel):
     service_account_name: str = ""
 
     def container(self, name: str | None) -> Container | None:
-        """The container of that name, the first one when no name is given; None when there is none."""
+        """The container with that name, or the first one without a name; None if there is none."""
         return next((each for each in self.containers if name is None or each.name == name), None)
 
 
@@ -177,7 +177,7 @@ class Pod(ResourceModel):
 
     @property
     def ready(self) -> bool:
-        """Whether it is running, ready and not on its way out."""
+        """Whether it is running, ready and not terminating."""
         return self.metadata.deletion_timestamp is None and any(
             condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions
         )
@@ -188,12 +188,12 @@ class Pod(ResourceModel):
         return self.status.phase in ("Succeeded", "Failed")
 
     def state_of(self, container: str) -> ContainerState:
-        """The state of the container of that name; none of its states is set while the node has not told any."""
+        """State of the container with that name; empty until the node has reported one."""
         statuses = self.status.container_statuses
         return next((status.state for status in statuses if status.name == container), ContainerState())
 
     def may_run(self, container: str) -> bool:
-        """Whether a process of that container may still run: neither it nor its pod has surely ended."""
+        """Whether a process of that container may still run, because neither it nor its pod has certainly ended."""
         ended = self.state_of(container).terminated
         return not self.ended and (ended is None or ended.reason == CONTAINER_NOT_LOCATED)
 

@@ -1,4 +1,4 @@
-"""LoraAdapters and DistillJobs as they lie in the cluster."""
+"""LoraAdapters and DistillJobs as objects in the cluster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from claas_kube.objects.meta import ObjectMeta
 
 
 class AdapterObject(ResourceModel):
-    """A LoraAdapter as it lies in the cluster."""
+    """A LoraAdapter in the cluster."""
 
     metadata: ObjectMeta
     spec: LoraAdapterSpec
@@ -32,7 +32,7 @@ class AdapterObject(ResourceModel):
 
 
 class JobObject(ResourceModel):
-    """A DistillJob as it lies in the cluster."""
+    """A DistillJob in the cluster."""
 
     metadata: ObjectMeta
     spec: DistillJobSpec

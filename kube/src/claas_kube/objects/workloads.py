@@ -48,7 +48,7 @@ class BatchJobSpec(ResourceModel):
 
 
 class BatchJob(ResourceModel):
-    """batch/v1 Job; what became of it is read from its pod, and from its conditions when there is none."""
+    """batch/v1 Job; its outcome is read from its pod, or from its conditions if there is no pod."""
 
     metadata: ObjectMeta
     spec: BatchJobSpec = BatchJobSpec()
@@ -56,12 +56,12 @@ class BatchJob(ResourceModel):
 
     @property
     def retired(self) -> bool:
-        """Whether Kubernetes removes it some time after its end."""
+        """Whether it has a time to live after its end."""
         return self.spec.ttl_seconds_after_finished is not None
 
     @property
     def ended_because(self) -> str:
-        """Why it has ended, by its own conditions; empty while it has not."""
+        """Why it has ended, from its conditions; empty while it has not."""
         for condition in self.status.conditions:
             if condition.type in ("Failed", "Complete") and condition.status == "True":
                 return condition.message or condition.reason or "ended"
@@ -75,7 +75,7 @@ class EventSeries(ResourceModel):
 
 
 class Event(ResourceModel):
-    """core/v1 Event, as far as it is read here; which of its times is set depends on who recorded it."""
+    """core/v1 Event, as far as it is read here; which of its times is set depends on its recorder."""
 
     metadata: ObjectMeta
     type: str = "Normal"
@@ -87,7 +87,7 @@ class Event(ResourceModel):
 
     @property
     def last_seen(self) -> float:
-        """When it happened last, in whole seconds since 1970: some recorders tell no fractions."""
+        """When it last happened, in whole seconds since 1970, because some recorders have no fractions."""
         last = self.series.last_observed_time if self.series is not None else None
         times = (last, self.last_timestamp, self.event_time, self.metadata.creation_timestamp)
         return max((float(int(each.timestamp())) for each in times if each is not None), default=0.0)

@@ -1,4 +1,4 @@
-"""Carrying a plan out: the only place that writes to the cluster or tells a server to do something."""
+"""Carries out plans: the only module that writes to the cluster or sends commands to servers."""
 
 from __future__ import annotations
 
@@ -52,19 +52,18 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Outcome:
-    """What came of a plan, as far as the next look at the world can't tell."""
+    """Results of a plan that the next observation can't show."""
 
     loads: list[Load] = field(default_factory=list)
 
     def failed(self, pod: ServerPod, version: int, error: ServerError) -> None:
-        """A pod could not be made to serve the version."""
+        """A pod failed to load the version."""
         self.loads.append(Load(pod.uid, version, str(error), isinstance(error, NotAppliedError)))
 
 
 class Applier:
-    """Carries out actions on behalf of one object, in order. What fails ends the plan: nothing after it is done.
-
-    Raises Conflict when an object changed since it was observed: the next pass decides again.
+    """Carries out the actions of one object's plan, in order. A failure ends the plan. Raises Conflict if an object
+    has changed since it was observed; the next pass decides again.
     """
 
     def __init__(
@@ -129,7 +128,7 @@ class Applier:
                         namespace,
                         job.metadata.name,
                         uid=job.metadata.uid,
-                        # Its time to live may have been given a longer end meanwhile.
+                        # Its time to live may have been extended meanwhile.
                         resource_version=job.metadata.resource_version,
                     )
                 case _:
@@ -163,7 +162,8 @@ class Applier:
             case actions.WakePods(lease, pods):
                 await self._wake(namespace, lease.grant, pods)
             case actions.KillTrainer(pod):
-                # A grace of 0 would remove the object before the process is gone; 1 s makes the node confirm it.
+                # With a grace period of 0 the object would vanish before the process; with 1 s the node confirms its
+                # end.
                 await self._api.delete(PODS, namespace, pod.name, uid=pod.uid, grace_seconds=1)
             case actions.DeleteAttempt(name, uid, pod, grace_seconds, why):
                 log.info("ending %s/%s: %s", namespace, name, why)
@@ -195,7 +195,7 @@ class Applier:
         except NotAppliedError as error:
             outcome.failed(pod, version, error)
         except ServerError as error:
-            # Neither good nor bad is known of it; the next pass asks again.
+            # The result is unknown; the next pass retries.
             log.warning("%s could not be verified: %s", where, error)
 
     async def _credentials(self, adapter: AdapterObject) -> serving.Credentials:
@@ -277,7 +277,7 @@ class Applier:
         samples: str | None,
         mounts: list[Mount],
     ) -> None:
-        """Input first, then the batch Job; both may be there already, made before a restart of the operator."""
+        """Create the input, then the batch Job; both may exist already, from before a restart of the operator."""
         namespace = adapter.metadata.namespace
         deployment = await self._read.deployment(namespace, adapter.spec.serving.deployment_ref.name)
         selector = deployment.spec.selector if deployment else None

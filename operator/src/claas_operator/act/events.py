@@ -1,4 +1,4 @@
-"""Recording Events: what happened to an object, for `kubectl describe` and `kubectl events`."""
+"""Records Events about objects, for `kubectl describe` and `kubectl events`."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LONGEST_NOTE = 1024
 
 
 class Recorder:
-    """Records Events; one that can't be recorded is logged and forgotten."""
+    """Records Events; a failure is only logged."""
 
     def __init__(self, api: Api, instance: str) -> None:
         self._api = api
         self._instance = instance
 
     async def record(self, kind: str, metadata: ObjectMeta, notes: tuple[Note, ...]) -> None:
-        """Record what a plan noted about an object."""
+        """Record an Event from a plan."""
         for note in notes:
             try:
                 await self._api.create(EVENTS, metadata.namespace, self._event(kind, metadata, note))
@@ -42,7 +42,7 @@ class Recorder:
             "kind": "Event",
             "metadata": {"name": f"{metadata.name[:200].rstrip('-.')}.{unique}", "namespace": metadata.namespace},
             "eventTime": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
-            # `kubectl describe` sorts by this one, which the newer API has no field for.
+            # `kubectl describe` sorts by this field, which the newer API lacks.
             "lastTimestamp": second,
             "firstTimestamp": second,
             "count": 1,

@@ -1,4 +1,4 @@
-"""The Kubernetes objects that the operator makes, as data."""
+"""Manifests of the objects that the operator creates."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TRAINER_UID = 65532
 
 @dataclass(frozen=True)
 class Owner:
-    """The object a child belongs to: deleted with it."""
+    """The owner of a child, which is deleted together with it."""
 
     kind: str
     metadata: ObjectMeta
@@ -54,7 +54,7 @@ class Owner:
 def child_metadata(
     name: str, owner: Owner, adapter: ObjectMeta, command: TrainerCommand = TrainerCommand.RUN
 ) -> Manifest:
-    """Metadata of a child: who it belongs to, and labels to find it by."""
+    """Metadata of a child: its owner, and labels to find it."""
     labels: dict[str, JsonValue] = {
         **naming.TRAINER_LABELS,
         naming.ADAPTER_UID_LABEL: adapter.uid,
@@ -75,7 +75,7 @@ def child_metadata(
 
 
 def input_secret(metadata: Manifest, document: TrainerInput, samples: str | None) -> Manifest:
-    """The Secret that carries an attempt's input, and samples that stand in the DistillJob itself."""
+    """The Secret with an attempt's input, and with samples that are inline."""
     files = {"input.json": document.model_dump_json(exclude_none=True)}
     if samples is not None:
         files["samples.json"] = samples
@@ -84,7 +84,7 @@ def input_secret(metadata: Manifest, document: TrainerInput, samples: str | None
 
 
 def storage_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
-    """What every trainer pod sees: input, the adapter's volume, a scratch folder."""
+    """Volumes of every trainer pod: input, the adapter's volume, a scratch folder."""
     return [
         Mount({"name": "claas-input", "secret": {"secretName": input_name}}, contract.INPUT_DIRECTORY),
         claim_mount("claas-storage", adapter.spec.storage.claim_name, contract.STORAGE_DIRECTORY, read_only=False),
@@ -93,7 +93,7 @@ def storage_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
 
 
 def common_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
-    """What a pod sees that makes a version: the model too."""
+    """Volumes of a pod that makes a version: those and the model."""
     mounts = storage_mounts(adapter, input_name)
     source = adapter.spec.model.source
     if source.persistent_volume_claim is not None:
@@ -109,7 +109,7 @@ def common_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
 
 
 def serving_mounts(adapter: AdapterObject) -> list[Mount]:
-    """What a pod that pauses and swaps needs: the control token, the API key, and whom to trust."""
+    """Volumes of a pod that pauses and swaps: control token, API key, and CA."""
     serving = adapter.spec.serving
     mounts = []
     if serving.control_token_secret_ref is not None:
@@ -131,10 +131,10 @@ def trainer_job(
     mounts: list[Mount],
     serving: LabelSelector | None,
 ) -> Manifest:
-    """The batch Job of one attempt: it is made once, never retried by Kubernetes itself."""
+    """The batch Job of one attempt; Kubernetes never retries it."""
     if command is TrainerCommand.RECOVER:
         adapter = _without_devices(adapter)
-    # Whoever queues Jobs, such as Kueue, looks for its labels on the Job.
+    # Queues such as Kueue look for their labels on the Job.
     marked = _marked(metadata, adapter)
     return {
         "apiVersion": "batch/v1",
@@ -144,7 +144,7 @@ def trainer_job(
             "backoffLimit": 0,
             "completions": 1,
             "parallelism": 1,
-            # A trainer that is ending must be gone before Kubernetes could think of another.
+            # A terminating trainer must be gone before Kubernetes may create another.
             "podReplacementPolicy": "Failed",
             "template": {
                 "metadata": marked,
@@ -155,7 +155,7 @@ def trainer_job(
 
 
 def _without_devices(adapter: AdapterObject) -> AdapterObject:
-    """The adapter with a trainer that asks for no GPU: to look at a volume, none needs to be free."""
+    """The adapter with a trainer that requests no GPU, because looking at a volume needs none."""
     trainer = adapter.spec.trainer
     resources = trainer.resources
     plain = resources.model_copy(
@@ -169,7 +169,7 @@ def _without_devices(adapter: AdapterObject) -> AdapterObject:
 
 
 def _marked(metadata: Manifest, adapter: AdapterObject) -> Manifest:
-    """Labels and annotations of a batch Job and of its pod: the user's, and over them the operator's own."""
+    """Labels and annotations of a batch Job and of its pod: the user's, overridden by the operator's."""
     labels = metadata["labels"]
     annotations = metadata["annotations"]
     assert isinstance(labels, dict)
@@ -214,7 +214,7 @@ def _pod_spec(
 
 
 def _security(trainer: TrainerPod, identity: Identity) -> Manifest:
-    """core/v1 PodSecurityContext: what the restricted Pod Security Standard wants, and who the pod runs as."""
+    """core/v1 PodSecurityContext: the restricted Pod Security Standard, and the pod's user and groups."""
     security: Manifest = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     if identity is Identity.FIXED:
         user = trainer.run_as_user or TRAINER_UID
@@ -229,7 +229,7 @@ def _security(trainer: TrainerPod, identity: Identity) -> Manifest:
 
 
 def _beside(pods: LabelSelector, *, required: bool) -> Manifest:
-    """core/v1 PodAffinity to the node of the vLLM pods. A step can't do without; the initial version can."""
+    """core/v1 PodAffinity to the node of the vLLM pods: required for a step, not used for the initial version."""
     selector = pods.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     term: Manifest = {"labelSelector": selector, "topologyKey": "kubernetes.io/hostname"}
     if required:
@@ -271,7 +271,7 @@ def _container(
 
 
 def _environment(adapter: AdapterObject, settings: Settings) -> list[JsonValue]:
-    """The operator's variables and the user's; of a name that both give, the user's."""
+    """The operator's variables and the user's; the user's win."""
     ours: list[Manifest] = [
         {"name": contract.EXECUTION_MODE_VARIABLE, "value": chosen_engine(adapter, settings).name},
         {"name": "HOME", "value": contract.SCRATCH_DIRECTORY},

@@ -1,6 +1,6 @@
-"""What a pass that failed leaves in an object's status: why, and that it is tried again.
+"""Status of an object whose pass failed: why, and that it is retried.
 
-It works on plain data, so that an object which this release can't read has a status too.
+Works on plain data, so that objects which this release can't read get a status too.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Trouble:
     """Why a pass failed."""
 
     refused: bool
-    """Whether the API server refused something, so that somebody has to change something."""
+    """Whether the API server refused a request, so that somebody has to act."""
     message: str
 
 
 def trouble_of(error: Exception) -> Trouble:
-    """What is told of an exception: the API server's words, or the field that can't be read. Of one that nobody
-    expected only its type and place: its text may be a user's."""
+    """Describes an exception: the API server's message, or the unreadable field. Of an unexpected exception only type
+    and place, because its message may quote a user's text."""
     if isinstance(error, Unavailable):
         return Trouble(False, f"The API server could not answer: {error}; tried again")
     if isinstance(error, ApiError):
@@ -61,7 +61,7 @@ def trouble_of(error: Exception) -> Trouble:
 
 
 def adapter_status(found: Manifest, trouble: Trouble, now: datetime) -> Manifest:
-    """What to merge into a LoraAdapter's status: not Ready, or nobody can say whether it is."""
+    """Patch for a LoraAdapter's status: Ready is False or Unknown."""
     reason = AdapterReason.REQUEST_REFUSED if trouble.refused else AdapterReason.RECONCILE_FAILED
     said = _Said(found, now)
     said.put(AdapterCondition.READY, False if trouble.refused else None, reason, trouble.message)
@@ -77,7 +77,7 @@ def adapter_status(found: Manifest, trouble: Trouble, now: datetime) -> Manifest
 
 
 def job_status(found: Manifest, trouble: Trouble, now: datetime) -> Manifest:
-    """What to merge into a DistillJob's status: what comes next is not done. Empty for a job that is done."""
+    """Patch for a DistillJob's status: the next stage is False. Empty for a finished job."""
     reason = JobReason.REQUEST_REFUSED if trouble.refused else JobReason.RECONCILE_FAILED
     said = _Said(found, now)
     if said.holds(JobCondition.COMPLETE) or said.holds(JobCondition.FAILED):
@@ -89,12 +89,12 @@ def job_status(found: Manifest, trouble: Trouble, now: datetime) -> Manifest:
         kind = JobCondition.TRAINED
     said.put(kind, False, reason, trouble.message)
     status: Manifest = {**said.status(), "reason": str(reason), "message": trouble.message}
-    # One that waits for its turn holds up nobody else meanwhile.
+    # A job that waits for its turn holds up no other job.
     return {**status, "phase": JobPhase.PENDING.value} if kind is JobCondition.ADMITTED else status
 
 
 class _Said:
-    """Conditions as they stand in an object that may not be readable."""
+    """The conditions of an object that may be unreadable."""
 
     def __init__(self, found: Manifest, now: datetime) -> None:
         metadata, status = found.get("metadata"), found.get("status")
@@ -127,16 +127,15 @@ class _Said:
 
 
 def _in_order(before: Manifest, conditions: list[Manifest]) -> Iterable[Manifest]:
-    """The conditions in the order that they had, new ones last: one that says the same is no change then."""
+    """The conditions in their previous order, new ones last, so that equal conditions make no change."""
     listed = before.get("conditions")
     order = [each.get("type") for each in (listed if isinstance(listed, list) else []) if isinstance(each, dict)]
     return sorted(conditions, key=lambda each: order.index(each["type"]) if each["type"] in order else len(order))
 
 
 def refused_step(status: DistillJobStatus, generation: int, error: ApiError, now: datetime) -> DistillJobStatus:
-    """The status of a job whose trainer or Lease the API server refuses: it lets others go first for a while.
-
-    Each wait is half as long as the job has tried so far.
+    """Status of a job whose trainer or Lease the API server refuses: other jobs go first during its back-off. Each
+    wait is half as long as the job has tried so far.
     """
     draft = ConditionDraft(now, generation, list(status.conditions))
     draft.set(JobCondition.ADMITTED, False, JobReason.REQUEST_REFUSED, trouble_of(error).message)

@@ -1,7 +1,7 @@
-"""Volumes and mounts of a trainer's pod: one volume for each claim, whoever names it.
+"""Volumes and mounts of a trainer's pod: one volume for each claim.
 
-A kubelet never gets a pod going whose volumes name one claim twice, and says nothing of it. The adapter's volume, the
-model, the samples, a hub's cache and volumes of the user may well lie on one claim.
+A kubelet never starts a pod with two volumes of one claim, and does not report why. Adapter, model, samples, hub
+cache and the user's volumes may share a claim.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from claas_kube.objects.meta import Manifest
 
 @dataclass(frozen=True)
 class Mount:
-    """A volume and where the trainer sees it."""
+    """A volume and its mount in the trainer."""
 
     volume: Manifest
     path: str
@@ -33,7 +33,7 @@ def secret_mount(name: str, volume: str, reference: SecretKeyRef, path: str) -> 
 
 
 def certificates_mount(tls: ServingTls, reference: CertificatesKeyRef) -> Mount:
-    """The CA of vLLM's certificate, as the file that the contract names."""
+    """The CA of vLLM's certificate, as the file in the contract."""
     folder, _, file = SERVING_CA_FILE.rpartition("/")
     items: list[JsonValue] = [{"key": reference.key, "path": file}]
     source: Manifest = (
@@ -55,7 +55,7 @@ def claim_mount(volume: str, claim: str, path: str, *, read_only: bool) -> Mount
 def pod_volumes(mounts: Sequence[Mount], trainer: TrainerPod) -> tuple[list[JsonValue], list[JsonValue]]:
     """The pod's volumes and the container's mounts: the operator's own, then those of `spec.trainer`.
 
-    Volumes of one claim become one, named as the first of them; what was mounted read-only stays so, mount by mount.
+    Volumes of one claim become one, with the name of the first; read-only mounts stay read-only.
     """
     theirs = [wire(volume) for volume in trainer.volumes]
     merged = _merge([*(mount.volume for mount in mounts), *theirs])
@@ -67,7 +67,7 @@ def pod_volumes(mounts: Sequence[Mount], trainer: TrainerPod) -> tuple[list[Json
 
 
 def wire(model: PassThrough) -> Manifest:
-    """A passed-through object as it stood in the spec."""
+    """A passed-through object as in the spec."""
     return model.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
@@ -75,9 +75,9 @@ def wire(model: PassThrough) -> Manifest:
 class _Merged:
     volumes: list[Manifest] = field(default_factory=list)
     name_of: dict[str, str] = field(default_factory=dict)
-    """The name of the volume that stands for a given one."""
+    """Name of the volume that replaces a given one."""
     read_only: set[str] = field(default_factory=set)
-    """Given volumes of claims that were to be read only."""
+    """Given volumes that were read-only."""
 
 
 def _merge(given: Iterable[Manifest]) -> _Merged:
@@ -99,7 +99,7 @@ def _merge(given: Iterable[Manifest]) -> _Merged:
             first_of[claim] = first
             merged.volumes.append(first)
         elif not source.get("readOnly"):
-            # Written through one of its mounts, so it can't be read-only as a whole.
+            # One of its mounts is writable, so the volume can't be read-only.
             first["persistentVolumeClaim"] = {"claimName": claim}
         merged.name_of[name] = str(first["name"])
     return merged
@@ -113,5 +113,5 @@ def _container_mount(merged: _Merged, volume: str, path: str, read_only: bool) -
 def _given_mount(merged: _Merged, mount: Manifest) -> Manifest:
     volume = str(mount["name"])
     read_only: Manifest = {"readOnly": True} if volume in merged.read_only else {}
-    # A name that no volume has is passed on: the API server says so in its own words.
+    # An unknown name is passed on; the API server reports it.
     return {**mount, "name": merged.name_of.get(volume, volume), **read_only}

@@ -1,4 +1,4 @@
-"""Writing status: what a plan says, and, when a pass failed, why."""
+"""Writes status: from plans, and after failed passes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from claas_operator.metrics.counts import Metrics
 log = logging.getLogger(__name__)
 
 PATIENCE = 2
-"""How many passes may fail because the API server can't answer before that is told in status."""
+"""Number of passes that may fail for lack of an answer before the status says so."""
 
 
 class StatusWriter:
@@ -40,7 +40,7 @@ class StatusWriter:
         before: LoraAdapterStatus | DistillJobStatus,
         after: LoraAdapterStatus | DistillJobStatus,
     ) -> ObjectMeta:
-        """Write status where it changed, under the resourceVersion it was decided on."""
+        """Write a changed status, under the resourceVersion that it was decided on."""
         old = before.model_dump(mode="json", by_alias=True, exclude_none=True)
         new = after.model_dump(mode="json", by_alias=True, exclude_none=True)
         if old == new:
@@ -64,10 +64,8 @@ class StatusWriter:
         return ObjectMeta.model_validate(written["metadata"])
 
     async def tell(self, key: Key, error: Exception, failures: int) -> bool:
-        """Say in the object's status why the pass over it failed; its next good pass says what is so then. False when
-        there is no such object any more.
-
-        `failures` is how many passes had failed before, without a good one in between.
+        """Write why a pass failed into the object's status; the next successful pass replaces it. False if the object
+        no longer exists. `failures` counts earlier failed passes since the last successful one.
         """
         if key.kind is Kind.LEASE:
             return True
@@ -77,7 +75,7 @@ class StatusWriter:
             if found is None:
                 return False
             before = found.get("status") or {}
-            # What may be over in a moment need not be told of an object that has a status.
+            # A failure that may pass in a moment is not written if the object has a status.
             if isinstance(error, Unavailable) and before and failures < PATIENCE:
                 return True
             after = status_of(found, trouble_of(error), datetime.now(UTC))

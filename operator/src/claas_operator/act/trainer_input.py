@@ -1,4 +1,4 @@
-"""What a trainer's pod is told: the input document of each of its commands."""
+"""The input documents of the trainer's commands."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def chosen_engine(adapter: AdapterObject, settings: Settings) -> EngineSpec:
 
 
 def recovery_input(adapter: AdapterObject, settings: Settings, job: JobIdentity) -> TrainerInput:
-    """For a look at what a job has published."""
+    """For a search for the version that a job has published."""
     return init_input(adapter, settings).model_copy(update={"jobs": [job]})
 
 
@@ -61,7 +61,7 @@ def attempt_input(
 
 
 def server_trust(tls: ServingTls | None) -> ServerTrust:
-    """How a trainer verifies servers."""
+    """How a trainer verifies servers' certificates."""
     if tls is None:
         return ServerTrust()
     return ServerTrust(has_ca=tls.certificates is not None, server_name=tls.server_name)

@@ -1,1 +1,1 @@
-"""Clients: what observing and acting read and tell over the network."""
+"""Clients for the cluster and for servers, used by observe and act."""

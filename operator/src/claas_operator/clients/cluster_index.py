@@ -1,4 +1,4 @@
-"""What is watched of the cluster, and where each kind is kept."""
+"""The index of the cluster: the kinds that are watched, and their collections."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 COMPARE_SECONDS = 600.0
-"""About how often what is watched is compared with lists of metadata, in case that a watch has missed something."""
+"""Approximate interval in seconds of comparing the index with lists of metadata, in case a watch has missed a
+change."""
 
 
 AnyLease: TypeAlias = ServingLease | ServedName
@@ -78,10 +79,10 @@ class _Watching(Protocol):
 
 
 class ClusterIndex:
-    """All that is watched. Values are None where there is no such object, or this release can't read it."""
+    """All watched objects. A value is None if the object does not exist, or this release can't read it."""
 
     def __init__(self, api: Api, jobs: JobView, namespaces: Sequence[str | None]) -> None:
-        """`namespaces`: those that are looked after; None stands for all."""
+        """`namespaces`: the namespaces to watch; None stands for all."""
         self._api = api
         self.jobs = jobs
         self.adapters: Collection[AdapterObject] = Collection(
@@ -95,7 +96,7 @@ class ClusterIndex:
             _lease, lambda lease: [lease.deployment] if isinstance(lease, ServedName) else []
         )
         self.deployment_changed: Callable[[str, str], None] = lambda namespace, name: None
-        """Told of namespace and name when a served Deployment or the readiness of its pods has changed."""
+        """Called with namespace and name when a serving Deployment or the readiness of its pods has changed."""
         self._watches: dict[tuple[Resource, str | None], _Watching] = {}
         for namespace in namespaces:
             self._watch(ADAPTERS, self.adapters, namespace)
@@ -128,13 +129,13 @@ class ClusterIndex:
         return [lease for lease in self.leases.grouped(namespace, deployment) if isinstance(lease, ServedName)]
 
     def pod(self, namespace: str, name: str) -> Pod | None:
-        """The pod of that name, where it is a trainer's or one that serves."""
+        """The pod with that name, if it is a trainer's or a serving one."""
         found = [self.trainer_pods.get(namespace, name)]
         found += [served.pod(name) for (place, _), served in self._served.items() if place == namespace]
         return next((pod for pod in found if pod is not None), None)
 
     async def ready(self) -> None:
-        """Wait until everything has been listed once; raises ApiError when a try at that fails."""
+        """Wait until everything has been listed once; raises ApiError if that fails."""
         for watch in self._watches.values():
             await watch.ready()
         self.complete = True
@@ -150,7 +151,7 @@ class ClusterIndex:
             tasks.create_task(self._compare(), name="compare the index")
 
     async def wrote(self, resource: Resource, found: Manifest) -> None:
-        """A write of our own was answered with this object."""
+        """Take the object in the answer to an own write."""
         labels = ObjectMeta.model_validate(found["metadata"]).labels
         if resource is ADAPTERS:
             await self.adapters.take(found, answer=True)
@@ -162,7 +163,7 @@ class ClusterIndex:
             await self.leases.take(found, answer=True)
 
     async def refused(self, resource: Resource, namespace: str, name: str) -> None:
-        """A write of our own met an object that has changed: what is known of it is too old."""
+        """An own write met a conflict, so the known state is too old: read the object again."""
         watch = self._watches.get((resource, namespace)) or self._watches.get((resource, None))
         if watch is not None:
             try:
@@ -214,7 +215,7 @@ def _batch_job_of(pod: Pod) -> list[Hashable]:
 
 
 def batch_job_key(name: str) -> Hashable:
-    """What the pods of a batch Job are grouped under."""
+    """Key under which the pods of a batch Job are grouped."""
     return ("batch Job", name)
 
 

@@ -14,7 +14,7 @@ from claas_operator.errors import SettingsError
 
 @dataclass(frozen=True)
 class CompanionSource:
-    """The package `claas_vllm`: the text of each file, by its name. Nothing here imports it: it runs inside vLLM."""
+    """The package `claas_vllm`: the text of each file, by name. Never imported here, because it runs inside vLLM."""
 
     files: Mapping[str, str]
 

@@ -1,6 +1,5 @@
-"""What is kept of DistillJobs: all but their samples. Of those that stand in the job itself the verdict is kept.
-
-All of it can be made again by one list, which is how the operator starts.
+"""The index of DistillJobs, without their samples; of inline samples the result of their check is kept. One list
+rebuilds all of it when the operator starts.
 """
 
 from __future__ import annotations
@@ -34,23 +33,23 @@ class KnownJob:
     adapter: str
     phase: JobPhase | None
     queued: bool
-    """Whether it waits for a lease, holds one, or is about to."""
+    """Whether it waits for a lease, holds one, or is about to get one."""
     finished: bool
     told: bool
-    """Whether its status is about its spec as it is now."""
+    """Whether its status refers to its current spec."""
     deleted_from: datetime | None
     """When its time to live is over, for a finished job that has one."""
     published: PublishedVersion | None
-    """The version that it reports."""
+    """The version that it published."""
     rejected: AdapterVersion | None
-    """A version of which it reports that serving refused it."""
+    """A version that serving rejected, by its report."""
     inline: InlineSamples | None
-    """What is known of samples that stand in the job itself; None: nothing, or there are none."""
+    """Result of checking its inline samples; None: unknown, or there are none."""
     text: bytes = field(repr=False)
-    """The whole job as JSON, which takes an eighth of the memory that its parts would."""
+    """The job as JSON, which takes an eighth of the memory of the decoded object."""
 
     def whole(self) -> JobObject:
-        """All of it but its inline samples."""
+        """The job without its inline samples."""
         return JobObject.model_validate_json(self.text)
 
     def due_in(self, now: datetime) -> float | None:
@@ -63,10 +62,10 @@ class KnownJob:
 
 
 def known_job(job: JobObject, inline: InlineSamples | None = None) -> KnownJob:
-    """What is kept of a job."""
+    """The index entry of a job."""
     metadata, status, ttl = job.metadata, job.status, job.spec.ttl_seconds_after_finished
     ended = finished(status.conditions)
-    # Client-side apply keeps all of a job in an annotation, samples too.
+    # Client-side apply copies the whole job, with samples, into an annotation.
     small = job.model_copy(
         update={
             "metadata": metadata.model_copy(update={"annotations": {}}),
@@ -120,11 +119,11 @@ class JobView:
         self.collection: Collection[KnownJob] = Collection(self._decoded, lambda job: [job.adapter])
 
     async def take(self, found: Manifest) -> None:
-        """Remember a job as the API server tells of it. One that this release can't read is in nobody's way."""
+        """Store a job from the API server. A job that this release can't read holds up no other."""
         await self.collection.take(found)
 
     def note(self, job: JobObject) -> KnownJob:
-        """Remember a job as it was written; the answer of the server may come late."""
+        """Store a job from the answer to an own write, which may be late."""
         before = self.get(job.metadata.namespace, job.metadata.name)
         known = known_job(job, before.inline if before is not None and before.uid == job.metadata.uid else None)
         at = (known.namespace, known.name)
@@ -158,6 +157,6 @@ class JobView:
         )
         inline = before.inline if before is not None else None
         if stands_here and inline is None and job.status.start_time is None and not finished(job.status.conditions):
-            # A megabyte takes tens of milliseconds, in which others go on.
+            # In a thread, because a megabyte takes tens of milliseconds.
             inline = await asyncio.to_thread(check_inline, SamplesSource.model_validate(samples))
         return known_job(job, inline)

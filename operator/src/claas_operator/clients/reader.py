@@ -1,4 +1,4 @@
-"""Reading Kubernetes' objects as typed values. Nothing is decided and nothing is written here."""
+"""Reads Kubernetes objects as typed values."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ RECENT_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class SecretToken:
-    """A token from a Secret: its text, or why it can't be one, and when the Secret last changed."""
+    """A token from a Secret: its text, or why it is unusable, and when the Secret last changed."""
 
     text: str | None
     fault: str | None
@@ -74,7 +74,7 @@ class Document:
 
 
 class Reader:
-    """Reads single objects and lists; one that is missing is None.
+    """Reads single objects and lists; a missing object is None.
 
     What is watched is read from the index, and asked of the server only where the index does not know it.
     """
@@ -123,7 +123,7 @@ class Reader:
         return JobObject.model_validate(found)
 
     async def readable_job(self, namespace: str, name: str) -> JobObject | None:
-        """The DistillJob of that name, unless this release can't read it: then nothing is known to go on."""
+        """The DistillJob with that name; None if this release can't read it."""
         try:
             return await self.job_object(namespace, name)
         except ValidationError:
@@ -226,18 +226,18 @@ class Reader:
         api_key: SecretKeyRef | None,
         tls: ServingTls | None = None,
     ) -> Credentials:
-        """The contents of the Secrets that open a server; None for what is not named, not there or unusable."""
+        """The contents of the Secrets for a server; None for those that are not named, missing or unusable."""
         token = await self.secret(namespace, control_token) if control_token else None
         key = await self.secret(namespace, api_key) if api_key else None
         verified = None
         if tls is not None:
-            # Certificates that are named and not there are none to trust, never the public ones.
+            # If the named certificates are missing, nothing is trusted; never fall back to public CAs.
             ca = (await self.certificates(namespace, tls) or "") if tls.certificates else None
             verified = Tls(ca, tls.server_name)
         return Credentials(token.text if token else None, key.text if key else None, verified)
 
     async def certificates(self, namespace: str, tls: ServingTls) -> str | None:
-        """The certificates that an adapter's TLS settings name, in PEM; None when they are not there."""
+        """The certificates that an adapter's TLS settings name, in PEM; None if they are missing."""
         if tls.certificates is None:
             return None
         return await self._certificates.get(
@@ -256,7 +256,7 @@ class Reader:
         return base64.b64decode(text).decode(errors="replace")
 
     async def secret(self, namespace: str, reference: SecretKeyRef) -> SecretToken | None:
-        """One key of a Secret as a token; None when it is not there."""
+        """One key of a Secret as a token; None if it is missing."""
         return await self._tokens.get(
             (namespace, reference),
             lambda: self._secret_now(namespace, reference),
@@ -284,7 +284,7 @@ class Reader:
         return Deployment.model_validate(found) if found else None
 
     async def deployment_pods(self, namespace: str, deployment: Deployment | None) -> list[Pod]:
-        """The Deployment's pods that are not on their way out."""
+        """The Deployment's pods that are not terminating."""
         found = await self.pods_of(namespace, deployment)
         alive = [pod for pod in found if not pod.ended and pod.metadata.deletion_timestamp is None]
         return sorted(alive, key=lambda pod: pod.metadata.name)
@@ -340,7 +340,7 @@ class Reader:
         return [Pod.model_validate(pod) for pod in found]
 
     async def input_uid(self, namespace: str, name: str) -> str | None:
-        """UID of the Secret that carries an attempt's input; None when there is no Secret of ours by that name."""
+        """UID of the Secret with an attempt's input; None if the operator has made no such Secret."""
         found = await self._api.get(SECRETS, namespace, name)
         metadata = ObjectMeta.model_validate(found["metadata"]) if found else None
         if metadata is None or not naming.TRAINER_LABELS.items() <= metadata.labels.items():
@@ -348,7 +348,7 @@ class Reader:
         return metadata.uid
 
     async def attempts_open(self, namespace: str, job_uid: str) -> bool:
-        """Whether a batch Job of a DistillJob has not ended: Kubernetes may yet make a pod of it."""
+        """Whether a batch Job of a DistillJob has not ended, so that Kubernetes may still create a pod for it."""
         if self._index is not None:
             return any(not job.ended_because for job in self._index.batch_jobs.grouped(namespace, job_uid))
         return await self.attempts_open_now(namespace, job_uid)

@@ -1,4 +1,4 @@
-"""vLLM servers and trainers over HTTP: asked for their state, told to wake, to serve a version or to forget it."""
+"""Requests to vLLM servers and trainers: read their state, wake, load and unload."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ PROGRESS_SECONDS = 1.5
 
 @dataclass(frozen=True)
 class Credentials:
-    """What opens a server: the companion's control token and vLLM's API key; and how it is verified."""
+    """Credentials for a server: the control token and vLLM's API key, and how its certificate is verified."""
 
     control_token: str | None = None
     api_key: str | None = None
@@ -63,7 +63,7 @@ async def _client(url: str, credentials: Credentials, timeout_seconds: float) ->
 
 
 async def ask_state(url: str, served_name: str | None, credentials: Credentials) -> ServerState:
-    """What a server says of itself; `served_name` None asks only whether it sleeps. Never raises."""
+    """State of a server; `served_name` None asks only whether it sleeps. Never raises."""
     try:
         async with asyncio.timeout(ASK_SECONDS), _client(url, credentials, ASK_SECONDS) as client:
             asleep = await _is_asleep(client)
@@ -98,14 +98,14 @@ async def ask_state(url: str, served_name: str | None, credentials: Credentials)
 
 
 def _needed_root_path(status: CompanionStatus | None) -> str:
-    """The server's --root-path where it must stand before our paths. vLLM takes paths without it too, but for those
-    that begin with it."""
+    """The server's --root-path if requests need it. vLLM also accepts paths without it, except those that begin with
+    it."""
     given = (status.settings.root_path or "") if status is not None and status.settings is not None else ""
     return given if "/v1/models".startswith(f"{given}/") else ""
 
 
 def _traits(said: ServerSettings) -> ServerTraits:
-    """What a server says of itself."""
+    """State of a server."""
     return ServerTraits(
         sleep_mode=said.sleep_mode,
         exports_weights=None if said.worker_extension is None else said.worker_extension == EXPORT_CLASS,
@@ -139,7 +139,7 @@ async def wake(url: str, credentials: Credentials) -> None:
 
 
 async def serve(url: str, credentials: Credentials, served_name: str, version: int, path: str, probe: Probe) -> bool:
-    """Make a server answer `served_name` with a version; True when that changed anything. Raises ServerError."""
+    """Make a server serve a version under `served_name`; True if that changed anything. Raises ServerError."""
     try:
         async with asyncio.timeout(SERVE_SECONDS), _client(url, credentials, TELL_SECONDS) as client:
             outcome = await put_in_service(
@@ -159,7 +159,7 @@ async def serve(url: str, credentials: Credentials, served_name: str, version: i
 
 
 async def verify(url: str, credentials: Credentials, served_name: str, probe: Probe) -> bool:
-    """See that the version in service is applied; True when it had to be loaded again. Raises ServerError."""
+    """Verify that the version in service is applied; True if it had to be loaded again. Raises ServerError."""
     try:
         async with asyncio.timeout(SERVE_SECONDS), _client(url, credentials, TELL_SECONDS) as client:
             spec = ProbeSpec(probe.prompt, probe.max_tokens)
@@ -182,7 +182,7 @@ async def forget(url: str, credentials: Credentials, served_name: str) -> None:
 
 
 async def ask_progress(pod_address: str) -> Progress | None:
-    """Where a trainer is; None when it does not say."""
+    """Progress of a trainer; None if it does not answer."""
     host = f"[{pod_address}]" if ":" in pod_address else pod_address
     try:
         async with httpx.AsyncClient(timeout=PROGRESS_SECONDS, trust_env=False) as client:

@@ -1,4 +1,4 @@
-"""What the index brings wakes keys."""
+"""Wakes keys when the index changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from claas_operator.plan.serving_lease import ServingLease, lease_name
 
 
 class Wakers:
-    """Wakes what may have something to do when the index changes."""
+    """Wakes the keys that a change of the index concerns."""
 
     def __init__(self, reconciler: Reconciler, index: ClusterIndex) -> None:
         self._reconciler = reconciler
@@ -40,7 +40,7 @@ class Wakers:
         if self._index.adapters.entry(namespace, name) is None:
             self.adapters.forget(namespace, name)
         elif known is not None:
-            # Of one that this release can't read any more it is known that it is not ready.
+            # An adapter that this release can't read counts as not ready.
             status = after.status if after is not None else LoraAdapterStatus()
             deployment = known.spec.serving.deployment_ref.name
             self.adapters.take(namespace, name, deployment, status, datetime.now(UTC))
@@ -77,7 +77,7 @@ class Wakers:
             self._wake_owner(found.metadata)
 
     def _deployment_changed(self, namespace: str, name: str) -> None:
-        """A Deployment changed, or its pods: look at the adapters it serves."""
+        """A Deployment or its pods changed: wake the adapters that it serves."""
         served = self._index.adapters.grouped(namespace, name)
         for adapter in served:
             self._queue.wake(Key(Kind.ADAPTER, namespace, adapter.metadata.name))
@@ -85,14 +85,14 @@ class Wakers:
             self._queue.wake(Key(Kind.LEASE, namespace, lease_name(name)))
 
     def _wake_owner(self, metadata: ObjectMeta) -> None:
-        """Look at the object that a trainer belongs to."""
+        """Wake the owner of a trainer."""
         kind = metadata.labels.get(naming.OWNER_KIND_LABEL)
         name = metadata.annotations.get(naming.OWNER_NAME_ANNOTATION)
         if kind in set(Kind) and name:
             self._queue.wake(Key(Kind(kind), metadata.namespace, name))
 
     def _accounted_for(self, batch_job: BatchJob) -> bool:
-        """Whether a trainer's batch Job has ended and is let go, and its DistillJob is done."""
+        """Whether a trainer's batch Job has ended and is accounted for, and its DistillJob is finished."""
         metadata = batch_job.metadata
         owner = metadata.annotations.get(naming.OWNER_NAME_ANNOTATION, "")
         known = self._index.jobs.get(metadata.namespace, owner)

@@ -1,4 +1,5 @@
-"""One key, one pass: observe, plan, apply, status. Passes are idempotent; everything they know is in the cluster."""
+"""Passes: observe, plan, act and write status for one key. Passes are idempotent, and all their state is in the
+cluster."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ from claas_operator.plan.world import TrainerState
 log = logging.getLogger(__name__)
 
 CONFLICT_SECONDS = 0.2
-"""When a pass is repeated that was decided on something which has changed meanwhile."""
+"""Seconds until a pass is repeated after a conflict."""
 
 
 class Reconciler:
@@ -84,7 +85,7 @@ class Reconciler:
         self.leases = LeasePasses(read, index.jobs, observer, applier, turns, self.queue.wake)
 
     async def reconcile(self, key: Key) -> float | None:
-        """One pass; answers in how many seconds to look again."""
+        """One pass; returns the seconds until the next one."""
         with self.metrics.one_pass(key.kind) as ending:
             try:
                 match key.kind:
@@ -99,10 +100,10 @@ class Reconciler:
                 log.debug("%s %s/%s is decided on anew: %s", key.kind, key.namespace, key.name, conflict)
                 return CONFLICT_SECONDS
             except Exception as error:
-                # Whatever it is, the object's status tells it; the queue then tries the key again.
+                # Any failure goes to the object's status; the queue then retries the key.
                 if await self._status.tell(key, error, self.queue.failures(key)):
                     raise
-                return 0.0  # It was deleted in mid-pass: look at what that leaves to do.
+                return 0.0  # It was deleted during the pass; the next pass handles that.
 
     def failing_loads(self, namespace: str, adapter: str) -> int:
         """In how many pods the last try to load the adapter's version failed."""
@@ -135,12 +136,12 @@ class Reconciler:
         known = adapter.status.versions
         loads = any(isinstance(action, actions.PutInService) for action in plan.actions)
         if plan.status.versions != known and loads:
-            # Before anything is loaded: a version must not be forgotten when its job is deleted meanwhile.
+            # Before any load, so that a version is not lost if its job is deleted meanwhile.
             adapter = await self._note_versions(adapter, plan.status)
             await self._recorder.record(ADAPTER_KIND, adapter.metadata, plan.news)
         if plan.actions:
             outcome = await self._applier.for_adapter(adapter, plan.actions)
-            # Status tells what is so after acting, not what was meant to be.
+            # The status describes the state after acting, not the intention.
             again = await self._read.adapter_object(key.namespace, key.name)
             if again is None or again.metadata.deletion_timestamp is not None:
                 return 0.0
@@ -154,7 +155,7 @@ class Reconciler:
         news = plan.news if plan.status.versions != before.versions else ()
         await self._recorder.record(ADAPTER_KIND, adapter.metadata, (*news, *plan.notes))
         if plan.status.versions != known or before.served_version != plan.status.served_version:
-            # Another version means nothing to a job whose turn has not come, and there may be many.
+            # Jobs that wait for their turn do not depend on the version, and may be many.
             self._wake_jobs(key, queued=False)
         if before.latest_version is None and plan.status.latest_version is not None:
             self.queue.wake(key)  # Its trainer is let go once the first version stands in status.
@@ -165,7 +166,7 @@ class Reconciler:
         return plan.requeue_seconds
 
     async def _note_versions(self, adapter: AdapterObject, planned: LoraAdapterStatus) -> AdapterObject:
-        """Write the adapter's versions into its status, and nothing else; the adapter as it is then."""
+        """Write only the adapter's versions into its status; returns the updated adapter."""
         versions = {"versions": planned.versions, "latest_version": planned.latest_version}
         status = adapter.status.model_copy(update=versions)
         metadata = await self._status.write(ADAPTERS, adapter.metadata, adapter.status, status)
@@ -186,7 +187,7 @@ class Reconciler:
             raise
         except ApiError as error:
             return await self._stand_back(key, job, plan.status, error)
-        # What is accounted for is written down before anything that would make it unreadable is done.
+        # The result is written before any action that would delete its source.
         metadata = await self._status.write(DISTILL_JOBS, job.metadata, job.status, plan.status)
         before, written = known_job(job), job.model_copy(update={"metadata": metadata, "status": plan.status})
         after = before
@@ -211,7 +212,7 @@ class Reconciler:
         if published or (ended and plan.status.produced_version is None):
             self.queue.wake(adapter)
         elif plan.creations:
-            # A step that is over by then is not told in the adapter's status.
+            # A step that has ended by then is not shown in the adapter's status.
             self.queue.wake(adapter, TELL_SECONDS)
         deployment = world.adapter.spec.serving.deployment_ref.name if world.adapter is not None else None
         if deployment is not None:
@@ -221,15 +222,15 @@ class Reconciler:
         gave_way = before.queued and not after.queued and not published
         if deployment is not None:
             if gave_way and (world.lease is None or world.lease.grant is None):
-                # Of a lease that is held, its release wakes them.
+                # If the lease is held, its release wakes them.
                 await self.leases.wake_next(world.lease or new_lease(key.namespace, deployment))
             lease = Key(Kind.LEASE, key.namespace, lease_name(deployment))
             self._wake_lease(lease, plan.actions, at_once=ended or gave_way)
         return plan.requeue_seconds
 
     async def _stand_back(self, key: Key, job: JobObject, planned: DistillJobStatus, error: ApiError) -> float:
-        """The API server refuses to start the job's step: tell it, and let others go first for a while. `job` is as
-        it stands in the cluster, `planned` what its status would have been."""
+        """The API server refuses to start the job's step: write that to its status, and let other jobs go first
+        during the back-off. `job` is the job in the cluster, `planned` the status that was planned."""
         now = datetime.now(UTC)
         begun = {"start_time": planned.start_time, "timings": planned.timings}
         status = refused_step(job.status.model_copy(update=begun), job.metadata.generation, error, now)
@@ -253,7 +254,8 @@ class Reconciler:
                 self.queue.wake(Key(Kind.JOB, job.namespace, job.name))
 
     async def _wake_after(self, adapter: Key) -> None:
-        """An adapter is gone: its jobs wait or fail, and what its Deployment serves of it is taken out of service."""
+        """An adapter was deleted: wake its jobs, which wait or fail, and the Lease, whose pass takes it out of
+        service."""
         self._wake_jobs(adapter, queued=True)
         for lease in await self._read.leases(adapter.namespace):
             self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))

@@ -1,7 +1,7 @@
-"""Which key is looked at when: a lane of its own for each kind, without I/O and without a clock.
+"""The schedule of keys, with a lane for each kind; no I/O and no clock.
 
-A lane never waits for another: a Lease pass wakes serving, and thousands of DistillJobs may be due. Within a lane the
-key that has been due longest comes first.
+A lane never waits for another, because passes over Leases wake serving while thousands of DistillJobs may be due.
+Within a lane, the key that has been due longest comes first.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from claas_operator.keys import Key, Kind
 
 SLOTS: Mapping[Kind, int] = {Kind.LEASE: 64, Kind.ADAPTER: 24, Kind.JOB: 12}
-"""Passes of a kind at a time. Those over Leases and adapters mostly wait for vLLM; those over jobs compute."""
+"""Concurrent passes of each kind. Passes over Leases and adapters mostly wait for vLLM; those over jobs compute."""
 _SPARE_ENTRIES = 64
 
 
@@ -22,13 +22,12 @@ class _Lane:
     slots: int
     """Free ones."""
     heap: list[tuple[float, Key]] = field(default_factory=list)
-    """By time; entries whose key is due at another time by now are skipped."""
+    """A heap by time; entries are skipped if their key is due at another time by now."""
 
 
 class Schedule:
-    """Keys by the time at which they are due (seconds of any one clock), and those that are looked at now.
-
-    Each key is looked at once at a time. Waking and starting cost O(log n).
+    """Keys by the time at which they are due (seconds of any clock), and keys whose pass is running. A key has at
+    most one pass at a time. Waking and starting cost O(log n).
     """
 
     def __init__(self, slots: Mapping[Kind, int] = SLOTS) -> None:
@@ -42,7 +41,7 @@ class Schedule:
         self._held = frozenset(kinds)
 
     def wake(self, key: Key, due: float) -> bool:
-        """Have the key looked at no later than then; True when that is sooner than it would have been."""
+        """Make the key due no later than this; True if that is sooner than before."""
         if due >= self._due.get(key, float("inf")):
             return False
         self._due[key] = due
@@ -50,12 +49,12 @@ class Schedule:
         return True
 
     def put_off(self, key: Key, due: float) -> None:
-        """Have the key looked at then, and no sooner for what woke it until now."""
+        """Make the key due exactly then, even if it was woken for an earlier time."""
         self._due[key] = due
         self._push(key, due)
 
     def start(self, now: float) -> list[tuple[Key, float]]:
-        """The keys to look at now, with the time at which each was due; each holds a slot until `finish`."""
+        """Keys whose pass may start now, each with the time at which it was due; each holds a slot until `finish`."""
         started = []
         for lane in self._open():
             while lane.slots and (found := self._first(lane)) is not None and found[0] <= now:
@@ -67,14 +66,14 @@ class Schedule:
         return started
 
     def finish(self, key: Key) -> None:
-        """The key was looked at; if it was woken meanwhile, its next turn may come."""
+        """The pass over the key has ended; it may run again if it was woken meanwhile."""
         self._running.remove(key)
         self._lanes[key.kind].slots += 1
         if key in self._due:
             self._push(key, self._due[key])
 
     def next_start(self) -> float | None:
-        """When something can start; None: not before a wake or the end of a pass."""
+        """When the next pass can start; None: not before a wake or the end of a pass."""
         firsts = (self._first(lane) for lane in self._open() if lane.slots)
         return min((found[0] for found in firsts if found is not None), default=None)
 

@@ -1,4 +1,4 @@
-"""The operator's log of what it decided: a line for each change of state, with who, from what to what, and why."""
+"""Log lines for changes of state: object, old and new state, and reason."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def log_transitions(key: Key, *transitions: str | None) -> None:
 
 
 def job_transition(before: DistillJobStatus, after: DistillJobStatus) -> str | None:
-    """A DistillJob's change of phase, or of the reason that it waits for; None when there is none."""
+    """A DistillJob's change of phase or of its waiting reason; None if there is none."""
     if (before.phase, before.reason) == (after.phase, after.reason):
         return None
     return _line(before.phase or "new", after.phase or "new", after.reason, after.message)
 
 
 def adapter_transition(before: LoraAdapterStatus, after: LoraAdapterStatus) -> str | None:
-    """A LoraAdapter's change of `Ready` or of the version that serves; None when there is none."""
+    """A LoraAdapter's change of `Ready` or of the version in service; None if there is none."""
     said, says = (condition_of(status.conditions, AdapterCondition.READY) for status in (before, after))
     if says is None or _state(said, before) == _state(says, after):
         return None
@@ -40,7 +40,7 @@ def adapter_transition(before: LoraAdapterStatus, after: LoraAdapterStatus) -> s
 
 
 def lease_transitions(before: ServingLease | None, actions: Iterable[Action]) -> list[str]:
-    """What becomes of a serving Lease's grant."""
+    """A change of a serving Lease's grant."""
     old = before.grant if before is not None else None
     lines = []
     for action in actions:

@@ -1,4 +1,4 @@
-"""The work queue: keys to reconcile, each at most once at a time, now or later, each kind in a lane of its own."""
+"""The work queue: runs passes over keys, at most one per key at a time, with a lane for each kind."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LONGEST_LEASE_RETRY_SECONDS = 5.0
 
 
 Reconcile = Callable[[Key], Awaitable[float | None]]
-"""One pass over a key; answers in how many seconds to look again, or None for not before an event."""
+"""One pass over a key; returns the seconds until the next one, None for not before an event."""
 OnStart = Callable[[Kind, float], None]
-"""Told of each pass that begins: what it is about, and how many seconds after it was due."""
+"""Called for each pass that starts, with its key and its delay in seconds."""
 
 
 def _ignore(kind: Kind, seconds: float) -> None:
@@ -29,11 +29,10 @@ def _ignore(kind: Kind, seconds: float) -> None:
 
 
 class WorkQueue:
-    """Wakes keys and runs their passes, a few of each kind at a time.
+    """Runs the passes of woken keys, a few of each kind at a time.
 
-    A key that is woken while its pass runs is run once more afterwards. A pass that raises is run again with a
-    growing delay, and no event runs it before that. Everything in here can be lost: a restart begins with a full
-    resync. `clock` counts seconds.
+    A key woken during its pass runs again afterwards. A pass that raises is retried with back-off, and no event
+    shortens that. Nothing is persistent: a restart begins with a full resync. `clock` counts seconds.
     """
 
     def __init__(
@@ -55,7 +54,7 @@ class WorkQueue:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def wake(self, key: Key, after_seconds: float = 0.0) -> None:
-        """Have the key looked at, no later than in that many seconds."""
+        """Run a pass over the key within this many seconds."""
         due = max(self._clock() + after_seconds, self._not_before.get(key, 0.0))
         if self._schedule.wake(key, due):
             self._changed.set()
@@ -66,7 +65,7 @@ class WorkQueue:
         self._changed.set()
 
     def failures(self, key: Key) -> int:
-        """How many passes over the key have failed since the last good one."""
+        """Number of failed passes over the key since the last successful one."""
         return self._failures.get(key, 0)
 
     def waiting(self, kind: Kind) -> int:

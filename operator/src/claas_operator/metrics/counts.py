@@ -1,4 +1,4 @@
-"""What has happened so far: one method for each thing that is counted."""
+"""Counters and histograms, with a method for each."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Metrics:
         self._pass_duration = self._histogram(definitions.PASS_DURATION)
         self._api_requests = self._counter(definitions.API_REQUESTS)
         self._api_request_duration = self._histogram(definitions.API_REQUEST_DURATION)
-        # A rate needs a first value: what can be told beforehand is there from the start.
+        # A rate needs a first value, so series with known labels exist from the start.
         for load in LoadResult:
             self._loads.labels(load.value)
         for wake in WakeResult:
@@ -64,7 +64,7 @@ class Metrics:
     def job_written(
         self, namespace: str, created: datetime | None, before: DistillJobStatus, after: DistillJobStatus
     ) -> None:
-        """A job's status was written. What it has become is counted when `before` does not say it yet."""
+        """A job's status was written. Counts the changes since `before`."""
         if before.produced_version is None and after.produced_version is not None:
             self._versions_published.labels(namespace).inc()
         for condition, result in _RESULTS.items():

@@ -1,4 +1,4 @@
-"""What is told of LoraAdapters at a scrape, kept from what their watch brings."""
+"""Properties of LoraAdapters for the gauges, kept up to date by their watch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class KnownAdapter:
     latest_version: int | None
     served_version: int | None
     asleep_since: datetime | None
-    """When it was first seen not to be ready because vLLM sleeps, and not for a step; None when it is not so."""
+    """Since when it is not ready because vLLM sleeps without a step; None if it is not so."""
 
 
 class KnownAdapters:

@@ -1,4 +1,4 @@
-"""What is so at the moment of a scrape, from what the leader knows of the cluster. A scrape costs no request."""
+"""Gauges computed at each scrape from the leader's view of the cluster, without requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Place = tuple[str, str]
 
 
 class JobFacts(Protocol):
-    """What is told of a DistillJob."""
+    """Properties of a DistillJob for the gauges."""
 
     @property
     def namespace(self) -> str: ...
@@ -39,7 +39,7 @@ class JobFacts(Protocol):
 
 @dataclass(frozen=True)
 class ClusterView:
-    """What the operator knows of the cluster without asking."""
+    """The operator's view of the cluster, without requests."""
 
     jobs: Callable[[], Iterable[JobFacts]]
     """All DistillJobs."""
@@ -56,7 +56,7 @@ class Sleepers:
         self._since: dict[Key, tuple[Place, datetime]] = {}
 
     def note(self, lease: Key, deployment: str, asleep: bool | None, now: datetime) -> None:
-        """A pass has found a pod of the Deployment asleep while no trainer lives, or none; None: it can't be told."""
+        """A pass has found whether a pod of the Deployment sleeps while no trainer lives; None: unknown."""
         if asleep:
             self._since.setdefault(lease, ((lease.namespace, deployment), now))
         elif asleep is not None:

@@ -1,4 +1,4 @@
-"""Observing one trainer: its batch Job, its pods, and their Events where nothing else says why it does not start."""
+"""Observes one trainer: its batch Job, its pods and, if they do not show why it does not start, their Events."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ async def observe_attempt(read: Reader, namespace: str, name: str | None, now: d
     try:
         events = await read.events(namespace, about)
     except Forbidden:
-        # Roles of an earlier release have no such right, and a trainer that does start needs no Events.
+        # Roles of an earlier release lack this permission, and a trainer that starts needs no Events.
         return replace(attempt, message="The trainer does not run yet; Events about it can't be listed (RBAC)")
     return describe_attempt(name, batch_job, pods, events)

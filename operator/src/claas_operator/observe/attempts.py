@@ -1,7 +1,7 @@
 """How far an attempt is, read from its batch Job and its pods.
 
-A pod is more than its trainer: meshes, vaults and proxies put containers of their own into it, some of which never
-end. So an attempt is judged by the container named `trainer`, and by the pod only where that container says nothing.
+Meshes, vaults and proxies add containers to the pod, some of which never end. An attempt is therefore judged by the
+container named `trainer`, and by the pod only if that container has no state.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from claas_operator.plan.world import (
 )
 
 EVENTS_AFTER_SECONDS = 5
-"""How old a batch Job is before Events are read for why its trainer does not run."""
+"""Age of a batch Job, in seconds, from which Events are read to see why its trainer does not run."""
 
 
 def describe_attempt(
@@ -35,7 +35,7 @@ def describe_attempt(
     alive = bool(alive_trainers(pods))
     if batch_job is None or batch_job.metadata.deletion_timestamp is not None:
         return TrainerJob(name=name, state=TrainerState.ABSENT, alive=alive)
-    # An earlier batch Job of this name may have left a pod behind: what became of that one says nothing here.
+    # An earlier batch Job of this name may have left a pod behind, which must not count.
     owner = batch_job.metadata.uid
     pods = [pod for pod in pods if any(reference.uid == owner for reference in pod.metadata.owner_references)]
     pod = max(pods, key=lambda pod: pod.metadata.creation_timestamp or datetime.min.replace(tzinfo=UTC), default=None)
@@ -56,7 +56,7 @@ def describe_attempt(
     trainer = pod.state_of(TRAINER_CONTAINER).terminated
     if trainer is not None:
         result = _result(trainer.message)
-        # Killed after it had told of its version, it has done its work all the same.
+        # A trainer that was killed after reporting its version has done its work.
         published = result is not None and result.succeeded and result.version is not None
         return TrainerJob(
             name=name,
@@ -94,7 +94,7 @@ def describe_attempt(
 
 
 def needs_events(attempt: TrainerJob, now: datetime) -> bool:
-    """Whether a trainer does not run for some seconds, and nothing but Events could say why."""
+    """Whether a trainer has not run for some seconds, and only Events could show why."""
     start = attempt.start
     return start is not None and not start.hindered and now - start.since > timedelta(seconds=EVENTS_AFTER_SECONDS)
 
@@ -124,7 +124,7 @@ def held_open(pods: Sequence[Pod]) -> tuple[ObjectReference, ...]:
 
 
 def _held_open(pod: Pod) -> bool:
-    """Whether a container beside the trainer goes on. A native sidecar is an init container: the kubelet ends it."""
+    """Whether another container keeps running. Native sidecars are init containers, which the kubelet ends."""
     if pod.ended or pod.state_of(TRAINER_CONTAINER).terminated is None:
         return False
     return any(status.state.terminated is None for status in pod.status.container_statuses)
@@ -135,7 +135,7 @@ def _said(*parts: str) -> str:
 
 
 def _other_failure(pod: Pod) -> str:
-    """Which container ended the pod before its trainer ran."""
+    """The container that ended the pod before its trainer ran."""
     for status in (*pod.status.init_container_statuses, *pod.status.container_statuses):
         ended = status.state.terminated
         if ended is not None and ended.exit_code:

@@ -1,7 +1,7 @@
 """Why a trainer does not start, in Kubernetes' own words: from the batch Job, its pod, and their Events.
 
-Quota and admission refuse a pod before there is one, and only Events of the batch Job tell; a volume that can't be
-attached or a missing ConfigMap is told by Events of the pod alone.
+Quota and admission refuse a pod before it exists, which only Events of the batch Job show; a volume that can't be
+attached or a missing ConfigMap shows only in Events of the pod.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from claas_kube.objects.workloads import BatchJob, Event
 from claas_operator.plan.naming import TRAINER_CONTAINER
 
 LONGEST_WORDS = 1000
-"""Of what is quoted; some messages name every node of the cluster."""
+"""Longest quotation, in characters; some messages name every node of the cluster."""
 _STARTING = frozenset({"", "ContainerCreating", "PodInitializing"})
 _GOES_ON = frozenset({"SuccessfulCreate", "SuccessfulAttachVolume", "Pulling", "Pulled", "Created", "Started"})
-"""Events after which what was said before is over."""
+"""Events that make earlier ones obsolete."""
 
 
 def started(pod: Pod) -> bool:
@@ -26,8 +26,8 @@ def started(pod: Pod) -> bool:
 
 
 def hindrance(batch_job: BatchJob, pod: Pod | None, events: Sequence[Event] = ()) -> str:
-    """What keeps the trainer from starting; empty while nothing is known to. `events`: of the pod, or of the batch
-    Job as long as it has none."""
+    """What keeps the trainer from starting; empty if nothing is known. `events`: those of the pod, or of the batch
+    Job while there is no pod."""
     said = _of_job(batch_job) if pod is None else _of_pod(pod)
     return (said or _of_events(pod, events))[:LONGEST_WORDS]
 
@@ -56,7 +56,7 @@ def _of_events(pod: Pod | None, events: Sequence[Event]) -> str:
         event
         for event in events
         if event.reason in _GOES_ON
-        # A pod that still waits for a node says so in its conditions.
+        # The conditions of a pod show whether it still waits for a node.
         or (event.type == "Warning" and not (pod is not None and event.reason == "FailedScheduling"))
     ]
     newest = max(telling, key=lambda event: (event.last_seen, event.type == "Warning"), default=None)

@@ -1,5 +1,5 @@
-"""The holder of a serving lease: whether it still needs the lease, and whether it may have left a version that its
-adapter does not know of."""
+"""The lease holder: whether it still needs the lease, and whether it may have published a version that its adapter
+does not know of."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ADOPTION_SECONDS = 10
 
 @dataclass(frozen=True)
 class HolderState:
-    """What becomes of a lease once no trainer runs and serving is awake."""
+    """State of the lease holder, which decides about the lease once no trainer runs and serving is awake."""
 
     needs_lease: bool
     unaccounted: tuple[JobIdentity, ...] = ()

@@ -1,4 +1,4 @@
-"""Where a vLLM pod sees the adapter's folder, as the kubelet mounts volumes."""
+"""Path of the adapter's folder in a vLLM pod, by the kubelet's rules for mounts."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from claas_operator.plan.server.environment import (
 
 _DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 _VERSIONS = "versions"
-"""The folder below the adapter's own that vLLM reads from."""
+"""The subfolder of the adapter's folder that vLLM reads."""
 
 
 @dataclass(frozen=True)
 class MountedFolder:
-    """Where the container sees the adapter's folder; `path` None: it does not, and `problem` says why."""
+    """Path of the adapter's folder in the container; `path` is None if it is not mounted, and `problem` says why."""
 
     path: str | None
     problem: str = ""
 
 
 def serving_container(deployment: Deployment | None, adapter: AdapterObject) -> str | None:
-    """The name of the container that runs vLLM: what the spec says, or the first one of the Deployment's template.
-
-    Never the first one of a pod: what is injected into pods often comes first there.
+    """Name of the container that runs vLLM: from the spec, or else the first one of the Deployment's template. The
+    first one of a pod may be an injected sidecar.
     """
     named = adapter.spec.serving.container
     if named is not None or deployment is None:
@@ -41,7 +40,7 @@ def serving_container(deployment: Deployment | None, adapter: AdapterObject) -> 
 
 
 def mounted_folder(pod: Pod, adapter: AdapterObject, deployment: Deployment | None) -> MountedFolder:
-    """Where a vLLM pod sees the adapter's folder."""
+    """Path of the adapter's folder in a vLLM pod."""
     container = _container(pod, adapter, deployment)
     if container is None:
         return MountedFolder(None, f"it has no container {serving_container(deployment, adapter)}")
@@ -77,7 +76,7 @@ def _container(pod: Pod, adapter: AdapterObject, deployment: Deployment | None) 
 
 
 def _through(mount: ContainerMount, folder: str, environment: Environment) -> MountedFolder:
-    """Where one mount of the claim shows the folder."""
+    """Path of the folder in one mount of the claim."""
     root = _absolute(mount.mount_path)
     below = mount.sub_path
     if mount.sub_path_expr:
@@ -95,7 +94,7 @@ def _through(mount: ContainerMount, folder: str, environment: Environment) -> Mo
     if folder == below or folder.startswith(f"{below}/"):
         return MountedFolder(_join(root, folder.removeprefix(below).strip("/")))
     if below == f"{folder}/{_VERSIONS}" and root.endswith(f"/{_VERSIONS}"):
-        # The versions alone, and where they lie in the adapter's folder.
+        # The mount shows only the versions, at their place in the adapter's folder.
         return MountedFolder(root.removesuffix(f"/{_VERSIONS}") or "/")
     return MountedFolder(
         None, f"the mount at {root} shows {below} of the volume, and the adapter's folder there is {folder}"
@@ -103,7 +102,7 @@ def _through(mount: ContainerMount, folder: str, environment: Environment) -> Mo
 
 
 def _governing(container: Container, path: str) -> ContainerMount | None:
-    """The mount that a path of the container leads into: the longest one above it."""
+    """The mount that contains a path of the container: the one with the longest mount path."""
     above = [mount for mount in container.volume_mounts if f"{path}/".startswith(_below(mount))]
     return max(above, key=lambda mount: len(_below(mount)), default=None)
 

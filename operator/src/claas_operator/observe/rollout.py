@@ -1,5 +1,5 @@
-"""Whether a Deployment's pods are settled, as far as a step is concerned: not about to be replaced, and no pod of it
-holding a GPU without serving."""
+"""Whether a Deployment is settled enough for a step: no pod is about to be replaced, and none holds a GPU without
+serving."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from claas_kube.objects.pods import Pod
 from claas_kube.objects.workloads import Deployment
 
 STARTING_SECONDS = 600
-"""How long a pod that is not ready counts as starting. One that takes longer is broken, and must not hold up the
-steps of those beside it."""
+"""Seconds for which a pod that is not ready counts as starting. After that it counts as broken and no longer holds up
+steps."""
 
 
 def unsettled(deployment: Deployment, pods: Sequence[Pod], now: datetime) -> str | None:
-    """Why a step should not begin now, in a sentence; None when the Deployment is settled.
-
-    `pods` are all that its selector matches, those on their way out too.
+    """Why a step should not start now, as a sentence; None if the Deployment is settled. `pods` are all that its
+    selector matches, including terminating ones.
     """
     name, status = deployment.metadata.name, deployment.status
     leaving = next((pod for pod in pods if pod.metadata.deletion_timestamp is not None and not pod.ended), None)
     if leaving is not None:
         return f"pod {leaving.metadata.name} of Deployment {name} is on its way out and may still hold its GPU"
-    # A Deployment that no controller has looked at says nothing at all of itself.
+    # The status of a Deployment is empty until its controller has processed it.
     if status.observed_generation is not None:
         if status.observed_generation < deployment.metadata.generation:
             return f"Deployment {name} was changed just now"

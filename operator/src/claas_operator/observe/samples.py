@@ -1,6 +1,6 @@
-"""A job's samples as far as the operator can see them: whether they are there, and whether each is one.
+"""Checks a job's samples as far as the operator can: whether they exist, and whether each has the right form.
 
-They are checked before the job has a turn or a trainer. Only verdicts are kept, never what was read.
+They are checked before the job is admitted. Only the results are kept, never the samples.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from claas_operator.clients.reader import Reader
 from claas_operator.plan.samples import InlineSamples, document_fault
 
 REMEMBERED = 1000
-"""How many verdicts are kept, so that a queued job's samples are not checked at every look."""
+"""Number of results kept, so that a queued job's samples are not checked at every pass."""
 
 
 @dataclass(frozen=True)
 class SamplesSeen:
-    """What is in the way of a job's samples; None: nothing that can be seen."""
+    """Problem with a job's samples; None: none that the operator can see."""
 
     missing: str | None = None
-    """What holds them is not there."""
+    """The object that holds them does not exist."""
     too_large: str | None = None
-    """No trainer's input can be made of them."""
+    """They do not fit into a trainer's input."""
     invalid: str | None = None
     """One of them is wrong."""
 
 
 class SamplesObserver:
-    """Looks at the samples of jobs."""
+    """Checks the samples of jobs."""
 
     def __init__(self, read: Reader) -> None:
         self._read = read
         self._verdicts: OrderedDict[tuple[str, str], str | None] = OrderedDict()
 
     async def look(self, job: JobObject, inline: InlineSamples | None) -> SamplesSeen:
-        """What is in the way of a job's samples; `inline`: what is known of those that stand in the job itself."""
+        """Problem with a job's samples; `inline`: the result of checking inline samples."""
         source = job.spec.samples
         if source.config_map_ref is not None:
             return await self._document(job, CONFIG_MAPS, source.config_map_ref.name, source.config_map_ref.key)
@@ -65,10 +65,10 @@ class SamplesObserver:
         return SamplesSeen(invalid=None if fault is None else f"{fault} ({kind} {name}, key {key})")
 
     async def _fault(self, owner: str, version: str, data: bytes) -> str | None:
-        """What is wrong with a document; `owner` and `version` say which one it is."""
+        """Fault of a document, which `owner` and `version` identify."""
         key = (owner, version)
         if key not in self._verdicts:
-            # A megabyte takes tens of milliseconds, in which others go on.
+            # In a thread, because a megabyte takes tens of milliseconds.
             self._verdicts[key] = await asyncio.to_thread(document_fault, data)
         self._verdicts.move_to_end(key)
         while len(self._verdicts) > REMEMBERED:

@@ -1,4 +1,4 @@
-"""The pods that serve an adapter as they are now: where they see it, and what their servers say."""
+"""Current state of the pods that serve an adapter: their mounts, and the answers of their servers."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ async def serving_pods(
     *,
     ask: bool,
 ) -> tuple[ServerPod, ...]:
-    """The Deployment's pods; with `ask` their servers are asked. `failures` are loads that failed, by the
-    pod's UID."""
+    """The Deployment's pods, with the state of their servers if `ask`. `failures` are failed loads, by the pod's
+    UID."""
     namespace = adapter.metadata.namespace
     spec = adapter.spec.serving
     pods = await read.deployment_pods(namespace, deployment)
@@ -72,8 +72,8 @@ async def _serving_pod(
     load_failure: LoadFailure | None,
     container: Container | None,
 ) -> ServerPod:
-    """One pod, whose server is at `address_form` with the pod's address in it; it is asked if it is ready and there
-    are credentials to ask with."""
+    """One pod, whose server's URL is `address_form` with the pod's IP. The server is asked if the pod is ready and
+    there are credentials."""
     address = pod.status.pod_ip
     host = f"[{address}]" if ":" in address else address
     url = address_form.format(host) if address else None
@@ -95,14 +95,14 @@ async def _serving_pod(
 
 
 def reported(pods: Sequence[ServerPod]) -> tuple[ServerTraits, ...]:
-    """What the pods' servers say of how they were started."""
+    """The settings that the pods' servers report."""
     return tuple(pod.server.traits for pod in pods if pod.server is not None and pod.server.traits is not None)
 
 
 def handover_of(
     adapter: AdapterObject | None, deployment: Deployment | None, pods: Sequence[ServerPod], *, asked: bool
 ) -> HandoverChoice:
-    """The hand-over of a job's next attempt; while its servers are not asked, what the adapter's status says."""
+    """The hand-over of a job's next attempt; from the adapter's status if the servers are not asked."""
     if adapter is None:
         return HandoverChoice(None, "there is no adapter")
     status = adapter.status

@@ -1,4 +1,4 @@
-"""Observing: from the API server and the pods into one frozen value, which a plan decides from."""
+"""Observes the API server and the pods into one frozen value, from which a plan decides."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Observer:
         self._companions: Recent[bool] = Recent(RECENT_SECONDS)
 
     async def adapter_world(self, adapter: AdapterObject, failures: Mapping[str, LoadFailure]) -> AdapterWorld:
-        """The world of a LoraAdapter; `failures` are loads that failed, by the pod's UID."""
+        """The world of a LoraAdapter; `failures` are failed loads, by the pod's UID."""
         namespace = adapter.metadata.namespace
         spec = adapter.spec
         deployment = await self._read.deployment(namespace, spec.serving.deployment_ref.name)
@@ -150,7 +150,7 @@ class Observer:
         )
 
     async def _finished_world(self, job: JobObject) -> JobWorld:
-        """What matters of the world to a job that is done: its trainers, of which none should be left."""
+        """The world of a finished job: only its remaining trainers."""
         namespace = job.metadata.namespace
         trainers = await self._read.trainer_pods(namespace, job.metadata.uid)
         return JobWorld(
@@ -181,7 +181,7 @@ class Observer:
         adapter = await self._read.readable_adapter(lease.namespace, grant.adapter_name) if grant else None
         now = datetime.now(UTC)
         holder = holder_state(grant, jobs, adapter, now) if grant else HolderState(False)
-        # The servers first: what sleeps now was not put to sleep by a trainer that is made only later.
+        # The servers first: a trainer created later can't have put a server to sleep that sleeps now.
         recorded = await recorded_pods(self._read, lease)
         alive, attempts_open = (
             await self._trainers(
@@ -238,7 +238,7 @@ class Observer:
         return known.whole() if known is not None else await self._read.readable_job(namespace, name)
 
     async def _lost(self, lease: ServingLease) -> tuple[str, ...]:
-        """Jobs that are not accounted for and whose adapter is gone, or served by another Deployment."""
+        """Unaccounted jobs whose adapter is gone or served by another Deployment."""
         here = {
             adapter.metadata.uid
             for adapter in await self._read.adapters_of(lease.namespace, lease.deployment)
@@ -247,7 +247,7 @@ class Observer:
         return tuple(uid for uid, job in lease.unaccounted.items() if job.adapter_uid not in here)
 
     async def _recovery(self, job: JobObject) -> TrainerJob:
-        """The pod that looks for what the job's attempt left, if one was made."""
+        """The recovery pod of the job's attempt, if one was created."""
         since = job.status.recovery_time
         if since is None:
             return await self._attempt(job.metadata.namespace, None)
@@ -255,7 +255,7 @@ class Observer:
         return await self._attempt(job.metadata.namespace, name)
 
     async def _adoption(self, adapter: AdapterObject, lease: ServingLease | None) -> TrainerJob:
-        """The pod that looks for what a job left that is gone, if there is such a job."""
+        """The recovery pod for a deleted job, if there is such a job."""
         namespace = adapter.metadata.namespace
         found = lease.unaccounted_of(adapter.metadata.uid) if lease is not None else None
         if found is None:
@@ -316,7 +316,7 @@ class Observer:
         return await observe_attempt(self._read, namespace, name, datetime.now(UTC))
 
     async def _with_progress(self, namespace: str, attempt: TrainerJob) -> TrainerJob:
-        """The attempt with what its pod says of itself, while it runs."""
+        """The attempt, with its progress while it runs."""
         if attempt.state is not TrainerState.RUNNING or attempt.pod is None:
             return attempt
         pod = await self._read.pod(namespace, attempt.pod.name)

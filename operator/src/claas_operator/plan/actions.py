@@ -1,4 +1,4 @@
-"""What a plan is made of. Each is data; `apply` carries it out."""
+"""The actions of a plan, as data; `apply` carries them out."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from claas_operator.plan.world import ObjectReference, ServerPod
 
 @dataclass(frozen=True)
 class ApplyCompanion:
-    """Bring the companion's ConfigMap in the namespace to what this release has."""
+    """Update the companion's ConfigMap in the namespace to this release."""
 
 
 @dataclass(frozen=True)
 class CreateInit:
-    """Make the pod that makes or finds the initial version."""
+    """Create the trainer that makes or finds the initial version."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class DeleteAttempt:
-    """End an attempt: its pod with a short grace, its batch Job and its input."""
+    """End an attempt: delete its pod with a short grace period, its batch Job and its input."""
 
     name: str
     uid: str | None
-    """UID of its batch Job; None when there is none."""
+    """UID of its batch Job; None if there is none."""
     pod: ObjectReference | None
     grace_seconds: int
     why: str
@@ -37,14 +37,14 @@ class DeleteAttempt:
 
 @dataclass(frozen=True)
 class RetireAttempt:
-    """An attempt is accounted for: delete its input and samples, and let Kubernetes remove its batch Job later.
+    """An attempt is accounted for: delete its input and samples, and let Kubernetes delete its batch Job later.
 
-    Nothing removes a batch Job before that: its pod holds the result, however long the operator was away.
+    Nothing deletes a batch Job before that, because its pod holds the result until the operator has read it.
     """
 
     name: str
     keep_seconds: int
-    """How long after its end the batch Job stays, and with it the trainer's log."""
+    """Seconds that the batch Job, and with it the trainer's log, stays after its end."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class PutInService:
     pod: ServerPod
     version: int
     path: str
-    """The version's folder as that pod sees it."""
+    """The version's folder in that pod."""
 
 
 @dataclass(frozen=True)
 class VerifyServed:
-    """See that the version in service is applied in one vLLM pod, and load it again where it is not."""
+    """Verify that one vLLM pod applies the version in service, and load it again if not."""
 
     pod: ServerPod
     version: int
@@ -67,7 +67,7 @@ class VerifyServed:
 
 @dataclass(frozen=True)
 class TakeOutOfService:
-    """Make one vLLM pod forget a served name whose adapter is gone."""
+    """Remove a served name whose adapter is gone from one vLLM pod."""
 
     url: str
     served_name: str
@@ -93,9 +93,8 @@ class ForgetServedName:
 
 @dataclass(frozen=True)
 class WriteLease:
-    """Write the lease as it should be: granted, released, or with other records.
-
-    When it changed since it was observed, nothing else of the plan is done: the next pass decides again.
+    """Write the lease: granted, released, or with changed records. If it has changed since it was observed, the rest
+    of the plan is skipped, and the next pass decides again.
     """
 
     lease: ServingLease
@@ -119,7 +118,7 @@ class CreateAttempt:
 
 @dataclass(frozen=True)
 class CreateRecovery:
-    """Make the pod that looks on the volume for a version of a job."""
+    """Create the recovery pod, which looks on the volume for a version of a job."""
 
     name: str
     job: JobIdentity
@@ -135,7 +134,7 @@ class WakePods:
 
 @dataclass(frozen=True)
 class KillTrainer:
-    """End a trainer pod with no more grace than its node needs to report that it is gone."""
+    """End a trainer pod with the shortest grace period with which its node still reports its end."""
 
     pod: ObjectReference
 
@@ -167,7 +166,7 @@ Action: TypeAlias = (
 
 @dataclass(frozen=True)
 class Note:
-    """An Event to record about the object, in the passive voice of the system."""
+    """An Event to record about the object."""
 
     reason: str
     message: str

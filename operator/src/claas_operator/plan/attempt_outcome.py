@@ -1,4 +1,4 @@
-"""What became of one trainer pod: its result into status, its failure into a reason that says whether to retry."""
+"""The outcome of a trainer pod: status fields from its result, or a failure that says whether to retry."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from claas_operator.plan.world import TrainerJob
 KILLED_EXIT_CODE = 137
 """128 + SIGKILL: the container was killed from outside, or ran out of memory."""
 OUT_OF_MEMORY_REASON = "OOMKilled"
-"""The reason that a kubelet gives a container which the kernel ended for its memory."""
+"""The kubelet's reason for a container that the kernel killed for lack of memory."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt failed, and whether another one would fail alike."""
+    """Why an attempt failed, and whether a retry would fail in the same way."""
 
     reason: str
     message: str
@@ -28,13 +28,13 @@ class Failure:
 
 
 def failure_of(attempt: TrainerJob, grant: Grant | None) -> Failure:
-    """The failure of an attempt, from its own words, else from what Kubernetes saw of it."""
+    """The failure of an attempt, from its report, or else from Kubernetes."""
     if grant is not None and grant.stopped_because == JobReason.MAX_PAUSE_EXCEEDED:
-        # Its own watchdog would have ended a step that is too long. This pod hung as a whole, which can pass.
+        # The supervisor would have ended a step that is too long, so the whole pod hung, which a retry may cure.
         message = f"The trainer held serving paused for more than {grant.max_pause_seconds} s and was ended"
         return Failure(JobReason.MAX_PAUSE_EXCEEDED, message, permanent=False)
     reason = attempt.result.reason if attempt.result is not None else None
-    # A supervisor that can't see the kernel's count knows only that its worker was killed; Kubernetes knows by whom.
+    # A supervisor that can't read the kernel's count only knows that its worker was killed; Kubernetes knows why.
     if reason in (None, FailureReason.INTERNAL) and attempt.message.startswith(OUT_OF_MEMORY_REASON):
         return Failure(
             FailureReason.OUT_OF_MEMORY,

@@ -1,4 +1,4 @@
-"""Checks in order: why something is not so yet. Each check has an answer or leaves it to the next."""
+"""Runs checks in order; each has an answer or leaves the decision to the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conditions as plans write them: the time of a transition is kept, and each transition is an Event too."""
+"""Builds the conditions of a plan: keeps the times of transitions, and notes each transition as an Event."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from claas_operator.plan.actions import Note
 
 @dataclass
 class ConditionDraft:
-    """The conditions that a plan is about to write, built from those that stand in status."""
+    """The conditions that a plan will write, based on those in status."""
 
     now: datetime
     generation: int
@@ -28,9 +28,8 @@ class ConditionDraft:
         warning: bool = False,
         quiet: bool = False,
     ) -> None:
-        """Say whether the condition holds (None: Unknown), why, and since when.
-
-        A change of status or reason is noted as an Event, unless `quiet`: another condition tells it.
+        """Set a condition's status (None: Unknown), reason and message. A change of status or reason is noted as an
+        Event, unless `quiet` because another condition's Event covers it.
         """
         status = {True: ConditionStatus.TRUE, False: ConditionStatus.FALSE, None: ConditionStatus.UNKNOWN}[holds]
         before = condition_of(self.conditions, condition_type)

@@ -1,4 +1,4 @@
-"""A DistillJob's plan while it is being made: conditions, changes of status and actions so far."""
+"""Builder of a DistillJob's plan: conditions, changes of status and actions so far."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ from claas_operator.plan.timing import settled
 from claas_operator.plan.world import JobWorld, TrainerJob, TrainerState
 
 STOP_GRACE_SECONDS = 20
-"""How long a trainer that is told to end has for waking serving by itself."""
+"""Grace period in seconds in which an ending trainer can wake serving by itself."""
 TELL_SECONDS = 10
-"""How often a status is written that says only how far a trainer or a load is: what is over sooner is not told."""
+"""Shortest interval in seconds between status writes that only report progress."""
 KEPT_SECONDS = 3600
-"""How long a trainer's batch Job and log stay after it was accounted for."""
+"""Seconds that a trainer's batch Job and log stay after it was accounted for."""
 
 
 def retire(attempt: TrainerJob, now: datetime) -> RetireAttempt:
-    """Let an attempt go that is accounted for. Kubernetes counts from its end, which may be long past."""
+    """Retire an attempt that is accounted for. Kubernetes counts its time to live from its end, which may be long
+    past."""
     ended_ago = (now - (attempt.finished_at or now)).total_seconds()
     return RetireAttempt(attempt.name, KEPT_SECONDS + max(0, int(ended_ago)))
 
 
 def end(attempt: TrainerJob, grace_seconds: int, why: str) -> DeleteAttempt:
-    """End an attempt, or take away what is left of it."""
+    """End an attempt, or delete its remnants."""
     return DeleteAttempt(attempt.name, attempt.uid, attempt.pod, grace_seconds, why)
 
 
 @dataclass(frozen=True)
 class JobPlan:
-    """Actions, the status to be, Events, and when to look again (None: on an event)."""
+    """Actions, the new status, Events, and the seconds until the next pass (None: on an event)."""
 
     actions: tuple[Action, ...]
     status: DistillJobStatus
@@ -49,25 +50,25 @@ class JobPlan:
 
     @property
     def creations(self) -> tuple[CreateAttempt, ...]:
-        """What is made before status tells of it: a second look finds it by its name."""
+        """Objects created before the status mentions them; the next pass finds them by name."""
         return tuple(action for action in self.actions if isinstance(action, CreateAttempt))
 
     @property
     def remaining(self) -> tuple[Action, ...]:
-        """What is done after status was written: it may take away what status was decided on."""
+        """Actions after the status was written, because they may delete what the status was decided on."""
         return tuple(action for action in self.actions if not isinstance(action, CreateAttempt))
 
 
 @dataclass
 class JobDraft:
-    """What the plan will be; lives for one call of `plan_job`."""
+    """The plan under construction, during one call of `plan_job`."""
 
     world: JobWorld
     conditions: ConditionDraft
     changes: dict[str, object] = field(default_factory=dict)
     actions: list[Action] = field(default_factory=list)
     caveat: str = ""
-    """What is not known about the end that is to be told."""
+    """What remains unknown at the job's end."""
 
     def plan(self, phase: JobPhase, requeue_seconds: float | None) -> JobPlan:
         """The plan, with everything gathered so far."""
@@ -87,12 +88,12 @@ class JobDraft:
         return JobPlan(tuple(self.actions), status, tuple(self.conditions.notes), requeue_seconds)
 
     def unchanged(self, requeue_seconds: float) -> JobPlan:
-        """The plan with status as it is, and nothing to tell."""
+        """The plan with unchanged status and without Events."""
         return JobPlan(tuple(self.actions), self.world.job.status, (), requeue_seconds)
 
     @property
     def told_just_now(self) -> bool:
-        """Whether the status of the job was written so lately that progress alone is not told."""
+        """Whether the job's status was written so recently that mere progress is not written."""
         told = self.world.told
         return told is not None and self.world.now - told < timedelta(seconds=TELL_SECONDS)
 
@@ -110,7 +111,7 @@ class JobDraft:
         self.actions.append(retire(self.world.attempt, self.world.now))
 
     def end_held_open(self) -> None:
-        """End pods whose trainer has ended and is accounted for, which other containers keep from ending."""
+        """End pods that other containers keep running after their trainer has ended and is accounted for."""
         world = self.world
         status = world.job.status
         done = status.produced_version is not None or finished(status.conditions)

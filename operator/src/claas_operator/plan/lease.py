@@ -1,8 +1,8 @@
-"""What to do about a Deployment's lease: wake what a dead step left asleep, end a pause that is too long, release,
-and take adapters that were deleted out of service.
+"""Plan for a Deployment's lease: wake pods that a dead step left asleep, end a pause that is too long, release the
+lease, and take deleted adapters out of service.
 
-This is the operator's part of "serving comes back whatever dies". It needs nothing but the Lease, so it works when
-job and adapter are gone, and neither needs a finalizer.
+This is the operator's part of "serving comes back whatever dies". It needs only the Lease, so it works after job and
+adapter are deleted, and neither needs a finalizer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from claas_operator.plan.serving_lease import MOST_UNACCOUNTED, Grant, ServedNam
 from claas_operator.plan.world import LeaseWorld
 
 MAX_PAUSE_MARGIN_SECONDS = 5
-"""How much longer than maxPauseSeconds the trainer's own watchdog is given before the operator acts."""
+"""Seconds beyond maxPauseSeconds that the supervisor has before the operator acts."""
 NOTED_PAUSE_SECONDS = 10
 """From when on it is written down since when the pods sleep. An operator that starts anew before that counts from its
 own start."""
@@ -37,7 +37,7 @@ MOVED_AT_ONCE = 50
 
 @dataclass(frozen=True)
 class LeasePlan:
-    """Actions, and when to look again (None: on an event)."""
+    """Actions, and the seconds until the next pass (None: on an event)."""
 
     actions: tuple[Action, ...]
     requeue_seconds: float | None
@@ -61,7 +61,7 @@ def plan_lease(world: LeaseWorld) -> LeasePlan:
 
 
 def _release(world: LeaseWorld) -> LeasePlan:
-    """Let the next job have the lease, and note in the same write a version that the adapter may not know of."""
+    """Release the lease, and record in the same write a job whose version the adapter may not know of."""
     grant = world.lease.grant
     assert grant is not None
     unaccounted = dict(world.lease.unaccounted)
@@ -77,7 +77,7 @@ def _release(world: LeaseWorld) -> LeasePlan:
 
 
 def _watch(world: LeaseWorld) -> LeasePlan:
-    """A trainer lives: note since when the pods sleep, and end a pause that is too long."""
+    """A trainer is alive: record since when the pods sleep, and end a pause that is too long."""
     grant = world.lease.grant
     assert grant is not None
     asleep = any(pod.asleep for pod in world.pods)
@@ -102,7 +102,7 @@ def _rewrite(world: LeaseWorld, grant: Grant) -> LeasePlan:
 
 
 def _clean_up(world: LeaseWorld) -> LeasePlan:
-    """Nobody takes a step: take out of service what has lost its adapter."""
+    """No step is under way: take names without an adapter out of service."""
     if world.lease.served:
         return _move_records(world)
     unaccounted = {uid: each for uid, each in world.lease.unaccounted.items() if uid not in world.lost}
@@ -116,7 +116,7 @@ def _clean_up(world: LeaseWorld) -> LeasePlan:
         ]
         for pod in serving:
             actions.append(TakeOutOfService(pod.url or "", orphan.served.served_name, orphan.served.record))
-        # A pod that can't be asked may come back with the name, from its alias folder.
+        # An unreachable pod may come back with the name, from its alias folder.
         asked = all(pod.server is not None and pod.server.reachable and not pod.server.refused for pod in orphan.pods)
         if not world.deployment_found or (asked and not serving):
             actions.append(ForgetServedName(orphan.served))

@@ -10,14 +10,14 @@ from claas_crds import GROUP
 from claas_kube.objects.meta import ObjectMeta
 
 JOB_UID_LABEL = f"{GROUP}/job-uid"
-"""On all that takes a step for a job; not on what only looks for its version."""
+"""Label of objects that take a step for a job; not of recovery pods."""
 ADAPTER_UID_LABEL = f"{GROUP}/adapter-uid"
 OWNER_KIND_LABEL = f"{GROUP}/owner-kind"
 OWNER_NAME_ANNOTATION = f"{GROUP}/owner-name"
 TRAINER_CONTAINER = "trainer"
-"""The container that speaks for its pod; whatever else is in there was put there by somebody else."""
+"""Name of the trainer's container; any other container in the pod was added by others."""
 OWNER_GENERATION_ANNOTATION = f"{GROUP}/owner-generation"
-"""The generation of the owner's spec that a trainer was made from."""
+"""Annotation with the generation of the owner's spec that a trainer was created from."""
 COMPANION_CONFIG_MAP = "claas-vllm-companion"
 COMMON_LABELS = {"app.kubernetes.io/managed-by": "claas-operator", "app.kubernetes.io/part-of": "claas"}
 TRAINER_LABELS = {
@@ -41,7 +41,7 @@ def attempt_name(job: ObjectMeta, attempt: int) -> str:
 
 
 def recovery_name(job: ObjectMeta, attempt: int, since: datetime | None) -> str:
-    """Name of the batch Job that looks for what an attempt left; one that looks again later has another name."""
+    """Name of the batch Job of a recovery pod; each retry has another name."""
     return _child_name(job, f"{attempt}-found" if since is None else f"{attempt}-f{int(since.timestamp()):x}")
 
 

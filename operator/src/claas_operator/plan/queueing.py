@@ -1,8 +1,8 @@
-"""Which jobs wait for a Deployment, and in which order: its adapters take turns, and the jobs of one adapter come
-first come, first served.
+"""The queue of a Deployment: adapters take turns (round robin by name), and the jobs of one adapter are served first
+come, first served.
 
-Turns go round the adapters by name. The serving Lease remembers who had the last one, so nothing else is needed to
-know the next: with n adapters that have jobs, each has a turn within n turns.
+The serving Lease records who had the last turn, which determines the next. With n adapters that have jobs, each has a
+turn within n turns.
 """
 
 from __future__ import annotations
@@ -38,35 +38,34 @@ EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
 def finished(conditions: Iterable[Condition]) -> bool:
-    """Whether a job with these conditions has ended, either way."""
+    """Whether a job with these conditions has completed or failed."""
     known = list(conditions)
     return is_true(known, JobCondition.COMPLETE) or is_true(known, JobCondition.FAILED)
 
 
 def queue_key(created: datetime | None, name: str) -> tuple[float, str]:
-    """A job's place: by creation, names break ties."""
+    """Sort key of a job: creation time, then name."""
     return (created.timestamp() if created else 0.0, name)
 
 
 def deadline_of(job: JobObject) -> datetime:
-    """When the `activeDeadlineSeconds` of a job are over that was admitted."""
+    """Deadline of an admitted job (`activeDeadlineSeconds`)."""
     status = job.status
     start = status.start_time or status.published_time or job.metadata.creation_timestamp or EARLIEST
     return start + timedelta(seconds=job.spec.active_deadline_seconds)
 
 
 def in_queue(job: JobObject) -> bool:
-    """Whether a job waits for a lease, or needs the one that it holds; one that waits for its adapter, or has
-    published, does not."""
+    """Whether a job waits for a lease or needs the one that it holds. A job that waits for its adapter or has
+    published does not."""
     if finished(job.status.conditions) or job.spec.suspend or job.metadata.deletion_timestamp is not None:
         return False
     return job.status.phase is not JobPhase.PENDING and job.status.produced_version is None
 
 
 def in_turn(waiting: Iterable[AnyWaiting], last_turn: str | None) -> list[AnyWaiting]:
-    """The jobs in the order of their turns, if no other one comes; the holder of the lease is none of them.
-
-    `last_turn` is the adapter that had the last turn.
+    """The jobs in the order of their turns, if no others arrive; without the lease holder. `last_turn` is the adapter
+    that had the last turn.
     """
     rounds: Counter[str] = Counter()
     places = []
@@ -78,7 +77,7 @@ def in_turn(waiting: Iterable[AnyWaiting], last_turn: str | None) -> list[AnyWai
 
 
 def jobs_ahead(mine: Waiting, waiting: Sequence[Waiting], last_turn: str | None) -> int:
-    """How many of the waiting jobs have their turn before mine, if no other one comes: its place in `in_turn`."""
+    """Number of waiting jobs whose turn comes before this one's, if no others arrive: its index in `in_turn`."""
     place = queue_key(mine.created, mine.name)
     earlier = sum(other.adapter == mine.adapter and queue_key(other.created, other.name) < place for other in waiting)
     others = Counter(other.adapter for other in waiting if other.adapter != mine.adapter)
@@ -87,5 +86,5 @@ def jobs_ahead(mine: Waiting, waiting: Sequence[Waiting], last_turn: str | None)
 
 
 def _after(adapter: str, last_turn: str | None) -> tuple[bool, str]:
-    """An adapter's place in a round that begins after the one which had the last turn."""
+    """Sort key of an adapter in a round that starts after the adapter with the last turn."""
     return (last_turn is not None and adapter <= last_turn, adapter)

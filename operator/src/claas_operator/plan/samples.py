@@ -1,4 +1,4 @@
-"""How a job's samples reach its trainer: in its input Secret, or mounted from where they lie."""
+"""How a job's samples reach its trainer: in its input Secret, or mounted from their source."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class InlineSamples:
 
 
 def samples_document(source: SamplesSource) -> str | None:
-    """Inline samples as the JSON list a trainer reads; None when they lie elsewhere."""
+    """Inline samples as the JSON list that a trainer reads; None if they are not inline."""
     return None if source.inline is None else _SAMPLES.dump_json(source.inline, exclude_defaults=True).decode()
 
 
 def input_error(source: SamplesSource) -> str | None:
-    """Why the input Secret can't hold these samples; None when it can."""
+    """Why the input Secret can't hold these samples; None if it can."""
     document = samples_document(source)
     if document is None or len(document.encode()) <= LARGEST_INLINE_BYTES:
         return None

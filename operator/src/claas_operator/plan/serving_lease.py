@@ -54,10 +54,10 @@ class Grant(GrantModel):
     adapter_name: str
     adapter_uid: str
     pods: list[VllmPod]
-    """The pods that this attempt deals with: it puts its version into service there, and with the hand-over Sleep it
-    may pause them."""
+    """The pods of this attempt: it puts its version into service there and, with the hand-over Sleep, may pause
+    them."""
     handover: HandoverKind = HandoverKind.SLEEP
-    """What becomes of serving during the attempt; never Auto."""
+    """Hand-over of the attempt; never Auto."""
     control_token: SecretKeyRef | None = None
     api_key: SecretKeyRef | None = None
     tls: ServingTls | None = None
@@ -89,7 +89,8 @@ class Grant(GrantModel):
 
 
 class ServedRecord(GrantModel):
-    """An adapter that the operator put into the Deployment's pods, and what is needed to take it out again."""
+    """An adapter that the operator has put into service in the Deployment's pods, and all that is needed to take it
+    out again."""
 
     adapter_name: str
     adapter_uid: str
@@ -120,7 +121,7 @@ class ServedName(GrantModel):
 
 
 class Unaccounted(GrantModel):
-    """A job that held the lease and went before it was known whether it had published."""
+    """A job that held the lease and was deleted before it was known whether it had published."""
 
     job_name: str
     attempt: int
@@ -129,7 +130,7 @@ class Unaccounted(GrantModel):
 
 
 class ServingLease(GrantModel):
-    """A Lease as it lies in the cluster; `grant` is None while nobody holds it."""
+    """A Lease in the cluster; `grant` is None while no job holds it."""
 
     name: str
     namespace: str
@@ -140,11 +141,11 @@ class ServingLease(GrantModel):
     deployment: str
     grant: Grant | None = None
     last_turn: str | None = None
-    """Name of the adapter that the last grant was for; the next turn is another one's, if others wait."""
+    """Name of the adapter of the last grant; if other adapters wait, the next turn is another's."""
     served: dict[str, ServedRecord] = {}
     """Records of served names that release 0.1 wrote here; they are moved into Leases of their own."""
     unaccounted: dict[str, Unaccounted] = {}
-    """Jobs whose version, if there is one, the adapter has yet to adopt; by their UID."""
+    """Deleted jobs whose version, if any, the adapter has not adopted yet; by their UID."""
 
     @property
     def holder(self) -> str | None:
@@ -166,7 +167,7 @@ _UNACCOUNTED = TypeAdapter(dict[str, Unaccounted])
 
 def lease_name(deployment: str) -> str:
     """Name of the Lease of a Deployment; long names are shortened by a hash."""
-    # Never the name of the leader's own Lease, whatever the Deployment is called.
+    # Never equal to the name of the leader's Lease.
     name = f"claas-serving-{deployment}"
     if len(name) <= 253:
         return name
@@ -194,7 +195,7 @@ def read_lease(lease: Lease) -> ServingLease:
         uid=lease.metadata.uid,
         deployment=lease.metadata.annotations.get(DEPLOYMENT_ANNOTATION, ""),
         grant=grant,
-        # Releases that served first come, first served did not note it.
+        # Earlier releases, with a first-come queue, did not record it.
         last_turn=lease.metadata.annotations.get(LAST_TURN_ANNOTATION, grant.adapter_name if grant else None),
         served=_SERVED.validate_json(lease.metadata.annotations.get(SERVED_ANNOTATION, "{}")),
         unaccounted=_UNACCOUNTED.validate_json(lease.metadata.annotations.get(UNACCOUNTED_ANNOTATION, "{}")),

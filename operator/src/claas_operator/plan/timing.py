@@ -1,4 +1,4 @@
-"""How long each part of a job took: what its trainer measured, and what lies before and after that."""
+"""Timings of a job: those that its trainer measured, and the times before and after."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from claas_crds.v1alpha1.distill_job import DistillJobStatus, Timings
 
 
 def timings_of(status: DistillJobStatus, result: TrainerResult) -> Timings:
-    """The parts up to the trainer's end, of a job whose last attempt succeeded."""
+    """The timings up to the trainer's end, of a job whose last attempt succeeded."""
     measured = result.timings.model_dump(exclude_none=True, exclude={"queued"})
     timings = status.timings.model_copy(update=measured)
     admitted = status.start_time
@@ -18,7 +18,7 @@ def timings_of(status: DistillJobStatus, result: TrainerResult) -> Timings:
     turn = max(admitted, status.retry_time or admitted)
     retried = _between(admitted, turn)
     if result.already_published:
-        # The step was taken by one of the attempts before, and its parts are known.
+        # An earlier attempt took the step, and its timings are known.
         retried = max(0.0, retried - measured_seconds(result))
     return timings.model_copy(
         update={
@@ -29,12 +29,12 @@ def timings_of(status: DistillJobStatus, result: TrainerResult) -> Timings:
 
 
 def measured_seconds(result: TrainerResult) -> float:
-    """What the attempt that took the step has measured, as an earlier one."""
+    """The timings of an earlier attempt that took the step."""
     return result.timings.model_copy(update={"swap": None}).seconds
 
 
 def settled(status: DistillJobStatus) -> Timings:
-    """The timings with what was left until a job with a version was done."""
+    """The timings with the remaining time until the job was done."""
     admitted, done = status.start_time, status.completion_time
     if admitted is None or done is None or status.produced_version is None:
         return status.timings
@@ -43,5 +43,5 @@ def settled(status: DistillJobStatus) -> Timings:
 
 
 def _between(earlier: datetime, later: datetime) -> float:
-    """Seconds; clocks of two nodes may differ by a little."""
+    """Seconds between two times, at least 0, because clocks of two nodes may differ."""
     return max(0.0, (later - earlier).total_seconds())

@@ -1,4 +1,4 @@
-"""The world as one frozen value: what `observe` reads and the plans decide from."""
+"""The world as one frozen value, read by `observe` and input of the plans."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from claas_operator.plan.serving_lease import ServedName, ServingLease
 
 @dataclass(frozen=True)
 class ServerState:
-    """What one vLLM server says of itself."""
+    """The state that a vLLM server reports."""
 
     reachable: bool
     refused: bool = False
-    """It wants a token that we do not have."""
+    """Whether it refuses the operator's token."""
     asleep: bool = False
     loaded_version: int | None = None
-    """The version behind the served name; None: none."""
+    """The version behind the served name, if any."""
     loaded_path: str | None = None
     remnants: bool = False
-    """Whether versions of the served name are loaded that it does not answer with."""
+    """Whether further versions of the served name are loaded but not in service."""
     verified: bool = True
-    """False: nobody has seen the version answer its probe since it was loaded, or since the server last woke."""
+    """False: the version has not answered a probe since it was loaded, or since the server last woke."""
     companion: bool = False
     companion_supported: bool = True
     persisted: bool = True
     root_path: str = ""
-    """What must stand before our paths there (vLLM's --root-path)."""
+    """Prefix for the paths of requests (vLLM's --root-path)."""
     base_models: tuple[str, ...] = ()
-    """The names that it lists for the base model; none when it was not asked for them."""
+    """The names that it lists for the base model; empty if it was not asked."""
     traits: ServerTraits | None = None
-    """How it was started, where its companion tells that."""
+    """Its settings, if its companion reports them."""
     error: str = ""
 
 
@@ -54,41 +54,41 @@ class ServerPod:
     uid: str
     ready: bool
     url: str | None
-    """None until the pod has an address."""
+    """None until the pod has an IP."""
     storage_path: str | None
-    """Where it mounts the adapter's folder; None when it does not."""
+    """Path of the adapter's folder in the pod; None if it is not mounted."""
     server: ServerState | None
-    """None when it was not asked, because it is not ready."""
+    """None if it was not asked because it is not ready."""
     load_failure: LoadFailure | None = None
-    """Why a version could not be put into service there."""
+    """Why the last load of a version failed there."""
     trouble: str = ""
-    """What it is doing while it is not ready."""
+    """Its state while it is not ready."""
     storage_problem: str = ""
-    """Why it does not see the adapter's folder, when it does not."""
+    """Why the adapter's folder is not mounted, if it is not."""
 
     def as_target(self) -> VllmPod:
-        """The pod as it is named to a trainer; only for pods with an address."""
+        """The pod in the form for a trainer's input; only for pods with an IP."""
         return VllmPod(name=self.name, uid=self.uid, url=self.url or "", storage_path=self.storage_path)
 
 
 class TrainerState(StrEnum):
-    """How far a trainer pod is."""
+    """State of a trainer pod."""
 
     ABSENT = "Absent"
-    """Neither its batch Job nor a pod of it exists."""
+    """Neither its batch Job nor its pod exists."""
     RUNNING = "Running"
-    """Its trainer runs, or may yet run."""
+    """Its trainer runs or may still run."""
     SUCCEEDED = "Succeeded"
     """Its trainer ended with exit code 0."""
     FAILED = "Failed"
     """Its trainer ended with another exit code or was killed, or its pod ended without it."""
     LOST = "Lost"
-    """The batch Job is there and its pod has gone without a trace."""
+    """The batch Job exists, but its pod has vanished."""
 
 
 @dataclass(frozen=True)
 class ObjectReference:
-    """A pod or batch Job in the namespace that is looked at."""
+    """A pod or batch Job in the same namespace."""
 
     name: str
     uid: str
@@ -99,42 +99,41 @@ class TrainerStart:
     """A trainer that does not run yet."""
 
     since: datetime
-    """When its batch Job was made."""
+    """When its batch Job was created."""
     hindered: bool
-    """Whether Kubernetes says what keeps it from starting; the attempt's message quotes it."""
+    """Whether Kubernetes reports what keeps it from starting; the attempt's message quotes it."""
     generation: int | None = None
-    """Of its owner's spec, when the batch Job was made."""
+    """Generation of its owner's spec when the batch Job was created."""
 
 
 @dataclass(frozen=True)
 class TrainerJob:
-    """One batch Job of a trainer and its pod: for an attempt at a step, for the initial version, or for a look at the
-    volume."""
+    """One batch Job of a trainer and its pod: for an attempt, an initial version, or a recovery."""
 
     name: str
     """Name of its batch Job."""
     state: TrainerState
     alive: bool
-    """Whether the trainer in a pod of it may still run a process."""
+    """Whether a process of its trainer may still run."""
     uid: str | None = None
-    """UID of its batch Job; None while there is none."""
+    """UID of its batch Job; None if there is none."""
     pod: ObjectReference | None = None
     result: TrainerResult | None = None
     exit_code: int | None = None
     message: str = ""
-    """What Kubernetes says when there is no result: OOMKilled, image can't be pulled, unschedulable, ..."""
+    """Message of Kubernetes if there is no result: OOMKilled, image can't be pulled, unschedulable, ..."""
     progress: Progress | None = None
     finished_at: datetime | None = None
     held_open: bool = False
-    """Whether other containers keep its pod although its trainer has ended."""
+    """Whether other containers keep its pod running after its trainer has ended."""
     retired: bool = False
-    """Whether its batch Job is set to be removed some time after its end."""
+    """Whether its batch Job has a time to live after its end."""
     start: TrainerStart | None = None
-    """While its trainer does not run yet."""
+    """Set until its trainer runs."""
 
     @property
     def hindered(self) -> bool:
-        """Whether something keeps its trainer from starting."""
+        """Whether its trainer is kept from starting."""
         return self.start is not None and self.start.hindered
 
 
@@ -143,21 +142,21 @@ class SecretsSeen:
     """The Secrets that an adapter names: control token, API key, the hub's token."""
 
     missing: tuple[str, ...] = ()
-    """`Secret/key` of each that is not there."""
+    """`Secret/key` of each missing one."""
     invalid: tuple[str, ...] = ()
-    """Field, Secret, key and fault of each whose content can't be sent as a header."""
+    """Field, Secret, key and fault of each whose content can't be sent in a header."""
     changed: datetime | None = None
     """When one of them last changed."""
 
     @property
     def usable(self) -> bool:
-        """Whether all are there and can be sent."""
+        """Whether all exist and can be sent."""
         return not (self.missing or self.invalid)
 
 
 @dataclass(frozen=True)
 class AdapterWorld:
-    """All that a LoraAdapter's plan looks at."""
+    """Input of a LoraAdapter's plan."""
 
     now: datetime
     adapter: AdapterObject
@@ -166,26 +165,26 @@ class AdapterWorld:
     deployment_found: bool
     wanted_replicas: int
     no_pod: str
-    """Why no pod of the Deployment is ready; only to be told when none is."""
+    """Why no pod of the Deployment is ready; only set if none is."""
     pods: tuple[ServerPod, ...]
     init: TrainerJob
     lease: ServingLease | None
     products: tuple[PublishedVersion, ...]
     """Versions that DistillJobs of this adapter report."""
     rejected: tuple[AdapterVersion, ...]
-    """Those of which they report that serving refused them."""
+    """Versions that serving rejected, by their reports."""
     running_job: str | None
     """The DistillJob that holds the lease for this adapter and has not published yet."""
     recovery: TrainerJob
-    """The pod that looks for the version of a job which the lease has as unaccounted for."""
+    """The recovery pod for an unaccounted job of the lease."""
     companion_current: bool
-    """Whether the companion's ConfigMap is what this release has."""
+    """Whether the companion's ConfigMap is that of this release."""
     handover: HandoverChoice
-    """What becomes of serving at the next step."""
+    """The hand-over of the next step."""
     server: ServerTraits
-    """How the Deployment's servers were started, by themselves or by its template."""
+    """Settings of the Deployment's servers, reported or from its template."""
     containers: tuple[str, ...] | None
-    """The containers of the Deployment's template; None where there is no Deployment."""
+    """The containers of the Deployment's template; None without a Deployment."""
     served: ServedName | None = None
     """What is written down of the adapter's served name at its Deployment."""
     adapters_here: int = 1
@@ -196,22 +195,22 @@ class AdapterWorld:
 
 @dataclass(frozen=True)
 class RecordedPod:
-    """A pod that the holder of a grant may pause, as it is now."""
+    """Current state of a pod that the lease holder may pause."""
 
     target: VllmPod
     exists: bool
-    """Whether a pod of that UID is still there."""
+    """Whether the pod with that UID still exists."""
     server: ServerState | None
-    """None when it was not asked."""
+    """None if it was not asked."""
 
     @property
     def asleep(self) -> bool:
-        """Whether it surely sleeps."""
+        """Whether it certainly sleeps."""
         return self.exists and self.server is not None and self.server.asleep
 
     @property
     def settled(self) -> bool:
-        """Whether it surely does not sleep: it is gone, or says that it is awake."""
+        """Whether it certainly does not sleep: it is gone, or reports that it is awake."""
         if not self.exists:
             return True
         return self.server is not None and self.server.reachable and not (self.server.asleep or self.server.refused)
@@ -219,53 +218,53 @@ class RecordedPod:
 
 @dataclass(frozen=True)
 class JobWorld:
-    """All that a DistillJob's plan looks at."""
+    """Input of a DistillJob's plan."""
 
     now: datetime
     job: JobObject
     adapter: AdapterObject | None
     samples_error: str | None
-    """Why the samples can't be had: the object or key that is missing. None: they are there."""
+    """The missing object or key of the samples. None: they exist."""
     input_error: str | None
-    """Why no trainer's input can be made of the job. None: it can."""
+    """Why the samples do not fit into a trainer's input. None: they do."""
     jobs_ahead: int
-    """Jobs that wait for the same Deployment and have their turn earlier; the holder of its lease is none of them."""
+    """Jobs whose turn for the same Deployment comes earlier; without the lease holder."""
     lineage: Lineage
-    """The adapter's versions, by its status and by what its jobs report; empty where there is no adapter."""
+    """The lineage of the adapter, from its status and its jobs' reports; empty without an adapter."""
     wanted_replicas: int
-    """How many pods the Deployment is to have."""
+    """Desired number of pods of the Deployment."""
     unsettled: str | None
-    """Why the Deployment's pods are about to change, or one of them may hold a GPU without serving yet or any more.
-    None: they are settled, or were not looked at."""
+    """Why the Deployment's pods are not settled: they are about to change, or one may hold a GPU without serving.
+    None: they are settled, or were not checked."""
     lease: ServingLease | None
     attempt: TrainerJob
-    """The current attempt, by the name it has or will have."""
+    """The current or next attempt."""
     recovery: TrainerJob
-    """The pod that looks on the volume for what the current attempt left."""
+    """The recovery pod of the current attempt."""
     attempts_alive: bool
     """Whether a trainer pod of any attempt may still run."""
     pods: tuple[ServerPod, ...]
-    """The Deployment's pods; their servers are asked only when the lease may be granted in this pass."""
+    """The Deployment's pods; their servers are asked only if this pass may grant the lease."""
     recorded: tuple[RecordedPod, ...]
-    """The pods that this job may have paused; asked only between two attempts."""
+    """The pods that this job may have paused; their servers are asked only between two attempts."""
     handover: HandoverChoice
-    """What becomes of serving at the next attempt."""
+    """The hand-over of the next attempt."""
     held_open: tuple[ObjectReference, ...] = ()
-    """Batch Jobs of this job whose trainer has ended, while other containers keep their pods."""
+    """Batch Jobs of this job whose pods other containers keep running after the trainer has ended."""
     told: datetime | None = None
-    """When the operator last wrote the job's status; None: not since it began."""
+    """When the operator last wrote the job's status; None: not since its start."""
     sample_fault: str | None = None
-    """What is wrong with a sample, as far as the operator can read them. None: nothing that it can see."""
+    """Fault of a sample that the operator can see. None: none."""
 
     @property
     def age_seconds(self) -> float:
-        """How long ago the job was created."""
+        """Age of the job."""
         return (self.now - (self.job.metadata.creation_timestamp or self.now)).total_seconds()
 
 
 @dataclass(frozen=True)
 class Orphan:
-    """A served name whose adapter is gone, or has taken another name, and the pods that may still serve it."""
+    """A served name whose adapter is gone or has another name now, and the pods that may still serve it."""
 
     served: ServedName
     pods: tuple[ServerPod, ...]
@@ -273,18 +272,18 @@ class Orphan:
 
 @dataclass(frozen=True)
 class LeaseWorld:
-    """All that a serving Lease's plan looks at."""
+    """Input of a serving Lease's plan."""
 
     now: datetime
     lease: ServingLease
     job_active: bool
-    """Whether the holder exists and has something to do that needs the lease."""
+    """Whether the holder exists and still needs the lease."""
     unaccounted: tuple[JobIdentity, ...]
     """Jobs of the holder that may have published a version which the adapter does not know of."""
     alive_pods: tuple[ObjectReference, ...]
-    """Trainer pods of the holder that may still run."""
+    """Trainer pods of the lease holder that may still run."""
     attempts_open: bool
-    """Whether a batch Job of the holder has not ended: Kubernetes may yet make a pod of it."""
+    """Whether a batch Job of the lease holder has not ended, so that Kubernetes may still create a pod for it."""
     pods: tuple[RecordedPod, ...]
     deployment_found: bool
     orphans: tuple[Orphan, ...]

@@ -1,4 +1,4 @@
-"""From a job's samples to what an engine is asked for: token ids. No engine has a tokenizer of its own."""
+"""Turns a job's samples into an engine's request with token ids. Engines have no tokenizer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from claas_trainer.samples.chat_template import ServerChat
 
 @dataclass(frozen=True)
 class Batch:
-    """The engine's payload, and what became of the samples on the way."""
+    """The engine's request, and counts of the samples."""
 
     payload: DistillBatchRequestPayload
     counts: SampleCounts
@@ -32,7 +32,7 @@ class Batch:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What became of the hint in the recorded prompts."""
+        """Metrics of the hindsight in recorded prompts."""
         return {
             "hints_inserted": float(self.counts.hints_inserted),
             "rebuilt_conversations": float(self.counts.rebuilt_conversations),
@@ -46,8 +46,10 @@ async def make_batch(
     paths: Paths,
     chat: ServerChat | None,
 ) -> Batch:
-    """Check the samples against the base model and tokenise them. `chat`: how the servers make prompts, None where
-    none is known. Weights that the engine needs are read ahead by the kernel meanwhile.
+    """Check the samples against the base model and tokenise them.
+
+    `chat`: how the servers render prompts, None if unknown. Meanwhile the kernel reads ahead the weights that the
+    engine needs.
 
     Raises TrainerError: SampleError for a sample, InputError for the model.
     """
@@ -77,7 +79,7 @@ def _tokenised(
     from claas_trainer.model.source import find_model
     from claas_trainer.samples.tokens import tokenise
 
-    # What is wrong with a sample should be said within a second, before gigabytes are read.
+    # Faults of samples should be reported within a second, before gigabytes are read.
     folder = find_model(document.model, paths, weights=needs.base_weights)
     with first_import_of("transformers"):
         tokenizer = read_tokenizer(folder)

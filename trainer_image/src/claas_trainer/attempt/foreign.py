@@ -1,4 +1,4 @@
-"""Adapters in the adapter's folder that other trainers made: they can't be imported, and are not ignored either."""
+"""Adapters of other trainers in the adapter's folder: they can't be imported, and are not ignored."""
 
 from __future__ import annotations
 
@@ -25,9 +25,8 @@ _LONGEST_VALUE = 100
 
 
 def refuse_foreign(root: Path) -> None:
-    """That no adapter lies in the adapter's folder that was not made here; asked where there is no version of ours.
-
-    Raises InputError (FOREIGN_ADAPTER) that says what was found and what to do, and StoreError.
+    """Checks that the adapter's folder holds no adapter of another trainer; for folders without versions. Raises
+    InputError (FOREIGN_ADAPTER), which says what was found and what to do, and StoreError.
     """
     with storage_errors(root):
         found = next((folder for folder in _candidates(root) if _is_foreign(folder)), None)
@@ -43,7 +42,7 @@ def refuse_foreign(root: Path) -> None:
 
 
 def _candidates(root: Path) -> list[Path]:
-    """The folder itself, those in it, and those among the versions; hidden ones are what a writer left."""
+    """The folder, its subfolders, and those among the versions, except hidden ones, which are remnants of writers."""
     folders = [root]
     for parent in (root / "versions", root):
         if parent.is_dir():
@@ -56,7 +55,7 @@ def _is_foreign(folder: Path) -> bool:
 
 
 def _description(folder: Path) -> str:
-    """What its configuration says of it, as far as that is readable."""
+    """Description from its configuration, if that is readable."""
     try:
         config = json.loads((folder / ADAPTER_CONFIG_FILE).read_bytes())
     except (FileNotFoundError, ValueError):

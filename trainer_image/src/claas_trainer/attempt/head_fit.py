@@ -20,12 +20,12 @@ from claas_trainer.store.versions import StoredVersion
 
 
 def base_name(model: ModelLocation) -> str:
-    """What a version records its base model as."""
+    """Name of the base model in a version's record."""
     return model.repository or model.path or ""
 
 
 def config_digest(folder: Path) -> str:
-    """sha256 of a base model's configuration; of which release wrote the file does not matter. Raises InputError."""
+    """sha256 of a base model's configuration, independent of the release that wrote the file. Raises InputError."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_bytes())
@@ -58,9 +58,11 @@ def check_fit(document: TrainerInput, head: StoredVersion, paths: Paths, meant: 
 def shape_differences(
     lora: LoraSpec, recorded: LoraSpec, stored: Mapping[str, object], meant: Callable[[], Sequence[str]] | None
 ) -> list[str]:
-    """Each field of the shape that differs, with both values. `stored` is the version's PEFT configuration: what its
-    tensors are; `recorded` what was asked for then. Layers that are not asked for in the same words may be the same:
-    `meant` finds out which are meant now; without it they are taken to be.
+    """Each differing field of the shape, with both values.
+
+    `stored`: the version's PEFT configuration, which describes its tensors; `recorded`: the shape requested then.
+    Differently written targets may mean the same layers: `meant` resolves the current ones; without it they are
+    assumed to be the same.
     """
     differences = []
     for field, now, then in (
@@ -79,12 +81,12 @@ def shape_differences(
 
 
 def _names(modules: object) -> object:
-    """A list in whatever order; anything else as it is."""
+    """A list, sorted; anything else unchanged."""
     return tuple(sorted(map(str, modules))) if isinstance(modules, list) else modules
 
 
 def _plain(modules: object) -> bool:
-    """Whether these are names of layers as a version keeps them."""
+    """Whether these are layer names in the form that a version stores."""
     return isinstance(modules, tuple) and not any("." in name for name in modules)
 
 
@@ -108,8 +110,8 @@ def _stored_shape(version: StoredVersion) -> Mapping[str, object]:
 
 
 def _base_differences(model: ModelLocation, version: StoredVersion, paths: Paths) -> list[str]:
-    """By a fingerprint of the weights where both sides have one: a folder can be moved, and another model put where
-    one was. By the name otherwise."""
+    """Compares fingerprints of the weights if both sides have one, because folders can be moved and replaced;
+    otherwise names."""
     record, name = version.record, base_name(model)
     recorded = record.local.base_fingerprint if record.local else ""
     if recorded and model.repository is None:

@@ -1,4 +1,4 @@
-"""Version 0 of an adapter: a LoRA that changes nothing yet. Only the base's configuration is read."""
+"""Makes version 0 of an adapter: a LoRA without effect. Reads only the base model's configuration."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def initialise(document: TrainerInput, paths: Paths, reporter: Reporter) -> Trai
                 f" refuse, nor a version that it descends from; restore one from a backup, remove {VERDICT_FILE} from"
                 " one that serving is to try again, or give spec.storage.path another folder"
             )
-    # Said now rather than by the first step: a volume that can't be written is no place for an adapter.
+    # Checked now rather than at the first step: a read-only volume can't hold an adapter.
     store.prepare(owner=document.adapter.uid, attempt=1, needed_bytes=0)
     if head is None:
         head = _make(document, paths, store, reporter)
@@ -61,8 +61,8 @@ def initialise(document: TrainerInput, paths: Paths, reporter: Reporter) -> Trai
 
 
 def _adapter(document: TrainerInput, paths: Paths) -> tuple[LoraAdapter, Path]:
-    """The adapter that changes nothing yet, and the base model's folder. Raises InputError."""
-    # Imported here: most adapters that have a version are answered without them.
+    """An adapter without effect, and the base model's folder. Raises InputError."""
+    # Imported here, because an adapter that has a version usually does not need them.
     with first_import_of("claas_trainer.model.lora"):
         from claas_trainer.model.lora import LoraShape, new_adapter
         from claas_trainer.sdpo.errors import AdapterError, WeightsError

@@ -1,9 +1,9 @@
-"""Whether a step fits into the longest pause, by what its parent's step took: said before serving is paused.
+"""Estimates before the pause whether a step fits into the longest pause, from its parent's step.
 
-Only what is known is judged: a parent whose step paused serving too, on a device of the same name, by the same
-forward and with the same kind of teacher. A step's time grows with its tokens at least linearly, but for what is done
-once, and the parent's may have been slow by chance: so only a batch that is twice as large is judged, and it is
-refused only when the estimate is over the limit by half.
+Only if the parent's step paused serving too, on a device of the same name, with the same forward and kind of teacher.
+Apart from constant parts, a step's time grows at least linearly with its tokens. Since the parent's step may have
+been slow by chance, only a batch of at least twice the tokens is judged, and it is refused only if the estimate
+exceeds the limit by half.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from claas_trainer.errors import EngineError
 from claas_trainer.store.record import VersionRecord
 
 LARGER = 2
-"""How many times as many tokens as its parent's a batch must have to be judged."""
+"""Smallest ratio of a batch's tokens to the parent's for which a step is judged."""
 CERTAINTY = 1.5
-"""By how much an estimate must be over the limit before a step is refused for it."""
+"""Ratio of estimate to limit above which a step is refused."""
 
 
 def check_pause(
     parent: VersionRecord, ready: Readiness, tokens: int, teacher: TeacherKind, serving: ServingTarget | None
 ) -> None:
-    """Raises EngineError (MAX_PAUSE_EXCEEDED) when the step surely needs a longer pause than it may take."""
+    """Raises EngineError (MAX_PAUSE_EXCEEDED) if the step certainly needs a longer pause than allowed."""
     if serving is None or serving.handover is not HandoverKind.SLEEP or not serving.pods:
         return
     seconds = pause_seconds(parent, ready, tokens, teacher)
@@ -42,7 +42,7 @@ def check_pause(
 
 
 def pause_seconds(parent: VersionRecord, ready: Readiness, tokens: int, teacher: TeacherKind) -> float | None:
-    """How long the pause of a step will be; None when the parent's says too little about it."""
+    """Estimated pause of a step; None if the parent's step is not comparable."""
     timings, step = parent.timings, parent.local
     alike = (
         step is not None
@@ -55,6 +55,6 @@ def pause_seconds(parent: VersionRecord, ready: Readiness, tokens: int, teacher:
         return None
     if not timings.serving_gap or timings.step is None or tokens < LARGER * step.tokens:
         return None
-    # What is not the step itself (to sleep, the weights' way to the device and back, to wake) does not grow with it.
+    # The other parts (sleep, copying the weights, release, wake) do not grow with the step.
     rest = max(0.0, timings.serving_gap - timings.step)
     return rest + timings.step * tokens / step.tokens

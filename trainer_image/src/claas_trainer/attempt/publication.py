@@ -1,4 +1,4 @@
-"""From what an engine left to a version on the volume, and from there into service."""
+"""Publishes an engine's result as a version, and puts it into service."""
 
 from __future__ import annotations
 
@@ -35,9 +35,8 @@ def publish(
     metrics: Mapping[str, float],
     timings: Timings,
 ) -> tuple[StoredVersion, Timings]:
-    """Publish what `engine` left as version `number`. `metrics`: what is told beside the engine's own.
-
-    Raises StoreError: PUBLISH_CONFLICT when another job took the number meanwhile.
+    """Publish the result of `engine` as version `number`. `metrics`: metrics besides the engine's own. Raises
+    StoreError: PUBLISH_CONFLICT if another job took the number meanwhile.
     """
     started = time.monotonic()
     document = task.document
@@ -72,7 +71,8 @@ async def put_in_service(
     published: PublishedVersion,
     reporter: Reporter,
 ) -> tuple[PublishedVersion, list[str]]:
-    """The version with serving's verdict on it, and the pods that serve it. Raises VersionRejectedError."""
+    """Puts the version into service; returns it with its verdict, and the pods that serve it. Raises
+    VersionRejectedError."""
     if stored.rejected:
         message = f"version {published.number} was refused by serving before: {stored.verdict.why}"
         raise VersionRejectedError(published, message)
@@ -84,7 +84,7 @@ async def put_in_service(
     except VersionRejectedError as error:
         kept = keep_verdict(stored.folder, VersionVerdict.REJECTED, error.message)
         rejected = error.version.model_copy(update={"verdict": VersionVerdict.REJECTED})
-        # The supervisor says so, should this process die before it ends.
+        # So that the supervisor can report it if this process dies.
         reporter.send(Published(version=rejected))
         raise VersionRejectedError(rejected, error.message if kept else error.message + NOT_KEPT) from error
     if not swapped:

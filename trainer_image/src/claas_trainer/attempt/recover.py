@@ -1,4 +1,4 @@
-"""What a job has published, when no trainer of it told: only looks, and needs the volume alone."""
+"""Looks for the version that a job has published without a report; read-only, needs only the volume."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BEFORE_ALL_VERSIONS = -1
 
 
 def recover(document: TrainerInput, paths: Paths, reporter: Reporter) -> TrainerResult:
-    """Succeeds with the job's version, or with none where it published none, or none that can be served.
+    """Succeeds with the job's version, or without one if it published none that may be served.
 
     Raises TrainerError.
     """
@@ -43,6 +43,6 @@ def recover(document: TrainerInput, paths: Paths, reporter: Reporter) -> Trainer
 
 
 def _nothing(journal: RunJournal) -> str:
-    """That nothing is published, which the versions tell, and how far the job came, as far as its journal does."""
+    """Message that nothing is published, with the progress in the job's journal."""
     said, came = "the job has published no version that is whole", story(journal.entries())
     return f"{said}; {came}" if came else said

@@ -41,15 +41,13 @@ from claas_trainer.store.versions import StoredVersion, VersionStore
 
 
 async def run(document: TrainerInput, paths: Paths, reporter: Reporter) -> TrainerResult:
-    """Take the step once, whatever number of attempts it needs, and put its version into service.
-
-    Raises TrainerError.
+    """Take the step, unless an earlier attempt has, and put its version into service. Raises TrainerError.
     """
     began = time.monotonic()
     task = RunInput.of(document)
     store = VersionStore(paths.adapter_folder(document.storage_path))
     journal = RunJournal(store.root, task.owner)
-    # The engine is closed after the swap: to give sixteen gigabytes back takes half a second.
+    # The engine is closed after the swap, because freeing sixteen gigabytes takes half a second.
     async with connect(document.serving, paths) as pods, AsyncExitStack() as resources:
         found = store.published_by(task.uids, after=task.parent)
         if found is not None:
@@ -88,7 +86,7 @@ async def _take_step(
     reporter.phase(JobPhase.PREPARING, "checking samples")
     items = read_samples(task.samples_file)
     parent = _read_parent(store, task, paths)
-    # The number is chosen before the step: whoever publishes meanwhile makes publishing fail.
+    # The number is chosen before the step, so publishing fails if another job publishes meanwhile.
     number = store.next_number()
     name = chosen_engine(document)
     engine, needs = make_engine(name), ENGINE_NEEDS[name]
@@ -96,7 +94,7 @@ async def _take_step(
     resources.push_async_callback(engine.close)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(handover.close)
-        # Servers first: what is wrong with them is said before gigabytes are read.
+        # Servers first, so that their faults are reported before gigabytes are read.
         await handover.check(None)
         reporter.phase(JobPhase.PREPARING, f"loading the model for {len(items)} samples")
         batch = await make_batch(document, items, needs, paths, await server_chat(pods))
@@ -154,7 +152,7 @@ def _settle(journal: RunJournal, task: RunInput, found: StoredVersion) -> None:
 async def _step(
     engine: TrainingEngine, handover: Handover, batch: Batch, timings: Timings, reporter: Reporter
 ) -> tuple[Timings, PauseTimes]:
-    """The step itself, inside the pause, and what serving noticed of it."""
+    """The step inside the pause, and its effects on serving."""
     async with handover.paused() as pause:
         try:
             reporter.phase(JobPhase.TRAINING, "weights to the device")
@@ -182,7 +180,7 @@ async def _step(
 
 
 def _serving_metrics(pause: PauseTimes) -> dict[str, float]:
-    """What is told of serving among the step's metrics."""
+    """Metrics of serving for the step."""
     return {} if pause.slowdown_percent is None else {"serving_slowdown_percent": pause.slowdown_percent}
 
 

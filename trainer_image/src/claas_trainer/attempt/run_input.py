@@ -1,4 +1,4 @@
-"""The input of `run`, with everything in it that a run needs."""
+"""The input of `run`, with all required parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from claas_trainer.errors import InputError
 
 @dataclass(frozen=True)
 class RunInput:
-    """An input document in which nothing is missing."""
+    """An input document for `run` without missing parts."""
 
     document: TrainerInput
     jobs: tuple[JobIdentity, ...]
@@ -22,7 +22,7 @@ class RunInput:
 
     @classmethod
     def of(cls, document: TrainerInput) -> RunInput:
-        """Raises InputError when a part is missing."""
+        """Raises InputError if a part is missing."""
         missing = [name for name in ("jobs", "parent", "samples_file") if getattr(document, name) in (None, [])]
         if not document.jobs or document.parent is None or document.samples_file is None:
             raise InputError(f"the input for run lacks {', '.join(missing)}")

@@ -1,4 +1,4 @@
-"""The worker process: takes the step and tells its supervisor. Imports of torch happen here, not there."""
+"""The worker process: takes the step and reports to its supervisor, which never imports PyTorch itself."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _UMASK = 0o002
 
 
 def work(task: TrainerCommand, input_path: Path, report_file_descriptor: int, supervisor: int) -> int:
-    """Do the task and report its result; the exit code only says whether it was reported."""
+    """Do the task and report its result; the exit code only says whether the report succeeded."""
     _die_with(supervisor)
     os.umask(_UMASK)
     _volunteer_for_oom_kill()
@@ -61,7 +61,7 @@ def attempt(task: TrainerCommand, input_path: Path, paths: Paths, reporter: Repo
         return result.model_copy(update={"began": began})
     except TrainerError as error:
         return failure(error)
-    except Exception as error:  # noqa: BLE001 - the edge of the process: whatever it is, the supervisor is told
+    except Exception as error:  # noqa: BLE001 - the edge of the process: every error is reported to the supervisor
         log_exception("unexpected", error)
         return internal_failure(error)
 
@@ -92,14 +92,14 @@ def _log_unraisable(args: sys.UnraisableHookArgs) -> None:
 
 
 def _die_with(supervisor: int) -> None:
-    """Be killed when the supervisor is gone, so that no step goes on that nobody watches."""
+    """Ask the kernel to kill this process when the supervisor dies, so that no step runs unwatched."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:
         sys.exit(1)
 
 
 def _volunteer_for_oom_kill() -> None:
-    """When memory runs out it should be this process that the kernel ends, not the supervisor."""
+    """Ask the kernel to kill this process rather than the supervisor when memory runs out."""
     try:
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     except OSError as error:

@@ -1,1 +1,1 @@
-"""Where a step is computed. `base` is the one interface, `registry` maps names to engines."""
+"""Engines, which compute steps. `base` is the interface, `registry` maps names to engines."""

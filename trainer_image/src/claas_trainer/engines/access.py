@@ -1,4 +1,4 @@
-"""What a step needs of the device that serving computes on, and what a hand-over lets it have of it."""
+"""A step's needs of serving's device, and the access that a hand-over grants."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from enum import StrEnum
 
 
 class WeightAccess(StrEnum):
-    """How a step comes by the base model's weights."""
+    """How a step gets the base model's weights."""
 
     COPY = "copy"
-    """It reads a copy of its own, which is on the device for the length of the step."""
+    """It reads its own copy, which is on the device during the step."""
     SHARED = "shared"
-    """It computes with weights that are there already: on a GPU those that vLLM serves, on a CPU its files."""
+    """It uses existing weights: on a GPU those in vLLM's memory, on a CPU the mapped files."""
 
 
 def go_on() -> None:
-    """Wait for nothing."""
+    """Do not wait."""
 
 
 @dataclass(frozen=True)
 class ServingAccess:
-    """What the hand-over lets an engine have of serving. An engine that needs nothing of it does not look."""
+    """The access to serving that a hand-over grants. An engine that needs nothing of serving ignores it."""
 
     weights: WeightAccess = WeightAccess.COPY
     export: Mapping[str, object] | None = None
-    """What vLLM's worker extension answered when it was asked for its weights; None where nobody asked."""
+    """The export of weights from vLLM's worker extension; None if it was not asked."""
     rest: Callable[[], None] = go_on
-    """Called by the thread that computes, between parts of the step, a layer of a micro-batch or less often: it may
-    wait, for the sake of what is served beside the step."""
+    """Called by the computing thread between parts of the step, at most once per layer and micro-batch; may wait, so
+    that serving keeps its share of the device."""
 
 
 @dataclass(frozen=True)
 class GpuNeed:
-    """The GPU that a step needs and how many bytes of it should be free. With `least_bytes` it can be taken too, in
-    smaller pieces."""
+    """The GPU that a step needs, and the bytes that should be free on it. With `least_bytes` free, the step is
+    possible in smaller pieces."""
 
     uuid: str
     free_bytes: int

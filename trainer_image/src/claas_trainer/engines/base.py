@@ -16,37 +16,37 @@ from claas_trainer.store.versions import StoredVersion
 
 @dataclass(frozen=True)
 class EngineTask:
-    """What an engine is told besides the payload."""
+    """Input of an engine besides the request."""
 
     model: Path
-    """The base model's folder; without its weights, unless the engine needs them."""
+    """The base model's folder, with weights only if the engine needs them."""
     parent: StoredVersion
     """The version to start from."""
     version: int
     """Number of the version to make."""
     tell_progress: Callable[[str], None]
-    """Says how far the step is, such as `micro-batch 3 of 8`; may be called from any thread."""
+    """Reports progress, such as `micro-batch 3 of 8`; thread-safe."""
     access: ServingAccess
-    """What the engine may have of serving."""
+    """The engine's access to serving."""
 
 
 @dataclass(frozen=True)
 class Readiness:
-    """What is known when an engine is ready for its step."""
+    """Properties of a step that are known after `prepare`."""
 
     version_bytes: int
-    """Estimated size of the version to be written."""
+    """Estimated size of the new version."""
     gpu: GpuNeed | None = None
-    """None where no GPU memory that vLLM holds is needed."""
+    """None if no GPU memory of vLLM is needed."""
     device: str = ""
-    """The name of the device that the step is taken on, as a version records it; empty where the engine has none."""
+    """Name of the step's device, as in a version's record; empty for an engine without one."""
     forward: str = ""
-    """By which forward, as a version records it; empty where the engine has no choice."""
+    """The forward, as in a version's record; empty for an engine without a choice."""
 
 
 @dataclass(frozen=True)
 class TrainedVersion:
-    """What a step left: the files of the new version, by name, how it went, and what it was computed from."""
+    """Result of a step: the files of the new version by name, its metrics, and its provenance."""
 
     files: Mapping[str, FileContent]
     metrics: Mapping[str, float]
@@ -57,34 +57,33 @@ class TrainedVersion:
 
 
 class TrainingEngine(ABC):
-    """One distillation step: prepare -> acquire -> distill -> release -> trained -> close.
+    """Computes one step: prepare -> acquire -> distill -> release -> trained -> close.
 
-    An engine sees token ids alone. What it needs of serving and of this pod stands in
-    `claas_contract.engine.ENGINE_NEEDS`: where it needs a device that serving has, the hand-over makes room from
-    before `acquire` until after `release`. Everything wrong with the input fails in `prepare`. All methods raise
-    TrainerError.
+    An engine sees only token ids. `claas_contract.engine.ENGINE_NEEDS` declares its needs of serving and of the pod.
+    If it needs serving's device, the hand-over makes room from before `acquire` until after `release`. Wrong input
+    fails in `prepare`. All methods raise TrainerError.
     """
 
     @abstractmethod
     async def prepare(self, payload: DistillBatchRequestPayload, task: EngineTask) -> Readiness:
-        """Make everything ready that can be, while serving goes on."""
+        """Prepare as much as possible while serving goes on."""
 
     async def acquire(self) -> None:
-        """Take the device: weights go there now. Engines without a device do nothing."""
+        """Move the weights to the device. Engines without a device do nothing."""
         return
 
     @abstractmethod
     async def distill(self, payload: DistillBatchRequestPayload) -> DistillResponse:
-        """Take one step on the prepared payload; answers the new version's identifier and the metrics."""
+        """Take one step on the prepared request; returns the new version's identifier and the metrics."""
 
     async def release(self) -> None:
-        """Give the device back; called after `acquire` in every case, also when it failed."""
+        """Free the device; always called after `acquire`, also if it failed."""
         return
 
     @abstractmethod
     async def trained(self) -> TrainedVersion:
-        """The files of the version that `distill` made."""
+        """The version that `distill` made."""
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Free all resources."""
         return

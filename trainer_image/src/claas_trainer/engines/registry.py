@@ -1,4 +1,4 @@
-"""Engines by name. An engine's module, and with it its SDK, is imported when it is chosen."""
+"""Engines by name. An engine's module, and with it its SDK, is imported only when it is chosen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ENGINES: Mapping[EngineName, tuple[str, str]] = {
 
 
 def chosen_engine(document: TrainerInput, environment: Mapping[str, str] = os.environ) -> EngineName:
-    """The input's engine; where it names none, the execution mode's. Raises InputError for an unknown name."""
+    """The input's engine, or else that of the execution mode. Raises InputError for an unknown name."""
     mode = environment.get(EXECUTION_MODE_VARIABLE)
     if "engine" in document.model_fields_set or not mode:
         return document.engine.name
@@ -31,7 +31,7 @@ def chosen_engine(document: TrainerInput, environment: Mapping[str, str] = os.en
 
 
 def make_engine(name: EngineName) -> TrainingEngine:
-    """A new engine. Raises EngineError when it can't be had in this image."""
+    """A new engine. Raises EngineError if it is not available in this image."""
     module_name, class_name = ENGINES[name]
     try:
         engine: type[TrainingEngine] = getattr(import_module(module_name), class_name)

@@ -1,4 +1,4 @@
-"""What to do about a LoraAdapter: make its first version, keep the served one in every vLLM pod, tell its state."""
+"""Plan for a LoraAdapter: make its initial version, keep the desired version in every vLLM pod, report its state."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ HEAL_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class AdapterPlan:
-    """Actions, the status to be, Events, and when to look again (None: on an event or resync)."""
+    """Actions, the new status, Events, and the seconds until the next pass (None: on an event or resync)."""
 
     actions: tuple[Action, ...]
     status: LoraAdapterStatus
     notes: tuple[Note, ...]
     requeue_seconds: float | None
     news: tuple[Note, ...] = ()
-    """Events about versions, to be told once they stand in status."""
+    """Events about versions, to be recorded once they are in status."""
 
 
 def plan_adapter(world: AdapterWorld) -> AdapterPlan:
@@ -52,8 +52,8 @@ def plan_adapter(world: AdapterWorld) -> AdapterPlan:
     actions.extend(initial_version_actions(world, lineage.head))
     actions.extend(_lease_actions(world, desired, adoption))
     actions.extend(adoption.actions)
-    # While a step of this adapter is under way, its trainer decides which version the pods serve. The same holds
-    # until it is known what a job left that is gone: what clients have seen is not taken back in between.
+    # During a step of this adapter its trainer decides which version the pods serve. The same holds until the version
+    # of a deleted job is accounted for, so that a version that clients have seen is not withdrawn.
     open_step = world.running_job is not None or adoption.pending is not None
     actions.extend(serving_actions(world, desired, open_step))
     replicas = tuple(replica_of(world, pod, desired, open_step) for pod in world.pods)
@@ -98,7 +98,7 @@ def _requeue_seconds(
 
 
 def _lineage(world: AdapterWorld, adoption: Adoption) -> Lineage:
-    """Of the versions in status, the initial one, those that jobs report and one that was found."""
+    """The versions in status, the initial one, those that jobs report, and one that was found."""
     initial = world.init.result.version if world.init.result is not None else None
     found = (each for each in (initial, adoption.version, *world.products) if each)
     return Lineage.of(world.adapter.status.versions, found, world.rejected)

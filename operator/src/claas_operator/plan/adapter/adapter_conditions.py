@@ -22,7 +22,7 @@ def write_conditions(
     draft.set(
         AdapterCondition.READY, readiness.ready, readiness.reason, readiness.message, warning=stalled, quiet=quiet
     )
-    # One Event for a change is enough: Ready tells it, the others follow from it.
+    # One Event for a change is enough: the other conditions follow from Ready.
     serving = [replica for replica in replicas if replica.state is ReplicaState.SERVING]
     draft.set(AdapterCondition.SERVED, bool(serving), readiness.reason, readiness.message, quiet=True)
     draft.set(

@@ -1,7 +1,8 @@
-"""Versions whose job is gone: a DistillJob that was deleted may have published before its trainer could tell.
+"""Adopts versions of deleted jobs: a deleted DistillJob may have published a version that its trainer could not
+report.
 
-The serving lease names such jobs. Before the adapter is trained on, and before what its pods serve is changed, a pod
-looks on the volume; what it finds becomes one of the adapter's versions like any other.
+The serving lease names such jobs. Before the adapter is trained further, and before its pods change versions, a
+recovery pod looks on the volume. A version that it finds becomes one of the adapter's versions.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ LOOK_AGAIN_SECONDS = 30
 
 @dataclass(frozen=True)
 class Adoption:
-    """What is done about the first job whose version is not accounted for."""
+    """Actions for the first unaccounted job."""
 
     pending: str | None = None
-    """Name of that job, while it is not known what it left."""
+    """Name of that job, until its version is known."""
     version: PublishedVersion | None = None
-    """Its version, as it was found on the volume."""
+    """Its version, found on the volume."""
     settled: str | None = None
-    """UID of that job, once nothing is left to be done about it."""
+    """UID of that job, once it is accounted for."""
     actions: tuple[Action, ...] = ()
     notes: tuple[Note, ...] = ()
 
 
 def plan_adoption(world: AdapterWorld) -> Adoption:
-    """What to do about the first job whose version is not accounted for; nothing when there is none."""
+    """Plan for the first unaccounted job, if there is one."""
     found = world.lease.unaccounted_of(world.adapter.metadata.uid) if world.lease is not None else None
     if found is None:
         return Adoption()
@@ -65,7 +66,7 @@ def plan_adoption(world: AdapterWorld) -> Adoption:
 
 
 def adoption_name(namespace: str, job_name: str, job_uid: str, attempt: int) -> str:
-    """Name of the pod that looks for the version of a job that is gone."""
+    """Name of the recovery pod for a deleted job."""
     return naming.recovery_name(ObjectMeta(name=job_name, namespace=namespace, uid=job_uid), attempt, None)
 
 

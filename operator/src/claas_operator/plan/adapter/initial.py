@@ -15,14 +15,14 @@ INIT_RETRY_SECONDS = 30
 
 
 def initial_version_actions(world: AdapterWorld, head: AdapterVersion | None) -> list[Action]:
-    """What to do about the trainer that makes or finds the initial version."""
+    """Plan for the trainer that makes or finds the initial version."""
     init = world.init
     if head is not None:
         return _let_init_go(world)
     if not world.claim_found or not world.secrets.usable:
         return []
     if init.state is TrainerState.ABSENT and unfit(world) is not None:
-        return []  # Nobody could load it; what is wrong is told now, not when it was made.
+        return []  # No pod could load the version, so report the problem now, before it is made.
     if init.state is TrainerState.ABSENT and not init.alive:
         return [CreateInit(naming.init_name(world.adapter.metadata))]
     if init.hindered and init.start is not None and _is_outdated(init.start, world.adapter.metadata.generation):
@@ -35,12 +35,13 @@ def initial_version_actions(world: AdapterWorld, head: AdapterVersion | None) ->
 
 
 def _is_outdated(start: TrainerStart, generation: int) -> bool:
-    """Whether the trainer was made from an earlier spec; what keeps it from starting may be mended by now."""
+    """Whether the trainer was created from an earlier spec; the change may remove the cause that keeps it from
+    starting."""
     return start.generation is not None and start.generation != generation
 
 
 def _let_init_go(world: AdapterWorld) -> list[Action]:
-    """The initial version stands in status: nothing of its trainer is needed any more."""
+    """The initial version is in status, so its trainer is no longer needed."""
     init = world.init
     if world.adapter.status.latest_version is None or init.state in (TrainerState.ABSENT, TrainerState.RUNNING):
         return []

@@ -1,4 +1,4 @@
-"""What is said of a LoraAdapter: whether it is ready, and why not."""
+"""Readiness of a LoraAdapter, and the reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STALLING = frozenset(
         AdapterReason.SERVED_NAME_TAKEN,
     }
 )
-"""Reasons that wait for a person: kstatus' Stalled."""
+"""Reasons that need a person to act (kstatus: Stalled)."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Readiness:
     reason: AdapterReason
     message: str
     passes: bool = False
-    """Whether a reason that waits for a person may yet pass by itself."""
+    """Whether a reason that needs a person may still pass by itself."""
 
     @property
     def stalled(self) -> bool:
-        """Whether it waits for a person."""
+        """Whether a person has to act."""
         return self.reason in STALLING and not self.passes
 
 

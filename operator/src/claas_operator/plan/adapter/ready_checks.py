@@ -1,7 +1,7 @@
-"""Whether a LoraAdapter is ready, and why not: the first check in `READY_CHECKS` that has an answer gives it.
+"""Readiness checks of a LoraAdapter: the first one in `READY_CHECKS` with an answer decides.
 
-First what a person has to mend, in the order in which it has to be there: storage, Secrets, Deployment, server. Then
-the initial version, then the pods.
+First the problems that need a person, in the order of dependence: storage, Secrets, Deployment, server. Then the
+initial version, then the pods.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def readiness_of(world: AdapterWorld, lineage: Lineage, replicas: tuple[Replica,
 
 
 def claim_missing(view: AdapterView) -> Readiness | None:
-    """First of all: without its volume an adapter is nothing."""
+    """First of all, because everything needs the volume."""
     if view.world.claim_found:
         return None
     claim = view.world.adapter.spec.storage.claim_name
@@ -44,13 +44,13 @@ def secret_missing(view: AdapterView) -> Readiness | None:
 
 
 def secret_invalid(view: AdapterView) -> Readiness | None:
-    """After those that are missing: what is there can be looked at."""
+    """After missing Secrets, because only existing ones can be checked."""
     invalid = view.world.secrets.invalid
     return Readiness(False, AdapterReason.SECRET_INVALID, "; ".join(invalid)) if invalid else None
 
 
 def deployment_missing(view: AdapterView) -> Readiness | None:
-    """Before all that is asked of the Deployment and its pods."""
+    """Before all checks of the Deployment and its pods."""
     if view.world.deployment_found:
         return None
     deployment = view.world.adapter.spec.serving.deployment_ref.name
@@ -101,12 +101,12 @@ def storage_not_mounted(view: AdapterView) -> Readiness | None:
 
 
 def control_refused(view: AdapterView) -> Readiness | None:
-    """Before the server's settings: a server that refuses us has told us none."""
+    """Before the server's settings, which a server that refuses the token does not report."""
     return refused(view.world)
 
 
 def server_misconfigured(view: AdapterView) -> Readiness | None:
-    """Before the initial version, which nobody could load."""
+    """Before the initial version, which no pod could load."""
     return misconfigured(view.world)
 
 
@@ -122,7 +122,7 @@ def initial_version_failed(view: AdapterView) -> Readiness | None:
 
 
 def initial_version_not_started(view: AdapterView) -> Readiness | None:
-    """Its trainer has not ended; something may keep it from starting."""
+    """The trainer has not ended; it may be kept from starting."""
     if view.lineage.head is not None or not view.world.init.hindered:
         return None
     said = f"The initial version waits for its trainer{_quoted(view)}"
@@ -130,34 +130,35 @@ def initial_version_not_started(view: AdapterView) -> Readiness | None:
 
 
 def initial_version_awaited(view: AdapterView) -> Readiness | None:
-    """Nothing is in its trainer's way."""
+    """Nothing keeps the trainer from starting."""
     if view.lineage.head is not None:
         return None
     return Readiness(False, AdapterReason.INITIALISING, f"The initial version is being made{_quoted(view)}")
 
 
 def no_pod_ready(view: AdapterView) -> Readiness | None:
-    """Before what single pods say: there are none to say anything."""
+    """Before the checks of single pods, of which there are none."""
     return None if view.listening else Readiness(False, AdapterReason.NO_READY_PODS, view.world.no_pod)
 
 
 def pod_unreachable(view: AdapterView) -> Readiness | None:
-    """Before its versions: what a pod serves that does not answer is not known."""
+    """Before its versions, which are unknown if the pod does not answer."""
     return _troubled(view, ReplicaState.UNREACHABLE, AdapterReason.VLLM_UNREACHABLE)
 
 
 def version_not_applied(view: AdapterView) -> Readiness | None:
-    """Before failed loads: it says that it serves the version and answers as the base, which clients can't see."""
+    """Before failed loads: the pod reports the version but answers as the base model does, which clients can't
+    notice."""
     return _troubled(view, ReplicaState.NOT_APPLIED, AdapterReason.ADAPTER_NOT_APPLIED)
 
 
 def load_failed(view: AdapterView) -> Readiness | None:
-    """Before pods that sleep or load: it waits for a person more likely than they do."""
+    """Before pods that sleep or load, because this more likely needs a person."""
     return _troubled(view, ReplicaState.LOAD_FAILED, AdapterReason.LOAD_FAILED)
 
 
 def paused_for_a_step(view: AdapterView) -> Readiness | None:
-    """Before other sleep: a pause of ours ends by itself, so the adapter is ready."""
+    """Before other sleep: a pause for a step ends by itself, so the adapter counts as ready."""
     lease = view.world.lease
     grant = lease.grant if lease is not None else None
     if view.first(ReplicaState.ASLEEP) is None or grant is None or not grant.may_pause:
@@ -173,7 +174,7 @@ def asleep(view: AdapterView) -> Readiness | None:
 
 
 def loading(view: AdapterView) -> Readiness | None:
-    """The last thing that is in the way."""
+    """The last check that can fail."""
     desired = view.lineage.desired
     if view.first(ReplicaState.LOADING) is None or desired is None:
         return None
@@ -182,7 +183,7 @@ def loading(view: AdapterView) -> Readiness | None:
 
 
 def serving(view: AdapterView) -> Readiness | None:
-    """Nothing is in the way."""
+    """All checks have passed."""
     world, desired = view.world, view.lineage.desired
     served = {replica.version for replica in view.listening}
     said = (

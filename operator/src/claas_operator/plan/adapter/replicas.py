@@ -1,4 +1,4 @@
-"""What each vLLM pod serves of a LoraAdapter, and what is done so that it serves the desired version."""
+"""The version of a LoraAdapter in each vLLM pod, and the actions to make it the desired one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from claas_operator.plan.world import AdapterWorld, ServerPod, ServerState
 
 
 def serving_actions(world: AdapterWorld, desired: AdapterVersion | None, open_step: bool) -> list[Action]:
-    """Put the desired version into each pod that can take it. `open_step`: what a pod serves is left alone."""
+    """Put the desired version into each pod that can take it. `open_step`: versions in service are left alone."""
     if desired is None or world.name_taken_by is not None or misconfiguration(world) is not None:
         return []
     actions: list[Action] = []
@@ -49,7 +49,7 @@ def version_path(pod: ServerPod, number: int) -> str:
 
 
 def replica_of(world: AdapterWorld, pod: ServerPod, desired: AdapterVersion | None, open_step: bool) -> Replica:
-    """What status says of a pod. `open_step`: whatever version it serves, it is to serve it for now."""
+    """Status of a pod. `open_step`: any version in service counts as right for now."""
     server = pod.server
     if not pod.ready or server is None:
         return Replica(pod=pod.name, state=ReplicaState.NOT_READY, message=pod.trouble or None)
@@ -71,7 +71,7 @@ def replica_of(world: AdapterWorld, pod: ServerPod, desired: AdapterVersion | No
 
 
 def _own_version(world: AdapterWorld, pod: ServerPod, server: ServerState) -> int | None:
-    """The version of this adapter behind its served name; what somebody else serves under that name is none."""
+    """The version of this adapter behind its served name; None if the name serves anything else."""
     if world.name_taken_by is not None:
         return None
     number, path = server.loaded_version, server.loaded_path
@@ -81,7 +81,7 @@ def _own_version(world: AdapterWorld, pod: ServerPod, server: ServerState) -> in
 
 
 def served_version(world: AdapterWorld, replicas: Sequence[Replica]) -> int | None:
-    """The version that every ready pod serves; while they differ or none is ready, what was said before."""
+    """The version that every ready pod serves; the previous value while they differ or none is ready."""
     versions = {replica.version for replica in replicas if replica.state is not ReplicaState.NOT_READY}
     if len(versions) == 1 and None not in versions:
         return versions.pop()
@@ -89,6 +89,6 @@ def served_version(world: AdapterWorld, replicas: Sequence[Replica]) -> int | No
 
 
 def ready_replicas(world: AdapterWorld, replicas: Sequence[Replica]) -> str:
-    """How many pods serve what they should, of how many, for people."""
+    """Pods that serve the desired version, out of all pods, for people."""
     serving = sum(replica.state is ReplicaState.SERVING for replica in replicas)
     return f"{serving}/{world.wanted_replicas}"

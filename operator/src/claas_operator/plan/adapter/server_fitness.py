@@ -1,4 +1,4 @@
-"""Whether the servers, as they were started, can serve the adapter at all: found before anything is made for it."""
+"""Checks before anything is made for the adapter that the servers' settings allow serving it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from claas_operator.plan.server.traits import RUNTIME_LORA_VARIABLE
 from claas_operator.plan.world import AdapterWorld
 
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes for --max-lora-rank, from the smallest rank of an adapter on."""
+"""Values that vLLM accepts for --max-lora-rank."""
 _PACKED = {
     **dict.fromkeys(("q_proj", "k_proj", "v_proj"), "qkv_proj"),
     **dict.fromkeys(("gate_proj", "up_proj"), "gate_up_proj"),
@@ -22,18 +22,18 @@ SECRET_SYNC = timedelta(seconds=180)
 
 
 def unfit(world: AdapterWorld) -> Readiness | None:
-    """A server refuses us, or was started so that it can't serve the adapter."""
+    """A server refuses the token, or its settings do not allow serving the adapter."""
     return refused(world) or misconfigured(world)
 
 
 def misconfigured(world: AdapterWorld) -> Readiness | None:
-    """A server was started so that it can't serve the adapter."""
+    """A server's settings do not allow serving the adapter."""
     wrong = misconfiguration(world)
     return None if wrong is None else Readiness(False, AdapterReason.SERVER_MISCONFIGURED, wrong)
 
 
 def refused(world: AdapterWorld) -> Readiness | None:
-    """A server does not take the operator's token or API key."""
+    """A server refuses the operator's token or API key."""
     pod = next((pod for pod in world.pods if pod.server is not None and pod.server.refused), None)
     if pod is None:
         return None
@@ -46,15 +46,15 @@ def refused(world: AdapterWorld) -> Readiness | None:
 
 
 def misconfiguration(world: AdapterWorld) -> str | None:
-    """What has to be changed in vLLM or the spec for the adapter to be served; None: nothing that is known of."""
+    """What to change in vLLM or the spec so that the adapter can be served; None: no known problem."""
     if world.pods and all(pod.server is not None and pod.server.loaded_version is not None for pod in world.pods):
-        return None  # It is served, so it can be.
+        return None  # It is served already.
     problems = [*_of_scheme(world), *_of_adapters(world), *_of_names(world)]
     return "; ".join(problems) or None
 
 
 def _of_scheme(world: AdapterWorld) -> list[str]:
-    """A server that answers may have something before it that ends TLS."""
+    """Checks the scheme. A server that answers may be behind a proxy that terminates TLS."""
     answered = any(pod.server is not None and pod.server.reachable for pod in world.pods)
     if world.server.tls and not answered and world.adapter.spec.serving.scheme is Scheme.HTTP:
         return ["vLLM runs with --ssl-certfile: set spec.serving.scheme to https, and its CA in spec.serving.tls"]
@@ -84,7 +84,7 @@ def _of_adapters(world: AdapterWorld) -> list[str]:
 
 
 def _left_out(world: AdapterWorld) -> list[str]:
-    """Modules that the adapter names and vLLM would leave as they are."""
+    """Target modules of the adapter to which vLLM would not apply it."""
     allowed, wanted = world.server.lora_modules, world.adapter.spec.lora.target_modules
     if not allowed or not isinstance(wanted, list):
         return []
@@ -113,7 +113,7 @@ def _of_names(world: AdapterWorld) -> list[str]:
 
 
 def too_few_slots(world: AdapterWorld) -> str | None:
-    """Why a swap may hold requests up: the old and the new version need a slot each."""
+    """Why a swap may delay requests: the old and the new version need a slot each."""
     slots = world.server.max_loras
     needed = max(1, world.adapters_here) + 1
     if slots is None or slots >= needed:

@@ -1,5 +1,5 @@
-"""What to do about a DistillJob: check it, queue it (`turn`), take its step (`step`), see its version into service
-(`published`), and end it, but never before it is known what its last attempt left (`recovery`)."""
+"""Plan for a DistillJob: check it, queue it (`turn`), take its step (`step`), follow its version into service
+(`published`), and end it, but not before the volume was searched for a version of its last attempt (`recovery`)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from claas_operator.plan.world import JobWorld, TrainerState
 
 
 def plan_job(world: JobWorld) -> JobPlan:
-    """The plan for one DistillJob: that of the first check in `JOB_CHECKS` that makes one."""
+    """The plan for one DistillJob, made by the first check in `JOB_CHECKS` that applies."""
     job = world.job
     draft = JobDraft(world, ConditionDraft(world.now, job.metadata.generation, list(job.status.conditions)))
     draft.end_held_open()
@@ -39,8 +39,8 @@ def plan_job(world: JobWorld) -> JobPlan:
 
 
 def already_finished(draft: JobDraft) -> JobPlan | None:
-    """First: how a job ended is final. What may still run of it is ended, and the job is deleted when its time to
-    live is over."""
+    """First, because the end of a job is final. Ends trainers that may still run, and deletes the job after its time
+    to live."""
     if not finished(draft.world.job.status.conditions):
         return None
     world = draft.world
@@ -61,18 +61,19 @@ def already_finished(draft: JobDraft) -> JobPlan | None:
 
 
 def version_published(draft: JobDraft) -> JobPlan | None:
-    """Before suspension and deadline: a version can't be taken back, so its job goes on to its end."""
+    """Before suspension and deadline: a published version can't be withdrawn, so its job continues to its end."""
     return None if draft.world.job.status.produced_version is None else put_into_service(draft)
 
 
 def version_found(draft: JobDraft) -> JobPlan | None:
-    """Before anything else is judged: a version that was published is never thrown away."""
+    """Before all later checks, because a published version must never be lost."""
     published = found_published(draft.world)
     return None if published is None else account_success(draft, published)
 
 
 def adapter_missing(draft: JobDraft) -> JobPlan | None:
-    """Before all that needs the adapter. It may yet be applied, unless attempts were made: then it was deleted."""
+    """Before all checks that need the adapter. It may still be applied, unless there were attempts: then it was
+    deleted."""
     world = draft.world
     if world.adapter is not None:
         return None
@@ -85,7 +86,7 @@ def adapter_missing(draft: JobDraft) -> JobPlan | None:
 
 
 def adapter_being_deleted(draft: JobDraft) -> JobPlan | None:
-    """Before suspension: nothing is left to resume for."""
+    """Before suspension, because there is nothing to resume for."""
     adapter = draft.world.adapter
     if adapter is None or adapter.metadata.deletion_timestamp is None:
         return None
@@ -94,8 +95,8 @@ def adapter_being_deleted(draft: JobDraft) -> JobPlan | None:
 
 
 def suspended(draft: JobDraft) -> JobPlan | None:
-    """Before the deadline, which does not run for a job that is suspended. It rests once it is known what its attempt
-    left."""
+    """Before the deadline, which does not run while a job is suspended. Waits until its last attempt is accounted
+    for."""
     world = draft.world
     if not world.job.spec.suspend:
         return None
@@ -109,8 +110,8 @@ def suspended(draft: JobDraft) -> JobPlan | None:
 
 
 def resumed(draft: JobDraft) -> JobPlan | None:
-    """Before the deadline, which runs anew. A job that goes on before its attempt was accounted for needs a pass for
-    that; what the attempt left, the next one finds by itself."""
+    """Before the deadline, which starts again. If its last attempt is not accounted for, the next attempt finds a
+    published version by itself."""
     world = draft.world
     if not is_true(world.job.status.conditions, JobCondition.SUSPENDED):
         return None
@@ -125,8 +126,7 @@ def resumed(draft: JobDraft) -> JobPlan | None:
 
 
 def deadline_over(draft: JobDraft) -> JobPlan | None:
-    """Before whatever else a job waits for or does. It fails once it is known that its last attempt published
-    nothing."""
+    """Before all other work and waiting. The job fails once it is certain that its last attempt published nothing."""
     job = draft.world.job
     if job.status.start_time is None or draft.world.now <= deadline_of(job):
         return None
@@ -137,7 +137,8 @@ def deadline_over(draft: JobDraft) -> JobPlan | None:
 
 
 def input_invalid(draft: JobDraft) -> JobPlan | None:
-    """Before the queue: no turn is spent on a step that can't be taken. An attempt that was begun has its input."""
+    """Before the queue, so that no turn is spent on a step that can't be taken. A started attempt has its input
+    already."""
     error = draft.world.input_error
     return None if error is None or begun(draft.world) else draft.fail(FailureReason.INVALID_INPUT, error)
 
@@ -149,7 +150,7 @@ def sample_invalid(draft: JobDraft) -> JobPlan | None:
 
 
 def samples_missing(draft: JobDraft) -> JobPlan | None:
-    """After what is there and wrong, which no waiting mends."""
+    """After faults of existing samples, which waiting does not cure."""
     error = draft.world.samples_error
     return (
         None if error is None or begun(draft.world) else wait_for_missing(draft, JobReason.SAMPLES_NOT_FOUND, error)
@@ -157,7 +158,7 @@ def samples_missing(draft: JobDraft) -> JobPlan | None:
 
 
 def lease_not_held(draft: JobDraft) -> JobPlan | None:
-    """Nothing is wrong with the job: it waits for its turn."""
+    """All checks have passed: the job waits for its turn."""
     world = draft.world
     mine = world.lease is not None and world.lease.held_by(world.job.metadata.uid)
     return None if mine else wait_for_turn(draft)

@@ -1,4 +1,4 @@
-"""What a DistillJob names may be applied after it: Git tools apply in any order. It waits, and says for what."""
+"""Missing references: Git tools apply objects in any order, so a DistillJob waits for the objects that it names."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from claas_crds.v1alpha1.distill_job import JobPhase
 from claas_operator.plan.job_draft import JobDraft, JobPlan
 
 HELD_SECONDS = 30
-"""How long a job that holds its Deployment's Lease waits: others wait for it."""
+"""Longest wait in seconds of a job that holds its Deployment's Lease, because other jobs wait for it."""
 LOOK_SECONDS = 5.0
 
 
 def wait_for_missing(draft: JobDraft, reason: JobReason, message: str) -> JobPlan:
-    """Wait, outside the queue, for what the job names; fail when it does not come for as long as the job may run."""
+    """Wait outside the queue for the missing object; fail after `activeDeadlineSeconds`."""
     world = draft.world
     until = _waits_until(draft)
     if world.now < until:

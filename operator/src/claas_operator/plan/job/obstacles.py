@@ -1,4 +1,4 @@
-"""Whether a step can start now: what stands in its way, and the grant that it gets when nothing does."""
+"""Obstacles of a step, and the grant that it gets if there are none."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from claas_operator.plan.world import JobWorld
 
 @dataclass(frozen=True)
 class Obstacle:
-    """Why no step can be taken at the moment."""
+    """Why no step can start at the moment."""
 
     reason: JobReason
     message: str
 
 
 def obstacle(world: JobWorld) -> Obstacle | None:
-    """Why a step can't start now, by the first check in `OBSTACLES` that has something to say; None if it can."""
+    """Why a step can't start now, by the first check in `OBSTACLES` that applies; None if it can."""
     return first_answer(OBSTACLES, world)
 
 
 def no_version(world: JobWorld) -> Obstacle | None:
-    """First: there is nothing to start from."""
+    """First, because there is nothing to start from."""
     if world.lineage.head is not None:
         return None
     ready = _ready(world)
@@ -47,7 +47,7 @@ def no_version(world: JobWorld) -> Obstacle | None:
 
 
 def adapter_stalled(world: JobWorld) -> Obstacle | None:
-    """Before what may pass by itself: it waits for a person."""
+    """Before obstacles that may pass by themselves, because this one needs a person."""
     stalled = condition_of(_conditions(world), AdapterCondition.STALLED)
     if stalled is None or not is_true([stalled], AdapterCondition.STALLED):
         return None
@@ -55,7 +55,7 @@ def adapter_stalled(world: JobWorld) -> Obstacle | None:
 
 
 def head_not_served(world: JobWorld) -> Obstacle | None:
-    """Before the hand-over: the next version would be made for nothing, and refused like this one."""
+    """Before the hand-over: the next version would be rejected like this one."""
     ready = _ready(world)
     if ready is None or ready.reason not in (AdapterReason.LOAD_FAILED, AdapterReason.ADAPTER_NOT_APPLIED):
         return None
@@ -63,13 +63,13 @@ def head_not_served(world: JobWorld) -> Obstacle | None:
 
 
 def no_handover(world: JobWorld) -> Obstacle | None:
-    """Before the pods: which of them matter depends on the hand-over."""
+    """Before the pods, because the hand-over decides which of them matter."""
     return Obstacle(JobReason.NO_HANDOVER, world.handover.message) if world.handover.kind is None else None
 
 
 def unaccounted(world: JobWorld) -> Obstacle | None:
-    """A job that is gone may have left a version, which this step would have to start from. Before the pods, since
-    serving is not changed either until that is known."""
+    """A deleted job may have left a version, from which this step would have to start. Before the pods, because
+    serving does not change until that is known either."""
     if world.lease is None or world.adapter is None:
         return None
     found = world.lease.unaccounted_of(world.adapter.metadata.uid)
@@ -79,7 +79,7 @@ def unaccounted(world: JobWorld) -> Obstacle | None:
 
 
 def asleep_already(world: JobWorld) -> Obstacle | None:
-    """A grant would name the pod, and the operator wakes what may have been paused: this sleep is somebody else's."""
+    """The operator wakes all pods of a grant, and this pod was put to sleep by somebody else."""
     if world.handover.kind is not HandoverKind.SLEEP:
         return None
     pod = next((pod for pod in world.pods if pod.server is not None and pod.server.asleep), None)
@@ -89,18 +89,18 @@ def asleep_already(world: JobWorld) -> Obstacle | None:
 
 
 def pod_refusing(world: JobWorld) -> Obstacle | None:
-    """A trainer would be refused as well."""
+    """The server would refuse a trainer too."""
     pod = next((pod for pod in world.pods if pod.server is not None and pod.server.refused), None)
     return None if pod is None or pod.server is None else not_ready(f"pod {pod.name}: {pod.server.error}")
 
 
 def pods_unsettled(world: JobWorld) -> Obstacle | None:
-    """After what single pods say: it passes by itself."""
+    """After the checks of single pods, because it passes by itself."""
     return None if world.unsettled is None else not_ready(world.unsettled)
 
 
 def no_pod(world: JobWorld) -> Obstacle | None:
-    """Last: nothing is wrong with the pods, and none is ready."""
+    """Last: no pod is ready, for no reason found above."""
     if world.adapter is None or any(pod.ready for pod in world.pods):
         return None
     deployment = world.adapter.spec.serving.deployment_ref.name
@@ -129,12 +129,12 @@ OBSTACLES: tuple[Callable[[JobWorld], Obstacle | None], ...] = (
 
 
 def not_ready(message: str) -> Obstacle:
-    """The adapter, or what serves it, is not ready."""
+    """The adapter or its servers are not ready."""
     return Obstacle(JobReason.ADAPTER_NOT_READY, message)
 
 
 def grant_lease(world: JobWorld) -> WriteLease:
-    """Give the lease to the job's next attempt, for the pods that are ready now. Only without an obstacle."""
+    """Grant the lease to the job's next attempt, for the pods that are ready now. Only without an obstacle."""
     adapter = world.adapter
     assert adapter is not None
     assert world.handover.kind is not None

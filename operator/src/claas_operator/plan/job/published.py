@@ -1,5 +1,5 @@
-"""A DistillJob whose version is published. What was decided about the version ends it, and at the latest its deadline
-does; the adapter's own reconcile loop loads the version.
+"""A DistillJob whose version is published. The standing of the version ends the job, or else its deadline; the
+adapter's reconcile loop loads the version.
 
 | The version | The job |
 |---|---|
@@ -30,11 +30,11 @@ from claas_operator.plan.world import JobWorld
 
 LOOK_SECONDS = 1.0
 LEAST_SERVING_SECONDS = 60
-"""How long a version has to come into service, however late it was accounted for."""
+"""Seconds that a version has to go into service, even if it was accounted for late."""
 
 
 def put_into_service(draft: JobDraft) -> JobPlan:
-    """See the version into service, and finish the job."""
+    """Follow the version into service, and finish the job."""
     world = draft.world
     adapter = world.adapter
     name = world.job.spec.adapter_ref.name
@@ -59,7 +59,7 @@ def put_into_service(draft: JobDraft) -> JobPlan:
 
 
 def _wait(draft: JobDraft, produced: int, *, listed: bool) -> JobPlan:
-    """It should come into service, and the deadline bounds how long that may take."""
+    """The version should go into service, within the deadline."""
     world = draft.world
     why = _why_not(world, produced)
     if listed and world.job.spec.complete_when is CompletionPoint.PUBLISHED:
@@ -111,7 +111,7 @@ def _complete(draft: JobDraft, message: str) -> JobPlan:
 
 
 def _unserved(draft: JobDraft, reason: JobReason | FailureReason, why: str) -> JobPlan:
-    """The job ends without having seen its version in service. The version stays, and Trained with it."""
+    """End the job before its version was in service. The version stays, and Trained stays True."""
     produced = draft.world.job.status.produced_version
     draft.conditions.set(JobCondition.SERVED, False, reason, why, quiet=True)
     return draft.fail(reason, f"Version {produced} is published and stays; it was not seen in service: {why}")

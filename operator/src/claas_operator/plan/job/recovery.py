@@ -1,6 +1,6 @@
-"""What an attempt left: before its job ends, its trainer is ended and the volume is looked at for a version.
+"""Recovery: before a job ends, its trainer is ended and the volume is searched for its version.
 
-A trainer can die between the rename that publishes its version and its report. What is on the volume decides.
+A trainer can die between the rename that publishes its version and its report, so the volume decides.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from claas_operator.plan.world import JobWorld, TrainerJob, TrainerState
 
 FOLLOW_SECONDS = 1.0
 LOOK_AGAIN_SECONDS = 10
-"""How long after a pod that could not look another one is made."""
+"""Seconds until a recovery pod that failed is retried."""
 LONGEST_RECOVERY_SECONDS = 300
-"""How long a job waits for its trainer to be gone and for somebody to have looked. The adapter looks on."""
+"""Longest time in seconds that a job waits for the end of its trainer and for the search. The adapter continues the
+search."""
 TELLS_NOTHING = frozenset(
     {
         FailureReason.INTERRUPTED,
@@ -32,7 +33,7 @@ TELLS_NOTHING = frozenset(
         FailureReason.STORAGE_FAILED,
     }
 )
-"""Failures that can also come after the version was renamed into its place."""
+"""Failures that can also happen after the version was published."""
 
 
 def next_attempt(world: JobWorld) -> int:
@@ -41,13 +42,13 @@ def next_attempt(world: JobWorld) -> int:
 
 
 def begun(world: JobWorld) -> bool:
-    """Whether the current attempt was made, and is not accounted for."""
+    """Whether the current attempt was created and is not accounted for."""
     status = world.job.status
     return world.attempt.state is not TrainerState.ABSENT or status.attempts > status.failed_attempts
 
 
 def found_published(world: JobWorld) -> TrainerResult | None:
-    """What the attempt says that it published, or what was found of it on the volume."""
+    """The version that the attempt reports, or that was found on the volume."""
     for ended in (world.attempt, world.recovery):
         result = ended.result
         if ended.state is TrainerState.SUCCEEDED and result is not None and result.succeeded and result.version:
@@ -56,9 +57,8 @@ def found_published(world: JobWorld) -> TrainerResult | None:
 
 
 def settle(draft: JobDraft, why: str) -> JobPlan | None:
-    """Before the job ends: end its attempt, and find out whether it published. None when nothing is left to find out.
-
-    Bounded: after LONGEST_RECOVERY_SECONDS the job ends all the same.
+    """Before the job ends: end its attempt, and find out whether it published. None if that is known. After
+    LONGEST_RECOVERY_SECONDS the job ends anyway.
     """
     world = draft.world
     if not begun(world) and not world.attempts_alive:
@@ -73,7 +73,7 @@ def settle(draft: JobDraft, why: str) -> JobPlan | None:
         return None
     if world.attempt.state is TrainerState.RUNNING or world.attempts_alive:
         draft.stop_attempt(why)
-        # A trainer that never ran has left nothing.
+        # A trainer that never ran has published nothing.
         ran = world.attempt.start is None
         attempts = next_attempt(world) if ran and begun(world) else world.job.status.failed_attempts
         draft.changes.update(attempts=attempts, trainer_job=world.attempt.name)
@@ -82,7 +82,7 @@ def settle(draft: JobDraft, why: str) -> JobPlan | None:
 
 
 def _tells(attempt: TrainerJob) -> bool:
-    """Whether the attempt's own words rule out that it published."""
+    """Whether the attempt's report rules out that it published."""
     return attempt.result is not None and attempt.result.reason not in (None, *TELLS_NOTHING)
 
 

@@ -1,4 +1,4 @@
-"""A DistillJob that holds its Deployment's lease: make, follow and account for its attempts, one at a time."""
+"""A DistillJob that holds its Deployment's lease: create, follow and account for its attempts, one at a time."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ WAIT_SECONDS = 5.0
 
 
 def take_step(draft: JobDraft) -> JobPlan:
-    """The job holds the lease: make, follow or account for the attempt."""
+    """The job holds the lease: create, follow or account for the attempt."""
     world = draft.world
     assert world.lease is not None
     assert world.lease.grant is not None
     status = world.job.status
     if gave_way(status):
-        # It has the lease only until its pod is surely gone.
+        # It keeps the lease only until its pod is certainly gone.
         return draft.plan(JobPhase.PENDING, FOLLOW_SECONDS)
     if status.start_time is None:
         draft.changes["start_time"] = world.now
@@ -66,12 +66,12 @@ def _start(draft: JobDraft) -> JobPlan:
         return draft.plan(status.phase or JobPhase.PREPARING, FOLLOW_SECONDS)
     if status.attempts >= attempt:
         return _account_failure(draft, failure_of(world.attempt, world.lease.grant))
-    # A job that waited may be losing the lease at this moment; only a new grant makes sure that it has it.
+    # A job that waited may just be losing the lease; only a new grant makes certain that it holds it.
     waited = status.phase in (JobPhase.PENDING, JobPhase.SUSPENDED)
     if world.lease.grant.attempt_of(world.job.metadata.uid) == attempt and not waited:
         head = world.lineage.head
         if head is None:
-            # The adapter was made anew since the lease was granted.
+            # The adapter was deleted and created again after the lease was granted.
             return _wait(draft, not_ready(f"LoraAdapter {world.adapter.metadata.name} has no version yet"))
         waits_for = unaccounted(world)
         if waits_for is not None:
@@ -94,7 +94,7 @@ def _start(draft: JobDraft) -> JobPlan:
 
 
 def _wait(draft: JobDraft, waits_for: Obstacle) -> JobPlan:
-    """Wait without the lease: a job that is Pending loses it, so that others can go on."""
+    """Wait without the lease: a Pending job loses it, so that other jobs can go on."""
     draft.conditions.set(JobCondition.TRAINED, False, waits_for.reason, waits_for.message)
     return draft.plan(JobPhase.PENDING, WAIT_SECONDS)
 
@@ -124,7 +124,7 @@ def _tell_running(draft: JobDraft, detail: str) -> None:
 
 
 def account_success(draft: JobDraft, result: TrainerResult) -> JobPlan:
-    """The attempt published a version, by its own words or by what was found on the volume: write it down."""
+    """The attempt published a version, by its report or by the search on the volume: write it to the status."""
     world = draft.world
     assert result.version is not None
     version = result.version
@@ -165,7 +165,7 @@ def _account_failure(draft: JobDraft, failure: Failure) -> JobPlan:
     failed = world.job.status.failed_attempts + 1
     limit = world.job.spec.backoff_limit
     if failure.permanent or failed > limit:
-        # The next attempt would look for the version itself; there is none.
+        # No next attempt will look for the version.
         waits = settle(draft, "its attempts are used up")
         if waits is not None:
             return waits

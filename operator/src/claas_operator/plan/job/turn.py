@@ -14,7 +14,7 @@ QUEUE_SECONDS = 300.0
 
 
 def wait_for_turn(draft: JobDraft) -> JobPlan:
-    """Queue for the lease, and take it when the job's turn has come and nothing is in the way of its step."""
+    """Queue for the lease, and take it when the job's turn has come and its step has no obstacle."""
     world = draft.world
     rest = rest_left(world)
     if rest > 0:
@@ -35,7 +35,7 @@ def wait_for_turn(draft: JobDraft) -> JobPlan:
 
 
 def _tell_turn(draft: JobDraft, jobs: int) -> None:
-    """Told once: a number that is kept up to date is a write for each job that waits, whenever one moves on."""
+    """Written once, because keeping the number up to date would take a write for every waiting job at each turn."""
     others = {0: "no other job", 1: "1 other job"}.get(jobs, f"{jobs} other jobs")
     now = f"{draft.world.now:%H:%M:%S} UTC"
     message = f"Waits for its turn; {others} for the same Deployment came first when it queued at {now}"
@@ -43,8 +43,8 @@ def _tell_turn(draft: JobDraft, jobs: int) -> None:
 
 
 def _grant(draft: JobDraft) -> JobPlan:
-    """The job's turn has come. One that waited for something else says first that it needs the lease; of any other,
-    the next pass tells."""
+    """The job's turn has come. A job that waited for something else first records that it needs the lease; otherwise
+    the next pass updates the status."""
     world = draft.world
     draft.actions.append(grant_lease(world))
     if world.job.status.phase in (None, JobPhase.QUEUED):

@@ -1,7 +1,7 @@
-"""A trainer whose pod can't start: what is told, how long it is waited for, and when it is tried again.
+"""A trainer whose pod can't start: status, longest wait, and back-off.
 
-While it waits it holds its Deployment's lease, and every other job behind it. So after a while the attempt is taken
-back, which does not count, the lease goes on, and the job queues again.
+While it waits, it holds its Deployment's lease, and all other jobs wait. After some time the attempt is therefore
+withdrawn without being counted, the lease is released, and the job joins the queue again.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from claas_operator.plan.job_draft import JobDraft, JobPlan
 from claas_operator.plan.world import JobWorld
 
 PODLESS_PATIENCE_SECONDS = 30
-"""For a batch Job that gets no pod: taking it back loses nothing."""
+"""For a batch Job without a pod; withdrawing it loses nothing."""
 PENDING_PATIENCE_SECONDS = 60
-"""For a pod that is there: a node may be on its way for it, or a volume from another node."""
+"""For an existing pod, which may wait for a new node, or for a volume from another node."""
 LONGEST_PATIENCE_SECONDS = 180
 SHORTEST_REST_SECONDS = 30
 LONGEST_REST_SECONDS = 300
@@ -25,7 +25,7 @@ _LAST_WORDS = "; its trainer could not be started: "
 
 
 def follow_unstarted(draft: JobDraft) -> JobPlan:
-    """Something keeps the attempt's trainer from starting: tell it, and let others go first when it stays so."""
+    """The attempt's trainer can't start: report why, and let other jobs go first if that lasts."""
     world = draft.world
     status = world.job.status
     attempt = status.failed_attempts + 1
@@ -45,8 +45,8 @@ def follow_unstarted(draft: JobDraft) -> JobPlan:
 
 
 def gave_way(status: DistillJobStatus) -> bool:
-    """Whether the job's trainer was refused, or taken back because it could not start, and the job has not queued
-    again."""
+    """Whether the job's trainer was refused, or withdrawn because it could not start, and the job has not joined the
+    queue again."""
     admitted = condition_of(status.conditions, JobCondition.ADMITTED)
     return admitted is not None and admitted.reason in (JobReason.TRAINER_NOT_STARTED, JobReason.REQUEST_REFUSED)
 
@@ -60,7 +60,7 @@ def rest_left(world: JobWorld) -> float:
 
 
 def last_words(status: DistillJobStatus) -> str:
-    """What kept the job's trainer from starting until now, as it is told with the job's end; empty if nothing did."""
+    """What kept the job's trainer from starting, for the message at the job's end; empty if nothing did."""
     admitted = condition_of(status.conditions, JobCondition.ADMITTED)
     if admitted is not None and admitted.reason == JobReason.REQUEST_REFUSED:
         return _LAST_WORDS + admitted.message
@@ -69,7 +69,7 @@ def last_words(status: DistillJobStatus) -> str:
         return ""
     if trained.reason == JobReason.TRAINER_NOT_STARTED:
         return _LAST_WORDS + trained.message.partition(": ")[2]
-    # Said before, when the trainer was told to end.
+    # Reported before, when the trainer was asked to end.
     _, said, words = trained.message.partition(_LAST_WORDS)
     return said + words
 
@@ -79,13 +79,13 @@ def _out_of_patience(world: JobWorld) -> bool:
     if start is None:
         return False
     patience = PODLESS_PATIENCE_SECONDS if world.attempt.pod is None else PENDING_PATIENCE_SECONDS
-    # From turn to turn more of it: what needs minutes, such as a new node, gets them.
+    # Longer with each turn, so that causes that take minutes, such as a new node, can pass.
     before = int((start.since - (world.job.status.start_time or start.since)).total_seconds())
     patience = max(patience, min(LONGEST_PATIENCE_SECONDS, before))
     return world.now - start.since > timedelta(seconds=patience)
 
 
 def _rest_seconds(world: JobWorld) -> int:
-    """About as long as the job has been at it so far."""
+    """About as long as the job has tried so far."""
     tried = int((world.now - (world.job.status.start_time or world.now)).total_seconds())
     return min(LONGEST_REST_SECONDS, max(SHORTEST_REST_SECONDS, tried))

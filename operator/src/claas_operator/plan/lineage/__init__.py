@@ -1,1 +1,1 @@
-"""What an adapter's versions are to each other, and which of them is trained from and served."""
+"""The lineage of an adapter's versions: which one the next step starts from, and which one should serve."""

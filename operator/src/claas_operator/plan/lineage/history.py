@@ -1,4 +1,4 @@
-"""What is known of an adapter's versions: what its status names, merged with what trainers and jobs report."""
+"""The known versions of an adapter: those in its status, merged with those that trainers and jobs report."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from claas_crds.v1alpha1.lora_adapter import HISTORY_LIMIT, AdapterVersion, Vers
 from claas_kube.objects.resources import AdapterObject
 
 _WEIGHT = {VersionVerdict.UNTRIED: 0, VersionVerdict.SERVED: 1, VersionVerdict.REJECTED: 2}
-"""Of two verdicts on a version the weightier holds: a refusal is never taken back."""
+"""Weight of verdicts; of two on one version the heavier holds, so a rejection is never withdrawn."""
 
 
 class JobReport(Protocol):
-    """What a DistillJob says about versions of its adapter."""
+    """A DistillJob's report about versions of its adapter."""
 
     @property
     def created(self) -> datetime | None:
@@ -27,11 +27,11 @@ class JobReport(Protocol):
 
     @property
     def rejected(self) -> AdapterVersion | None:
-        """A version of which it reports that serving refused it."""
+        """A version that serving rejected, by its report."""
 
 
 def reported_versions(jobs: Iterable[JobReport], adapter: AdapterObject) -> tuple[PublishedVersion, ...]:
-    """The versions that jobs report of this adapter, and not of an earlier one of the same name."""
+    """The versions that jobs report of this adapter, not of an earlier one with the same name."""
     made = adapter.metadata.creation_timestamp
     return tuple(
         version
@@ -43,12 +43,12 @@ def reported_versions(jobs: Iterable[JobReport], adapter: AdapterObject) -> tupl
 
 
 def reported_rejections(jobs: Iterable[JobReport], adapter: AdapterObject) -> tuple[AdapterVersion, ...]:
-    """The versions of which jobs of this adapter report that serving refused them."""
+    """The versions that serving rejected, by reports of this adapter's jobs."""
     made = adapter.metadata.creation_timestamp
     return tuple(
         job.rejected
         for job in jobs
-        # A refused parent may be older than the adapter, and a job that waited for the adapter too: not both.
+        # A rejected parent may be older than the adapter, and so may a job that waited for the adapter, but not both.
         if job.rejected is not None and (made is None or max(job.rejected.created, job.created or made) >= made)
     )
 
@@ -72,8 +72,8 @@ def adapter_version(version: PublishedVersion) -> AdapterVersion:
 def merge(
     listed: Iterable[AdapterVersion], found: Iterable[PublishedVersion], rejected: Iterable[AdapterVersion]
 ) -> dict[int, AdapterVersion]:
-    """All versions by number: those that status lists, that were found, and that serving refused. The order in which
-    they are given means nothing, and what status says of a version comes before what others do, but for the verdict.
+    """All versions by number: those listed in status, found on the volume, and rejected. Independent of their order;
+    except for the verdict, status takes precedence over other reports.
     """
     refused = [each.model_copy(update={"verdict": VersionVerdict.REJECTED}) for each in rejected]
     told = sorted([*map(adapter_version, found), *refused], key=lambda each: (each.created, each.model_dump_json()))
@@ -86,13 +86,12 @@ def merge(
 
 
 def last_published(versions: Iterable[AdapterVersion]) -> AdapterVersion | None:
-    """The one that was published last. The volume gives out numbers in the order of publication; which version was
-    trained from which, numbers don't tell."""
+    """The version published last. Numbers follow the order of publication; they do not show lineage."""
     return max(versions, key=lambda version: version.number, default=None)
 
 
 def remembered(versions: Mapping[int, AdapterVersion], head: AdapterVersion | None) -> list[AdapterVersion]:
-    """What status lists of them: the few that were published last, oldest first, and the head in any case."""
+    """The versions to list in status: the last few published, oldest first, and always the head."""
     ordered = [versions[number] for number in sorted(versions)]
     kept = ordered[-HISTORY_LIMIT:]
     return kept if head is None or head in kept else [head, *kept[1:]]

@@ -1,8 +1,8 @@
-"""Head, desired, candidate and rejected: what the versions of one adapter are, decided from how they descend from
-each other and from what serving said of them.
+"""Decides head, desired, candidate and rejected among the versions of an adapter, from their descent and from
+serving's verdicts.
 
-A version is a node: its parent, the job that made it, serving's verdict on it. What is not known of a version but
-that another was trained from it is no node: it is neither trained from nor served.
+Each known version is a node with its parent, its job and its verdict. A version known only as the parent of another
+is not a node: it is neither trained from nor served.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from claas_operator.plan.lineage.history import (
 
 
 class Standing(StrEnum):
-    """What was decided about a version that a job published."""
+    """Standing of a version that a job published."""
 
     UNDECIDED = "Undecided"
     """The adapter's status does not list it yet."""
     REJECTED = "Rejected"
-    """Serving refused it, or a version that it descends from: it is never served or trained from."""
+    """Serving rejected it or an ancestor of it; it is never served or trained from."""
     SERVED = "Served"
-    """It is served by every ready pod, or a descendant of it is."""
+    """Every ready pod serves it or a descendant."""
     AWAITED = "Awaited"
-    """It should serve, or a descendant of it, and does not yet."""
+    """It or a descendant should serve, but does not yet."""
     PASSED_OVER = "PassedOver"
-    """What should serve is not known to descend from it."""
+    """The desired version is not known to descend from it."""
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """An adapter's versions, and what was decided about them."""
+    """An adapter's versions, and the decisions about them."""
 
     versions: Mapping[int, AdapterVersion]
-    """All that is known, by number."""
+    """All known versions, by number."""
     listed: frozenset[int]
     """Numbers of those that the adapter's status lists."""
     rejected: frozenset[int]
-    """Numbers of those that serving refused, and of their descendants: they are never served or trained from."""
+    """Numbers of rejected versions and their descendants, which are never served or trained from."""
     head: AdapterVersion | None
-    """What the next step starts from. None: nothing can be trained from yet."""
+    """The version that the next step starts from; None: there is none yet."""
     desired: AdapterVersion | None
-    """What should serve."""
+    """The version that should serve."""
 
     @classmethod
     def of(
@@ -62,7 +62,7 @@ class Lineage:
         found: Iterable[PublishedVersion] = (),
         refused: Iterable[AdapterVersion] = (),
     ) -> Lineage:
-        """The lineage of what status lists, of what trainers and jobs report, and of what serving refused."""
+        """The lineage of the versions in status, of those that trainers and jobs report, and of rejected ones."""
         known = list(listed)
         versions = merge(known, found, refused)
         rejected = _with_descendants(
@@ -73,21 +73,21 @@ class Lineage:
 
     @property
     def candidate(self) -> AdapterVersion | None:
-        """What should serve and waits for its first load and probe."""
+        """The desired version, while it waits for its first load and probe."""
         version = self.desired
         return version if version is not None and version.verdict is VersionVerdict.UNTRIED else None
 
     def remembered(self) -> list[AdapterVersion]:
-        """What the adapter's status is to list."""
+        """The versions to list in the adapter's status."""
         return remembered(self.versions, self.head)
 
     def descends(self, number: int, ancestor: int) -> bool:
-        """Whether one version is the other, or was trained from it, with whatever versions in between."""
+        """Whether one version is the other or descends from it."""
         return ancestor in (number, *self._ancestors(number))
 
     def standing(self, number: int, served: int | None) -> Standing:
-        """What was decided about a version, while every ready pod serves another one, or this one (None: they differ,
-        or none is ready)."""
+        """Standing of a version, given the version that every ready pod serves (None: they differ, or none is
+        ready)."""
         if number in self.rejected:
             return Standing.REJECTED
         if number not in self.listed and any(each.number == number for each in self.remembered()):
@@ -99,7 +99,7 @@ class Lineage:
         return Standing.AWAITED if self.descends(self.desired.number, number) else Standing.PASSED_OVER
 
     def _ancestors(self, number: int) -> Iterator[int]:
-        """The parent, its parent, and so on, as far as they are known."""
+        """The known ancestors, nearest first."""
         seen = {number}
         while (version := self.versions.get(number)) is not None and version.parent not in (None, *seen):
             assert version.parent is not None
@@ -109,8 +109,8 @@ class Lineage:
 
 
 def lineage_for_jobs(adapter: AdapterObject, jobs: Iterable[JobReport]) -> Lineage:
-    """An adapter's lineage as far as its jobs need it: they may report a version that its status does not list yet.
-    Until status lists the initial version, nothing is known."""
+    """An adapter's lineage for its jobs, which may report a version that its status does not list yet. Empty until
+    status lists the initial version."""
     if adapter.status.latest_version is None:
         return Lineage.of(())
     known = list(jobs)
@@ -118,7 +118,7 @@ def lineage_for_jobs(adapter: AdapterObject, jobs: Iterable[JobReport]) -> Linea
 
 
 def _desired(head: AdapterVersion | None) -> AdapterVersion | None:
-    """What should serve: each version is promoted when it becomes the head."""
+    """The desired version: each version is promoted when it becomes the head."""
     return head
 
 

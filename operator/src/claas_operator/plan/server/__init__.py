@@ -1,1 +1,1 @@
-"""What a Deployment says about its vLLM servers, and what follows for the hand-over."""
+"""Settings of vLLM servers, from themselves or their Deployment, and the choice of the hand-over."""

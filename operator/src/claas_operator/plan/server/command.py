@@ -1,4 +1,4 @@
-"""How a container starts vLLM, as Kubernetes and a shell read its command line: the words that vLLM gets."""
+"""The arguments that a container passes to vLLM, as Kubernetes and a shell interpret its command line."""
 
 from __future__ import annotations
 
@@ -14,23 +14,21 @@ from claas_operator.plan.server.shell_words import UNKNOWN, ShellError, Variable
 
 _SHELLS = frozenset({"sh", "bash", "dash", "ash", "zsh", "ksh"})
 _OTHER_USERS = frozenset({"su", "runuser"})
-"""They take `-c SCRIPT` too, beside the user's name."""
+"""Programs that take `-c SCRIPT` besides a user's name."""
 _SAYING = frozenset({"echo", "printf", "[", "[[", "test", "cat", "grep", "which", "pgrep", "pkill", "true", ":"})
-"""Programs that take a command's words and don't run them."""
+"""Programs that take a command as arguments but do not run it."""
 _SCRIPT_OPTION = re.compile(r"-[A-Za-z]*c[A-Za-z]*")
 _SERVER_MODULE = re.compile(r"vllm\.entrypoints\.\S*|\S*/api_server\.py")
 _SWITCH = re.compile(r"--(no|enable|disable|trust|enforce|allow|use|return)[-_].*")
-"""Options that take no value, as far as a name tells."""
+"""Options that take no value, judged by their names."""
 _VARIABLE = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 _DEEPEST = 6
 
 
 @dataclass(frozen=True)
 class Invocation:
-    """One start of vLLM: its words and environment.
-
-    `whole`: the words are all that it gets. `seen`: the command itself is vLLM's; otherwise the image's entry point,
-    or a program that nobody knows, makes vLLM of them.
+    """One start of vLLM: its arguments and environment. `whole`: these are all its arguments. `seen`: the command
+    itself is vLLM's; otherwise an image's entry point or an unknown program passes them on.
     """
 
     words: tuple[str, ...]
@@ -40,7 +38,7 @@ class Invocation:
     certain: bool = True
 
     def options(self) -> Iterator[tuple[str, str | None]]:
-        """Each option as vLLM reads it (dashes for underscores) and the word that could be its value."""
+        """Each option in vLLM's spelling (dashes for underscores), and the argument that may be its value."""
         for index, word in enumerate(self.words):
             if word.startswith("--"):
                 name, equals, value = word.partition("=")
@@ -48,13 +46,13 @@ class Invocation:
                 yield name.replace("_", "-"), value if equals else following
 
     def switched_on(self, flag: str) -> bool | None:
-        """Whether a flag without a value is given; the last one counts, `--no-...` too. None: not told."""
+        """Whether a flag without a value is set; the last one counts, including `--no-...`. None: unknown."""
         off = f"--no-{flag.removeprefix('--')}"
         given = [name for name, _ in self.options() if name in (flag, off)]
         return given[-1] == flag if given else False if self.whole else None
 
     def value_of(self, option: str) -> str | None:
-        """The value of an option; the last one counts. None: not given, or not told."""
+        """The value of an option; the last one counts. None: not set, or unknown."""
         found = [value for name, value in self.options() if name == option]
         return found[-1] if found and found[-1] is not None and UNKNOWN not in found[-1] else None
 
@@ -71,7 +69,7 @@ class Invocation:
 
 
 def invocations(container: Container, environment: Environment) -> tuple[Invocation, ...]:
-    """How the container starts vLLM; several where it depends on what can't be known. Empty: nothing is told."""
+    """How the container starts vLLM; several if that depends on unknown values. Empty: unknown."""
     words = [expanded(word, environment) for word in (*container.command, *container.args)]
     if not words:
         return ()
@@ -80,7 +78,7 @@ def invocations(container: Container, environment: Environment) -> tuple[Invocat
     elif not container.command and re.search(r"\bvllm\b.*\s", words[0], re.DOTALL):
         words = ["sh", "-c", *words]
     if not container.command and _script(words) is None and _server_start(words) is None:
-        # The image's entry point gets them, and is taken for vLLM's.
+        # The image's entry point gets them; assume that it is vLLM's.
         return (_invocation(words, environment.values, seen=False, whole=True),)
     started = list(_started(words, environment, environment.values, 0))
     certain = [each for each in started if each.certain and each.seen]
@@ -114,7 +112,7 @@ def _started(
     if start is not None:
         yield _invocation(words[start:], given, seen=True, whole=True, certain=certain)
     elif any(word.startswith("--") for word in words):
-        # Somebody's own program: what is told to it may be for vLLM.
+        # An unknown program, whose arguments may be for vLLM.
         yield _invocation(words, given, seen=False, whole=False, certain=certain)
 
 
@@ -127,7 +125,7 @@ def _invocation(
 
 
 def _may_hide(words: list[str], index: int) -> bool:
-    """Whether options may stand in a word that is not known: not where a value stands, nor the model's name."""
+    """Whether an unknown argument may be an option: not in the place of a value or of the model's name."""
     if not words[index].startswith((UNKNOWN, f"--{UNKNOWN}")):
         return False
     if index == 0:
@@ -137,7 +135,7 @@ def _may_hide(words: list[str], index: int) -> bool:
 
 
 def _leading_variables(words: list[str]) -> Iterator[tuple[str, str]]:
-    """What `env NAME=value ...` sets."""
+    """Variables set by `env NAME=value ...`."""
     for word in words:
         match = _VARIABLE.fullmatch(word)
         if match:
@@ -147,7 +145,7 @@ def _leading_variables(words: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _script(words: list[str]) -> list[str] | None:
-    """The script that a shell among the words is given, and its parameters from `$0` on."""
+    """The script passed to a shell in the command, and its parameters from `$0` on."""
     for start, word in enumerate(words):
         name = basename(word)
         if name not in _SHELLS and name not in _OTHER_USERS:
@@ -162,7 +160,7 @@ def _script(words: list[str]) -> list[str] | None:
 
 
 def _server_start(words: list[str]) -> int | None:
-    """Where the words begin that vLLM gets: after `vllm serve`, or after its module."""
+    """Index of vLLM's first argument: after `vllm serve`, or after its module."""
     for index, word in enumerate(words):
         if basename(word) == "vllm" and "serve" in words[index + 1 : index + 2]:
             return index + 2

@@ -1,4 +1,4 @@
-"""What is known of a container's environment from outside, and Kubernetes' own `$(NAME)` in its fields."""
+"""A container's environment as far as its spec shows it, and Kubernetes' `$(NAME)` in its fields."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _LABELLED = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 
 @dataclass(frozen=True)
 class Environment:
-    """Variables by name; `UNKNOWN` for those that are set and whose value can't be told from here. `opened`: others
-    may be set too, by a ConfigMap or Secret as a whole."""
+    """Variables by name; `UNKNOWN` for those with an unknown value. `opened`: a whole ConfigMap or Secret may set
+    others."""
 
     values: Mapping[str, str]
     opened: bool = False
@@ -51,7 +51,7 @@ def expanded(text: str, environment: Environment) -> str:
 
 
 def unknown_references(text: str, environment: Environment) -> tuple[str, ...]:
-    """The names of a field's `$(NAME)` that can't be told from here."""
+    """The names in a field's `$(NAME)` whose values are unknown."""
     names = [match[2] for match in _REFERENCE.finditer(text) if match[1] != "$"]
     return tuple(name for name in names if UNKNOWN in environment.values.get(name, UNKNOWN))
 

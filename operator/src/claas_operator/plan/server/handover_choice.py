@@ -1,4 +1,4 @@
-"""Which hand-over a step uses: what the adapter's spec says, or by `Auto` what the Deployment's servers allow."""
+"""The hand-over of a step: the one in the adapter's spec, or with `Auto` one that the Deployment's servers allow."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from claas_operator.plan.server.traits import (
 
 @dataclass(frozen=True)
 class HandoverChoice:
-    """The hand-over, never Auto, and why it is this one. `kind` None: nothing would do, and `message` says what to
-    change; no step may be taken."""
+    """The hand-over, never Auto, and the reason. `kind` None: none is possible, no step may be taken, and `message`
+    says what to change."""
 
     kind: HandoverKind | None
     message: str
@@ -33,8 +33,8 @@ class HandoverChoice:
 def choose_handover(
     adapter: AdapterObject, deployment: Deployment | None, reported: Sequence[ServerTraits] = ()
 ) -> HandoverChoice:
-    """The hand-over of the adapter's next step. `reported` is what servers say of themselves, one for each pod that
-    does; what they leave open is read from the Deployment."""
+    """The hand-over of the adapter's next step. `reported` has the settings that servers report; settings that they
+    do not report are read from the Deployment."""
     serving = adapter.spec.serving
     if deployment is None:
         if serving.handover is HandoverKind.AUTO:
@@ -54,8 +54,8 @@ def choose_handover(
 def server_of(
     adapter: AdapterObject, deployment: Deployment | None, reported: Sequence[ServerTraits]
 ) -> ServerTraits:
-    """How the adapter's servers were started: what they agree on themselves, and for the rest what the Deployment's
-    template shows."""
+    """Settings of the adapter's servers: those that they report and agree on, and for others those in the
+    Deployment's template."""
     said = agreed(reported)
     if deployment is None:
         return said
@@ -64,7 +64,7 @@ def server_of(
 
 
 def _differ(reported: Sequence[ServerTraits]) -> bool:
-    """Whether servers say that what decides is not the same for all."""
+    """Whether the servers report different values of deciding settings."""
     return len({(each.sleep_mode, each.exports_weights) for each in reported}) > 1
 
 
@@ -82,7 +82,8 @@ def _choice(adapter: AdapterObject, pod: PodSpec, server: ServerTraits) -> Hando
 
 
 def _checked(choice: HandoverChoice, server: ServerTraits, max_slowdown: int) -> HandoverChoice:
-    """The choice, unless the server surely refuses it; with what it can't keep."""
+    """The choice, unless the server would certainly refuse it; with a warning about settings that can't be
+    enforced."""
     exports = choice.kind is HandoverKind.SHARE and server.on_gpu
     if server.can_pause is False and (exports or choice.kind is HandoverKind.SLEEP):
         route = "exported" if exports else "paused"
@@ -101,10 +102,9 @@ def _checked(choice: HandoverChoice, server: ServerTraits, max_slowdown: int) ->
 
 
 def by_traits(server: ServerTraits, *, trainer_has_gpu: bool) -> HandoverChoice:
-    """What Auto chooses. A server without sleep mode is never asked to sleep, and a device that is not known is not
-    taken for a CPU."""
+    """The choice of Auto. Never Sleep without sleep mode, and an unknown device is not assumed to be a CPU."""
     if server.sleep_mode:
-        # Before sharing: memory that the sleep mode's allocator made can't be exported.
+        # Before Share, because memory from the sleep mode's allocator can't be exported.
         also = f"; {EXPORT_FLAG} has no effect beside it" if server.exports_weights else ""
         return HandoverChoice(HandoverKind.SLEEP, f"vLLM runs with {SLEEP_FLAG}{also}")
     if server.exports_weights:
@@ -136,7 +136,7 @@ def by_traits(server: ServerTraits, *, trainer_has_gpu: bool) -> HandoverChoice:
 
 
 def _has_own_gpu(adapter: AdapterObject, server: PodSpec) -> bool:
-    """Whether trainers get a GPU that is not the server's: by a device, or by a claim that it does not name."""
+    """Whether trainers get a GPU of their own: by a device, or by a claim that the server does not name."""
     trainer = adapter.spec.trainer
     shared = {claim.resource_claim_name for claim in server.resource_claims}
     return asks_for_gpu({**trainer.resources.requests, **trainer.resources.limits}) or any(

@@ -1,5 +1,4 @@
-"""Loads that failed: why, and when each is tried again. It is kept in memory and may be lost: then one is tried at
-once."""
+"""Failed loads, with their back-off. Kept in memory only; after a restart they are retried at once."""
 
 from __future__ import annotations
 
@@ -15,25 +14,25 @@ LONGEST_RETRY_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Load:
-    """One try to put a version into service in a pod; `error` says why it failed, None that it did not."""
+    """One try to put a version into service in a pod; `error` says why it failed, None means success."""
 
     pod_uid: str
     version: int
     error: str | None = None
     not_applied: bool = False
-    """Whether it failed because the base answers in the version's place."""
+    """Whether it failed because the pod answers as the base model does."""
 
 
 @dataclass(frozen=True)
 class LoadFailure:
-    """A version that a pod did not take."""
+    """A failed load of a version in a pod."""
 
     version: int
     generation: int
-    """Of the adapter's spec then: after a change it is tried at once."""
+    """Generation of the adapter's spec at that time; after a change the load is retried at once."""
     error: str
     times: int
-    """How often it was tried in a row."""
+    """Number of failed tries in a row."""
     retry_at: datetime
     not_applied: bool = False
 
@@ -49,12 +48,12 @@ class LoadFailures:
         return dict(self._failures.get((adapter.namespace, adapter.name), {}))
 
     def count(self, namespace: str, name: str) -> int:
-        """How many pods do not take the version of an adapter of that name."""
+        """Number of pods in which the last load for the adapter with that name failed."""
         return len(self._failures.get((namespace, name), {}))
 
     def note(self, adapter: ObjectMeta, pods: frozenset[str], loads: Iterable[Load], now: datetime) -> None:
-        """Note what came of an adapter's loads. What is known of other `pods` stays; of pods that are gone nothing is
-        kept."""
+        """Record the results of an adapter's loads. Failures of other `pods` are kept, those of deleted pods are
+        dropped."""
         key, generation = (adapter.namespace, adapter.name), adapter.generation
         kept = {uid: failure for uid, failure in self._failures.pop(key, {}).items() if uid in pods}
         for load in loads:

@@ -1,7 +1,8 @@
-"""A shell's script read as a POSIX shell (and, where scripts use it, bash) reads it: which commands it runs.
+"""Interprets a shell script as a POSIX shell (and, for common extensions, bash) would, to find the commands that it
+runs.
 
-Nothing is run. What can't be known from the text, a command's output or a variable of somebody else, becomes the
-character `UNKNOWN` in a word; what stands below an `if`, in a loop or after `||` is not certain to run.
+Nothing is executed. Values that the text does not show, such as a command's output or an unknown variable, become the
+character `UNKNOWN` in a word; commands under an `if`, in a loop or after `||` are not certain to run.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ _TESTS = frozenset({"[", "[[", "test"})
 _SUCCEEDING = frozenset(
     {".", ":", "cd", "echo", "export", "mkdir", "printf", "set", "shift", "source", "true", "unset"}
 )
-"""What is taken to end well."""
+"""Commands that are assumed to succeed."""
 _CASE, _OTHER = "case", "other"
 _FUNCTION = re.compile(r"\s*\)\s*(?=[{(])")
 _DEEPEST = 8
-"""Scripts within scripts; deeper ones are not followed."""
+"""Largest nesting of scripts; deeper ones are not followed."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command as it is run. `certain`: no condition stands before it. `environment`: what it is given."""
+    """One command that is run. `certain`: it runs unconditionally. `environment`: its variables."""
 
     words: tuple[str, ...]
     environment: Mapping[str, str]
@@ -45,7 +46,7 @@ class Command:
 
 
 def run(script: str, variables: Variables, depth: int = 0) -> list[Command]:
-    """The commands of a script in order, `eval` followed. Raises ShellError when it is no whole script."""
+    """The commands of a script in order, including those of `eval`. Raises ShellError if the script is incomplete."""
     return _Reader(script, variables, depth).commands()
 
 
@@ -57,15 +58,15 @@ class _Reader(WordReader):
         self._depth = depth
         self._conditions = 0
         self._guarded = False
-        """Whether the next command runs only by the outcome of the one before."""
+        """Whether the next command depends on the outcome of the previous one."""
         self._here_documents: list[str] = []
         self._found: list[Command] = []
         self._doubtful = False
-        """Whether what the next command changes is changed only if the one before ended well."""
+        """Whether the next command's changes happen only if the previous one succeeds."""
         self._brackets: list[Variables | str] = []
-        """Each `(` and `case` that is open; of a subshell the variables outside."""
+        """Open `(` and `case`; for a subshell with the variables outside."""
         self._left: int | None = None
-        """How many brackets stand around the subshell that an `exit` ended."""
+        """Nesting depth of the subshell that an `exit` ended."""
         self._uncalled: dict[str, list[Command]] = {}
         self._ended = False
         self._exited = False
@@ -73,7 +74,7 @@ class _Reader(WordReader):
     def commands(self) -> list[Command]:
         self._read()
         for inside in self._uncalled.values():
-            # They may be called in a way that the text does not show.
+            # Functions may be called in ways that the text does not show.
             self._found += [Command(each.words, each.environment, certain=False) for each in inside]
         return self._found
 
@@ -81,7 +82,7 @@ class _Reader(WordReader):
         while self._at < len(self._text) and not self._ended:
             self._command()
 
-    # One command, up to what separates it from the next.
+    # One command, up to the next separator.
 
     def _command(self) -> None:
         words: list[str] = []
@@ -116,7 +117,7 @@ class _Reader(WordReader):
         self._guarded = separator == "||" or (separator == "&&" and (after_test or self._guarded))
 
     def _keyword(self, word: str) -> bool:
-        """Whether the word is the shell's own and not the beginning of a command."""
+        """Whether the word is a reserved word rather than the beginning of a command."""
         if word in ("for", "select"):
             self._conditions += 1
             self._skip_blanks()
@@ -150,11 +151,11 @@ class _Reader(WordReader):
 
     @property
     def _sure(self) -> bool:
-        """Whether what a command changes is surely changed."""
+        """Whether a command's changes certainly happen."""
         return self._certain and not self._doubtful
 
     def _bracket(self, separator: str, *, begins: bool) -> None:
-        """A bracket that opens or closes: what is set in a subshell stays there."""
+        """An opening or closing bracket; variables set in a subshell stay there."""
         if separator == "(":
             self._brackets.append(self._variables.copy() if begins else _OTHER)
         elif separator == ")" and self._brackets and self._brackets[-1] != _CASE:
@@ -165,7 +166,7 @@ class _Reader(WordReader):
                 self._left = None
 
     def _function(self, name: str) -> bool:
-        """Read `NAME() { ... }` after its first bracket; False where that is something else."""
+        """Read `NAME() { ... }` after its first bracket; False if it is something else."""
         match = _FUNCTION.match(self._text, self._at)
         if match is None:
             return False
@@ -266,7 +267,7 @@ class _Reader(WordReader):
         elif appends:
             value = joined(before) + joined(value)
         if not self._sure:
-            # It may have this value, or the one before.
+            # It may have this value or the previous one.
             kept = before if isinstance(before, list) else []
             value = [*kept, UNKNOWN] if isinstance(value, list) else UNKNOWN
         self._variables.values[name] = value
@@ -294,7 +295,7 @@ class _Reader(WordReader):
     # Between words.
 
     def _skip_blanks(self, *, newlines: bool = False) -> None:
-        """Skip blanks, continued lines and comments; a comment begins where a word could."""
+        """Skip blanks, continued lines and comments; a comment begins only where a word may begin."""
         while self._at < len(self._text):
             if self._text.startswith("\\\n", self._at):
                 self._at += 2
@@ -339,7 +340,7 @@ class _Reader(WordReader):
 
 
 class _Body(_Reader):
-    """Reads a function's body up to where it ends, and what its commands would be."""
+    """Reads a function's body to its end, without running it."""
 
     def __init__(self, text: str, variables: Variables, depth: int) -> None:
         super().__init__(text, variables, depth)
@@ -354,4 +355,4 @@ class _Body(_Reader):
         self._ended = not self._level and not self._brackets
 
     def _end(self, word: str) -> None:
-        """Nothing: what stands behind it belongs to the body too."""
+        """Does nothing, because later commands belong to the body too."""

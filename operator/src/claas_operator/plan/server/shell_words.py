@@ -1,4 +1,4 @@
-"""Words of a shell's script: quotes, continued lines, variables and their defaults, as POSIX and bash have them."""
+"""Words of a shell script: quotes, continued lines, variables and their defaults, by the rules of POSIX and bash."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 UNKNOWN = "\0"
-"""In a word: any text, or, at its beginning, any number of words."""
+"""In a word: unknown text or, at its beginning, an unknown number of words."""
 
 _PARAMETER = re.compile(r"([A-Za-z_]\w*|[0-9]+|[@*])(\[[@*]\])?(.*)", re.DOTALL)
 _DEFAULT = re.compile(r"(:?)([-=+?])(.*)", re.DOTALL)
@@ -15,12 +15,12 @@ _ANSI = re.compile(r"'((?:[^'\\]|\\.)*)'", re.DOTALL)
 
 
 class ShellError(Exception):
-    """The text is no whole script: a quote or bracket does not end."""
+    """The script is incomplete: a quote or bracket does not end."""
 
 
 @dataclass
 class Variables:
-    """What a script knows while it runs. `opened`: others may be set that the text does not show."""
+    """The variables of a running script. `opened`: others may be set that the text does not show."""
 
     values: dict[str, str | list[str]]
     exported: set[str]
@@ -32,14 +32,14 @@ class Variables:
     """The script's own functions, by their text."""
 
     def copy(self) -> Variables:
-        """What a subshell starts with."""
+        """A copy for a subshell."""
         functions = dict(self.functions)
         return Variables(
             dict(self.values), set(self.exported), list(self.positional), self.zero, self.opened, functions
         )
 
     def get(self, name: str) -> str | list[str] | None:
-        """A variable's value; None when none is known."""
+        """A variable's value; None if it is not set."""
         if name in ("@", "*"):
             return list(self.positional)
         if name == "0":
@@ -52,7 +52,7 @@ class Variables:
         return self.values.get(name)
 
     def environment(self) -> dict[str, str]:
-        """What a command is given."""
+        """The environment of a command."""
         return {name: joined(value) for name, value in self.values.items() if name in self.exported}
 
 
@@ -63,18 +63,18 @@ def joined(value: str | list[str] | None) -> str:
 
 @dataclass
 class Fields:
-    """The words that one word of the script becomes."""
+    """The words to which one word of the script expands."""
 
     done: list[str] = field(default_factory=list)
     current: str | None = None
     plain: bool = True
-    """Whether nothing of it was quoted or expanded: only then it can be a keyword."""
+    """Whether no part was quoted or expanded, so that it may be a reserved word."""
 
     def add(self, text: str) -> None:
         self.current = (self.current or "") + text
 
     def split(self, text: str) -> None:
-        """Add what an unquoted expansion gives."""
+        """Add the result of an unquoted expansion."""
         parts = re.split(r"[ \t\n]+", text)
         for index, part in enumerate(parts):
             if index:
@@ -83,7 +83,7 @@ class Fields:
                 self.add(part)
 
     def list(self, values: list[str], *, quoted: bool) -> None:
-        """Add what `"$@"` gives, a word for each."""
+        """Add the words of `"$@"`."""
         for index, value in enumerate(values):
             if index:
                 self.end()
@@ -99,7 +99,7 @@ class Fields:
 
 
 class WordReader:
-    """A script and how far it is read; `word` reads the next one."""
+    """Reads a script word by word."""
 
     def __init__(self, script: str, variables: Variables) -> None:
         self._text = script.replace("\r\n", "\n")
@@ -134,7 +134,7 @@ class WordReader:
         return fields
 
     def _until(self, mark: str, start: int) -> str:
-        """The text from `start` to a mark, which is passed."""
+        """The text from `start` to a mark, which is skipped."""
         end = self._text.find(mark, start)
         if end < 0:
             raise ShellError(f"{mark} does not end")
@@ -173,7 +173,7 @@ class WordReader:
                 self._at += 1
 
     def _expansion(self, fields: Fields, *, quoted: bool, bare: bool) -> None:
-        """What a dollar sign or backquote gives. `quoted`: in one word; `bare`: not between double quotes."""
+        """The expansion of a dollar sign or backquote. `quoted`: as one word; `bare`: outside double quotes."""
         if self._text[self._at] == "`":
             self._until("`", self._at + 1)
             fields.add(UNKNOWN)
@@ -199,7 +199,7 @@ class WordReader:
             fields.add("$")
 
     def _bracketed(self, opening: str, closing: str) -> str:
-        """What stands in brackets, which may hold others and quotes; they are passed."""
+        """The text in brackets, which may contain brackets and quotes; skips them."""
         start, level = self._at + 1, 0
         while self._at < len(self._text):
             mark = self._text[self._at]
@@ -241,12 +241,12 @@ class WordReader:
             fields.split(value)
 
     def _splits_otherwise(self, value: str) -> bool:
-        """Whether the script's IFS may take a text apart in another way."""
+        """Whether the script's IFS may split a text differently."""
         marks = self._variables.values.get("IFS")
         return marks is not None and any(mark in value for mark in {*" \t\n", *joined(marks)})
 
     def _otherwise(self, value: str | list[str] | None, rest: str) -> str | list[str]:
-        """`${NAME:-default}` and its kin; what does more to a value makes it unknown."""
+        """`${NAME:-default}` and the like; other operations make the value unknown."""
         match = _DEFAULT.fullmatch(rest)
         if match is None or (value is None and self._variables.opened) or UNKNOWN in joined(value):
             return UNKNOWN

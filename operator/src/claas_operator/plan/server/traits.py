@@ -1,4 +1,4 @@
-"""What is known of a vLLM server: by itself where a companion answers, else from its pod's template."""
+"""Settings of a vLLM server: reported by its companion, or else read from its pod's template."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ServerTraits:
-    """How a vLLM server was started, as far as it matters here. None: not known."""
+    """The relevant settings of a vLLM server. None: unknown."""
 
     sleep_mode: bool | None = None
     exports_weights: bool | None = None
     on_gpu: bool | None = None
-    """False only where it surely runs on the CPU."""
+    """False only if it certainly runs on the CPU."""
     lora_enabled: bool | None = None
     max_lora_rank: int | None = None
     max_loras: int | None = None
     lora_modules: tuple[str, ...] | None = None
-    """The only modules that adapters are applied to; empty: all that vLLM knows."""
+    """The only modules that adapters are applied to; empty: all."""
     loads_adapters: bool | None = None
     """Whether adapters can be loaded while it runs."""
     can_pause: bool | None = None
-    """Whether the routes that pause it are open."""
+    """Whether the routes for pausing are open."""
     served_model_names: tuple[str, ...] | None = None
     log_stats: bool | None = None
     """Whether `/metrics` counts tokens."""
     tls: bool | None = None
 
     def or_else(self, other: ServerTraits) -> ServerTraits:
-        """These, and what they leave open from another source."""
+        """These settings, with unknown ones filled in from another source."""
         names = [each.name for each in fields(self)]
         return ServerTraits(
             **{name: mine if (mine := getattr(self, name)) is not None else getattr(other, name) for name in names}
@@ -57,7 +57,7 @@ class ServerTraits:
 
 
 def agreed(several: Iterable[ServerTraits]) -> ServerTraits:
-    """What all of several servers have in common; where they differ nothing is known."""
+    """The settings on which several servers agree; the others are unknown."""
     found = list(several)
     return ServerTraits(
         **{each.name: _same(getattr(traits, each.name) for traits in found) for each in fields(ServerTraits)}
@@ -65,7 +65,7 @@ def agreed(several: Iterable[ServerTraits]) -> ServerTraits:
 
 
 def traits_of(pod: PodSpec, container_name: str | None, namespace: str | None = None) -> ServerTraits:
-    """What can be seen of the server in its pod's template."""
+    """The settings visible in the server's pod template."""
     container = pod.container(container_name)
     if container is None:
         return ServerTraits()
@@ -79,10 +79,10 @@ def traits_of(pod: PodSpec, container_name: str | None, namespace: str | None = 
 
 
 def _told(start: Invocation) -> ServerTraits:
-    """What one command line says."""
+    """The settings in one command line."""
     extension = start.value_of(EXPORT_FLAG)
     others = start.whole and start.seen
-    """Whether what is not given is vLLM's default: an image's entry point may give more."""
+    """Whether options that are not set have vLLM's defaults; an image's entry point may set more."""
     off = start.switched_on("--disable-log-stats")
     names = start.values_of("--served-model-name")
     return ServerTraits(
@@ -101,7 +101,7 @@ def _told(start: Invocation) -> ServerTraits:
 
 
 def _sure(value: bool | None, whole: bool) -> bool | None:
-    """A switch; that it is off is known only where all is seen."""
+    """A switch; it is known to be off only if all arguments are known."""
     return value if value or whole else None
 
 
@@ -118,7 +118,7 @@ def _modules(start: Invocation, others: bool) -> tuple[str, ...] | None:
 
 
 def _variable(environment: Mapping[str, str], name: str) -> bool | None:
-    """A variable that is on or off; one that is not set here may be set by the image."""
+    """A boolean variable; if it is not set here, the image may set it."""
     value = environment.get(name)
     return None if value is None or UNKNOWN in value else value.strip().lower() in ("1", "true")
 
@@ -141,8 +141,8 @@ def _sees_gpu(pod: PodSpec, container: Container, environment: Mapping[str, str]
 
 
 def _without_gpu(container: Container, environment: Mapping[str, str], starts: tuple[Invocation, ...]) -> bool:
-    """Whether the container says that vLLM runs on the CPU. That no GPU can be seen says nothing: a device plugin is
-    one way to one of several."""
+    """Whether the container shows that vLLM runs on the CPU. A missing GPU request does not, because there are
+    several ways to a GPU."""
     says_cpu: Callable[[Invocation], bool] = lambda start: start.value_of("--device") == "cpu"  # noqa: E731
     return (
         environment.get(_GPU_VARIABLE, "all") in _NO_GPUS

@@ -1,4 +1,4 @@
-"""Why a vLLM pod is not ready: what Kubernetes says of it, and the last words of a container that ended."""
+"""Why a vLLM pod is not ready: its state in Kubernetes, and the last log line of a container that ended."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from claas_kube.objects.pods import (
 from claas_kube.objects.workloads import Deployment
 
 LONGEST_WORDS = 300
-"""Of what is quoted."""
+"""Longest quotation, in characters."""
 _PODS_NAMED = 3
 _STARTING = frozenset({"", "ContainerCreating", "PodInitializing"})
 _OF_REQUESTS = re.compile(r"prompt|messages|Received request|Generated response", re.IGNORECASE)
-"""In lines by which vLLM logs requests and answers (--enable-log-requests, --enable-log-outputs)."""
+"""Marks of lines in which vLLM logs requests and answers (--enable-log-requests, --enable-log-outputs)."""
 
 
 def unready_because(pod: Pod, container: Container | None) -> str:
-    """What a pod that is not ready is doing; `container` is the one that runs vLLM, as the Deployment has it."""
+    """State of a pod that is not ready; `container` is the one that runs vLLM, by the Deployment."""
     if pod.metadata.deletion_timestamp is not None:
         return "is being deleted"
     for condition in pod.status.conditions:
@@ -45,7 +45,7 @@ def unready_because(pod: Pod, container: Container | None) -> str:
 
 
 def no_pod_because(deployment: str, found: Deployment | None, troubles: Sequence[tuple[str, str]]) -> str:
-    """Why no pod of a Deployment is ready; `troubles` are its pods with what each is doing."""
+    """Why no pod of a Deployment is ready; `troubles` are its pods with their states."""
     said = f"No pod of Deployment {deployment} is ready"
     if troubles:
         told = "; ".join(f"{pod} {trouble}" if trouble else pod for pod, trouble in troubles[:_PODS_NAMED])
@@ -60,7 +60,7 @@ def no_pod_because(deployment: str, found: Deployment | None, troubles: Sequence
 
 
 def _held_up(status: ContainerStatus) -> str:
-    """What keeps a container from running; empty while it starts, runs, or has ended well."""
+    """What keeps a container from running; empty while it starts or runs, or if it has succeeded."""
     waiting, ended = status.state.waiting, status.state.terminated
     if ended is not None:
         return "" if ended.exit_code == 0 else _last_words(ended)
@@ -83,7 +83,7 @@ def _runs(status: ContainerStatus, container: Container | None) -> str:
 
 
 def _last_words(ended: Terminated) -> str:
-    """How a container ended, and the last line of its termination message that can't hold a user's text: with
+    """How a container ended, and the last line of its termination message without a user's text; with
     `FallbackToLogsOnError` the message is the end of the log."""
     reason = f" ({ended.reason})" if ended.reason else ""
     lines = [line.strip() for line in ended.message.splitlines() if line.strip() and not _OF_REQUESTS.search(line)]

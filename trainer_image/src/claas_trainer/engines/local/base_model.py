@@ -1,4 +1,4 @@
-"""Which base model lies in a folder: whether the trainer's own forward computes it, and what tells it from others."""
+"""The base model in a folder: whether the trainer's own forward can compute it, and its fingerprint."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from claas_trainer.store.versions import StoredVersion
 
 
 def check_decoder(shape: ModelShape, adapter: LoraAdapter, longest: int) -> None:
-    """That the trainer's own forward computes this adapter on sequences of so many tokens.
+    """Checks that the trainer's own forward can compute this adapter on sequences of this many tokens.
 
     Raises:
         UnsupportedModelError: it can't, and the generic forward may.
@@ -41,7 +41,7 @@ def check_decoder(shape: ModelShape, adapter: LoraAdapter, longest: int) -> None
 
 
 def base_fingerprint(folder: Path, shape: ModelShape | None) -> str:
-    """Tells base models apart without reading their weights. Raises WeightsError."""
+    """A fingerprint of the base model without reading its weights. Raises WeightsError."""
     if shape is None:
         return f"headers:{_headers_digest(folder)}"
     checkpoint, blocks = Checkpoint(folder), block_parts(shape, torch.float32)
@@ -60,8 +60,8 @@ def _headers_digest(folder: Path) -> str:
 
 
 def check_base(parent: StoredVersion, found: str) -> None:
-    """That the parent was trained on this base model; moments and weights mean nothing on another. What was found out
-    in different ways can't be compared.
+    """Checks that the parent was trained on this base model; its weights and moments are meaningless on another.
+    Fingerprints of different kinds can't be compared.
 
     Raises:
         InputError: it was trained on another.

@@ -1,4 +1,4 @@
-"""The trainer's own forward over a source of weights, and a step that is cut to fit the GPU."""
+"""The trainer's own forward over a source of weights, with a step planned to fit the GPU."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from claas_trainer.store.record import ForwardKind
 
 CPU_SCHEDULE = Schedule(micro_batch_tokens=2048, tile_rows=512)
 _LEFT_TO_SERVING = 256 * 1024**2
-"""Bytes of free memory that a warm-up leaves alone, for vLLM serves meanwhile."""
+"""Bytes of free memory that a warm-up leaves to vLLM, which serves meanwhile."""
 
 
 class DecoderPlacement(Placement):
@@ -41,7 +41,7 @@ class DecoderPlacement(Placement):
         published_dtype: torch.dtype | None,
         before_layer: Callable[[], None],
     ) -> None:
-        """For what `base_model.check_decoder` let through. Raises EngineError."""
+        """For models that `base_model.check_decoder` accepts. Raises EngineError."""
         self._inputs = inputs
         self._adapter = adapter
         self._weights = weights
@@ -69,7 +69,7 @@ class DecoderPlacement(Placement):
     def warm_up(self, state: OptimizerState) -> None:
         inputs, config = self._inputs, self._inputs.warm_up_config
         if self._plan is None:
-            # The weights are where they are computed with; the state stays as it is.
+            # The weights are in place, and the state stays unchanged.
             sdpo_step(self._decoder, inputs.first_pair, config, state, inputs.teacher, CPU_SCHEDULE)
             return
         ready = WarmUp(
@@ -87,14 +87,14 @@ class DecoderPlacement(Placement):
         try:
             ready.run(free)
         except torch.OutOfMemoryError:
-            # vLLM took it meanwhile. The first step is slower then, and no less right.
+            # vLLM has taken the memory meanwhile. The step is only slower then.
             log("not-warmed-up", free_bytes=free)
         give_back(self.device)
         if self._beside_serving:
             self._reserve()
 
     def _reserve(self) -> None:
-        """What is free now is what the step will have, and it takes long to get: have it before the step."""
+        """Allocate the memory that is free now before the step, because allocation takes long."""
         assert self._plan is not None, "there is a plan for every GPU"
         free = GpuMemory.of(self.device).available
         if self._plan.peak_bytes <= free:
@@ -112,7 +112,7 @@ class DecoderPlacement(Placement):
         self._decoder.checkpointed_layers = plan.checkpointed_layers
         self._weights.acquire()
         reserve_device(plan.peak_bytes - self._weights.resident_bytes, self.device)
-        # What was reserved is no peak of the step's.
+        # The reserved memory must not count as the step's peak.
         torch.cuda.reset_peak_memory_stats(self.device)
         return Fit(plan.schedule, plan.checkpointed_layers, found.residue)
 
@@ -123,12 +123,12 @@ class DecoderPlacement(Placement):
 
     @property
     def _beside_serving(self) -> bool:
-        """Whether nobody sleeps for this step, nor waits for its memory: it ends with this process."""
+        """Whether serving goes on during the step, so that its memory can be freed by the end of the process."""
         return self._weights.resident_bytes == 0
 
 
 def footprint_of(weights: WeightSource, model: DecoderModel, rank: int, inputs: SdpoInput) -> Footprint:
-    """What the planner has to know. The base's own forward for the KL term counts as one network more."""
+    """Input of the memory planner. The base model's forward for the KL term counts as one more network."""
     return Footprint(
         weights.shape,
         weights.dtype.itemsize,
@@ -142,7 +142,7 @@ def footprint_of(weights: WeightSource, model: DecoderModel, rank: int, inputs: 
 
 
 def planned(footprint: Footprint, inputs: SdpoInput, budget: Budget) -> MemoryPlan:
-    """The quickest plan within the budget. Raises EngineError (OUT_OF_MEMORY) when there is none."""
+    """The fastest plan within the budget. Raises EngineError (OUT_OF_MEMORY) if there is none."""
     plan = plan_memory(footprint, inputs.samples, budget.bytes)
     budget.check(
         plan.peak_bytes,

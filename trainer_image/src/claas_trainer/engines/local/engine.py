@@ -1,6 +1,6 @@
 """The local engine: PyTorch in this process, on a GPU or on the CPU.
 
-PyTorch itself is imported by `prepare`: what can fail without it should not have to wait for it.
+`prepare` imports PyTorch late, so that failures that do not need it are reported sooner.
 """
 
 from __future__ import annotations

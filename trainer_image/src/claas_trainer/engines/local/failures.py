@@ -1,4 +1,4 @@
-"""What the step and its libraries raise, as errors with a reason."""
+"""Turns exceptions of the step and its libraries into errors with a failure reason."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from claas_trainer.sdpo.errors import (
 
 @contextmanager
 def engine_errors() -> Iterator[None]:
-    """Turn what the step and its libraries raise into errors with a reason."""
+    """Context manager: turns exceptions of the step and its libraries into errors with a failure reason."""
     try:
         yield
     except TrainerError:
         raise
     except Exception as error:
-        # What the frames of a failed step hold would stay on the device, and vLLM could not wake beside it.
+        # The traceback's frames would keep the failed step's memory on the device, and vLLM could not wake.
         clear_frames(error.__traceback__)
         known = _known(error)
         if known is None:

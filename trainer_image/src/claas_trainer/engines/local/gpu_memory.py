@@ -1,4 +1,4 @@
-"""How much of a GPU a step may count on: what serving keeps while it sleeps, what this process takes by itself."""
+"""The GPU memory that a step may plan with, given the memory of a sleeping vLLM and of this process."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from claas_trainer.gpu import gpu_of
 
 GIB = 1024**3
 USUAL_RESIDUE_BYTES = int(2.4 * GIB)
-"""What a sleeping vLLM was seen to keep: its CUDA context, graphs and communication buffers."""
+"""Memory of a sleeping vLLM, as measured: its CUDA context, graphs and communication buffers."""
 CONTEXT_BYTES = int(0.6 * GIB)
-"""What CUDA takes for this process: context, kernels, workspaces of libraries. A constant, because nobody tells it: a
-difference of free memory has what vLLM took meanwhile in it, and the management library counts by process ids that
-mean nothing in a container. What it is off by is in the recorded residue, and so cancels out in the next budget."""
+"""Memory of CUDA in this process: context, kernels, workspaces of libraries. A constant, because it can't be
+measured: a difference of free memory includes vLLM's allocations, and the management library counts by process ids
+that are meaningless in a container. Its error is part of the recorded residue and so cancels out in the next
+budget."""
 
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """Bytes of a GPU: in all, free as its driver counts, and those that PyTorch holds, in use or not."""
+    """Bytes of a GPU: total, free by the driver's count, and held by PyTorch, in use or not."""
 
     total: int
     free: int
@@ -32,25 +33,25 @@ class GpuMemory:
 
     @classmethod
     def of(cls, device: torch.device) -> GpuMemory:
-        """As it is now."""
+        """The current state."""
         free, total = torch.cuda.mem_get_info(device)
         return cls(total, free, torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device))
 
     @property
     def available(self) -> int:
-        """What tensors of this process can have."""
+        """Bytes available to tensors of this process."""
         return self.free + self.reserved - self.allocated
 
     @property
     def residue(self) -> int:
-        """What others hold."""
+        """Bytes held by other processes."""
         return max(0, self.total - self.free - self.reserved - CONTEXT_BYTES)
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a step may plan with while serving still has its memory. `residue_bytes`: what serving kept during the
-    parent's step, None where nobody looked."""
+    """Bytes that a step may plan with while serving still holds its memory. `residue_bytes`: memory of serving during
+    the parent's step, None if not measured."""
 
     total_bytes: int
     residue_bytes: int | None = None
@@ -64,7 +65,7 @@ class Budget:
         return USUAL_RESIDUE_BYTES if self.residue_bytes is None else self.residue_bytes
 
     def check(self, needed_bytes: int, advice: str) -> None:
-        """That so much can be had.
+        """Checks that this much is available.
 
         Raises:
             EngineError: OUT_OF_MEMORY, with the figures and the advice.
@@ -79,8 +80,8 @@ class Budget:
 
 
 def gpu_need(device: torch.device, needed_bytes: int, least_bytes: int) -> GpuNeed | None:
-    """What serving must leave free on that GPU. None for a slice, which is not listed under its own UUID: nothing can
-    be said about it."""
+    """Memory that serving must leave free on that GPU. None for a MIG slice, which is not listed under its own
+    UUID."""
     uuid = device_uuid(device)
     return GpuNeed(uuid, needed_bytes, least_bytes) if gpu_of(uuid) else None
 

@@ -1,4 +1,4 @@
-"""The local engine's work: what `local` imports when a step is really to be taken."""
+"""The work of the local engine, imported only for a step."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _MASTER_BYTES = 4
 
 
 class PreparedTraining:
-    """Everything a step needs, in host memory, and in the end what it left."""
+    """All that a step needs, in host memory, and its result afterwards."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class PreparedTraining:
         state: OptimizerState,
         mapped_folder: Path | None,
     ) -> None:
-        """`mapped_folder`: where the base model lies, when its weights are computed with without a copy."""
+        """`mapped_folder`: the base model's folder if its weights are used without a copy."""
         self.task = task
         self._mapped_folder = mapped_folder
         self._inputs = inputs
@@ -69,7 +69,7 @@ class PreparedTraining:
         self._result: StepResult | None = None
 
     def describe(self) -> Readiness:
-        """What the attempt has to know of it."""
+        """Properties for the attempt."""
         each = _vectors(self._inputs) * _MASTER_BYTES + self._placement.published_dtype.itemsize
         return Readiness(
             self._state.layout.elements * each,
@@ -87,7 +87,7 @@ class PreparedTraining:
         self._fit = self._placement.acquire()
 
     def take(self) -> dict[str, float]:
-        """Take the step; gives its metrics."""
+        """Take the step; returns its metrics."""
         if self._fit is None:
             raise _out_of_turn("a step before it has its device")
         with weights_blamed(self._mapped_folder):
@@ -104,16 +104,16 @@ class PreparedTraining:
         return self._metrics
 
     def _before_micro_batch(self, number: int, count: int) -> None:
-        # The generic forward has no other place to rest in.
+        # The generic forward can wait only here.
         self.task.access.rest()
         self.task.tell_progress(f"micro-batch {number} of {count}")
 
     def release(self) -> None:
-        """Give the device back."""
+        """Free the device."""
         self._placement.release()
 
     def trained(self) -> TrainedVersion:
-        """What `take` left."""
+        """The result of `take`."""
         if self._result is None or self._fit is None:
             raise _out_of_turn("a version before the step was taken")
         record = self._record(self._result, self._fit)
@@ -128,7 +128,7 @@ class PreparedTraining:
         }
 
     def _record(self, result: StepResult, fit: Fit) -> LocalProvenance:
-        # Beside serving, what others hold is no residue of a sleep: it would mislead a later step that is one.
+        # Without a sleep, memory of others is not a residue and would mislead a later step with one.
         residue = fit.residue_bytes if self.task.access.weights is WeightAccess.COPY else None
         return LocalProvenance(
             parent_digest=self.task.parent.record.digest,
@@ -146,10 +146,7 @@ class PreparedTraining:
 
 
 def prepare(payload: DistillBatchRequestPayload, task: EngineTask, resources: ExitStack) -> PreparedTraining:
-    """Bring everything into host memory; `resources` are closed after the step.
-
-    Raises TrainerError and StepError.
-    """
+    """Load everything into host memory; `resources` are closed after the step. Raises TrainerError and StepError."""
     samples = tuple(map(_as_sample, payload.samples))
     inputs = SdpoInput(samples, step_config(payload.training), teacher_of(payload.training))
     adapter, adapter_config = read_parent(task.parent)
@@ -182,7 +179,8 @@ def _place(
     device: torch.device,
     resources: ExitStack,
 ) -> tuple[Placement, str]:
-    """The trainer's own forward where it can compute the model, else the generic one; and the base's fingerprint."""
+    """The trainer's own forward if it can compute the model, else the generic one; and the base model's
+    fingerprint."""
     folder, parent, shared = task.model, task.parent, task.access.weights is WeightAccess.SHARED
     residue = _residue(task, device)
     shape: ModelShape | None = None
@@ -214,7 +212,7 @@ def _place(
 
 
 def _residue(task: EngineTask, device: torch.device) -> int | None:
-    """GPU memory that serving will hold during the step: as the parent's step saw it sleep, or what it holds now."""
+    """GPU memory that serving will hold during the step: as measured during the parent's step, or its current use."""
     if task.access.weights is WeightAccess.SHARED:
         return GpuMemory.of(device).residue if device.type == "cuda" else None
     local = task.parent.record.local
@@ -222,7 +220,7 @@ def _residue(task: EngineTask, device: torch.device) -> int | None:
 
 
 def _vectors(inputs: SdpoInput) -> int:
-    """How many vectors a state has: masters, two moments, and an average where the teacher is one."""
+    """Number of vectors in a state: master weights, two moments, and an average with the teacher `ema`."""
     return 3 if inputs.teacher.average_rate is None else 4
 
 

@@ -37,19 +37,19 @@ class SdpoInput:
 
     @property
     def warm_up_config(self) -> StepConfig:
-        """The settings for a step that is thrown away, which should not fail by going too far."""
+        """Settings of a warm-up step, which must not fail for moving the policy too far."""
         return dataclasses.replace(self.config, learning_rate=StepConfig().learning_rate, max_kl=0.0)
 
     @property
     def first_pair(self) -> list[StepSample]:
-        """One sample of one token, its prompt one too: the smallest step there is."""
+        """One sample with one prompt token and one response token: the smallest possible step."""
         sample = self.samples[0]
         return [StepSample(sample.student_prompt_ids[:1], sample.teacher_prompt_ids[:1], sample.response_ids[:1])]
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How the step is cut to fit its device as that is found; `residue_bytes`: what others hold of a GPU."""
+    """Division of the step that fits its device; `residue_bytes`: GPU memory of others."""
 
     schedule: Schedule
     checkpointed_layers: int = 0
@@ -57,32 +57,32 @@ class Fit:
 
 
 class Placement(ABC):
-    """Base model and adapter, ready to be computed with; between `acquire` and `release` they are on the device.
+    """Base model and adapter; between `acquire` and `release` they are on the device.
 
-    Making one finds its weights, and says with EngineError (OUT_OF_MEMORY) that no step of this kind fits the GPU.
+    Creating one locates the weights, and raises EngineError (OUT_OF_MEMORY) if no such step fits the GPU.
     """
 
     forward: ForwardKind
     model: PolicyModel
     device: torch.device
     dtype: torch.dtype
-    """Of the base weights on the device."""
+    """dtype of the base weights on the device."""
     published_dtype: torch.dtype
-    """What the adapter's tensors are published in: the base model's own."""
+    """dtype of the published adapter, which is the base model's."""
 
     @property
     @abstractmethod
     def gpu(self) -> GpuNeed | None:
-        """What must be free before `acquire`; None on a CPU."""
+        """GPU memory that must be free before `acquire`; None on a CPU."""
 
     @abstractmethod
     def warm_up(self, state: OptimizerState) -> None:
-        """Have everything loaded and compiled that is needed for the first time, while serving goes on."""
+        """Warm-up while serving goes on: load and compile everything that first use would."""
 
     @abstractmethod
     def acquire(self) -> Fit:
-        """Have the weights on the device, and say how the step fits there. Raises torch.OutOfMemoryError."""
+        """Move the weights to the device; returns how the step fits there. Raises torch.OutOfMemoryError."""
 
     @abstractmethod
     def release(self) -> None:
-        """Give the device's memory back; may be called in any state."""
+        """Free the device's memory; may be called in any state."""

@@ -1,4 +1,4 @@
-"""The step's settings from the job's."""
+"""Translates a job's settings to those of the step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from claas_trainer.sdpo.teachers.trust_region import TrustRegionTeacher
 
 
 def step_config(training: TrainingConfig) -> StepConfig:
-    """What the step is told."""
+    """The step's settings."""
     return StepConfig(
         learning_rate=training.learning_rate,
         alpha=training.alpha,
@@ -28,7 +28,7 @@ def step_config(training: TrainingConfig) -> StepConfig:
 
 
 def teacher_of(training: TrainingConfig) -> Teacher:
-    """The teacher that the job names."""
+    """The job's teacher."""
     match training.teacher:
         case TeacherKind.FROZEN:
             return FrozenTeacher()

@@ -1,4 +1,4 @@
-"""The files of a version that training goes on from: the adapter, and the optimiser's state."""
+"""The files of a version that training needs: the adapter, and the optimiser's state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from claas_trainer.store.versions import StoredVersion
 
 
 def read_parent(parent: StoredVersion) -> tuple[LoraAdapter, bytes]:
-    """The parent's adapter, and its configuration file as it is: the new version has the same."""
+    """The parent's adapter, and its configuration file, which the new version keeps unchanged."""
     _check_state(parent)
     try:
         with storage_errors(parent.folder):
@@ -39,7 +39,7 @@ def read_parent(parent: StoredVersion) -> tuple[LoraAdapter, bytes]:
 
 
 def _check_state(parent: StoredVersion) -> None:
-    """That its optimiser state, where it has one, is among its files. Raises InputError."""
+    """Checks that the parent's optimiser state, if it has one, is among its files. Raises InputError."""
     state = parent.record.optimizer_state
     if state in (None, OWN_FILES):
         return
@@ -52,7 +52,7 @@ def _check_state(parent: StoredVersion) -> None:
 
 
 def read_state(parent: StoredVersion, layout: Layout, inputs: SdpoInput, *, pin: bool) -> OptimizerState | None:
-    """The parent's optimiser state; None for a version that has none, such as the initial one."""
+    """The parent's optimiser state; None for a version without one, such as the initial one."""
     if parent.record.optimizer_state is None:
         return None
     paths = parent.files(OPTIMIZER_FILES)
@@ -67,8 +67,7 @@ def read_state(parent: StoredVersion, layout: Layout, inputs: SdpoInput, *, pin:
 
 
 def state_files(state: OptimizerState) -> dict[str, FileContent]:
-    """A file for each vector: they are hashed and written beside each other, for a version goes into service only
-    when it is whole."""
+    """A file for each vector, so that they are hashed and written concurrently, which shortens publishing."""
     files: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.to_tensors().items():
         part, _, _ = name.partition("/")

@@ -1,4 +1,4 @@
-"""Where a step of the trainer's own forward gets the base model's weights: by access and device."""
+"""Chooses the source of base weights for the trainer's own forward, by access and device."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from claas_trainer.sdpo.errors import WeightsError
 def open_weights(
     access: ServingAccess, folder: Path, shape: ModelShape, device: torch.device, fingerprint: str
 ) -> WeightSource:
-    """The source that the hand-over leaves; `fingerprint` is that of the model's files.
-
-    Raises WeightsError; EngineError where it can't be had.
+    """The source that the hand-over allows; `fingerprint` is that of the model's files. Raises WeightsError, or
+    EngineError if it is not available.
     """
     if access.weights is WeightAccess.COPY:
         return HostWeights.read(folder, shape, device)
