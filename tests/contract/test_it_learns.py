@@ -21,7 +21,7 @@ from claas_trainer.forward.peft_model import attached, load_base
 from claas_trainer.forward.transformer.model import DecoderModel
 from claas_trainer.forward.weights.host import HostWeights
 from claas_trainer.model.config_shape import read_shape
-from claas_trainer.model.lora import LoraAdapter, LoraShape, new_adapter
+from claas_trainer.model.lora import AdapterWeights, LoraShape, new_adapter
 from claas_trainer.samples.hindsight import conversation, teacher_conversation
 from claas_trainer.sdpo.batch import StepSample
 from claas_trainer.sdpo.optimizer import OptimizerState
@@ -107,7 +107,7 @@ class Learner:
             ]
             result = self._step(self._decoder() if self._own else model, samples)
         self._stored = result.state.to_tensors()
-        self._adapter = LoraAdapter(self._adapter.shape, result.state.masters)
+        self._adapter = AdapterWeights(self._adapter.shape, result.state.masters)
         self._done += 1
         return result
 

@@ -481,8 +481,7 @@ def conditions_page() -> str:
     lines = [
         "# Conditions",
         "",
-        "Both resources report their state as conditions. The terms are explained in the [glossary](glossary.md)."
-        " A condition's `reason` is for programs and keeps its"
+        "Both resources report their state as conditions. A condition's `reason` is for programs and keeps its"
         " meaning"
         " between releases; its `message` is for people. The [glossary](glossary.md) explains the terms.",
         "",

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from claas_vllm_client.probing import (
     NOISE_NATS,
+    AnswerPosition,
     Finding,
     ProbeRecord,
     ProbeSpec,
-    Step,
     distance,
     judge,
     judge_successor,
@@ -185,4 +185,4 @@ def test_what_was_remembered_of_another_probe_or_cannot_be_read_counts_as_nothin
 def test_a_step_keeps_a_remembered_answer_small(logits: list[list[float]]) -> None:
     kept = record(answer(model_of(logits * 20)), answer(model_of(logits * 20)))
     assert len(kept.model_dump_json()) < 16 * 1024
-    assert all(isinstance(step, Step) for step in kept.adapter)
+    assert all(isinstance(step, AnswerPosition) for step in kept.adapter)

@@ -26,7 +26,7 @@ class InputError(TrainerError):
         super().__init__(reason, message)
 
 
-class SampleError(TrainerError):
+class InvalidSampleError(TrainerError):
     """A sample is wrong. `field` is its place, such as `samples[3].response_logprobs`."""
 
     def __init__(self, field: str, message: str) -> None:

@@ -13,7 +13,7 @@ from posixpath import dirname, normpath
 from claas_vllm_client.client import VllmClient, same_path
 from claas_vllm_client.errors import AdapterRejected, AliasRejected, VllmError
 from claas_vllm_client.loading import (
-    Load,
+    VersionLoader,
     ask,
     base_name,
     versions_of,
@@ -129,7 +129,7 @@ async def put_in_service(
         await client.load_adapter(target, path, timeout_seconds=load_timeout_seconds)
     else:
         known = status.alias(served_name) if status else None
-        load = Load(client, target, path, probe, base_name(models), load_timeout_seconds)
+        load = VersionLoader(client, target, path, probe, base_name(models), load_timeout_seconds)
         recorded = parse_record(known.probe, probe) if known else None
         answer, record = await load.applied(_expectation(known, version, path, recorded))
         if record is not None and known is not None and _is_same(known, version, path):
@@ -184,7 +184,7 @@ async def verify_in_service(
         await _flip(client, alias, _kept(now, recorded), load_timeout_seconds)
         return Verification.ANSWERED
     other = alias.model_copy(update={"target": _other_target(alias)})
-    load = Load(client, other.target, alias.path, probe, base_name(models), load_timeout_seconds)
+    load = VersionLoader(client, other.target, alias.path, probe, base_name(models), load_timeout_seconds)
     await load.applied(lambda answered: judge(answered, recorded))
     await _flip(client, other, recorded, load_timeout_seconds)
     return Verification.RELOADED

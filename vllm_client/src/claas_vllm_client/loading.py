@@ -19,7 +19,7 @@ _ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
-class Load:
+class VersionLoader:
     """Loads a version under an unused name and probes it."""
 
     client: VllmClient

@@ -16,7 +16,7 @@ from statistics import fmean
 
 from pydantic import JsonValue, ValidationError
 
-from claas_vllm_client.wire import Message, ProbeAnswer
+from claas_vllm_client.wire import Answer, ProbeAnswer
 
 NOISE_NATS = 0.1
 """How far rounding moves a log-probability, at most."""
@@ -39,20 +39,20 @@ class ProbeSpec:
         return hashlib.sha256(f"{self.max_tokens} {self.prompt}".encode()).hexdigest()[:16]
 
 
-class Step(Message):
+class AnswerPosition(Answer):
     """One token of a greedy answer: what was chosen, and the likeliest tokens with their log-probabilities."""
 
     chosen: int
     likeliest: dict[str, float]
 
 
-class ProbeRecord(Message):
+class ProbeRecord(Answer):
     """How a version and the base beneath it answered a probe, one after the other."""
 
     probe: str
     """The probe's digest."""
-    adapter: tuple[Step, ...]
-    base: tuple[Step, ...]
+    adapter: tuple[AnswerPosition, ...]
+    base: tuple[AnswerPosition, ...]
 
     @property
     def separation(self) -> float | None:
@@ -87,7 +87,7 @@ def parse_record(document: Mapping[str, JsonValue] | None, spec: ProbeSpec) -> P
     return record if record.probe == spec.digest else None
 
 
-def distance(left: Sequence[Step], right: Sequence[Step]) -> float | None:
+def distance(left: Sequence[AnswerPosition], right: Sequence[AnswerPosition]) -> float | None:
     """Distance of two answers in nats: the mean difference of log-probabilities over their most likely tokens, up to
     the first position where the answers differ.
 
@@ -116,7 +116,7 @@ def worth_keeping(recorded: ProbeRecord, now: ProbeRecord) -> bool:
     return same_base(now, recorded) or _near(now.adapter, recorded.adapter)
 
 
-def _near(one: Sequence[Step], other: Sequence[Step]) -> bool:
+def _near(one: Sequence[AnswerPosition], other: Sequence[AnswerPosition]) -> bool:
     apart = distance(one, other)
     return apart is not None and apart <= NOISE_NATS
 
@@ -170,9 +170,9 @@ def _apart(left: Mapping[str, float], right: Mapping[str, float]) -> list[float]
     return differences
 
 
-def _steps(answer: ProbeAnswer) -> tuple[Step, ...]:
+def _steps(answer: ProbeAnswer) -> tuple[AnswerPosition, ...]:
     pairs = list(zip(answer.token_ids, answer.likeliest, strict=False))[:STEPS_KEPT]
     return tuple(
-        Step(chosen=token, likeliest={name: round(value, 5) for name, value in likeliest.items()})
+        AnswerPosition(chosen=token, likeliest={name: round(value, 5) for name, value in likeliest.items()})
         for token, likeliest in pairs
     )

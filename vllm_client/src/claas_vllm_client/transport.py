@@ -27,9 +27,9 @@ from claas_vllm_client.tls import (
     trust,
 )
 from claas_vllm_client.tokens import Token
-from claas_vllm_client.wire import ErrorAnswer, Message
+from claas_vllm_client.wire import Answer, ErrorAnswer
 
-M = TypeVar("M", bound=Message)
+M = TypeVar("M", bound=Answer)
 Json = Mapping[str, JsonValue]
 
 CONTROL_TOKEN_HEADER = "X-Claas-Token"

@@ -31,13 +31,13 @@ class LoadOutcome(StrEnum):
     ALREADY_LOADED = "already_loaded"
 
 
-class Message(BaseModel):
+class Answer(BaseModel):
     """An answer; unknown fields are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
-class ServedModel(Message):
+class ServedModel(Answer):
     """One entry of `/v1/models`. `root` is the path it was loaded from, `parent` the base model (None for the base
     model itself)."""
 
@@ -46,23 +46,23 @@ class ServedModel(Message):
     parent: str | None = None
 
 
-class ModelList(Message):
+class ModelList(Answer):
     data: tuple[ServedModel, ...]
 
 
-class TokenIds(Message):
+class TokenIds(Answer):
     """Answer of `/tokenize`."""
 
     tokens: tuple[int, ...]
 
 
-class RpcResults(Message):
+class RpcResults(Answer):
     """Answers of the workers to `/collective_rpc`."""
 
     results: tuple[dict[str, JsonValue], ...]
 
 
-class Alias(Message):
+class Alias(Answer):
     """One served name of the companion: requests for `name` go to `target`, version `version` from `path`.
 
     `in_flight` counts requests by the target that answers them, including older targets. `loaded` is False if the
@@ -80,7 +80,7 @@ class Alias(Message):
     in_flight: dict[str, int] = Field(default_factory=dict)
 
 
-class ChatSettings(Message):
+class ChatSettings(Answer):
     """How the server renders messages to a prompt: `template` is the text of --chat-template (None: the tokenizer's
     default), `template_kwargs` are --default-chat-template-kwargs, which a request can override."""
 
@@ -88,7 +88,7 @@ class ChatSettings(Message):
     template_kwargs: dict[str, JsonValue] = Field(default_factory=dict)
 
 
-class LoraLimits(Message):
+class LoraLimits(Answer):
     """The server's limits for adapters. `enabled` is False without --enable-lora; `target_modules` are those of
     --lora-target-modules, None for all. In other fields None means unknown."""
 
@@ -98,7 +98,7 @@ class LoraLimits(Message):
     target_modules: tuple[str, ...] | None = None
 
 
-class ServerSettings(Message):
+class ServerSettings(Answer):
     """Settings of a vLLM server, as vLLM parsed them. None: this release does not report them.
 
     `worker_extension` is the class of --worker-extension-cls, empty without one. `loads_adapters`: whether the routes
@@ -118,7 +118,7 @@ class ServerSettings(Message):
     chat: ChatSettings | None = None
 
 
-class CompanionStatus(Message):
+class CompanionStatus(Answer):
     """The companion's `/claas/status`. `persisted` is False if a restart would lose the aliases. `settings` is None
     for older companions."""
 
@@ -136,35 +136,35 @@ class CompanionStatus(Message):
         return next((alias for alias in self.aliases if alias.name == name), None)
 
 
-class IsSleeping(Message):
+class IsSleeping(Answer):
     is_sleeping: bool
 
 
-class IsPaused(Message):
+class IsPaused(Answer):
     is_paused: bool
 
 
-class ErrorBody(Message):
+class ErrorBody(Answer):
     message: str = ""
     type: str | None = None
 
 
-class ErrorAnswer(Message):
+class ErrorAnswer(Answer):
     error: ErrorBody | str
 
 
-class CompletionLogprobs(Message):
+class CompletionLogprobs(Answer):
     token_logprobs: tuple[float | None, ...]
     top_logprobs: tuple[dict[str, float] | None, ...] | None = None
 
 
-class CompletionChoice(Message):
+class CompletionChoice(Answer):
     text: str
     token_ids: tuple[int, ...] | None = None
     logprobs: CompletionLogprobs | None = None
 
 
-class Completion(Message):
+class Completion(Answer):
     model: str
     choices: tuple[CompletionChoice, ...]
 

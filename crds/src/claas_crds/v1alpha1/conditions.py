@@ -1,7 +1,7 @@
 """Conditions of both resources and their possible reasons.
 
-Shape and meaning follow `metav1.Condition`; `Ready`, `Reconciling` and `Stalled` follow kstatus, so that `kubectl
-wait`, Argo CD and Flux understand them without configuration.
+Shape and meaning follow `metav1.Condition`; `Ready`, `Reconciling` and `Stalled` follow kstatus, so that
+`kubectl wait`, Argo CD and Flux understand them without configuration.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Settings of the trainer's pods.
 
-Fields that Kubernetes defines are passed through unchanged; the API server checks them when the pod is created.
+Fields that Kubernetes defines are passed through unchanged; the API server checks
+them when the pod is created.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class _Lane:
     """A heap by time; entries are skipped if their key is due at another time by now."""
 
 
-class Schedule:
+class KeySchedule:
     """Keys by the time at which they are due (seconds of any clock), and keys whose pass is running. A key has at
     most one pass at a time. Waking and starting cost O(log n).
     """

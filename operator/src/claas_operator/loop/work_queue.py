@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from claas_operator.keys import Key, Kind
-from claas_operator.loop.schedule import Schedule
+from claas_operator.loop.schedule import KeySchedule
 
 log = logging.getLogger(__name__)
 
@@ -39,13 +39,13 @@ class WorkQueue:
         self,
         reconcile: Reconcile,
         describe: Callable[[Exception], str] = repr,
-        schedule: Schedule | None = None,
+        schedule: KeySchedule | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_start: OnStart = _ignore,
     ) -> None:
         self._reconcile = reconcile
         self._describe = describe
-        self._schedule = schedule or Schedule()
+        self._schedule = schedule or KeySchedule()
         self._clock = clock
         self._on_start = on_start
         self._failures: dict[Key, int] = {}

@@ -17,7 +17,7 @@ from claas_crds.v1alpha1.distill_job import JobPhase
 from claas_kube.objects.resources import JobObject
 
 
-class Waiting(Protocol):
+class WaitingJob(Protocol):
     """A job in the queue."""
 
     @property
@@ -33,7 +33,7 @@ class Waiting(Protocol):
         """Its own name."""
 
 
-AnyWaiting = TypeVar("AnyWaiting", bound=Waiting)
+AnyWaiting = TypeVar("AnyWaiting", bound=WaitingJob)
 EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
@@ -76,7 +76,7 @@ def in_turn(waiting: Iterable[AnyWaiting], last_turn: str | None) -> list[AnyWai
     return [job for *_, job in places]
 
 
-def jobs_ahead(mine: Waiting, waiting: Sequence[Waiting], last_turn: str | None) -> int:
+def jobs_ahead(mine: WaitingJob, waiting: Sequence[WaitingJob], last_turn: str | None) -> int:
     """Number of waiting jobs whose turn comes before this one's, if no others arrive: its index in `in_turn`."""
     place = queue_key(mine.created, mine.name)
     earlier = sum(other.adapter == mine.adapter and queue_key(other.created, other.name) < place for other in waiting)

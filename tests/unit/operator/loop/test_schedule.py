@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from claas_operator.keys import Key, Kind
-from claas_operator.loop.schedule import Schedule
+from claas_operator.loop.schedule import KeySchedule
 
 SLOTS = {Kind.LEASE: 2, Kind.ADAPTER: 1, Kind.JOB: 1}
 keys = st.builds(Key, st.sampled_from(Kind), st.just("team"), st.sampled_from("abcd"))
@@ -25,7 +25,7 @@ class Passes(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.schedule = Schedule(SLOTS)
+        self.schedule = KeySchedule(SLOTS)
         self.now = 0.0
         self.wanted: dict[Key, float] = {}
         self.running: list[Key] = []
@@ -94,7 +94,7 @@ TestPasses.settings = settings(max_examples=60, stateful_step_count=40, deadline
 
 @given(names=st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=30))
 def test_within_a_lane_keys_come_in_the_order_in_which_they_were_due(names: list[str]) -> None:
-    schedule = Schedule({**SLOTS, Kind.JOB: 1})
+    schedule = KeySchedule({**SLOTS, Kind.JOB: 1})
     first: dict[str, int] = {}
     for moment, name in enumerate(names):
         schedule.wake(key(Kind.JOB, name), float(moment))
@@ -107,7 +107,7 @@ def test_within_a_lane_keys_come_in_the_order_in_which_they_were_due(names: list
 
 
 def test_a_lease_and_an_adapter_start_at_once_while_ten_thousand_jobs_wait() -> None:
-    schedule = Schedule()
+    schedule = KeySchedule()
     for number in range(10_000):
         schedule.wake(key(Kind.JOB, str(number)), 0.0)
     jobs = schedule.start(1.0)
@@ -118,7 +118,7 @@ def test_a_lease_and_an_adapter_start_at_once_while_ten_thousand_jobs_wait() -> 
 
 
 def test_ten_thousand_keys_cost_little_to_wake_again_and_again() -> None:
-    schedule = Schedule(dict.fromkeys(Kind, 10_000))
+    schedule = KeySchedule(dict.fromkeys(Kind, 10_000))
     began = time.process_time()
     for round_ in range(5):
         for number in range(10_000):
@@ -129,7 +129,7 @@ def test_ten_thousand_keys_cost_little_to_wake_again_and_again() -> None:
 
 
 def test_what_is_held_waits_and_is_not_lost_while_leases_go_on() -> None:
-    schedule = Schedule()
+    schedule = KeySchedule()
     schedule.hold(Kind.ADAPTER, Kind.JOB)
     for kind in Kind:
         schedule.wake(key(kind, "a"), 0.0)

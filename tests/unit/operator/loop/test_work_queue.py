@@ -12,7 +12,7 @@ import pytest
 
 from claas_operator.keys import Key, Kind
 from claas_operator.loop import work_queue as work
-from claas_operator.loop.schedule import Schedule
+from claas_operator.loop.schedule import KeySchedule
 from claas_operator.loop.work_queue import Reconcile, WorkQueue
 
 A = Key(Kind.JOB, "team", "a")
@@ -21,7 +21,7 @@ B = Key(Kind.ADAPTER, "team", "b")
 
 @asynccontextmanager
 async def running(reconcile: Reconcile, workers: int = 8) -> AsyncIterator[WorkQueue]:
-    queue = WorkQueue(reconcile, schedule=Schedule(dict.fromkeys(Kind, workers)))
+    queue = WorkQueue(reconcile, schedule=KeySchedule(dict.fromkeys(Kind, workers)))
     task = asyncio.create_task(queue.run())
     try:
         yield queue
@@ -224,7 +224,7 @@ async def test_the_queue_tells_how_long_a_key_waited_for_its_pass_and_how_many_w
     def note(kind: Kind, seconds: float) -> None:
         waited.append((kind, seconds))
 
-    schedule = Schedule(dict.fromkeys(Kind, 1))
+    schedule = KeySchedule(dict.fromkeys(Kind, 1))
     queue = WorkQueue(reconcile, schedule=schedule, clock=lambda: now, on_start=note)
     task = asyncio.create_task(queue.run())
     queue.wake(A)

@@ -22,7 +22,7 @@ from claas_crds.v1alpha1.lora_adapter import LoraSpec
 from claas_trainer.attempt import run as runs
 from claas_trainer.attempt.batch import Batch
 from claas_trainer.attempt.recover import recover
-from claas_trainer.engines.base import EngineTask, Readiness, TrainedVersion, TrainingEngine
+from claas_trainer.engines.base import EngineTask, EngineReadiness, TrainedVersion, TrainingEngine
 from claas_trainer.messages.events import Reporter
 from claas_trainer.paths import Paths
 from claas_trainer.store.content import Bytes
@@ -43,8 +43,8 @@ PAYLOAD = DistillBatchRequestPayload(
 class Idle(TrainingEngine):
     """Computes nothing; its version is two small files."""
 
-    async def prepare(self, payload: DistillBatchRequestPayload, task: EngineTask) -> Readiness:
-        return Readiness(version_bytes=1)
+    async def prepare(self, payload: DistillBatchRequestPayload, task: EngineTask) -> EngineReadiness:
+        return EngineReadiness(version_bytes=1)
 
     async def distill(self, payload: DistillBatchRequestPayload) -> DistillResponse:
         return DistillResponse(lora_id=f"{payload.lora_id}@1")

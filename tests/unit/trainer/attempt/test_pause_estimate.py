@@ -14,7 +14,7 @@ from claas_crds.v1alpha1.distill_job import Timings
 from claas_crds.v1alpha1.lora_adapter import HandoverKind, LoraSpec
 from claas_crds.v1alpha1.training import TeacherKind, TrainingConfig
 from claas_trainer.attempt.pause_estimate import check_pause, pause_seconds
-from claas_trainer.engines.base import Readiness
+from claas_trainer.engines.base import EngineReadiness
 from claas_trainer.errors import EngineError
 from claas_trainer.store.record import ForwardKind, LocalProvenance, VersionRecord
 
@@ -55,7 +55,7 @@ def parent(
     )
 
 
-READY = Readiness(1, device=DEVICE, forward=ForwardKind.DECODER.value)
+READY = EngineReadiness(1, device=DEVICE, forward=ForwardKind.DECODER.value)
 
 
 def serving(handover: HandoverKind = HandoverKind.SLEEP, pods: tuple[VllmPod, ...] = (POD,)) -> ServingTarget:

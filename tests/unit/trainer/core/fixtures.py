@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from claas_trainer.forward.peft_model import load_base
 from claas_trainer.forward.weights.host import HostWeights
-from claas_trainer.model.lora import LoraAdapter, LoraShape, new_adapter
+from claas_trainer.model.lora import AdapterWeights, LoraShape, new_adapter
 from claas_trainer.sdpo.batch import StepSample
 from tests.unit.trainer.core.models import (
     VOCABULARY,
@@ -66,13 +66,13 @@ def way(request: pytest.FixtureRequest, ways: dict[str, Way]) -> Way:
 
 
 @pytest.fixture
-def fresh(model_folder: Path) -> LoraAdapter:
+def fresh(model_folder: Path) -> AdapterWeights:
     """An adapter that changes nothing yet."""
     return new_adapter(model_folder, LoraShape(rank=4, alpha=8), seed=1)
 
 
 @pytest.fixture
-def adapter(model_folder: Path) -> LoraAdapter:
+def adapter(model_folder: Path) -> AdapterWeights:
     """An adapter that has learned something."""
     return learned(model_folder)
 

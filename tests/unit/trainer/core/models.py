@@ -26,7 +26,7 @@ from claas_trainer.forward.peft_model import attached
 from claas_trainer.forward.transformer.model import DecoderModel
 from claas_trainer.forward.weights.host import HostWeights
 from claas_trainer.model.config_shape import read_shape
-from claas_trainer.model.lora import LoraAdapter, LoraShape, new_adapter
+from claas_trainer.model.lora import AdapterWeights, LoraShape, new_adapter
 from claas_trainer.model.shape import ModelShape
 from claas_trainer.sdpo.batch import StepSample
 from claas_trainer.sdpo.optimizer import OptimizerState, Part
@@ -106,7 +106,7 @@ def host_weights(folder: Path, dtype: torch.dtype | None = None) -> HostWeights:
     return HostWeights.read(folder, shape_of(folder), CPU, dtype)
 
 
-def learned(folder: Path, targets: tuple[str, ...] = (), *, spread: float = 0.1, rank: int = 4) -> LoraAdapter:
+def learned(folder: Path, targets: tuple[str, ...] = (), *, spread: float = 0.1, rank: int = 4) -> AdapterWeights:
     """An adapter that has learned something: its B matrices are not zero."""
     fresh = new_adapter(folder, LoraShape(rank, 8, targets), seed=1)
     generator = torch.Generator().manual_seed(2)
@@ -114,10 +114,10 @@ def learned(folder: Path, targets: tuple[str, ...] = (), *, spread: float = 0.1,
         name: torch.randn(tensor.shape, generator=generator) * spread if ".lora_B." in name else tensor
         for name, tensor in fresh.tensors.items()
     }
-    return LoraAdapter(fresh.shape, tensors)
+    return AdapterWeights(fresh.shape, tensors)
 
 
-def decoder(weights: HostWeights, adapter: LoraAdapter, checkpointed_layers: int = 0) -> DecoderModel:
+def decoder(weights: HostWeights, adapter: AdapterWeights, checkpointed_layers: int = 0) -> DecoderModel:
     shapes = {name: tensor.shape for name, tensor in adapter.tensors.items()}
     model = DecoderModel(weights, shapes, adapter.shape.rank, adapter.shape.alpha)
     model.checkpointed_layers = checkpointed_layers
@@ -127,7 +127,7 @@ def decoder(weights: HostWeights, adapter: LoraAdapter, checkpointed_layers: int
 class Way(Protocol):
     """One of the two ways to compute with the base model."""
 
-    def __call__(self, adapter: LoraAdapter) -> AbstractContextManager[PolicyModel]: ...
+    def __call__(self, adapter: AdapterWeights) -> AbstractContextManager[PolicyModel]: ...
 
 
 def peft_way(base: PreTrainedModel) -> Way:
@@ -136,7 +136,7 @@ def peft_way(base: PreTrainedModel) -> Way:
 
 def decoder_way(weights: HostWeights, checkpointed_layers: int = 0) -> Way:
     @contextmanager
-    def opened(adapter: LoraAdapter) -> Iterator[PolicyModel]:
+    def opened(adapter: AdapterWeights) -> Iterator[PolicyModel]:
         yield decoder(weights, adapter, checkpointed_layers)
 
     return opened
@@ -144,7 +144,7 @@ def decoder_way(weights: HostWeights, checkpointed_layers: int = 0) -> Way:
 
 def step(
     way: Way,
-    adapter: LoraAdapter,
+    adapter: AdapterWeights,
     samples: Sequence[StepSample],
     config: StepConfig,
     state: OptimizerState | None = None,

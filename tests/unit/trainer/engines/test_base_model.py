@@ -15,7 +15,7 @@ from claas_trainer.engines.local.base_model import base_fingerprint, check_base,
 from claas_trainer.errors import TrainerError
 from claas_trainer.forward.weights.host import HostWeights
 from claas_trainer.model.config_shape import read_shape
-from claas_trainer.model.lora import LoraAdapter, LoraShape, new_adapter
+from claas_trainer.model.lora import AdapterWeights, LoraShape, new_adapter
 from claas_trainer.sdpo.errors import AdapterError, UnsupportedModelError
 from claas_trainer.store.record import ForwardKind, LocalProvenance, VersionRecord
 from claas_trainer.store.versions import StoredVersion
@@ -92,7 +92,7 @@ def test_samples_up_to_the_sliding_window_are_computed_by_the_trainer_s_own_forw
         "sliding_window": 100,
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    shape, nothing = read_shape(tmp_path), LoraAdapter(LoraShape(4, 8), {})
+    shape, nothing = read_shape(tmp_path), AdapterWeights(LoraShape(4, 8), {})
     check_decoder(shape, nothing, 100)
     with pytest.raises(UnsupportedModelError, match="101 tokens and the sliding window is 100"):
         check_decoder(shape, nothing, 101)
@@ -106,9 +106,9 @@ def test_an_adapter_on_other_modules_is_for_the_generic_forward_and_one_that_doe
     check_decoder(shape, adapter, 10)
     on_embedding = {"base_model.model.model.embed_tokens.lora_embedding_A": torch.zeros(4, 4)}
     with pytest.raises(UnsupportedModelError, match="embed_tokens"):
-        check_decoder(shape, LoraAdapter(adapter.shape, {**adapter.tensors, **on_embedding}), 10)
+        check_decoder(shape, AdapterWeights(adapter.shape, {**adapter.tensors, **on_embedding}), 10)
     with pytest.raises(AdapterError, match="another base model"):
-        check_decoder(shape, LoraAdapter(LoraShape(8, 8), adapter.tensors), 10)
+        check_decoder(shape, AdapterWeights(LoraShape(8, 8), adapter.tensors), 10)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{"])

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from claas_trainer.forward.peft_model import load_base
 from claas_trainer.forward.transformer.model import DecoderModel
 from claas_trainer.forward.weights.host import HostWeights
-from claas_trainer.model.lora import LoraAdapter
+from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.sdpo.batch import StepSample, TokenBatch
 from claas_trainer.sdpo.errors import AdapterError, UnsupportedModelError
 from claas_trainer.sdpo.optimizer import OptimizerState
@@ -44,7 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: build(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
 
 
-def assert_same_step(folder: Path, adapter: LoraAdapter, samples: list[StepSample]) -> None:
+def assert_same_step(folder: Path, adapter: AdapterWeights, samples: list[StepSample]) -> None:
     generic = step(peft_way(load_base(folder, torch.float32)), adapter, samples, CONFIG)
     ours = step(decoder_way(host_weights(folder)), adapter, samples, CONFIG)
     for name in ("loss", "divergence", "ratio_mean", "kl_to_base"):
@@ -99,7 +99,7 @@ def test_a_checkpointed_layer_keeps_its_input_alone(folders: dict[str, Path], sa
     assert kept == [[True, True], [False, True], [False, False]]
 
 
-def placed(model: DecoderModel, adapter: LoraAdapter) -> DecoderModel:
+def placed(model: DecoderModel, adapter: AdapterWeights) -> DecoderModel:
     model.place(model.layout.gather(adapter.tensors))
     model.refresh()
     return model
@@ -149,8 +149,8 @@ def test_features_with_and_without_a_way_back_are_the_same_bits(
 
 def test_each_network_has_its_own_adapter(folders: dict[str, Path], samples: list[StepSample]) -> None:
     adapter, weights = learned(folders["qwen3"]), host_weights(folders["qwen3"])
-    halved = LoraAdapter(adapter.shape, {name: tensor / 2 for name, tensor in adapter.tensors.items()})
-    none = LoraAdapter(adapter.shape, {name: torch.zeros_like(tensor) for name, tensor in adapter.tensors.items()})
+    halved = AdapterWeights(adapter.shape, {name: tensor / 2 for name, tensor in adapter.tensors.items()})
+    none = AdapterWeights(adapter.shape, {name: torch.zeros_like(tensor) for name, tensor in adapter.tensors.items()})
     model, batch = decoder(weights, adapter), batch_of(samples)
     model.place(model.layout.gather(adapter.tensors))
     model.refresh(model.layout.gather(halved.tensors))

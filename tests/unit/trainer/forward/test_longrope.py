@@ -14,7 +14,7 @@ from claas_trainer.forward.peft_model import (
     load_base,
     rope_limits,
 )
-from claas_trainer.model.lora import LoraAdapter
+from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.sdpo.batch import StepSample, TokenBatch
 from claas_trainer.sdpo.policy import Network
 from claas_trainer.sdpo.step import Schedule, StepConfig
@@ -63,7 +63,7 @@ def base(folder: Path) -> PreTrainedModel:
 
 
 @pytest.fixture
-def adapter(folder: Path) -> LoraAdapter:
+def adapter(folder: Path) -> AdapterWeights:
     return learned(folder)
 
 
@@ -73,7 +73,7 @@ def batch_of(samples: list[StepSample]) -> TokenBatch:
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [1, 0, 3, 2, 4], [4, 3, 2, 1, 0], [0, 2]])
 def test_a_sample_s_logits_are_the_same_alone_and_beside_longer_ones(
-    order: list[int], base: PreTrainedModel, adapter: LoraAdapter
+    order: list[int], base: PreTrainedModel, adapter: AdapterWeights
 ) -> None:
     samples = [SAMPLES[index] for index in order]
     with attached(base, adapter) as model:
@@ -92,7 +92,7 @@ def test_the_limit_matters_to_this_model(base: PreTrainedModel) -> None:
 
 
 def test_a_step_s_loss_and_gradient_do_not_depend_on_the_micro_batches(
-    base: PreTrainedModel, adapter: LoraAdapter
+    base: PreTrainedModel, adapter: AdapterWeights
 ) -> None:
     config = StepConfig(learning_rate=1e-3, teacher_top_k=10, max_grad_norm=0, kl_reg_weight=0.1)
     one_by_one, at_once = (

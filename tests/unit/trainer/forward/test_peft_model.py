@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from claas_trainer.forward.peft_model import attached, load_base
-from claas_trainer.model.lora import LoraAdapter, LoraShape
+from claas_trainer.model.lora import AdapterWeights, LoraShape
 from claas_trainer.sdpo.batch import StepSample, TokenBatch
 from claas_trainer.sdpo.errors import AdapterError, WeightsError
 from claas_trainer.sdpo.policy import Network
@@ -34,7 +34,7 @@ def plain_logits(model: torch.nn.Module, samples: list[StepSample]) -> Tensor:
 
 
 def test_the_response_logits_are_those_of_each_sample_alone(
-    base: PreTrainedModel, adapter: LoraAdapter, samples: list[StepSample], batch: TokenBatch
+    base: PreTrainedModel, adapter: AdapterWeights, samples: list[StepSample], batch: TokenBatch
 ) -> None:
     with torch.no_grad(), attached(base, adapter) as model:
         got = model.logits(model.features(batch, Network.STUDENT))
@@ -42,13 +42,13 @@ def test_the_response_logits_are_those_of_each_sample_alone(
 
 
 def test_each_network_has_its_own_weights_and_leaves_the_student_s_as_they_were(
-    base: PreTrainedModel, adapter: LoraAdapter, samples: list[StepSample], batch: TokenBatch
+    base: PreTrainedModel, adapter: AdapterWeights, samples: list[StepSample], batch: TokenBatch
 ) -> None:
     with torch.no_grad():
         alone = plain_logits(base, samples)
     with torch.no_grad(), attached(base, adapter) as model:
         student = plain_logits(model.peft, samples)
-    halved = LoraAdapter(adapter.shape, {name: tensor / 2 for name, tensor in adapter.tensors.items()})
+    halved = AdapterWeights(adapter.shape, {name: tensor / 2 for name, tensor in adapter.tensors.items()})
     with torch.no_grad(), attached(base, halved) as model:
         average = plain_logits(model.peft, samples)
     with attached(base, adapter) as model:
@@ -68,7 +68,7 @@ def test_each_network_has_its_own_weights_and_leaves_the_student_s_as_they_were(
 
 
 def test_after_it_is_detached_the_base_model_is_as_it_was(
-    base: PreTrainedModel, adapter: LoraAdapter, samples: list[StepSample]
+    base: PreTrainedModel, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     modules = [(name, type(module)) for name, module in base.named_modules()]
@@ -85,7 +85,7 @@ def test_after_it_is_detached_the_base_model_is_as_it_was(
 
 @pytest.mark.filterwarnings("error")
 def test_the_next_tenant_does_not_feel_the_last_ones_adapter(
-    base: PreTrainedModel, adapter: LoraAdapter, fresh: LoraAdapter, samples: list[StepSample]
+    base: PreTrainedModel, adapter: AdapterWeights, fresh: AdapterWeights, samples: list[StepSample]
 ) -> None:
     with torch.no_grad():
         alone = plain_logits(base, samples)
@@ -96,7 +96,7 @@ def test_the_next_tenant_does_not_feel_the_last_ones_adapter(
 
 
 def test_an_error_while_attached_detaches_too(
-    base: PreTrainedModel, adapter: LoraAdapter, samples: list[StepSample]
+    base: PreTrainedModel, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     with torch.no_grad():
         before = plain_logits(base, samples)
@@ -106,7 +106,7 @@ def test_an_error_while_attached_detaches_too(
 
 
 def test_over_a_bfloat16_base_masters_and_logits_are_float32(
-    model_folder: Path, adapter: LoraAdapter, batch: TokenBatch
+    model_folder: Path, adapter: AdapterWeights, batch: TokenBatch
 ) -> None:
     base = load_base(model_folder, torch.bfloat16)
     with attached(base, adapter) as model:
@@ -117,7 +117,7 @@ def test_over_a_bfloat16_base_masters_and_logits_are_float32(
     assert not torch.equal(logits, logits.bfloat16().float())
 
 
-def test_attaching_draws_nothing_from_the_callers_generator(base: PreTrainedModel, adapter: LoraAdapter) -> None:
+def test_attaching_draws_nothing_from_the_callers_generator(base: PreTrainedModel, adapter: AdapterWeights) -> None:
     state = torch.random.get_rng_state()
     with attached(base, adapter):
         pass
@@ -125,7 +125,7 @@ def test_attaching_draws_nothing_from_the_callers_generator(base: PreTrainedMode
 
 
 def test_an_adapter_of_another_shape_is_refused_by_the_name_of_the_tensor(
-    base: PreTrainedModel, adapter: LoraAdapter, samples: list[StepSample]
+    base: PreTrainedModel, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     name = next(iter(adapter.tensors))
     missing = {key: tensor for key, tensor in adapter.tensors.items() if key != name}
@@ -135,7 +135,7 @@ def test_an_adapter_of_another_shape_is_refused_by_the_name_of_the_tensor(
         for tensors in (missing, wrong):
             with (
                 pytest.raises(AdapterError, match=name),
-                attached(base, LoraAdapter(adapter.shape, tensors)),
+                attached(base, AdapterWeights(adapter.shape, tensors)),
             ):
                 pass
         assert torch.equal(plain_logits(base, samples), before)
@@ -143,7 +143,7 @@ def test_an_adapter_of_another_shape_is_refused_by_the_name_of_the_tensor(
 
 def test_the_head_cannot_be_a_target(base: PreTrainedModel) -> None:
     tensors = {"base_model.model.lm_head.lora_A.weight": torch.zeros(2, 32)}
-    adapter = LoraAdapter(LoraShape(2, 4, ("lm_head",)), tensors)
+    adapter = AdapterWeights(LoraShape(2, 4, ("lm_head",)), tensors)
     with pytest.raises(AdapterError, match="head can't be a target"), attached(base, adapter):
         pass
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from claas_trainer.forward.transformer.attention import Attention, Packing
 from claas_trainer.forward.transformer.lora import (
+    FusedPart,
     Lora,
     LoraGradient,
-    Part,
     add_gradients,
     lora_backward,
     lora_forward,
@@ -148,7 +148,7 @@ def test_a_fused_linear_layer_with_adapters_on_some_of_its_parts(
         blocks = torch.zeros(9, 2 * rank).double()
         blocks[:4, :rank], blocks[6:, rank:] = b
         into = LoraGradient(torch.zeros(2 * rank, 6).double(), tuple(torch.zeros_like(each) for each in b))
-        parts = (Part("a0", "b0", 0, 4), Part("a2", "b2", 6, 3))
+        parts = (FusedPart("a0", "b0", 0, 4), FusedPart("a2", "b2", 6, 3))
         lora = Lora(torch.cat(a), blocks, parts, scaling, into)
         given = None if residual is None else residual.clone()
         overwrite = overwrite and given is not None

@@ -14,7 +14,7 @@ from claas_trainer.forward.peft_model import attached
 from claas_trainer.model.lora import (
     CONFIG_FILE,
     WEIGHTS_FILE,
-    LoraAdapter,
+    AdapterWeights,
     LoraShape,
     new_adapter,
     read_adapter,
@@ -39,13 +39,13 @@ def test_a_new_adapter_needs_the_configuration_alone(model_folder: Path, tmp_pat
     )
 
 
-def test_a_new_adapters_shapes_follow_the_head_dim_of_the_configuration(fresh: LoraAdapter) -> None:
+def test_a_new_adapters_shapes_follow_the_head_dim_of_the_configuration(fresh: AdapterWeights) -> None:
     prefix = "base_model.model.model.layers.0.self_attn.q_proj"
     assert fresh.tensors[f"{prefix}.lora_A.weight"].shape == (4, 32)
     assert fresh.tensors[f"{prefix}.lora_B.weight"].shape == (64, 4)
 
 
-def test_a_new_adapter_changes_nothing_and_can_learn(fresh: LoraAdapter) -> None:
+def test_a_new_adapter_changes_nothing_and_can_learn(fresh: AdapterWeights) -> None:
     for name, tensor in fresh.tensors.items():
         assert tensor.any() == (".lora_A." in name), name
 
@@ -61,7 +61,7 @@ def test_unknown_modules_are_refused_by_name(model_folder: Path) -> None:
         new_adapter(model_folder, LoraShape(2, 4, ("warp_proj",)), seed=0)
 
 
-def test_an_adapter_through_its_folder_is_the_same(adapter: LoraAdapter, tmp_path: Path) -> None:
+def test_an_adapter_through_its_folder_is_the_same(adapter: AdapterWeights, tmp_path: Path) -> None:
     write_adapter(tmp_path, adapter)
     back = read_adapter(tmp_path)
     assert back.shape == adapter.shape
@@ -70,7 +70,7 @@ def test_an_adapter_through_its_folder_is_the_same(adapter: LoraAdapter, tmp_pat
 
 
 def test_peft_itself_loads_the_folder_and_computes_what_we_do(
-    base: PreTrainedModel, adapter: LoraAdapter, tmp_path: Path
+    base: PreTrainedModel, adapter: AdapterWeights, tmp_path: Path
 ) -> None:
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad(), attached(base, adapter) as model:
@@ -95,7 +95,7 @@ def test_peft_itself_loads_the_folder_and_computes_what_we_do(
     ],
 )
 def test_an_adapter_that_is_not_plain_lora_is_refused_by_the_name_of_the_field(
-    field: str, value: object, adapter: LoraAdapter, tmp_path: Path
+    field: str, value: object, adapter: AdapterWeights, tmp_path: Path
 ) -> None:
     write_adapter(tmp_path, adapter)
     config = json.loads((tmp_path / CONFIG_FILE).read_text())
@@ -105,7 +105,7 @@ def test_an_adapter_that_is_not_plain_lora_is_refused_by_the_name_of_the_field(
 
 
 @pytest.mark.parametrize("broken", [CONFIG_FILE, WEIGHTS_FILE])
-def test_a_missing_or_broken_file_is_refused(broken: str, adapter: LoraAdapter, tmp_path: Path) -> None:
+def test_a_missing_or_broken_file_is_refused(broken: str, adapter: AdapterWeights, tmp_path: Path) -> None:
     write_adapter(tmp_path, adapter)
     (tmp_path / broken).write_bytes(b"not what it was")
     with pytest.raises(AdapterError, match="no readable adapter"):

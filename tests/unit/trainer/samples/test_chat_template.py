@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.training import DistillBatchItem
-from claas_trainer.errors import InputError, SampleError
+from claas_trainer.errors import InputError, InvalidSampleError
 from claas_trainer.model.hub_tokenizer import HubTokenizer
 from claas_trainer.samples.chat_template import PromptOrigin, ServerChat
 from claas_trainer.samples.prompt_turns import Chat
@@ -131,7 +131,7 @@ def test_a_conversation_that_the_template_refuses_names_the_sample_and_the_cause
 ) -> None:
     model = chat_model(Kind(template, "<|im_end|>", ("<|im_start|>",)))
     good = item(user_prompt="hi")
-    with pytest.raises(SampleError) as caught:
+    with pytest.raises(InvalidSampleError) as caught:
         tokenise([good, item(**changes)], model, LIMITS)
     assert caught.value.field == "samples[1]"
     assert said in caught.value.message

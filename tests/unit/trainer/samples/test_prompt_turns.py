@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from claas_crds.v1alpha1.training import DistillBatchItem
-from claas_trainer.errors import SampleError
+from claas_trainer.errors import InvalidSampleError
 from claas_trainer.model.hub_tokenizer import HubTokenizer
 from claas_trainer.samples.hindsight import HEADING, SEPARATOR, hindsight_block
 from claas_trainer.samples.prompt_turns import Chat
@@ -214,11 +214,11 @@ def test_a_rebuilt_conversation_keeps_earlier_turns_and_the_thinking_setting() -
 
 
 def test_a_recorded_prompt_can_be_required() -> None:
-    def refused(**changes: object) -> SampleError:
+    def refused(**changes: object) -> InvalidSampleError:
         fields: dict[str, object] = {"user_prompt": "hi", "response": "ok", "feedback": "be short"}
         item = DistillBatchItem.model_validate(fields | changes)
         good = DistillBatchItem.model_validate(fields | {"prompt": WEATHER + ANSWER})
-        with pytest.raises(SampleError) as caught:
+        with pytest.raises(InvalidSampleError) as caught:
             tokenise([good, item], CHATML, LIMITS, require_recorded_prompt=True)
         return caught.value
 

@@ -9,7 +9,7 @@ import pytest
 
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.training import DistillBatchItem
-from claas_trainer.errors import InputError, SampleError
+from claas_trainer.errors import InputError, InvalidSampleError
 from claas_trainer.model.hub_tokenizer import HubTokenizer, read_tokenizer
 from claas_trainer.samples.chat_template import PromptOrigin, TemplateRenderer
 from claas_trainer.samples.hindsight import HEADING
@@ -94,7 +94,7 @@ def test_a_recorded_prompt_that_hides_the_user_s_text_gives_a_teacher_prompt_mad
 
 
 def test_a_hinted_prompt_that_is_too_long_for_the_model_names_the_sample(tokenizer: HubTokenizer) -> None:
-    with pytest.raises(SampleError) as caught:
+    with pytest.raises(InvalidSampleError) as caught:
         tokenise([item(), item(feedback="long " * 40)], tokenizer, ModelLimits(300, 220))
     assert caught.value.field == "samples[1].feedback"
 

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from claas_crds.v1alpha1.training import DistillBatchItem
-from claas_trainer.errors import SampleError
+from claas_trainer.errors import InvalidSampleError
 from claas_trainer.model.hub_tokenizer import HubTokenizer
 from claas_trainer.samples.hindsight import SEPARATOR, hindsight_block
 from claas_trainer.samples.reading import ModelLimits
@@ -152,5 +152,5 @@ def test_text_that_a_tokenizer_can_read_as_a_control_token_only_is_refused() -> 
     model = HubTokenizer(fast, frozenset({1}))
     with pytest.raises(ControlTextError):
         model.encode_pieces([Piece("hi <end> hi", from_user=True)], added(model))
-    with pytest.raises(SampleError, match=r"samples\[0\].response: spells a control token"):
+    with pytest.raises(InvalidSampleError, match=r"samples\[0\].response: spells a control token"):
         tokenise([batch_item(response="hi <end> hi")], model, LIMITS)

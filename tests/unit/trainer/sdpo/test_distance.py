@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from claas_trainer.forward.peft_model import attached
-from claas_trainer.model.lora import LoraAdapter
+from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.sdpo.batch import (
     StepSample,
     TokenBatch,
@@ -144,12 +144,12 @@ def test_a_move_in_any_single_sample_is_seen(
 
 
 def test_on_short_samples_it_is_the_exact_kl_over_all_response_tokens(
-    way: Way, base: PreTrainedModel, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, base: PreTrainedModel, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     result = step(way, adapter, samples, CONFIG, schedule=Schedule(micro_batch_tokens=40, tile_rows=3))
     each: list[list[Tensor]] = []
     for tensors in (adapter.tensors, result.state.masters):
-        with torch.no_grad(), attached(base, LoraAdapter(adapter.shape, tensors)) as model:
+        with torch.no_grad(), attached(base, AdapterWeights(adapter.shape, tensors)) as model:
             each.append([])
             for sample in samples:
                 ids = torch.tensor([[*sample.student_prompt_ids, *sample.response_ids]])

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from claas_trainer.forward.peft_model import attached, load_base
-from claas_trainer.model.lora import LoraAdapter, LoraShape, new_adapter
+from claas_trainer.model.lora import AdapterWeights, LoraShape, new_adapter
 from claas_trainer.sdpo.batch import StepSample, TokenBatch
 from claas_trainer.sdpo.losses.support import Support
 from claas_trainer.sdpo.optimizer import OptimizerState
@@ -60,7 +60,7 @@ def kl(p: Tensor, q: Tensor) -> float:
 
 
 def test_mistake_01_alpha_0_has_a_loss_and_a_gradient(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     """There, it was the limit of the divergence between the endpoints, which is 0."""
     at_zero = step(way, adapter, samples, dataclasses.replace(CONFIG, alpha=0.0, support=Support.FULL))
@@ -124,7 +124,7 @@ def test_mistake_04_mass_of_the_student_where_the_teacher_has_none_gets_a_gradie
 
 
 def test_mistake_05_logits_and_loss_are_float32_over_a_bfloat16_model(
-    model_folder: Path, adapter: LoraAdapter
+    model_folder: Path, adapter: AdapterWeights
 ) -> None:
     """There, all was bfloat16: at small gaps the gradient's cosine with float32's was between 0.52 and 0.72."""
     weights = host_weights(model_folder, torch.bfloat16)
@@ -161,7 +161,7 @@ def test_mistake_05_logits_and_loss_are_float32_over_a_bfloat16_model(
 
 
 def test_mistake_06_a_micro_batch_s_graph_is_gone_before_the_next_and_the_mean_is_over_all_tokens(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     """There, all graphs were kept until one backward: memory grew with the batch."""
     with way(adapter) as model:
@@ -184,7 +184,7 @@ def test_mistake_06_a_micro_batch_s_graph_is_gone_before_the_next_and_the_mean_i
 
 @pytest.mark.parametrize("weight", [0.0, 0.1])
 def test_mistake_07_without_a_kl_term_the_base_is_run_for_the_teacher_alone(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample], weight: float
+    way: Way, adapter: AdapterWeights, samples: list[StepSample], weight: float
 ) -> None:
     """There, a forward of the base was made for a term of weight 0."""
     with way(adapter) as model:
@@ -213,13 +213,13 @@ def test_mistake_10_the_width_of_a_head_is_the_configuration_s_own(head_dim: int
 
 
 def test_mistake_11_the_next_tenant_does_not_feel_the_last_one_s_adapter(
-    base: PreTrainedModel, model_folder: Path, adapter: LoraAdapter, samples: list[StepSample]
+    base: PreTrainedModel, model_folder: Path, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     """There, the base model was wrapped a second time and the last tenant's adapter stayed active in it."""
     others = learned(model_folder, ("q_proj", "v_proj"))
     weights = host_weights(model_folder)
 
-    def masters_of(model: PolicyModel, of: LoraAdapter) -> Tensor:
+    def masters_of(model: PolicyModel, of: AdapterWeights) -> Tensor:
         state = OptimizerState.fresh(of.tensors, model.layout)
         return sdpo_step(model, samples, CONFIG, state).state.vectors[next(iter(state.vectors))]
 
@@ -234,6 +234,6 @@ def test_mistake_11_the_next_tenant_does_not_feel_the_last_one_s_adapter(
     assert torch.equal(masters_of(decoder(weights, others), others), alone)
     # One model's next step is another state's, even of the same shape.
     model_of_both = decoder(weights, adapter)
-    halved = LoraAdapter(adapter.shape, {name: tensor / 2 for name, tensor in adapter.tensors.items()})
+    halved = AdapterWeights(adapter.shape, {name: tensor / 2 for name, tensor in adapter.tensors.items()})
     masters_of(model_of_both, halved)
     assert torch.equal(masters_of(model_of_both, adapter), masters_of(decoder(weights, adapter), adapter))

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from claas_trainer.forward.peft_model import AdaptedModel, attached
 from claas_trainer.forward.weights.host import HostWeights
-from claas_trainer.model.lora import LoraAdapter
+from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.sdpo.batch import StepSample, TokenBatch, micro_batches
 from claas_trainer.sdpo.errors import (
     InvalidBatchError,
@@ -73,7 +73,7 @@ def plain_gradient(
 
 @pytest.mark.parametrize(("alpha", "kl"), [(0.5, 0.0), (0.5, 0.2), (0.2, 0.0)])
 def test_loss_and_gradient_are_those_of_plain_autograd(
-    way: Way, base: PreTrainedModel, adapter: LoraAdapter, samples: list[StepSample], alpha: float, kl: float
+    way: Way, base: PreTrainedModel, adapter: AdapterWeights, samples: list[StepSample], alpha: float, kl: float
 ) -> None:
     config = dataclasses.replace(CONFIG, alpha=alpha, kl_reg_weight=kl, support=Support.FULL, is_clip=1.5)
     with attached(base, adapter) as model:
@@ -90,7 +90,7 @@ def test_loss_and_gradient_are_those_of_plain_autograd(
     ids=lambda schedule: f"{schedule.micro_batch_tokens}-{schedule.tile_rows}",
 )
 def test_micro_batches_and_tiles_change_nothing_but_rounding(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample], schedule: Schedule
+    way: Way, adapter: AdapterWeights, samples: list[StepSample], schedule: Schedule
 ) -> None:
     """All in one packed or padded forward, or each sample by itself."""
     usual = step(way, adapter, samples, CONFIG)
@@ -103,7 +103,7 @@ def test_micro_batches_and_tiles_change_nothing_but_rounding(
 
 
 def test_the_order_of_the_samples_changes_not_a_bit(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     usual = step(way, adapter, samples, CONFIG, schedule=SMALL)
     shuffled = random.Random(0).sample(samples, len(samples))
@@ -114,7 +114,7 @@ def test_the_order_of_the_samples_changes_not_a_bit(
 
 
 def test_the_same_input_and_seed_give_the_same_bytes(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     one = step(way, adapter, samples, CONFIG)
     torch.rand(3)
@@ -125,7 +125,7 @@ def test_the_same_input_and_seed_give_the_same_bytes(
 
 
 def test_two_steps_through_a_stored_state_are_two_steps_in_a_row(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     with way(adapter) as model:
         first = sdpo_step(model, samples, CONFIG, OptimizerState.fresh(adapter.tensors, model.layout))
@@ -139,7 +139,7 @@ def test_two_steps_through_a_stored_state_are_two_steps_in_a_row(
 
 
 def test_a_step_leaves_the_state_that_it_started_from_as_it_was(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     with way(adapter) as model:
         state = OptimizerState.fresh(adapter.tensors, model.layout)
@@ -150,7 +150,7 @@ def test_a_step_leaves_the_state_that_it_started_from_as_it_was(
 
 
 def test_a_step_writes_to_none_of_the_base_s_weights(
-    weights: HostWeights, adapter: LoraAdapter, samples: list[StepSample]
+    weights: HostWeights, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     """They may be a running server's own."""
 
@@ -167,7 +167,7 @@ def test_a_step_writes_to_none_of_the_base_s_weights(
 
 
 def test_a_step_moves_the_adapter_towards_the_teacher(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     state, losses = None, []
     for _ in range(8):
@@ -178,7 +178,9 @@ def test_a_step_moves_the_adapter_towards_the_teacher(
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_a_step_tells_which_micro_batch_it_is_at(way: Way, adapter: LoraAdapter, samples: list[StepSample]) -> None:
+def test_a_step_tells_which_micro_batch_it_is_at(
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+) -> None:
     told: list[tuple[int, int]] = []
     with way(adapter) as model:
         state = OptimizerState.fresh(adapter.tensors, model.layout)
@@ -190,7 +192,7 @@ def test_a_step_tells_which_micro_batch_it_is_at(way: Way, adapter: LoraAdapter,
 
 
 def test_a_step_of_one_micro_batch_has_places_to_rest_in_between_its_layers(
-    weights: HostWeights, adapter: LoraAdapter, samples: list[StepSample]
+    weights: HostWeights, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     model, rests = decoder(weights, adapter, checkpointed_layers=1), []
     model.before_layer = lambda: rests.append(True)
@@ -201,7 +203,7 @@ def test_a_step_of_one_micro_batch_has_places_to_rest_in_between_its_layers(
     assert len(rests) == 4 * weights.shape.layers
 
 
-def test_nothing_to_learn_moves_nothing(way: Way, fresh: LoraAdapter) -> None:
+def test_nothing_to_learn_moves_nothing(way: Way, fresh: AdapterWeights) -> None:
     """A teacher that saw no more than the student, and an adapter that still changes nothing."""
     sample = StepSample((3, 4, 5), (3, 4, 5), (6, 7))
     result = step(way, fresh, [sample], dataclasses.replace(CONFIG, weight_decay=0.0))
@@ -211,7 +213,7 @@ def test_nothing_to_learn_moves_nothing(way: Way, fresh: LoraAdapter) -> None:
 
 
 def test_samples_without_recorded_logprobs_have_ratio_one(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     unrecorded = [dataclasses.replace(sample, old_logprobs=None) for sample in samples]
     metrics = step(way, adapter, unrecorded, CONFIG).metrics
@@ -219,7 +221,7 @@ def test_samples_without_recorded_logprobs_have_ratio_one(
     assert metrics.loss == pytest.approx(metrics.divergence)
 
 
-def test_ratios_are_clipped_and_reported(way: Way, adapter: LoraAdapter) -> None:
+def test_ratios_are_clipped_and_reported(way: Way, adapter: AdapterWeights) -> None:
     sample = StepSample((3, 4), (3, 4, 9), (5, 6, 7, 8), old_logprobs=(-60.0, -60.0, -0.0, -0.0))
     metrics = step(way, adapter, [sample], dataclasses.replace(CONFIG, is_clip=2.0)).metrics
     assert metrics.ratio_max == 2
@@ -228,7 +230,7 @@ def test_ratios_are_clipped_and_reported(way: Way, adapter: LoraAdapter) -> None
 
 
 def test_the_gradient_is_clipped_by_its_global_norm(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     free = step(way, adapter, samples, CONFIG)
     limit = free.metrics.grad_norm / 10
@@ -238,7 +240,7 @@ def test_the_gradient_is_clipped_by_its_global_norm(
 
 
 def watched_step(
-    way: Way, adapter: LoraAdapter, samples: Sequence[StepSample], watch: Callable[..., Watched], **options: object
+    way: Way, adapter: AdapterWeights, samples: Sequence[StepSample], watch: Callable[..., Watched], **options: object
 ) -> Watched:
     """A step whose model was wrapped by `watch`."""
     with way(adapter) as model:
@@ -250,7 +252,7 @@ def watched_step(
 
 
 def test_the_model_is_cleared_after_a_step_and_after_one_that_failed(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     assert watched_step(way, adapter, samples, Watched).cleared
 
@@ -266,7 +268,7 @@ def test_the_model_is_cleared_after_a_step_and_after_one_that_failed(
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_fails_and_gives_nothing(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample], poison: float
+    way: Way, adapter: AdapterWeights, samples: list[StepSample], poison: float
 ) -> None:
     spoilt = {name: tensor.clone() for name, tensor in adapter.tensors.items()}
     next(iter(spoilt.values()))[0, 0] = poison
@@ -280,7 +282,7 @@ def test_a_loss_that_is_no_number_fails_and_gives_nothing(
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_gradient_that_is_no_number_fails_and_gives_nothing(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample], poison: float
+    way: Way, adapter: AdapterWeights, samples: list[StepSample], poison: float
 ) -> None:
     with way(adapter) as model:
         watched = Watched(model, gradients=lambda gradient: gradient * poison)
@@ -291,7 +293,7 @@ def test_a_gradient_that_is_no_number_fails_and_gives_nothing(
 
 
 def test_a_step_that_moves_the_policy_too_far_fails(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     moved = step(way, adapter, samples, CONFIG).metrics.kl_to_parent
     assert moved > 0
@@ -301,7 +303,7 @@ def test_a_step_that_moves_the_policy_too_far_fails(
 
 
 def test_an_update_to_a_policy_that_is_no_number_fails(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     with pytest.raises(NonFiniteError, match="updated policy"):
         step(way, adapter, samples, dataclasses.replace(CONFIG, learning_rate=1e30))
@@ -309,7 +311,7 @@ def test_an_update_to_a_policy_that_is_no_number_fails(
 
 @pytest.mark.parametrize(("times", "at"), [(1, 0), (1, 1), (3, 1)])
 def test_where_memory_runs_out_the_step_begins_again_in_smaller_pieces_and_counts_nothing_twice(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample], times: int, at: int
+    way: Way, adapter: AdapterWeights, samples: list[StepSample], times: int, at: int
 ) -> None:
     usual = step(way, adapter, samples, CONFIG)
     told: list[tuple[int, int]] = []
@@ -336,7 +338,7 @@ def test_where_memory_runs_out_the_step_begins_again_in_smaller_pieces_and_count
 
 
 def test_memory_that_suffices_for_nothing_is_an_error_and_not_an_endless_loop(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     def full(batch: TokenBatch) -> None:
         raise torch.OutOfMemoryError
@@ -356,14 +358,14 @@ def test_a_schedule_is_halved_until_nothing_is_left_to_halve() -> None:
     assert seen == [(8, 3), (4, 1), (2, 1), (1, 1)]
 
 
-def test_another_adapters_state_is_refused(way: Way, adapter: LoraAdapter, samples: list[StepSample]) -> None:
+def test_another_adapters_state_is_refused(way: Way, adapter: AdapterWeights, samples: list[StepSample]) -> None:
     foreign = OptimizerState.fresh({"somebody.else": torch.zeros(2)})
     with pytest.raises(OptimizerStateError, match="belongs to another adapter"):
         step(way, adapter, samples, CONFIG, foreign)
 
 
 def test_a_state_in_another_order_is_never_taken_for_one_in_the_model_s(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     """Vectors of one length whose tensors stand elsewhere would scramble the adapter without a word."""
     usual = step(way, adapter, samples, CONFIG)
@@ -389,13 +391,13 @@ GOOD = StepSample((1, 2), (1, 2, 3), (4, 5), (-0.5, -0.5))
     ],
 )
 def test_a_sample_that_cannot_be_trained_on_is_named_by_index_and_field(
-    way: Way, adapter: LoraAdapter, bad: StepSample, said: str
+    way: Way, adapter: AdapterWeights, bad: StepSample, said: str
 ) -> None:
     with pytest.raises(InvalidBatchError, match=said):
         step(way, adapter, [GOOD, bad], CONFIG)
 
 
-def test_an_empty_batch_is_refused(way: Way, adapter: LoraAdapter) -> None:
+def test_an_empty_batch_is_refused(way: Way, adapter: AdapterWeights) -> None:
     with pytest.raises(InvalidBatchError, match="samples: empty"):
         step(way, adapter, [], CONFIG)
 
@@ -429,7 +431,7 @@ def test_the_defaults_are_those_that_claas_users_know() -> None:
 
 
 def test_a_support_larger_than_the_vocabulary_is_the_full_one(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     wide = step(way, adapter, samples, dataclasses.replace(CONFIG, teacher_top_k=100))
     full = step(way, adapter, samples, dataclasses.replace(CONFIG, support=Support.FULL))

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from claas_trainer.forward.peft_model import attached
-from claas_trainer.model.lora import LoraAdapter
+from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.sdpo.batch import StepSample
 from claas_trainer.sdpo.errors import InvalidConfigError
 from claas_trainer.sdpo.losses.support import Support
@@ -37,7 +37,7 @@ CONFIG = StepConfig(learning_rate=1e-2, support=Support.FULL, max_grad_norm=0, a
 
 def taught_by(
     base: PreTrainedModel,
-    adapter: LoraAdapter,
+    adapter: AdapterWeights,
     samples: Sequence[StepSample],
     teacher: Callable[[Any, Tensor], Tensor],
 ) -> tuple[float, Tensor]:
@@ -96,7 +96,7 @@ def assert_taught(result: StepResult, loss: float, wanted: Tensor) -> None:
 def test_a_first_step_is_taught_by_the_teachers_hinted_logits(
     way: Way,
     base: PreTrainedModel,
-    adapter: LoraAdapter,
+    adapter: AdapterWeights,
     unrecorded: list[StepSample],
     teacher: Teacher,
     logits: Callable[[Any, Tensor], Tensor],
@@ -106,7 +106,7 @@ def test_a_first_step_is_taught_by_the_teachers_hinted_logits(
 
 
 def test_a_trust_region_without_extent_is_the_frozen_teacher_bit_for_bit(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     frozen = step(way, adapter, samples, CONFIG)
     nowhere = step(way, adapter, samples, CONFIG, teacher=TrustRegionTeacher(0.0))
@@ -115,7 +115,7 @@ def test_a_trust_region_without_extent_is_the_frozen_teacher_bit_for_bit(
 
 
 def test_the_average_starts_from_the_masters_and_follows_them_at_its_rate(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     rate = 0.3
     with way(adapter) as model:
@@ -129,12 +129,12 @@ def test_the_average_starts_from_the_masters_and_follows_them_at_its_rate(
 
 
 def test_later_steps_are_taught_by_the_average_and_not_by_the_student_or_the_base(
-    way: Way, base: PreTrainedModel, adapter: LoraAdapter, unrecorded: list[StepSample]
+    way: Way, base: PreTrainedModel, adapter: AdapterWeights, unrecorded: list[StepSample]
 ) -> None:
     teacher = AverageTeacher(0.3)
     config = dataclasses.replace(CONFIG, beta1=0.0)
     state = step(way, adapter, unrecorded, config, teacher=teacher).state
-    now = LoraAdapter(adapter.shape, state.masters)
+    now = AdapterWeights(adapter.shape, state.masters)
     average = state.named(Part.AVERAGE)
 
     def average_logits(peft: Any, ids: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ def test_later_steps_are_taught_by_the_average_and_not_by_the_student_or_the_bas
 
 
 def test_the_average_is_stored_and_restored_with_the_state(
-    way: Way, adapter: LoraAdapter, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
 ) -> None:
     teacher = AverageTeacher(0.3)
     with way(adapter) as model:
@@ -176,7 +176,9 @@ def test_the_average_is_stored_and_restored_with_the_state(
     )
 
 
-def test_a_teacher_without_an_average_keeps_none(way: Way, adapter: LoraAdapter, samples: list[StepSample]) -> None:
+def test_a_teacher_without_an_average_keeps_none(
+    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+) -> None:
     averaged = step(way, adapter, samples, CONFIG, teacher=AverageTeacher(0.3)).state
     assert Part.AVERAGE in averaged.vectors
     assert Part.AVERAGE not in step(way, adapter, samples, CONFIG, averaged).state.vectors
@@ -194,7 +196,7 @@ def test_a_teacher_without_an_average_keeps_none(way: Way, adapter: LoraAdapter,
 @pytest.mark.parametrize("kl_weight", [0.0, 0.1])
 def test_each_teacher_costs_its_own_forwards_and_no_others(
     way: Way,
-    adapter: LoraAdapter,
+    adapter: AdapterWeights,
     samples: list[StepSample],
     teacher: Teacher,
     forwards: list[str],

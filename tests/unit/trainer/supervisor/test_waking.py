@@ -10,7 +10,7 @@ from claas_trainer.messages.events import PauseAnnounced, PauseConfirmed
 from claas_trainer.paths import Paths
 from claas_trainer.supervisor import waking
 from claas_trainer.supervisor.waking import wake_announced
-from claas_trainer.supervisor.watch import Watch
+from claas_trainer.supervisor.watch import WorkerState
 from claas_vllm_client import VllmClient, resume_serving
 from tests.unit.trainer.conftest import document
 from tests.unit.trainer.sleeping_server import sleeping_server
@@ -30,7 +30,7 @@ async def test_a_fault_of_our_own_at_one_server_leaves_no_other_asleep(
         assert serving is not None
         other = serving.pods[0].model_copy(update={"name": "vllm-1", "url": sound.url})
         serving = serving.model_copy(update={"pods": [*serving.pods, other]})
-        watch = Watch(lambda: 0.0)
+        watch = WorkerState(lambda: 0.0)
         for pod in serving.pods:
             watch.take(PauseAnnounced(pod=pod.name, url=pod.url, at=datetime(2026, 1, 1, tzinfo=UTC)))
             watch.take(PauseConfirmed(url=pod.url))

@@ -26,7 +26,7 @@ from claas_trainer.store.verdict import VERDICT_FILE
 from claas_trainer.store.versions import StoredVersion, VersionStore
 
 if TYPE_CHECKING:
-    from claas_trainer.model.lora import LoraAdapter
+    from claas_trainer.model.lora import AdapterWeights
 
 _SEEDS = 2**31
 
@@ -60,7 +60,7 @@ def initialise(document: TrainerInput, paths: Paths, reporter: Reporter) -> Trai
     return TrainerResult(succeeded=True, version=published, already_published=already)
 
 
-def _adapter(document: TrainerInput, paths: Paths) -> tuple[LoraAdapter, Path]:
+def _adapter(document: TrainerInput, paths: Paths) -> tuple[AdapterWeights, Path]:
     """An adapter without effect, and the base model's folder. Raises InputError."""
     # Imported here, because an adapter that has a version usually does not need them.
     with first_import_of("claas_trainer.model.lora"):

@@ -12,7 +12,7 @@ from claas_contract.input import ServingTarget
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.lora_adapter import HandoverKind
 from claas_crds.v1alpha1.training import TeacherKind
-from claas_trainer.engines.base import Readiness
+from claas_trainer.engines.base import EngineReadiness
 from claas_trainer.errors import EngineError
 from claas_trainer.store.record import VersionRecord
 
@@ -23,7 +23,7 @@ CERTAINTY = 1.5
 
 
 def check_pause(
-    parent: VersionRecord, ready: Readiness, tokens: int, teacher: TeacherKind, serving: ServingTarget | None
+    parent: VersionRecord, ready: EngineReadiness, tokens: int, teacher: TeacherKind, serving: ServingTarget | None
 ) -> None:
     """Raises EngineError (MAX_PAUSE_EXCEEDED) if the step certainly needs a longer pause than allowed."""
     if serving is None or serving.handover is not HandoverKind.SLEEP or not serving.pods:
@@ -41,7 +41,7 @@ def check_pause(
     )
 
 
-def pause_seconds(parent: VersionRecord, ready: Readiness, tokens: int, teacher: TeacherKind) -> float | None:
+def pause_seconds(parent: VersionRecord, ready: EngineReadiness, tokens: int, teacher: TeacherKind) -> float | None:
     """Estimated pause of a step; None if the parent's step is not comparable."""
     timings, step = parent.timings, parent.local
     alike = (

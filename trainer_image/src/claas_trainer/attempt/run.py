@@ -41,8 +41,7 @@ from claas_trainer.store.versions import StoredVersion, VersionStore
 
 
 async def run(document: TrainerInput, paths: Paths, reporter: Reporter) -> TrainerResult:
-    """Take the step, unless an earlier attempt has, and put its version into service. Raises TrainerError.
-    """
+    """Take the step, unless an earlier attempt has, and put its version into service. Raises TrainerError."""
     began = time.monotonic()
     task = RunInput.of(document)
     store = VersionStore(paths.adapter_folder(document.storage_path))

@@ -31,7 +31,7 @@ class EngineTask:
 
 
 @dataclass(frozen=True)
-class Readiness:
+class EngineReadiness:
     """Properties of a step that are known after `prepare`."""
 
     version_bytes: int
@@ -65,7 +65,7 @@ class TrainingEngine(ABC):
     """
 
     @abstractmethod
-    async def prepare(self, payload: DistillBatchRequestPayload, task: EngineTask) -> Readiness:
+    async def prepare(self, payload: DistillBatchRequestPayload, task: EngineTask) -> EngineReadiness:
         """Prepare as much as possible while serving goes on."""
 
     async def acquire(self) -> None:

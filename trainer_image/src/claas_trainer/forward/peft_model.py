@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from claas_trainer.forward.weights.finite import ADVICE, is_finite
 from claas_trainer.model.errors import model_errors
-from claas_trainer.model.lora import LoraAdapter, published_name, wrap
+from claas_trainer.model.lora import AdapterWeights, published_name, wrap
 from claas_trainer.sdpo.batch import TokenBatch
 from claas_trainer.sdpo.errors import AdapterError, WeightsError
 from claas_trainer.sdpo.parameters import AdapterParameters, Layout
@@ -186,7 +186,7 @@ def load_base(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel
 
 
 @contextmanager
-def attached(base: PreTrainedModel, adapter: LoraAdapter) -> Iterator[AdaptedModel]:
+def attached(base: PreTrainedModel, adapter: AdapterWeights) -> Iterator[AdaptedModel]:
     """Context manager: the base model with the adapter attached, removed again on exit.
 
     Raises:
@@ -210,7 +210,7 @@ def attached(base: PreTrainedModel, adapter: LoraAdapter) -> Iterator[AdaptedMod
         _detach(base, peft, head)
 
 
-def _fill(parameters: dict[str, nn.Parameter], adapter: LoraAdapter) -> None:
+def _fill(parameters: dict[str, nn.Parameter], adapter: AdapterWeights) -> None:
     differing = sorted(parameters.keys() ^ adapter.tensors.keys())
     if differing:
         side = "lacks" if differing[0] in parameters else "has an unknown"

@@ -60,7 +60,7 @@ class LoraShape:
 
 
 @dataclass(frozen=True)
-class LoraAdapter:
+class AdapterWeights:
     """An adapter: its shape, and its tensors by published name."""
 
     shape: LoraShape
@@ -77,7 +77,7 @@ def adapted_modules(tensors: Iterable[str]) -> list[str]:
     return sorted({match[1] for name in tensors if (match := _TENSOR_NAME.fullmatch(name))})
 
 
-def wrap(base: PreTrainedModel, adapter: LoraAdapter) -> PeftModel:
+def wrap(base: PreTrainedModel, adapter: AdapterWeights) -> PeftModel:
     """Injects a new float32 LoRA adapter into the base model, on the modules for which the given one has tensors.
 
     Raises:
@@ -102,7 +102,7 @@ def wrap(base: PreTrainedModel, adapter: LoraAdapter) -> PeftModel:
         raise AdapterError(f"the adapter's modules, such as {modules[0]}: {error}") from error
 
 
-def new_adapter(model_folder: Path, shape: LoraShape, seed: int) -> LoraAdapter:
+def new_adapter(model_folder: Path, shape: LoraShape, seed: int) -> AdapterWeights:
     """An adapter that has no effect yet: A uniform as in a linear layer's default, B zero; float32.
 
     The base model is created from its configuration on the meta device; no weights are read.
@@ -133,10 +133,10 @@ def new_adapter(model_folder: Path, shape: LoraShape, seed: int) -> LoraAdapter:
             tensor.uniform_(-bound, bound, generator=generator)
         tensors[name] = tensor
     targets = short_names((name for name, _ in base.named_modules()), layers)
-    return LoraAdapter(LoraShape(shape.rank, shape.alpha, targets), tensors)
+    return AdapterWeights(LoraShape(shape.rank, shape.alpha, targets), tensors)
 
 
-def write_adapter(folder: Path, adapter: LoraAdapter) -> None:
+def write_adapter(folder: Path, adapter: AdapterWeights) -> None:
     """Writes PEFT's two files into an existing folder; the tensors keep their dtype."""
     (folder / CONFIG_FILE).write_bytes(config_file(adapter.shape))
     tensors = {name: adapter.tensors[name].contiguous() for name in sorted(adapter.tensors)}
@@ -160,7 +160,7 @@ def config_file(shape: LoraShape) -> bytes:
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
 
 
-def read_adapter(folder: Path) -> LoraAdapter:
+def read_adapter(folder: Path) -> AdapterWeights:
     """Reads an adapter from PEFT's two files, of this or another trainer, with float32 tensors.
 
     Raises:
@@ -186,4 +186,4 @@ def read_adapter(folder: Path) -> LoraAdapter:
     elif not isinstance(targets, str):
         raise AdapterError(f"{folder / CONFIG_FILE}: target_modules must be a list of names, or text")
     shape = LoraShape(rank, alpha, targets)
-    return LoraAdapter(shape, {name: tensor.float() for name, tensor in sorted(tensors.items())})
+    return AdapterWeights(shape, {name: tensor.float() for name, tensor in sorted(tensors.items())})

@@ -31,7 +31,7 @@ def _read(config: Mapping[str, object], head_dim: int, context: int) -> Rope:
     # Quick to import, unlike the configuration classes of models.
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, RotaryEmbeddingConfigMixin
 
-    class Settings(RotaryEmbeddingConfigMixin):  # type: ignore[misc]
+    class RopeSettings(RotaryEmbeddingConfigMixin):  # type: ignore[misc]
         """The part of a configuration that RoPE depends on, combined in transformers' order."""
 
         def __init__(self) -> None:
@@ -44,7 +44,7 @@ def _read(config: Mapping[str, object], head_dim: int, context: int) -> Rope:
                 if key in config:
                     setattr(self, key, config[key])
 
-    settings = Settings()
+    settings = RopeSettings()
     found = settings.rope_parameters
     if not isinstance(found, dict) or any(isinstance(value, Mapping) for value in found.values()):
         raise UnsupportedModelError("rope_parameters differ by layer")

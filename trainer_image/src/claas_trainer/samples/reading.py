@@ -9,7 +9,7 @@ from pathlib import Path
 
 from claas_crds.samples import documents as sample_documents
 from claas_crds.v1alpha1.training import DistillBatchItem
-from claas_trainer.errors import InputError, SampleError
+from claas_trainer.errors import InputError, InvalidSampleError
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def read_samples(path: Path) -> list[DistillBatchItem]:
     try:
         return sample_documents.read_document(data)
     except sample_documents.SampleError as error:
-        raise SampleError(error.place, error.message) from None
+        raise InvalidSampleError(error.place, error.message) from None
 
 
 def _as_it_is_spelled(path: Path) -> Path:
@@ -44,7 +44,7 @@ def check_against_model(index: int, sample: DistillBatchItem, limits: ModelLimit
         ids: list[int] = getattr(sample, field)
         for position, token in enumerate(ids):
             if not 0 <= token < limits.vocabulary_size:
-                raise SampleError(
+                raise InvalidSampleError(
                     f"samples[{index}].{field}[{position}]",
                     f"is outside the model's vocabulary (0 to {limits.vocabulary_size - 1}); record rollouts with the"
                     " adapter's own base model",
@@ -54,7 +54,7 @@ def check_against_model(index: int, sample: DistillBatchItem, limits: ModelLimit
 def check_length(index: int, field: str, tokens: int, limits: ModelLimits) -> None:
     """Checks that a prompt with its response fits the model's context. Raises SampleError."""
     if tokens > limits.context_tokens:
-        raise SampleError(
+        raise InvalidSampleError(
             f"samples[{index}].{field}",
             f"is {tokens} tokens long with its response and the model's context is {limits.context_tokens};"
             " shorten or leave out this sample",

@@ -10,7 +10,7 @@ from typing import Protocol
 from claas_contract.engine import TokenisedSample
 from claas_crds.v1alpha1.distill_job import SampleCounts
 from claas_crds.v1alpha1.training import DistillBatchItem
-from claas_trainer.errors import SampleError, not_found
+from claas_trainer.errors import InvalidSampleError, not_found
 from claas_trainer.samples.chat_template import (
     ChatRenderer,
     ChatTemplateError,
@@ -89,7 +89,9 @@ def tokenise(
         except ChatTemplateError as error:
             if error.by_itself:
                 raise not_found(f"the chat template can't be used: {error.message}") from None
-            raise SampleError(f"samples[{index}]", f"{error.message}; record the prompt (prompt_token_ids)") from None
+            raise InvalidSampleError(
+                f"samples[{index}]", f"{error.message}; record the prompt (prompt_token_ids)"
+            ) from None
         _check_lengths(index, sample, limits)
         samples.append(sample)
         origins.append(origin)
@@ -103,7 +105,7 @@ def _tokenise(
 ) -> tuple[TokenisedSample, PromptOrigin, TeacherPrompt]:
     recorded = bool(item.prompt_token_ids or item.prompt)
     if require_recorded_prompt and not recorded:
-        raise SampleError(
+        raise InvalidSampleError(
             f"samples[{index}].prompt_token_ids",
             "is missing, and training.require_recorded_prompt is set; record the prompt with the answer",
         )
@@ -111,9 +113,9 @@ def _tokenise(
     try:
         teacher, how = prompts.teacher(item)
     except ControlTextError:
-        raise SampleError(f"samples[{index}].feedback", _CONTROL_TEXT) from None
+        raise InvalidSampleError(f"samples[{index}].feedback", _CONTROL_TEXT) from None
     if require_recorded_prompt and how is TeacherPrompt.REBUILT:
-        raise SampleError(
+        raise InvalidSampleError(
             f"samples[{index}].user_prompt",
             "is not the last message of a user in the recorded prompt, and training.require_recorded_prompt is set;"
             " give that message as it was sent",
@@ -121,7 +123,7 @@ def _tokenise(
     try:
         response = item.response_token_ids or prompts.response(item.response)
     except ControlTextError:
-        raise SampleError(f"samples[{index}].response", _CONTROL_TEXT) from None
+        raise InvalidSampleError(f"samples[{index}].response", _CONTROL_TEXT) from None
     # Rounding may put a value slightly above 0.
     logprobs = tuple(min(value, 0.0) for value in item.response_logprobs)
     sample = TokenisedSample(
@@ -138,10 +140,10 @@ _CONTROL_TEXT = "spells a control token that this tokenizer can't read as text; 
 
 def _check_lengths(index: int, sample: TokenisedSample, limits: ModelLimits) -> None:
     if not sample.response_ids:
-        raise SampleError(f"samples[{index}].response", "has no tokens")
+        raise InvalidSampleError(f"samples[{index}].response", "has no tokens")
     for field, prompt in (("user_prompt", sample.student_prompt_ids), ("feedback", sample.teacher_prompt_ids)):
         if not prompt:
-            raise SampleError(f"samples[{index}].{field}", "has no tokens")
+            raise InvalidSampleError(f"samples[{index}].{field}", "has no tokens")
         check_length(index, field, len(prompt) + len(sample.response_ids), limits)
 
 

@@ -1,8 +1,8 @@
-"""How far the attempts at a job came: a file for each job in `<root>/journal/`, a line for each thing done.
+"""The run journal of a job: a file in `<root>/journal/`, with a line for each thing that its attempts have done.
 
-The versions alone decide what a job has published. The journal tells the next attempt, and whoever looks for the
-job's version, what is done already. A line is appended and synced when the thing is done; one that a crash cut short
-is passed over. A volume that takes no line costs the line and never the step. No line holds a sample's text.
+Only the versions decide what a job has published. The journal tells the next attempt, and the recovery, what was done
+already. A line is appended and synced when the thing is done; a line truncated by a crash is ignored. A line that
+can't be written does not stop the step. No line holds a sample's text.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from claas_trainer.store.errors import errno_name
 
 JOURNAL_FOLDER = "journal"
 KEPT_JOURNALS = 64
-"""Of jobs that published nothing: so many files, the ones written last."""
+"""Number of journals kept of jobs that published nothing: the last ones written."""
 _READ_BYTES = 64 * 1024
-"""Of a file's end; the lines of hundreds of attempts."""
+"""Bytes read from a file's end; enough for hundreds of attempts."""
 _FOLDER_MODE = 0o2775
 _FILE_MODE = 0o664
 
 
 class _Entry(BaseModel):
-    """A line. A newer trainer may add fields and kinds; older ones pass over what they do not know."""
+    """A line. A newer trainer may add fields and kinds; older ones ignore unknown ones."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -50,13 +50,13 @@ class AttemptBegun(_Entry):
 
 
 class StepTaken(_Entry):
-    """The step is done, and serving goes on; nothing is published yet."""
+    """The step was taken, and serving goes on; nothing is published yet."""
 
     kind: Literal["step-taken"] = "step-taken"
 
 
 class VersionPublished(_Entry):
-    """The version is on the volume, whole. `attempt` is the one that says so."""
+    """The version is published. `attempt` is the attempt that reports it."""
 
     kind: Literal["published"] = "published"
     version: int
@@ -67,19 +67,19 @@ _ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
 
 class RunJournal:
-    """The journal of one job. Nothing here raises for a volume's sake."""
+    """The journal of one job. Errors of the volume are never raised."""
 
     def __init__(self, root: Path, job_uid: str) -> None:
         """`root`: the adapter's folder."""
         self.path = root / JOURNAL_FOLDER / _file_name(job_uid)
 
     def entries(self) -> tuple[Entry, ...]:
-        """What it says, oldest first; empty where it can't be read."""
+        """The entries, oldest first; empty if unreadable."""
         return _read(self.path)
 
     def keep(self, entry: Entry) -> None:
-        """Append an entry, durable when this returns; where the volume takes none, the log says so."""
-        # The first line break ends a line that a crash cut short.
+        """Append an entry, durable on return; a failure is logged."""
+        # The first line break ends a line truncated by a crash.
         line = b"\n" + _ENTRY.dump_json(entry) + b"\n"
         try:
             new = not self.path.exists()
@@ -92,9 +92,8 @@ class RunJournal:
             log("journal-not-kept", path=str(self.path), kind=entry.kind, why=errno_name(error))
 
     def prune_others(self) -> None:
-        """Remove the journals of jobs that have published, and of others all but the last `KEPT_JOURNALS`.
-
-        Called before a step: the operator lets none begin before it knows what the jobs before have published.
+        """Delete the journals of jobs that have published, and of others all but the last `KEPT_JOURNALS`. Called
+        before a step, which the operator does not start before earlier jobs are accounted for.
         """
         folder = self.path.parent
         try:
@@ -106,14 +105,14 @@ class RunJournal:
                 if done or unpublished > KEPT_JOURNALS:
                     path.unlink()
         except FileNotFoundError:
-            # There is no journal yet, or somebody else removed one; what is left goes the next time.
+            # There is no journal yet, or another process deleted one; the rest is deleted next time.
             return
         except OSError as error:
             log("journal-not-pruned", path=str(folder), why=errno_name(error))
 
 
 def story(entries: Sequence[Entry]) -> str:
-    """How far the last attempt came, for people; empty where no attempt began."""
+    """Progress of the last attempt, for people; empty if no attempt started."""
     begun = next((entry for entry in reversed(entries) if isinstance(entry, AttemptBegun)), None)
     if begun is None:
         return ""
@@ -153,7 +152,7 @@ def _entry(line: bytes) -> Entry | None:
 
 
 def _make_folder(folder: Path) -> None:
-    """Servers of other users read beside it, and trainers of other users may write there."""
+    """Readable by servers and writable by trainers with other user ids."""
     if not folder.exists():
         folder.mkdir()
         folder.chmod(_FOLDER_MODE)

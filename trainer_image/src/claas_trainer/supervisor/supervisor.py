@@ -34,7 +34,7 @@ from claas_trainer.serving.pods import trust_in
 from claas_trainer.supervisor.cgroup_memory import oom_kills
 from claas_trainer.supervisor.environment import worker_environment
 from claas_trainer.supervisor.waking import wake_announced
-from claas_trainer.supervisor.watch import Watch
+from claas_trainer.supervisor.watch import WorkerState
 from claas_trainer.transport.pod import Channel
 
 _LINE_LIMIT_BYTES = 1024 * 1024
@@ -75,7 +75,7 @@ class _Supervisor:
         self._document = document
         self._paths = paths
         self._command = command
-        self._watch = Watch(time.monotonic)
+        self._watch = WorkerState(time.monotonic)
         self._news = asyncio.Event()
         self._told_to_end = False
         self._lost: list[str] = []

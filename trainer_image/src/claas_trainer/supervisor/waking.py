@@ -10,14 +10,14 @@ from claas_trainer.errors import TrainerError
 from claas_trainer.logs import log
 from claas_trainer.paths import Paths
 from claas_trainer.serving.pods import ServingPod, connect
-from claas_trainer.supervisor.watch import Watch
+from claas_trainer.supervisor.watch import WorkerState
 from claas_vllm_client import ServerGone, ensure_awake, resume_serving
 
 _WAKE_TIMEOUT_SECONDS = 60.0
 _LATE_PAUSE_CHECK_SECONDS = (0.5, 1.5)
 
 
-async def wake_announced(serving: ServingTarget | None, paths: Paths, watch: Watch) -> list[str]:
+async def wake_announced(serving: ServingTarget | None, paths: Paths, watch: WorkerState) -> list[str]:
     """Wake every server that the worker announced and did not report awake; returns the names of those that stay
     asleep."""
     announced = dict(watch.announced)

@@ -23,7 +23,7 @@ from claas_trainer.messages.events import (
 
 
 @dataclass
-class Watch:
+class WorkerState:
     """Phase of the worker, and the servers that it may have paused. `clock` returns monotonic seconds."""
 
     clock: Callable[[], float]

@@ -21,13 +21,13 @@ from claas_trainer.forward.weights.layout import (
     slices,
     stored_tensors,
 )
-from claas_trainer.model.lora import LoraAdapter
+from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.model.shape import ModelShape
 from claas_trainer.sdpo.errors import UnsupportedModelError
 from claas_trainer.store.versions import StoredVersion
 
 
-def check_decoder(shape: ModelShape, adapter: LoraAdapter, longest: int) -> None:
+def check_decoder(shape: ModelShape, adapter: AdapterWeights, longest: int) -> None:
     """Checks that the trainer's own forward can compute this adapter on sequences of this many tokens.
 
     Raises:

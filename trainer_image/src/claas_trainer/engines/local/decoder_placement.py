@@ -15,7 +15,7 @@ from claas_trainer.forward.transformer.plan import Footprint, MemoryPlan, plan_m
 from claas_trainer.forward.transformer.warm_up import WarmUp
 from claas_trainer.forward.weights.source import WeightSource
 from claas_trainer.logs import log
-from claas_trainer.model.lora import LoraAdapter
+from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.sdpo.losses.support import Support
 from claas_trainer.sdpo.optimizer import OptimizerState
 from claas_trainer.sdpo.step import Schedule, sdpo_step
@@ -35,7 +35,7 @@ class DecoderPlacement(Placement):
     def __init__(
         self,
         weights: WeightSource,
-        adapter: LoraAdapter,
+        adapter: AdapterWeights,
         inputs: SdpoInput,
         residue_bytes: int | None,
         published_dtype: torch.dtype | None,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from claas_contract.engine import DistillBatchRequestPayload, DistillResponse
 from claas_contract.outcome import FailureReason
 from claas_trainer.engines.base import (
+    EngineReadiness,
     EngineTask,
-    Readiness,
     TrainedVersion,
     TrainingEngine,
 )
@@ -32,7 +32,7 @@ class LocalEngine(TrainingEngine):
         self._resources = ExitStack()
         self._prepared: PreparedTraining | None = None
 
-    async def prepare(self, payload: DistillBatchRequestPayload, task: EngineTask) -> Readiness:
+    async def prepare(self, payload: DistillBatchRequestPayload, task: EngineTask) -> EngineReadiness:
         if payload.save_in_place:
             raise InputError(
                 "save_in_place: the local engine makes a new version beside its parent, which a rollback may need;"

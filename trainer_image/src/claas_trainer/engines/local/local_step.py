@@ -12,7 +12,7 @@ import torch
 from claas_contract.engine import OWN_FILES, DistillBatchRequestPayload, TokenisedSample
 from claas_contract.outcome import FailureReason
 from claas_trainer.engines.access import WeightAccess
-from claas_trainer.engines.base import EngineTask, Readiness, TrainedVersion
+from claas_trainer.engines.base import EngineReadiness, EngineTask, TrainedVersion
 from claas_trainer.engines.local.base_model import base_fingerprint, check_base, check_decoder
 from claas_trainer.engines.local.decoder_placement import DecoderPlacement
 from claas_trainer.engines.local.device import device_name, step_device
@@ -30,7 +30,7 @@ from claas_trainer.libraries import library_versions
 from claas_trainer.logs import log
 from claas_trainer.model.config import read_config
 from claas_trainer.model.config_shape import read_shape
-from claas_trainer.model.lora import LoraAdapter
+from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.model.shape import ModelShape
 from claas_trainer.sdpo.batch import StepSample, digest
 from claas_trainer.sdpo.errors import UnsupportedModelError
@@ -68,10 +68,10 @@ class PreparedTraining:
         self._fit: Fit | None = None
         self._result: StepResult | None = None
 
-    def describe(self) -> Readiness:
+    def describe(self) -> EngineReadiness:
         """Properties for the attempt."""
         each = _vectors(self._inputs) * _MASTER_BYTES + self._placement.published_dtype.itemsize
-        return Readiness(
+        return EngineReadiness(
             self._state.layout.elements * each,
             self._placement.gpu,
             device=device_name(self._placement.device),
@@ -174,7 +174,7 @@ def _as_sample(sample: TokenisedSample) -> StepSample:
 
 def _place(
     task: EngineTask,
-    adapter: LoraAdapter,
+    adapter: AdapterWeights,
     inputs: SdpoInput,
     device: torch.device,
     resources: ExitStack,

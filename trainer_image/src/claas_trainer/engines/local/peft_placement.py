@@ -13,7 +13,7 @@ from claas_trainer.engines.local.device import give_back
 from claas_trainer.engines.local.gpu_memory import Budget, GpuMemory, gpu_need
 from claas_trainer.engines.local.placement import Fit, Placement, SdpoInput
 from claas_trainer.forward.peft_model import attached, load_base
-from claas_trainer.model.lora import LoraAdapter
+from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.sdpo.optimizer import OptimizerState
 from claas_trainer.sdpo.step import Schedule, sdpo_step
 from claas_trainer.store.record import ForwardKind
@@ -31,7 +31,7 @@ class PeftPlacement(Placement):
     def __init__(
         self,
         folder: Path,
-        adapter: LoraAdapter,
+        adapter: AdapterWeights,
         inputs: SdpoInput,
         device: torch.device,
         residue_bytes: int | None,

@@ -11,7 +11,7 @@ from claas_contract.outcome import FailureReason
 from claas_trainer.engines.local.placement import SdpoInput
 from claas_trainer.errors import EngineError, InputError
 from claas_trainer.forward.weights.finite import is_finite
-from claas_trainer.model.lora import LoraAdapter, read_adapter
+from claas_trainer.model.lora import AdapterWeights, read_adapter
 from claas_trainer.sdpo.errors import AdapterError, OptimizerStateError
 from claas_trainer.sdpo.optimizer import OptimizerState, Part
 from claas_trainer.sdpo.parameters import Layout
@@ -22,7 +22,7 @@ from claas_trainer.store.tensors import Tensors
 from claas_trainer.store.versions import StoredVersion
 
 
-def read_parent(parent: StoredVersion) -> tuple[LoraAdapter, bytes]:
+def read_parent(parent: StoredVersion) -> tuple[AdapterWeights, bytes]:
     """The parent's adapter, and its configuration file, which the new version keeps unchanged."""
     _check_state(parent)
     try:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from claas_trainer.forward.transformer.layer import LayerLoras
-from claas_trainer.forward.transformer.lora import Lora, LoraGradient, Part
+from claas_trainer.forward.transformer.lora import FusedPart, Lora, LoraGradient
 from claas_trainer.model.shape import ModelShape
 from claas_trainer.sdpo.errors import AdapterError, UnsupportedModelError
 from claas_trainer.sdpo.parameters import Layout
@@ -31,7 +31,7 @@ _FUSED = {
 class _Fused:
     """A fused layer that has adapters: its parts, and the width of its output."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[FusedPart, ...]
     out_width: int
 
 
@@ -132,7 +132,7 @@ def _fused(shape: ModelShape, layer: int, name: str, tensors: Mapping[str, torch
         if (a_name in tensors) != (b_name in tensors):
             raise AdapterError(f"the adapter lacks one of {a_name} and lora_B: restore its file")
         if a_name in tensors:
-            parts.append(Part(a_name, b_name, row, rows))
+            parts.append(FusedPart(a_name, b_name, row, rows))
         row += rows
     return _Fused(tuple(parts), row)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Part:
+class FusedPart:
     """One of the model's linear layers within a fused one: the names of its adapter's tensors, and its rows of the
     output."""
 
@@ -42,7 +42,7 @@ class Lora:
 
     a: Tensor
     b: Tensor
-    parts: tuple[Part, ...]
+    parts: tuple[FusedPart, ...]
     scaling: float
     gradient: LoraGradient | None = None
 
