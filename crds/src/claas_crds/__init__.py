@@ -1,4 +1,4 @@
-"""The public words of claas-operator: resources, conditions and payloads.
+"""The public API of claas-operator: resources, conditions and payloads.
 
 Everything here is a pydantic model or an enum; the package imports nothing but pydantic and the standard
 library, so that operator, trainer and gateway can share it.

@@ -7,7 +7,7 @@ from pydantic.alias_generators import to_camel
 
 _LABEL = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 OBJECT_NAME = rf"^{_LABEL}(\.{_LABEL})*$"
-"""What Kubernetes takes for the name of an object (RFC 1123 subdomain)."""
+"""Pattern of an object's name in Kubernetes (RFC 1123 subdomain)."""
 
 
 class ResourceModel(BaseModel):

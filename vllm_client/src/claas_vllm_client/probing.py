@@ -19,7 +19,7 @@ from pydantic import JsonValue, ValidationError
 from claas_vllm_client.wire import Answer, ProbeAnswer
 
 NOISE_NATS = 0.1
-"""How far rounding moves a log-probability, at most."""
+"""Largest change of a log-probability by rounding."""
 STEPS_KEPT = 16
 """Tokens of an answer that are compared."""
 _LEAST_LOGPROB = -30.0
@@ -61,7 +61,7 @@ class ProbeRecord(Answer):
 
 
 class Finding(StrEnum):
-    """What a comparison came to."""
+    """Result of a comparison."""
 
     APPLIED = "applied"
     """The version answers as recorded."""

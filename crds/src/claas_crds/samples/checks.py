@@ -1,4 +1,5 @@
-"""What makes a sample wrong for every model. Messages name the sample and the field, and never quote a text."""
+"""Checks of samples that do not depend on the model. Messages name the sample and the field, and never quote a
+text."""
 
 from __future__ import annotations
 
@@ -9,18 +10,18 @@ from collections.abc import Iterator
 from claas_crds.v1alpha1.training import DistillBatchItem
 
 _ROUNDING = 1e-4
-"""A log-probability may come out this far above 0 by rounding; it counts as 0 then."""
+"""Rounding may put a log-probability this far above 0; it counts as 0 then."""
 _STAND_IN = -9999.0
-"""What vLLM writes for a log-probability that it does not have: JSON knows no infinity."""
+"""vLLM's placeholder for a missing log-probability, because JSON has no infinity."""
 _TEXT_FIELDS = ("user_prompt", "response", "feedback", "system_prompt", "prompt")
 _NEEDED = ("user_prompt", "response", "feedback")
 _BLANK_CATEGORIES = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
 _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0") | {chr(code) for code in range(0xFE00, 0xFE10)}
-"""Letters, symbols and selectors that show nothing by themselves."""
+"""Letters, symbols and selectors that are invisible by themselves."""
 
 
 class SampleError(ValueError):
-    """A sample, or the document that holds it, can't be used.
+    """A sample, or the document that contains it, is invalid.
 
     `index` is the sample's place in the batch, None for the document as a whole; `field` its field, empty for the
     sample as a whole; `message` says what is wrong and what to do, and never holds a text.
@@ -36,12 +37,13 @@ class SampleError(ValueError):
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text shows nothing: white space, control and format characters (zero width ones), and fillers."""
+    """Whether a text is invisible: white space, control and format characters (such as zero-width ones), and
+    fillers."""
     return all(each in _FILLERS or unicodedata.category(each) in _BLANK_CATEGORIES for each in text)
 
 
 def check_sample(index: int, sample: DistillBatchItem) -> None:
-    """Raises SampleError for the first thing that is wrong with a sample whatever the model."""
+    """Raises SampleError for the first fault of a sample that does not depend on the model."""
     for field, message in _faults(sample):
         raise SampleError(index, field, message)
 

@@ -20,18 +20,18 @@ _CONTAINERS = {
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: fetch it with git lfs pull",
 }
 _BETWEEN = " \t\r\n\ufeff"
-"""What may stand between JSON values: white space, and the byte order marks of files that were put together."""
+"""Characters between JSON values: white space, and byte order marks from concatenated files."""
 
 
 def read_document(data: bytes) -> list[DistillBatchItem]:
-    """The samples of a document, each checked as far as that can be done without the model.
+    """Reads the samples of a document, and checks each as far as possible without the model.
 
     Read are a JSON list of samples, `{"samples": [...]}`, and JSON lines (a sample each); in UTF-8, UTF-16 or
     UTF-32, with or without a byte order mark. A sample is an object with the fields of `DistillBatchItem`, or has
     its conversation as OpenAI's `messages` or ShareGPT's `conversations`.
 
     Raises:
-        SampleError: it can't be read, or a sample is wrong. No text is ever quoted.
+        SampleError: the document is unreadable, or a sample is wrong. The message never quotes a text.
     """
     return [read_sample(index, value) for index, value in enumerate(_sample_values(_decoded(data)))]
 
@@ -91,7 +91,7 @@ def _unwrapped(value: object) -> list[object]:
 
 
 def _json_values(text: str) -> Iterator[object]:
-    """The JSON values that follow each other in a text: one, or those of JSON lines."""
+    """The JSON values in a text: one, or those of JSON lines."""
     decoder = json.JSONDecoder(object_pairs_hook=_object)
     position = _after_gap(text, 0)
     while position < len(text):

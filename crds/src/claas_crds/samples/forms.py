@@ -20,7 +20,8 @@ _WITHOUT_EFFECT = frozenset(
     {"_id", "conversation_id", "created", "created_at", "id", "index", "metadata", "model", "request_id", "sample_id"}
     | {"source", "tags", "timestamp", "uid", "uuid"}
 )
-"""What exports put beside a sample: read past. Any other field may have been meant for something."""
+"""Fields that exports add to a sample, which are ignored. Any other unknown field may have been meant for
+something."""
 _TOOL_DEFINITIONS = frozenset({"tools", "functions"})
 _OTHER_NAMES = {
     "user_prompt": {"question", "instruction", "input", "query", "user", "human", "request"},
@@ -36,7 +37,7 @@ _FORMS = {bool: "true or false", int: "a number", float: "a number", str: "a tex
 
 
 class RepeatedFields(dict[str, object]):
-    """A JSON object that names a field twice: one of both would be lost."""
+    """A JSON object with a repeated field, one of which would be lost."""
 
 
 def read_sample(index: int, value: object) -> DistillBatchItem:
@@ -60,7 +61,7 @@ def _is_absent(value: object) -> bool:
 
 
 def _own_form(index: int, given: Mapping[str, object]) -> dict[str, object]:
-    """The fields with a conversation, of whichever format, taken apart into our own."""
+    """The fields of a sample, with a conversation of either format split into them."""
     own = dict(given)
     fields = [name for name in ("messages", _SHAREGPT) if name in own]
     if len(fields) > 1:
@@ -73,7 +74,7 @@ def _own_form(index: int, given: Mapping[str, object]) -> dict[str, object]:
     if field == _SHAREGPT and "system" in own:
         own.setdefault("system_prompt", own.pop("system"))
     if recorded:
-        # The recorded prompt shows them.
+        # The recorded prompt contains them.
         own = {name: each for name, each in own.items() if name not in _TOOL_DEFINITIONS}
     if "user_prompt" in own and field == "messages":
         said_last = (own["user_prompt"], own.get("response"))
@@ -98,7 +99,7 @@ def _own_form(index: int, given: Mapping[str, object]) -> dict[str, object]:
 
 
 def _check_names(index: int, given: Mapping[str, object]) -> None:
-    """An unknown field's name may be private, so it is not told; what it may have been meant for is."""
+    """Refuses unknown fields. Their names may be private, so the message only suggests known names."""
     unknown = sorted(given.keys() - set(DistillBatchItem.model_fields))
     if not unknown:
         return

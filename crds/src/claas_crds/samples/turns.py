@@ -14,7 +14,7 @@ _TOOLS = f"belongs to a tool call, which no text shows; {RECORDED_REMEDY}"
 
 
 class _Speaker(StrEnum):
-    """Who speaks, in any of the two formats."""
+    """The speaker of a turn, in either format."""
 
     SYSTEM = "system"
     USER = "user"
@@ -88,8 +88,8 @@ def read_earlier(
 def read_dialogue(index: int, field: str, value: object, *, answered: bool, recorded: bool) -> Dialogue:
     """A whole conversation. Raises SampleError.
 
-    `answered`: the answer stands elsewhere, so the last turn is the user's. `recorded`: the prompt is given as the
-    server made it, so turns that can't be repeated from text, such as tool calls, are read past.
+    `answered`: the answer is given elsewhere, so the last turn is the user's. `recorded`: the prompt is given as the
+    server rendered it, so turns that can't be rendered from text, such as tool calls, are ignored.
     """
     turns = _read(index, field, value, recorded=recorded)
     system, rest = _split_system(index, field, turns)

@@ -162,7 +162,7 @@ class PodStatus(ResourceModel):
     pod_ip: str = Field(default="", alias="podIP")
     conditions: list[PodCondition] = []
     init_container_statuses: list[ContainerStatus] = []
-    """Of init containers, and of sidecars that are declared as such."""
+    """States of init containers, including native sidecars."""
     container_statuses: list[ContainerStatus] = []
     reason: str = ""
     message: str = ""

@@ -29,7 +29,7 @@ _RESULTS = {JobCondition.COMPLETE: JobResult.COMPLETE, JobCondition.FAILED: JobR
 
 @dataclass
 class Pass:
-    """What comes of a pass."""
+    """Result of a pass."""
 
     result: PassResult = PassResult.DONE
 

@@ -23,7 +23,7 @@ class JobResult(StrEnum):
 
 
 class PassResult(StrEnum):
-    """What came of one pass over an object."""
+    """Result of a pass over an object."""
 
     DONE = "done"
     CONFLICT = "conflict"
@@ -32,7 +32,7 @@ class PassResult(StrEnum):
 
 
 class LoadResult(StrEnum):
-    """What came of a try to put a version into service in one vLLM pod."""
+    """Result of a try to put a version into service in one vLLM pod."""
 
     LOADED = "loaded"
     REFUSED = "refused"
@@ -42,7 +42,7 @@ class LoadResult(StrEnum):
 
 
 class WakeResult(StrEnum):
-    """What came of waking a vLLM pod that a step had left asleep."""
+    """Result of waking a vLLM pod that a step had left asleep."""
 
     WOKEN = "woken"
     FAILED = "failed"

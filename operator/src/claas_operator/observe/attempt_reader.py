@@ -12,7 +12,7 @@ from claas_operator.plan.world import TrainerJob, TrainerState
 
 
 async def observe_attempt(read: Reader, namespace: str, name: str | None, now: datetime) -> TrainerJob:
-    """How far the attempt of that name is; None: there was none."""
+    """State of the attempt with that name; None: there was none."""
     if name is None:
         return TrainerJob(name="", state=TrainerState.ABSENT, alive=False)
     batch_job = await read.batch_job(namespace, name)

@@ -30,8 +30,8 @@ EVENTS_AFTER_SECONDS = 5
 def describe_attempt(
     name: str, batch_job: BatchJob | None, pods: Sequence[Pod], events: Sequence[Event] = ()
 ) -> TrainerJob:
-    """How far an attempt is, from its batch Job and its pods. `events`: of the pod, else of the batch Job; read only
-    where `needs_events`."""
+    """State of an attempt, from its batch Job and its pods. `events`: those of the pod, or else of the batch Job;
+    read only if `needs_events`."""
     alive = bool(alive_trainers(pods))
     if batch_job is None or batch_job.metadata.deletion_timestamp is not None:
         return TrainerJob(name=name, state=TrainerState.ABSENT, alive=alive)

@@ -17,7 +17,7 @@ _SAMPLES = TypeAdapter(list[DistillBatchItem])
 
 @dataclass(frozen=True, slots=True)
 class InlineSamples:
-    """What is in the way of samples that stand in the job itself; None: nothing."""
+    """Problem with inline samples; None: none."""
 
     too_large: str | None = None
     """No trainer's input can be made of them."""
@@ -54,7 +54,7 @@ def check_inline(source: SamplesSource) -> InlineSamples:
 
 
 def document_fault(data: bytes) -> str | None:
-    """What is wrong with a document of samples, without any of its text; None when nothing is."""
+    """Fault of a document of samples, without quoting it; None if there is none."""
     try:
         read_document(data)
     except SampleError as error:

@@ -37,7 +37,7 @@ def config_digest(folder: Path) -> str:
 
 
 def check_shape(lora: LoraSpec, version: StoredVersion) -> None:
-    """That the adapter's shape is the version's: a step goes on with its tensors, whatever the adapter says. Layers
+    """Checks that the adapter's shape is the version's, because a step continues with the version's tensors. Layers
     are compared by name, where both sides name them.
 
     Raises InputError (ADAPTER_MISMATCH) that names each field that differs, and StoreError.

@@ -32,9 +32,9 @@ class ForwardKind(StrEnum):
 
 
 class Provenance(BaseModel):
-    """What a version was computed from, and how. With it, the settings, the parent and the samples a step can be
-    taken again: by the local engine on a CPU like this one to the same bytes, elsewhere to the same figures but for
-    rounding."""
+    """Provenance of a version: the inputs of its step, and how it was computed. With it, the settings, the parent and
+    the samples a step can be taken again: by the local engine on a CPU like this one to the same bytes, elsewhere to
+    the same figures but for rounding."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, protected_namespaces=())
 
@@ -47,7 +47,7 @@ class Provenance(BaseModel):
 
 
 class LocalProvenance(Provenance):
-    """The same by the local engine: on which device, and how the work was cut."""
+    """Provenance from the local engine: adds the device, and the division of the step into pieces."""
 
     base_fingerprint: str
     """Identifies the base model: `tensors:` with a digest of the weights' names, shapes and sampled bytes, or
@@ -100,7 +100,7 @@ class VersionRecord(BaseModel):
     seed: int | None = None
     """Seed of the step, or of the initial weights for version 0."""
     step: StepProvenance | None = None
-    """What it was computed from; None for version 0 and for versions of older trainers."""
+    """Its provenance; None for version 0 and for versions of older trainers."""
     state: StateRef | None = None
     """Where its optimiser state is. None without one, as for version 0, and in versions of trainers that did not
     record it; `optimizer_state` tells these apart."""
@@ -124,7 +124,7 @@ class VersionRecord(BaseModel):
 
     @property
     def local(self) -> LocalProvenance | None:
-        """What the local engine computed it from; None where it was not that engine's step."""
+        """Its provenance if the local engine computed it, else None."""
         return self.step if isinstance(self.step, LocalProvenance) else None
 
     @property

@@ -19,7 +19,7 @@ from claas_trainer.store.record import ForwardKind
 
 @dataclass(frozen=True)
 class SdpoInput:
-    """What a step is taken with, besides model and adapter."""
+    """Inputs of a step besides model and adapter."""
 
     samples: tuple[StepSample, ...]
     config: StepConfig

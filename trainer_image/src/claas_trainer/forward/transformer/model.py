@@ -24,7 +24,7 @@ from claas_trainer.sdpo.policy import Network, PolicyModel, StudentPass
 
 
 def go_on() -> None:
-    """No rest."""
+    """Does not wait."""
 
 
 class DecoderModel(PolicyModel):
