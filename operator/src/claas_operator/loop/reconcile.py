@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
+from claas_crds.v1alpha1.conditions import JobReason
 from claas_crds.v1alpha1.distill_job import KIND as JOB_KIND
 from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
 from claas_crds.v1alpha1.lora_adapter import KIND as ADAPTER_KIND
@@ -209,7 +210,9 @@ class Reconciler:
         adapter = Key(Kind.ADAPTER, key.namespace, job.spec.adapter_ref.name)
         published = plan.status.produced_version != job.status.produced_version
         ended = finished(plan.status.conditions) and not finished(job.status.conditions)
-        if published or (ended and plan.status.produced_version is None):
+        # The job's pass was the first to see it: no event tells that somebody put vLLM to sleep.
+        not_ready = plan.status.reason == JobReason.ADAPTER_NOT_READY and plan.status.reason != job.status.reason
+        if published or not_ready or (ended and plan.status.produced_version is None):
             self.queue.wake(adapter)
         elif plan.creations:
             # A step that has ended by then is not shown in the adapter's status.
