@@ -42,22 +42,22 @@ class ServedDeployment:
 
     @property
     def listed(self) -> bool:
-        """Whether it is known if there is such a Deployment."""
+        """Whether the index knows if the Deployment exists."""
         return self._watch.listed
 
     @property
     def deployment(self) -> Deployment | None:
-        """The Deployment, if there is one."""
+        """The Deployment, if it exists."""
         return self._deployments.get(self._namespace, self._name)
 
     def pods(self, selector: str) -> list[Pod] | None:
-        """The pods of a selector; None where these are not known."""
+        """The pods of a selector; None if they are not in the index."""
         if self._pod_watch is None or not self._pod_watch.listed or selector != self._selector:
             return None
         return list(self._pods.within(self._namespace))
 
     def pod(self, name: str) -> Pod | None:
-        """The pod of that name, where it is known."""
+        """The pod with that name, if it is in the index."""
         return self._pods.get(self._namespace, name)
 
     async def run(self) -> None:
@@ -91,5 +91,5 @@ class ServedDeployment:
 
 
 def _matters(pod: Pod) -> tuple[object, ...]:
-    """What of a vLLM pod decides whether it can serve."""
+    """The properties of a vLLM pod that decide whether it can serve."""
     return pod.metadata.uid, pod.ready, pod.ended, pod.status.pod_ip, pod.metadata.deletion_timestamp is None

@@ -1,1 +1,1 @@
-"""How messages travel: by mounted file, termination message, HTTP and pipe. What they say is in `messages`."""
+"""Transport of messages: mounted file, termination message, HTTP and pipe. Their content is in `messages`."""

@@ -19,25 +19,25 @@ from claas_trainer.transport.progress_server import serve_progress
 
 
 class Channel(Protocol):
-    """What a supervisor needs to talk with the operator."""
+    """The supervisor's channel to the operator."""
 
     @property
     def input_path(self) -> Path:
-        """Where the worker finds the input document."""
+        """Path of the input document for the worker."""
 
     def read_input(self) -> TrainerInput:
         """The input document. Raises InputError."""
 
     async def tell_progress(self, current: Callable[[], Progress]) -> Server | None:
-        """Answer whoever asks for progress, until the server is closed; None when that is not possible."""
+        """Serve progress until the server is closed; None if that is not possible."""
 
     def tell_result(self, result: TrainerResult) -> None:
-        """Tell how the attempt ended. Failures are logged."""
+        """Report the result of the attempt. Failures are logged."""
 
 
 @dataclass(frozen=True)
 class PodChannel:
-    """A `Channel` by the files and the port of a pod."""
+    """A `Channel` over the files and the port of a pod."""
 
     input_path: Path
     paths: Paths
@@ -47,7 +47,7 @@ class PodChannel:
         return read_input(self.input_path)
 
     async def tell_progress(self, current: Callable[[], Progress]) -> Server | None:
-        """Serve it on the pod's progress port; None when the port is not available."""
+        """Serve it on the pod's progress port; None if the port is not available."""
         try:
             return await serve_progress(self.paths.progress_port, current)
         except OSError as error:
