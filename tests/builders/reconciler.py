@@ -29,7 +29,7 @@ def reconciler_of(api: Api, index: ClusterIndex | None = None) -> Reconciler:
     api.keep_informed(index)
     read = Reader(api, index)
     applier = Applier(api, read, companion, SETTINGS, metrics)
-    observer = Observer(read, index.jobs, companion)
+    observer = Observer(read, index.jobs, companion, SETTINGS.engine)
     return Reconciler(api, read, index, observer, applier, Recorder(api, "operator-0"), metrics)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from claas_contract.input import VllmPod
+from claas_crds.v1alpha1.engine import EngineName
 from claas_kube.objects.pods import Container, Pod
 from claas_kube.objects.resources import AdapterObject
 from claas_kube.objects.workloads import Deployment
@@ -14,7 +15,7 @@ from claas_operator.clients import servers as serving
 from claas_operator.clients.reader import Reader
 from claas_operator.clients.servers import Credentials
 from claas_operator.observe.mounts import MountedFolder, mounted_folder, serving_container
-from claas_operator.plan.server.handover_choice import HandoverChoice, choose_handover
+from claas_operator.plan.server.handover_choice import HandoverChoice, choose_handover, needs_of
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.traits import ServerTraits
 from claas_operator.plan.server.unready import unready_because
@@ -100,15 +101,21 @@ def reported(pods: Sequence[ServerPod]) -> tuple[ServerTraits, ...]:
 
 
 def handover_of(
-    adapter: AdapterObject | None, deployment: Deployment | None, pods: Sequence[ServerPod], *, asked: bool
+    adapter: AdapterObject | None,
+    engine: EngineName,
+    deployment: Deployment | None,
+    pods: Sequence[ServerPod],
+    *,
+    asked: bool,
 ) -> HandoverChoice:
-    """The hand-over of a job's next attempt; from the adapter's status if the servers are not asked."""
+    """The hand-over of a job's next attempt; from the adapter's status if the servers are not asked. `engine`: the
+    one of adapters that name none."""
     if adapter is None:
         return HandoverChoice(None, "there is no adapter")
     status = adapter.status
     if not asked and status.handover_message and status.observed_generation == adapter.metadata.generation:
         return HandoverChoice(status.handover, status.handover_message)
-    return choose_handover(adapter, deployment, reported(pods))
+    return choose_handover(adapter, needs_of(adapter, engine), deployment, reported(pods))
 
 
 async def recorded_pods(read: Reader, lease: ServingLease) -> tuple[RecordedPod, ...]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.engine import EngineName
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.clients import servers as serving
 from claas_operator.clients.companion_source import CompanionSource
@@ -30,7 +31,7 @@ from claas_operator.plan.adapter.adoption import adoption_name
 from claas_operator.plan.lineage.history import reported_rejections, reported_versions
 from claas_operator.plan.lineage.lineage import Lineage, lineage_for_jobs
 from claas_operator.plan.queueing import finished, jobs_ahead, queue_key
-from claas_operator.plan.server.handover_choice import HandoverChoice, choose_handover, server_of
+from claas_operator.plan.server.handover_choice import HandoverChoice, choose_handover, needs_of, server_of
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.unready import no_pod_because
 from claas_operator.plan.serving_lease import ServingLease
@@ -49,12 +50,14 @@ from claas_vllm_client import certificates_fault
 class Observer:
     """Observes the world of one object at a time."""
 
-    def __init__(self, read: Reader, jobs: JobView, companion: CompanionSource) -> None:
+    def __init__(self, read: Reader, jobs: JobView, companion: CompanionSource, engine: EngineName) -> None:
+        """`engine`: that of adapters which name none."""
         self._read = read
         self._jobs = jobs
         self._samples = SamplesObserver(read)
         self._companion = companion
         self._companions: Recent[bool] = Recent(RECENT_SECONDS)
+        self._engine = engine
 
     async def adapter_world(self, adapter: AdapterObject, failures: Mapping[str, LoadFailure]) -> AdapterWorld:
         """The world of a LoraAdapter; `failures` are failed loads, by the pod's UID."""
@@ -87,7 +90,7 @@ class Observer:
             served=await self._read.served_name(namespace, spec.serving.deployment_ref.name, adapter.served_name),
             adapters_here=len(sharing),
             companion_current=await self._companion_current(namespace),
-            handover=choose_handover(adapter, deployment, said),
+            handover=choose_handover(adapter, needs_of(adapter, self._engine), deployment, said),
             server=server_of(adapter, deployment, said),
             containers=(
                 tuple(each.name for each in deployment.spec.template.spec.containers) if deployment else None
@@ -145,7 +148,7 @@ class Observer:
             attempts_alive=bool(alive_trainers(trainers)),
             pods=pods,
             recorded=await recorded_pods(self._read, lease) if lease is not None and between_attempts else (),
-            handover=handover_of(adapter, deployment, pods, asked=ask),
+            handover=handover_of(adapter, self._engine, deployment, pods, asked=ask),
             held_open=held_open(trainers),
         )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from claas_crds.v1alpha1.engine import EngineName
 from claas_kube.api import ADAPTERS, BATCH_JOBS, CLAIMS, DEPLOYMENTS, DISTILL_JOBS, LEASES, PODS, Api, Resource
 from claas_kube.errors import Conflict, Forbidden, Unavailable
 from claas_kube.objects.meta import Manifest
@@ -186,7 +187,7 @@ async def test_that_no_trainer_lives_is_asked_of_the_server_before_a_lease_is_le
         server.put(PODS, NAMESPACE, trainer(PODS, "step-1-late"))
         held = made.index.serving_lease(NAMESPACE, lease_name("vllm"))
         assert held is not None
-        observer = Observer(made.read, made.index.jobs, CompanionSource({}))
+        observer = Observer(made.read, made.index.jobs, CompanionSource({}), EngineName.LOCAL)
         world = await observer.lease_world(held)
         assert [pod.name for pod in world.alive_pods] == ["step-1-late"]
 

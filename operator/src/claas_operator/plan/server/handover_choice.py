@@ -1,10 +1,13 @@
-"""The hand-over of a step: the one in the adapter's spec, or with `Auto` one that the Deployment's servers allow."""
+"""The hand-over of a step: none for an engine that needs nothing of serving, else the one in the adapter's spec, or with
+`Auto` one that the Deployment's servers allow."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from claas_contract.engine import ENGINE_NEEDS, EngineNeeds, ServingNeed
+from claas_crds.v1alpha1.engine import EngineName
 from claas_crds.v1alpha1.lora_adapter import HandoverKind
 from claas_kube.objects.pods import PodSpec
 from claas_kube.objects.resources import AdapterObject
@@ -30,11 +33,19 @@ class HandoverChoice:
     message: str
 
 
+def needs_of(adapter: AdapterObject, default: EngineName) -> EngineNeeds:
+    """What the adapter's engine needs; `default`: the operator's execution mode."""
+    engine = adapter.spec.engine
+    return ENGINE_NEEDS[default if engine is None else engine.name]
+
+
 def choose_handover(
-    adapter: AdapterObject, deployment: Deployment | None, reported: Sequence[ServerTraits] = ()
+    adapter: AdapterObject, needs: EngineNeeds, deployment: Deployment | None, reported: Sequence[ServerTraits] = ()
 ) -> HandoverChoice:
-    """The hand-over of the adapter's next step. `reported` has the settings that servers report; settings that they
-    do not report are read from the Deployment."""
+    """The hand-over of the adapter's next step by an engine with these needs. `reported` has the settings that servers
+    report; settings that they do not report are read from the Deployment."""
+    if needs.serving is ServingNeed.NOTHING:
+        return HandoverChoice(HandoverKind.NONE, "the engine computes elsewhere and needs nothing of vLLM")
     serving = adapter.spec.serving
     if deployment is None:
         if serving.handover is HandoverKind.AUTO:

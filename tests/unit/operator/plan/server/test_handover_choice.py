@@ -5,15 +5,18 @@ from __future__ import annotations
 import pytest
 from pydantic import JsonValue
 
+from claas_contract.engine import ENGINE_NEEDS, EngineNeeds, ServingNeed
+from claas_crds.v1alpha1.engine import EngineName, EngineSpec
 from claas_crds.v1alpha1.lora_adapter import HandoverKind, LoraAdapterStatus
 from claas_crds.v1alpha1.trainer_pod import TrainerPod
 from claas_kube.objects.pods import PodSpec
 from claas_kube.objects.workloads import Deployment
 from claas_operator.observe.serving_pods import handover_of
-from claas_operator.plan.server.handover_choice import by_traits, choose_handover
+from claas_operator.plan.server.handover_choice import by_traits, choose_handover, needs_of
 from claas_operator.plan.server.traits import ServerTraits, traits_of
 from tests.builders.world import DEPLOYMENT, adapter
 
+LOCAL = ENGINE_NEEDS[EngineName.LOCAL]
 SLEEP, SHARE, NONE = HandoverKind.SLEEP, HandoverKind.SHARE, HandoverKind.NONE
 EXPORT = "--worker-extension-cls=claas_vllm.WeightExport"
 
@@ -165,26 +168,47 @@ def test_only_a_gpu_that_the_server_does_not_name_is_the_trainers_own(
     trainer: dict[str, JsonValue], chosen: HandoverKind | None
 ) -> None:
     of = adapter(trainer=TrainerPod.model_validate(trainer))
-    assert choose_handover(of, deployment(CLAIMED)).kind is chosen
+    assert choose_handover(of, LOCAL, deployment(CLAIMED)).kind is chosen
 
 
 @pytest.mark.parametrize("kind", [SLEEP, SHARE, NONE])
 def test_what_the_spec_says_is_taken_whatever_the_flags_are(kind: HandoverKind) -> None:
     of = adapter(serving={"handover": kind.value})
-    assert choose_handover(of, deployment(args())).kind is kind
-    assert choose_handover(of, None).kind is kind
+    assert choose_handover(of, LOCAL, deployment(args())).kind is kind
+    assert choose_handover(of, LOCAL, None).kind is kind
 
 
 def test_sharing_memory_that_the_sleep_mode_made_is_refused_with_what_to_change() -> None:
     of = adapter(serving={"handover": "Share"})
     on_gpu = pod({"args": ["--enable-sleep-mode", EXPORT], "resources": {"limits": {"nvidia.com/gpu": 1}}})
-    choice = choose_handover(of, deployment(on_gpu))
+    choice = choose_handover(of, LOCAL, deployment(on_gpu))
     assert choice.kind is None
     assert "--enable-sleep-mode" in choice.message
 
 
+@pytest.mark.parametrize("base_weights", [True, False])
+@pytest.mark.parametrize("kind", HandoverKind)
+@pytest.mark.parametrize("flags", [(), ("--enable-sleep-mode",), ("--disable-log-stats",)])
+def test_an_engine_that_needs_nothing_of_serving_leaves_it_alone_whatever_spec_and_server_say(
+    flags: tuple[str, ...], kind: HandoverKind, base_weights: bool
+) -> None:
+    needs = EngineNeeds(ServingNeed.NOTHING, base_weights=base_weights)
+    of = adapter(serving={"handover": kind.value})
+    for seen in (None, deployment(args(*flags))):
+        for reported in ((), (ServerTraits(sleep_mode=True, can_pause=False, on_gpu=True),)):
+            assert choose_handover(of, needs, seen, reported).kind is NONE
+
+
+@pytest.mark.parametrize("name", EngineName)
+def test_what_an_adapters_engine_needs_is_its_own_or_by_the_execution_mode(name: EngineName) -> None:
+    of = adapter()
+    assert needs_of(of, name) == ENGINE_NEEDS[name]
+    spec = of.spec.model_copy(update={"engine": EngineSpec.of(name)})
+    assert needs_of(of.model_copy(update={"spec": spec}), EngineName.LOCAL) == ENGINE_NEEDS[name]
+
+
 def test_auto_without_a_deployment_chooses_nothing() -> None:
-    assert choose_handover(adapter(), None).kind is None
+    assert choose_handover(adapter(), LOCAL, None).kind is None
 
 
 @pytest.mark.parametrize(
@@ -201,17 +225,17 @@ def test_what_a_server_says_of_itself_comes_before_its_deployments_text(
     reported: ServerTraits, chosen: HandoverKind | None
 ) -> None:
     text = deployment(args("--enable-sleep-mode"))
-    assert choose_handover(adapter(), text, (reported, reported)).kind is chosen
+    assert choose_handover(adapter(), LOCAL, text, (reported, reported)).kind is chosen
 
 
 def test_while_pods_differ_in_what_decides_nothing_is_chosen() -> None:
     sleeps = ServerTraits(sleep_mode=True, exports_weights=False)
     shares = ServerTraits(sleep_mode=False, exports_weights=True)
-    choice = choose_handover(adapter(), deployment(args()), (sleeps, shares))
+    choice = choose_handover(adapter(), LOCAL, deployment(args()), (sleeps, shares))
     assert choice.kind is None
     assert "rollout" in choice.message
     named = adapter(serving={"handover": "None"})
-    assert choose_handover(named, deployment(args()), (sleeps, shares)).kind is NONE
+    assert choose_handover(named, LOCAL, deployment(args()), (sleeps, shares)).kind is NONE
 
 
 @pytest.mark.parametrize(
@@ -228,7 +252,7 @@ def test_a_hand_over_that_needs_control_routes_is_refused_where_they_are_closed(
     kind: str, on_gpu: bool, chosen: HandoverKind | None
 ) -> None:
     closed = ServerTraits(sleep_mode=False, exports_weights=True, on_gpu=on_gpu, can_pause=False)
-    choice = choose_handover(adapter(serving={"handover": kind}), deployment(args()), (closed,))
+    choice = choose_handover(adapter(serving={"handover": kind}), LOCAL, deployment(args()), (closed,))
     assert choice.kind is chosen
     assert ("VLLM_SERVER_DEV_MODE=1" in choice.message) is (chosen is None)
 
@@ -236,10 +260,10 @@ def test_a_hand_over_that_needs_control_routes_is_refused_where_they_are_closed(
 @pytest.mark.parametrize(("kind", "told"), [("Share", True), ("Sleep", False), ("None", False)])
 def test_without_statistics_status_says_that_the_slowdown_cannot_be_bounded(kind: str, told: bool) -> None:
     of = adapter(serving={"handover": kind, "maxSlowdown": 25})
-    choice = choose_handover(of, deployment(args("--disable-log-stats")))
+    choice = choose_handover(of, LOCAL, deployment(args("--disable-log-stats")))
     assert choice.kind == kind
     assert ("maxSlowdown (25 %) can't be kept" in choice.message) is told
-    assert "--disable-log-stats" not in choose_handover(of, deployment(args())).message
+    assert "--disable-log-stats" not in choose_handover(of, LOCAL, deployment(args())).message
 
 
 FIELD = """vllm serve /models/llama \\
@@ -260,7 +284,7 @@ def test_a_script_whose_continued_lines_are_not_indented_is_one_command() -> Non
     )
     found = traits_of(script, None)
     assert (found.sleep_mode, found.max_lora_rank, found.served_model_names) == (True, 64, ("chat",))
-    assert choose_handover(adapter(), deployment(script)).kind is SLEEP
+    assert choose_handover(adapter(), LOCAL, deployment(script)).kind is SLEEP
 
 
 @pytest.mark.parametrize(
@@ -323,4 +347,4 @@ def test_a_job_whose_servers_are_not_asked_goes_by_what_its_adapter_says(
     status: LoraAdapterStatus, asked: bool, kind: HandoverKind | None
 ) -> None:
     of = adapter().model_copy(update={"status": status})
-    assert handover_of(of, deployment(args("--enable-sleep-mode")), (), asked=asked).kind is kind
+    assert handover_of(of, EngineName.LOCAL, deployment(args("--enable-sleep-mode")), (), asked=asked).kind is kind
