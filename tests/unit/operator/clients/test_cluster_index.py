@@ -212,7 +212,7 @@ async def test_a_vllm_that_sleeps_is_woken_on_the_servers_word_even_while_a_batc
         server.put(PODS, NAMESPACE, trainer(PODS, "step-1-late"))
         held = made.index.leases.get(NAMESPACE, lease_name("vllm"))
         assert isinstance(held, ServingLease)
-        world = await Observer(made.read, made.index.jobs, CompanionSource({})).lease_world(held)
+        world = await Observer(made.read, made.index.jobs, CompanionSource({}), EngineName.LOCAL).lease_world(held)
         assert [pod.name for pod in world.alive_pods] == ["step-1-late"]
 
 
@@ -220,7 +220,7 @@ async def test_a_running_trainer_and_a_lease_that_is_needed_are_believed_without
     async with cluster() as made:
         held = made.index.leases.get(NAMESPACE, lease_name("vllm"))
         assert isinstance(held, ServingLease)
-        await Observer(made.read, made.index.jobs, CompanionSource({})).lease_world(held)
+        await Observer(made.read, made.index.jobs, CompanionSource({}), EngineName.LOCAL).lease_world(held)
         assert not [path for _, path in made.server.asked if path.endswith(("/pods", "/jobs"))]
 
 
