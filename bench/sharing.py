@@ -38,7 +38,8 @@ from claas_trainer.forward.weights.shared import SharedWeights, parse_export, vl
 from claas_trainer.forward.weights.source import WeightSource  # noqa: E402
 from claas_trainer.model.shape import ModelShape  # noqa: E402
 from claas_trainer.sdpo.optimizer import OptimizerState  # noqa: E402
-from claas_trainer.sdpo.step import Schedule, StepConfig, sdpo_step  # noqa: E402
+from claas_trainer.sdpo.settings import Schedule, SdpoConfig  # noqa: E402
+from claas_trainer.sdpo.step import sdpo_step  # noqa: E402
 from claas_vllm import WeightExport  # noqa: E402
 
 RANK = 32
@@ -86,7 +87,7 @@ def steps(source: WeightSource, work: Work, count: int) -> tuple[float, list[flo
     losses = []
     for _ in range(count):
         started = time.perf_counter()
-        result = sdpo_step(model, samples, StepConfig(), state, schedule=Schedule(4608, 1024))
+        result = sdpo_step(model, samples, SdpoConfig(), state, schedule=Schedule(4608, 1024))
         times.append(time.perf_counter() - started)
         losses.append(result.metrics.loss)
         state = result.state

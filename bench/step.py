@@ -48,9 +48,10 @@ from claas_trainer.forward.transformer.plan import Footprint, MemoryPlan, plan_m
 from claas_trainer.forward.transformer.warm_up import WarmUp  # noqa: E402
 from claas_trainer.forward.weights.host import HostWeights  # noqa: E402
 from claas_trainer.model.shape import ModelShape  # noqa: E402
-from claas_trainer.sdpo.batch import StepSample  # noqa: E402
+from claas_trainer.sdpo.batch import TokenSample  # noqa: E402
 from claas_trainer.sdpo.optimizer import OptimizerState  # noqa: E402
-from claas_trainer.sdpo.step import StepConfig, sdpo_step  # noqa: E402
+from claas_trainer.sdpo.settings import SdpoConfig  # noqa: E402
+from claas_trainer.sdpo.step import sdpo_step  # noqa: E402
 from claas_trainer.sdpo.teachers.frozen import FrozenTeacher  # noqa: E402
 from claas_trainer.sdpo.transfers import reserve_device, reserve_pinned  # noqa: E402
 
@@ -131,7 +132,7 @@ class Bench:
         plan = plan_memory(self.footprint(model), samples, self.available(card_gib))
         free = SERVING_FREE_BYTES if card_gib else self.available(0)
         if self.on_gpu:
-            args = (self.shape, self.dtype, self.device, self.tensors, self.rank, StepConfig(), FrozenTeacher())
+            args = (self.shape, self.dtype, self.device, self.tensors, self.rank, SdpoConfig(), FrozenTeacher())
             WarmUp(*args, plan.schedule, samples).run(free)
         self.forget()
         model.checkpointed_layers = plan.checkpointed_layers
@@ -145,7 +146,7 @@ class Bench:
             sustained_rate(self.device, self.dtype, 0.5)
             self.forget()
         taken = seconds(self.device, lambda: self.acquire(plan))
-        take = partial(sdpo_step, model, samples, StepConfig(), state, schedule=plan.schedule)
+        take = partial(sdpo_step, model, samples, SdpoConfig(), state, schedule=plan.schedule)
         times, driver = [], 0
         for _ in range(self.repeats + 1):
             times.append(seconds(self.device, take))
@@ -204,7 +205,7 @@ class Bench:
         context = total - free - torch.cuda.memory_reserved(self.device)
         return int(card_gib * GIB) - RESIDUE_BYTES - context if card_gib else free
 
-    def expect(self, samples: list[StepSample]) -> None:
+    def expect(self, samples: list[TokenSample]) -> None:
         ids = [x.student_prompt_ids + x.teacher_prompt_ids + x.response_ids for x in samples]
         self.weights.expect(torch.tensor([token for sample in ids for token in sample]))
 

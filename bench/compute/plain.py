@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from claas_trainer.forward.transformer.rope import cosines_and_sines
 from claas_trainer.forward.weights.source import LayerView, WeightSource
-from claas_trainer.sdpo.batch import StepSample, TokenBatch
+from claas_trainer.sdpo.batch import TokenBatch, TokenSample
 from claas_trainer.sdpo.losses.sdpo import sdpo_token_losses
 from claas_trainer.sdpo.losses.support import Support, support_logprobs
 
@@ -49,7 +49,7 @@ class PlainStep:
             for name, (wide, out) in sizes.items()
         }
 
-    def take(self, samples: Sequence[StepSample]) -> float:
+    def take(self, samples: Sequence[TokenSample]) -> float:
         """One step; gives the loss."""
         device = self._source.device
         tokens = sum(len(sample.response_ids) for sample in samples)

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 
 from claas_trainer.model.shape import ModelShape
-from claas_trainer.sdpo.batch import StepSample
+from claas_trainer.sdpo.batch import TokenSample
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Work:
         """Tokens that go through the model: the student's and the teacher's."""
         return self.samples * (2 * self.prompt + self.feedback + 2 * self.response)
 
-    def made(self, vocabulary: int, seed: int = 0) -> list[StepSample]:
+    def made(self, vocabulary: int, seed: int = 0) -> list[TokenSample]:
         """Samples of random tokens."""
         draw = random.Random(seed)
 
@@ -36,7 +36,7 @@ class Work:
         for index in range(self.samples):
             share = 0.5 + index / max(1, self.samples - 1) if self.ragged else 1.0
             prompt, feedback, response = (round(x * share) for x in (self.prompt, self.feedback, self.response))
-            made.append(StepSample(ids(prompt), ids(prompt + feedback), ids(response)))
+            made.append(TokenSample(ids(prompt), ids(prompt + feedback), ids(response)))
         return made
 
 

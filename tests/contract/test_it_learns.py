@@ -23,10 +23,11 @@ from claas_trainer.forward.weights.host import HostWeights
 from claas_trainer.model.config_shape import read_shape
 from claas_trainer.model.lora import AdapterWeights, LoraShape, new_adapter
 from claas_trainer.samples.hindsight import conversation, teacher_conversation
-from claas_trainer.sdpo.batch import StepSample
+from claas_trainer.sdpo.batch import TokenSample
 from claas_trainer.sdpo.optimizer import OptimizerState
 from claas_trainer.sdpo.policy import PolicyModel
-from claas_trainer.sdpo.step import StepConfig, StepResult, sdpo_step
+from claas_trainer.sdpo.settings import SdpoConfig
+from claas_trainer.sdpo.step import SdpoResult, sdpo_step
 from claas_trainer.sdpo.teachers.average import AverageTeacher
 from claas_trainer.sdpo.teachers.base import Teacher
 from claas_trainer.sdpo.teachers.frozen import FrozenTeacher
@@ -49,7 +50,7 @@ pytestmark = pytest.mark.contract
 
 BATCH = 16
 JUDGED = 96
-CONFIG = StepConfig(learning_rate=5e-3, alpha=0.5, teacher_top_k=20, weight_decay=0.0, max_grad_norm=1.0)
+CONFIG = SdpoConfig(learning_rate=5e-3, alpha=0.5, teacher_top_k=20, weight_decay=0.0, max_grad_norm=1.0)
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class Learner:
     the forward of our own, and not by PEFT's."""
 
     def __init__(
-        self, tiny: TinyModel, config: StepConfig = CONFIG, teacher: Teacher | None = None, *, own: bool = False
+        self, tiny: TinyModel, config: SdpoConfig = CONFIG, teacher: Teacher | None = None, *, own: bool = False
     ) -> None:
         torch.manual_seed(0)
         self._tiny = tiny
@@ -91,14 +92,14 @@ class Learner:
         self._stored: dict[str, Tensor] = {}
         self._done = 0
 
-    def teach(self, wanted: Callable[[int], Sequence[str]]) -> StepResult:
+    def teach(self, wanted: Callable[[int], Sequence[str]]) -> SdpoResult:
         """One round: fresh questions, sampled answers, one feedback to each, one step."""
         tokenizer = self._tiny.tokenizer
         asked = [conversation(question.text) for question in questions(BATCH, seed=100 + self._done)]
         with attached(self._tiny.base, self._adapter) as model:
             answers = generate(model.peft, tokenizer, asked, sample=True)
             samples = [
-                StepSample(
+                TokenSample(
                     student_prompt_ids=tuple(answer.prompt_ids),
                     teacher_prompt_ids=tuple(prompt_ids(teacher_conversation(messages, said), tokenizer)),
                     response_ids=tuple(answer.response_ids),
@@ -116,7 +117,7 @@ class Learner:
         shapes = {name: tensor.shape for name, tensor in tensors.items()}
         return DecoderModel(self._tiny.weights, shapes, shape.rank, shape.alpha)
 
-    def _step(self, model: PolicyModel, samples: Sequence[StepSample]) -> StepResult:
+    def _step(self, model: PolicyModel, samples: Sequence[TokenSample]) -> SdpoResult:
         if self._stored:
             state = OptimizerState.from_tensors(self._stored, model.layout)
         else:

@@ -31,9 +31,10 @@ FOREIGN = {"transformers", "peft", "pydantic", "claas_crds", "kubernetes", "safe
 
 FIRST_STEP = """
 import sys, torch
-from claas_trainer.sdpo.batch import StepSample
+from claas_trainer.sdpo.batch import TokenSample
 from claas_trainer.sdpo.optimizer import OptimizerState
-from claas_trainer.sdpo.step import StepConfig, sdpo_step
+from claas_trainer.sdpo.settings import SdpoConfig
+from claas_trainer.sdpo.step import sdpo_step
 from claas_trainer.forward.transformer.adapters import adapter_shapes
 from claas_trainer.forward.transformer.model import DecoderModel
 from claas_trainer.forward.weights.random import RandomWeights
@@ -44,7 +45,7 @@ tensors = adapter_shapes(shape, 4)
 model = DecoderModel(RandomWeights(shape, torch.device("cpu")), tensors, 4, 8.0)
 state = OptimizerState.fresh({name: torch.full(size, 0.01) for name, size in tensors.items()}, model.layout)
 before = set(sys.modules)
-sdpo_step(model, [StepSample((1, 2), (1, 2, 3), (4, 5))], StepConfig(), state)
+sdpo_step(model, [TokenSample((1, 2), (1, 2, 3), (4, 5))], SdpoConfig(), state)
 print(*(set(sys.modules) - before))
 """
 

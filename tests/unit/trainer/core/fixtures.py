@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from claas_trainer.forward.peft_model import load_base
 from claas_trainer.forward.weights.host import HostWeights
 from claas_trainer.model.lora import AdapterWeights, LoraShape, new_adapter
-from claas_trainer.sdpo.batch import StepSample
+from claas_trainer.sdpo.batch import TokenSample
 from tests.unit.trainer.core.models import (
     VOCABULARY,
     Way,
@@ -78,7 +78,7 @@ def adapter(model_folder: Path) -> AdapterWeights:
 
 
 @pytest.fixture
-def samples() -> list[StepSample]:
+def samples() -> list[TokenSample]:
     """Seven samples of different lengths, some with recorded log-probabilities."""
     rng = random.Random(3)
 
@@ -89,5 +89,5 @@ def samples() -> list[StepSample]:
     for index in range(7):
         student, response = ids(3, 9), ids(1, 8)
         old = tuple(-3 - 3 * rng.random() for _ in response) if index % 2 else None
-        made.append(StepSample(student, (*student, *ids(2, 6)), response, old))
+        made.append(TokenSample(student, (*student, *ids(2, 6)), response, old))
     return made

@@ -28,15 +28,11 @@ from claas_trainer.forward.weights.host import HostWeights
 from claas_trainer.model.config_shape import read_shape
 from claas_trainer.model.lora import AdapterWeights, LoraShape, new_adapter
 from claas_trainer.model.shape import ModelShape
-from claas_trainer.sdpo.batch import StepSample
+from claas_trainer.sdpo.batch import TokenSample
 from claas_trainer.sdpo.optimizer import OptimizerState, Part
 from claas_trainer.sdpo.policy import PolicyModel
-from claas_trainer.sdpo.step import (
-    Schedule,
-    StepConfig,
-    StepResult,
-    sdpo_step,
-)
+from claas_trainer.sdpo.settings import Schedule, SdpoConfig
+from claas_trainer.sdpo.step import SdpoResult, sdpo_step
 from claas_trainer.sdpo.teachers.base import Teacher
 
 CPU = torch.device("cpu")
@@ -145,12 +141,12 @@ def decoder_way(weights: HostWeights, checkpointed_layers: int = 0) -> Way:
 def step(
     way: Way,
     adapter: AdapterWeights,
-    samples: Sequence[StepSample],
-    config: StepConfig,
+    samples: Sequence[TokenSample],
+    config: SdpoConfig,
     state: OptimizerState | None = None,
     teacher: Teacher | None = None,
     schedule: Schedule | None = None,
-) -> StepResult:
+) -> SdpoResult:
     with way(adapter) as model:
         state = state or OptimizerState.fresh(adapter.tensors, model.layout)
         return sdpo_step(model, samples, config, state, teacher, schedule)
@@ -161,11 +157,11 @@ def flat(tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
 
 
-def masters(result: StepResult) -> Tensor:
+def masters(result: SdpoResult) -> Tensor:
     return flat(result.state.masters)
 
 
-def gradient(result: StepResult, config: StepConfig) -> Tensor:
+def gradient(result: SdpoResult, config: SdpoConfig) -> Tensor:
     """After a first step the first moment is (1 - beta1) times the gradient."""
     return flat(result.state.named(Part.EXP_AVG)) / (1 - config.beta1)
 

@@ -17,8 +17,8 @@ from claas_trainer.engines.local.placement import SdpoInput
 from claas_trainer.errors import TrainerError
 from claas_trainer.forward.transformer.plan import Footprint
 from claas_trainer.model.shape import ModelShape, Rope
-from claas_trainer.sdpo.batch import StepSample
-from claas_trainer.sdpo.step import StepConfig
+from claas_trainer.sdpo.batch import TokenSample
+from claas_trainer.sdpo.settings import SdpoConfig
 from claas_trainer.sdpo.teachers.frozen import FrozenTeacher
 
 EIGHT_BILLION = ModelShape("qwen3", 151936, 4096, 12288, 36, 32, 8, 128, Rope.plain(1e6, 128), qk_norm=True)
@@ -27,8 +27,8 @@ FOOTPRINT = Footprint(EIGHT_BILLION, 2, WEIGHTS_BYTES, 87_000_000, 32)
 
 
 def inputs(count: int = 16, tokens: int = 512) -> SdpoInput:
-    sample = StepSample((1,) * tokens, (1,) * tokens, (1,) * tokens)
-    return SdpoInput((sample,) * count, StepConfig(), FrozenTeacher())
+    sample = TokenSample((1,) * tokens, (1,) * tokens, (1,) * tokens)
+    return SdpoInput((sample,) * count, SdpoConfig(), FrozenTeacher())
 
 
 def test_the_budget_is_the_card_less_what_serving_keeps_and_cuda_takes() -> None:

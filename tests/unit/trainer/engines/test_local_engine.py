@@ -35,7 +35,7 @@ from claas_trainer.sdpo.errors import (
     UnsupportedModelError,
     WeightsError,
 )
-from claas_trainer.sdpo.step import Schedule
+from claas_trainer.sdpo.settings import Schedule
 from claas_trainer.store.record import RECORD_FILE, VersionRecord
 from claas_trainer.store.versions import StoredVersion
 from tests.builders.models import build_tiny_qwen3

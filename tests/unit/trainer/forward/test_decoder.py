@@ -14,11 +14,12 @@ from claas_trainer.forward.peft_model import load_base
 from claas_trainer.forward.transformer.model import DecoderModel
 from claas_trainer.forward.weights.host import HostWeights
 from claas_trainer.model.lora import AdapterWeights
-from claas_trainer.sdpo.batch import StepSample, TokenBatch
+from claas_trainer.sdpo.batch import TokenBatch, TokenSample
 from claas_trainer.sdpo.errors import AdapterError, UnsupportedModelError
 from claas_trainer.sdpo.optimizer import OptimizerState
 from claas_trainer.sdpo.policy import Network
-from claas_trainer.sdpo.step import Schedule, StepConfig, sdpo_step
+from claas_trainer.sdpo.settings import Schedule, SdpoConfig
+from claas_trainer.sdpo.step import sdpo_step
 from tests.unit.trainer.core.models import (
     CPU,
     KINDS,
@@ -35,7 +36,7 @@ from tests.unit.trainer.core.models import (
     step,
 )
 
-CONFIG = StepConfig(learning_rate=1e-3, teacher_top_k=10, max_grad_norm=0, kl_reg_weight=0.1)
+CONFIG = SdpoConfig(learning_rate=1e-3, teacher_top_k=10, max_grad_norm=0, kl_reg_weight=0.1)
 SMALL = Schedule(micro_batch_tokens=40, tile_rows=3)
 
 
@@ -44,7 +45,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: build(kind, tmp_path_factory.mktemp(kind)) for kind in KINDS}
 
 
-def assert_same_step(folder: Path, adapter: AdapterWeights, samples: list[StepSample]) -> None:
+def assert_same_step(folder: Path, adapter: AdapterWeights, samples: list[TokenSample]) -> None:
     generic = step(peft_way(load_base(folder, torch.float32)), adapter, samples, CONFIG)
     ours = step(decoder_way(host_weights(folder)), adapter, samples, CONFIG)
     for name in ("loss", "divergence", "ratio_mean", "kl_to_base"):
@@ -55,7 +56,7 @@ def assert_same_step(folder: Path, adapter: AdapterWeights, samples: list[StepSa
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_and_gradient_are_those_of_the_generic_path(
-    kind: str, folders: dict[str, Path], samples: list[StepSample]
+    kind: str, folders: dict[str, Path], samples: list[TokenSample]
 ) -> None:
     assert_same_step(folders[kind], learned(folders[kind]), samples)
 
@@ -66,17 +67,19 @@ def test_loss_and_gradient_are_those_of_the_generic_path(
     ids=" ".join,
 )
 def test_an_adapter_may_be_on_some_of_the_linear_layers(
-    targets: tuple[str, ...], folders: dict[str, Path], samples: list[StepSample]
+    targets: tuple[str, ...], folders: dict[str, Path], samples: list[TokenSample]
 ) -> None:
     assert_same_step(folders["qwen3"], learned(folders["qwen3"], targets), samples)
 
 
-def test_one_rank_and_another_scaling_are_as_good(folders: dict[str, Path], samples: list[StepSample]) -> None:
+def test_one_rank_and_another_scaling_are_as_good(folders: dict[str, Path], samples: list[TokenSample]) -> None:
     assert_same_step(folders["qwen2"], learned(folders["qwen2"], rank=1), samples)
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "qwen2", "llama"])
-def test_checkpointed_layers_change_not_a_bit(kind: str, folders: dict[str, Path], samples: list[StepSample]) -> None:
+def test_checkpointed_layers_change_not_a_bit(
+    kind: str, folders: dict[str, Path], samples: list[TokenSample]
+) -> None:
     adapter, weights = learned(folders[kind]), host_weights(folders[kind])
     found = [
         step(decoder_way(weights, checkpointed_layers=layers), adapter, samples, CONFIG, schedule=SMALL)
@@ -87,7 +90,7 @@ def test_checkpointed_layers_change_not_a_bit(kind: str, folders: dict[str, Path
         assert torch.equal(gradient(other, CONFIG), gradient(found[0], CONFIG))
 
 
-def test_a_checkpointed_layer_keeps_its_input_alone(folders: dict[str, Path], samples: list[StepSample]) -> None:
+def test_a_checkpointed_layer_keeps_its_input_alone(folders: dict[str, Path], samples: list[TokenSample]) -> None:
     """What autograd would keep for the way back; here what stays alive between forward and backward."""
     adapter, weights = learned(folders["qwen3"]), host_weights(folders["qwen3"])
     kept = []
@@ -105,18 +108,18 @@ def placed(model: DecoderModel, adapter: AdapterWeights) -> DecoderModel:
     return model
 
 
-def batch_of(samples: list[StepSample]) -> TokenBatch:
+def batch_of(samples: list[TokenSample]) -> TokenBatch:
     return TokenBatch.of([s.student_prompt_ids for s in samples], [s.response_ids for s in samples], CPU)
 
 
-def of_lengths(*lengths: int) -> list[StepSample]:
+def of_lengths(*lengths: int) -> list[TokenSample]:
     """Samples of these lengths in all; half of each is the response."""
     rng = random.Random(7)
 
     def ids(count: int) -> tuple[int, ...]:
         return tuple(rng.randrange(VOCABULARY) for _ in range(count))
 
-    return [StepSample(ids(length - length // 2), ids(3), ids(length // 2)) for length in lengths]
+    return [TokenSample(ids(length - length // 2), ids(3), ids(length // 2)) for length in lengths]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +141,7 @@ def test_a_sample_s_features_are_the_same_alone_and_among_others(
 
 
 def test_features_with_and_without_a_way_back_are_the_same_bits(
-    folders: dict[str, Path], samples: list[StepSample]
+    folders: dict[str, Path], samples: list[TokenSample]
 ) -> None:
     adapter = learned(folders["qwen3"])
     for layers in (0, 2):
@@ -147,7 +150,7 @@ def test_features_with_and_without_a_way_back_are_the_same_bits(
         assert torch.equal(model.student(batch).features, model.features(batch, Network.STUDENT))
 
 
-def test_each_network_has_its_own_adapter(folders: dict[str, Path], samples: list[StepSample]) -> None:
+def test_each_network_has_its_own_adapter(folders: dict[str, Path], samples: list[TokenSample]) -> None:
     adapter, weights = learned(folders["qwen3"]), host_weights(folders["qwen3"])
     halved = AdapterWeights(adapter.shape, {name: tensor / 2 for name, tensor in adapter.tensors.items()})
     none = AdapterWeights(adapter.shape, {name: torch.zeros_like(tensor) for name, tensor in adapter.tensors.items()})
@@ -183,7 +186,7 @@ def test_in_bfloat16_with_packing_tiles_and_checkpoints_the_gradient_is_float32_
 
 
 def test_over_a_bfloat16_base_features_are_bfloat16_and_logits_float32(
-    folders: dict[str, Path], samples: list[StepSample]
+    folders: dict[str, Path], samples: list[TokenSample]
 ) -> None:
     adapter, weights = learned(folders["qwen3"]), host_weights(folders["qwen3"], torch.bfloat16)
     model = placed(decoder(weights, adapter), adapter)
@@ -242,7 +245,7 @@ def test_an_adapter_that_does_not_fit_is_refused_by_the_name_of_the_tensor(
 
 @pytest.mark.parametrize("kind", ["mistral"])
 def test_within_its_sliding_window_a_model_is_computed_as_one_without(
-    kind: str, tmp_path: Path, samples: list[StepSample]
+    kind: str, tmp_path: Path, samples: list[TokenSample]
 ) -> None:
     folder = build(kind, tmp_path, sliding_window=64)
     assert shape_of(folder).sliding_window == 64
@@ -250,7 +253,7 @@ def test_within_its_sliding_window_a_model_is_computed_as_one_without(
 
 
 def test_every_row_of_the_last_layer_that_nobody_asks_for_is_left_out(
-    folders: dict[str, Path], samples: list[StepSample]
+    folders: dict[str, Path], samples: list[TokenSample]
 ) -> None:
     adapter = learned(folders["qwen3"])
     model = placed(decoder(host_weights(folders["qwen3"]), adapter), adapter)
@@ -260,7 +263,7 @@ def test_every_row_of_the_last_layer_that_nobody_asks_for_is_left_out(
 
 
 def test_the_gradient_is_added_up_over_micro_batches_and_starts_from_zero_in_each_step(
-    folders: dict[str, Path], samples: list[StepSample]
+    folders: dict[str, Path], samples: list[TokenSample]
 ) -> None:
     adapter = learned(folders["qwen3"])
     model = decoder(host_weights(folders["qwen3"]), adapter)
@@ -288,7 +291,7 @@ def gradient_by_differences(model: DecoderModel, batch: TokenBatch, weights: Ten
 @pytest.mark.parametrize("module", ["self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj"])
 @pytest.mark.parametrize("side", ["A", "B"])
 def test_the_way_back_is_that_of_finite_differences(
-    module: str, side: str, folders: dict[str, Path], samples: list[StepSample]
+    module: str, side: str, folders: dict[str, Path], samples: list[TokenSample]
 ) -> None:
     adapter = learned(folders["llama"])
     model, batch = decoder(host_weights(folders["llama"]), adapter), batch_of(samples)

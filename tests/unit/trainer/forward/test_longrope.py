@@ -15,9 +15,9 @@ from claas_trainer.forward.peft_model import (
     rope_limits,
 )
 from claas_trainer.model.lora import AdapterWeights
-from claas_trainer.sdpo.batch import StepSample, TokenBatch
+from claas_trainer.sdpo.batch import TokenBatch, TokenSample
 from claas_trainer.sdpo.policy import Network
-from claas_trainer.sdpo.step import Schedule, StepConfig
+from claas_trainer.sdpo.settings import Schedule, SdpoConfig
 from tests.unit.trainer.core.models import (
     CPU,
     gradient,
@@ -30,12 +30,12 @@ from tests.unit.trainer.model.test_targets import build
 
 ORIGINAL = 16
 SAMPLES = [
-    StepSample((5, 6, 7), (5, 6, 8), (10, 11, 12, 13)),
-    StepSample(tuple(range(20, 50)), tuple(range(20, 52)), tuple(range(30, 38))),
-    StepSample((7, 8), (7, 9), tuple(range(60, 60 + ORIGINAL - 2))),
-    StepSample((7, 8), (7, 9), tuple(range(60, 60 + ORIGINAL - 1))),
+    TokenSample((5, 6, 7), (5, 6, 8), (10, 11, 12, 13)),
+    TokenSample(tuple(range(20, 50)), tuple(range(20, 52)), tuple(range(30, 38))),
+    TokenSample((7, 8), (7, 9), tuple(range(60, 60 + ORIGINAL - 2))),
+    TokenSample((7, 8), (7, 9), tuple(range(60, 60 + ORIGINAL - 1))),
     # The hint takes the teacher's side over the limit.
-    StepSample((5, 6, 7), tuple(range(5, 25)), (10, 11, 12)),
+    TokenSample((5, 6, 7), tuple(range(5, 25)), (10, 11, 12)),
 ]
 
 
@@ -67,7 +67,7 @@ def adapter(folder: Path) -> AdapterWeights:
     return learned(folder)
 
 
-def batch_of(samples: list[StepSample]) -> TokenBatch:
+def batch_of(samples: list[TokenSample]) -> TokenBatch:
     return TokenBatch.of([s.student_prompt_ids for s in samples], [s.response_ids for s in samples], CPU)
 
 
@@ -94,7 +94,7 @@ def test_the_limit_matters_to_this_model(base: PreTrainedModel) -> None:
 def test_a_step_s_loss_and_gradient_do_not_depend_on_the_micro_batches(
     base: PreTrainedModel, adapter: AdapterWeights
 ) -> None:
-    config = StepConfig(learning_rate=1e-3, teacher_top_k=10, max_grad_norm=0, kl_reg_weight=0.1)
+    config = SdpoConfig(learning_rate=1e-3, teacher_top_k=10, max_grad_norm=0, kl_reg_weight=0.1)
     one_by_one, at_once = (
         step(peft_way(base), adapter, SAMPLES, config, schedule=Schedule(tokens, 100)) for tokens in (1, 10_000)
     )

@@ -17,16 +17,17 @@ from claas_trainer.forward.weights.files import Checkpoint
 from claas_trainer.forward.weights.host import HostWeights
 from claas_trainer.forward.weights.mapped import MappedWeights
 from claas_trainer.forward.weights.source import WeightSource
-from claas_trainer.sdpo.batch import StepSample
+from claas_trainer.sdpo.batch import TokenSample
 from claas_trainer.sdpo.errors import WeightsError
 from claas_trainer.sdpo.optimizer import OptimizerState
-from claas_trainer.sdpo.step import StepConfig, StepResult, sdpo_step
+from claas_trainer.sdpo.settings import SdpoConfig
+from claas_trainer.sdpo.step import SdpoResult, sdpo_step
 from tests.unit.trainer.core import models
 
 FIELDS = ("input_norm", "qkv", "o", "post_norm", "gate_up", "down", "qkv_bias", "q_norm", "k_norm")
 SAMPLES = [
-    StepSample((3, 14, 15), (3, 14, 15, 9, 26), (5, 35, 8)),
-    StepSample((9, 7), (9, 7, 93, 23), (84, 62), (-2.0, -3.5)),
+    TokenSample((3, 14, 15), (3, 14, 15, 9, 26), (5, 35, 8)),
+    TokenSample((9, 7), (9, 7, 93, 23), (84, 62), (-2.0, -3.5)),
 ]
 
 
@@ -57,13 +58,13 @@ def test_every_tensor_is_the_one_that_a_copy_has_bit_for_bit(kind: str, dtype: t
     assert torch.equal(copied.final_norm, mapped.final_norm)
 
 
-def stepped(weights: WeightSource, folder: Path, checkpointed_layers: int = 0) -> StepResult:
+def stepped(weights: WeightSource, folder: Path, checkpointed_layers: int = 0) -> SdpoResult:
     adapter = models.learned(folder)
     shapes = {name: tensor.shape for name, tensor in adapter.tensors.items()}
     model = DecoderModel(weights, shapes, adapter.shape.rank, adapter.shape.alpha)
     model.checkpointed_layers = checkpointed_layers
     state = OptimizerState.fresh(adapter.tensors, model.layout)
-    return sdpo_step(model, SAMPLES, StepConfig(teacher_top_k=10, kl_reg_weight=0.1), state)
+    return sdpo_step(model, SAMPLES, SdpoConfig(teacher_top_k=10, kl_reg_weight=0.1), state)
 
 
 @pytest.mark.parametrize("checkpointed_layers", [0, 2])

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from claas_trainer.forward.peft_model import attached, load_base
 from claas_trainer.model.lora import AdapterWeights, LoraShape
-from claas_trainer.sdpo.batch import StepSample, TokenBatch
+from claas_trainer.sdpo.batch import TokenBatch, TokenSample
 from claas_trainer.sdpo.errors import AdapterError, WeightsError
 from claas_trainer.sdpo.policy import Network
 from tests.builders.models import build_tiny_qwen3
@@ -20,11 +20,11 @@ from tests.unit.trainer.core.models import CPU
 
 
 @pytest.fixture
-def batch(samples: list[StepSample]) -> TokenBatch:
+def batch(samples: list[TokenSample]) -> TokenBatch:
     return TokenBatch.of([s.student_prompt_ids for s in samples], [s.response_ids for s in samples], CPU)
 
 
-def plain_logits(model: torch.nn.Module, samples: list[StepSample]) -> Tensor:
+def plain_logits(model: torch.nn.Module, samples: list[TokenSample]) -> Tensor:
     """One sample at a time, all positions, no padding."""
     rows = []
     for sample in samples:
@@ -34,7 +34,7 @@ def plain_logits(model: torch.nn.Module, samples: list[StepSample]) -> Tensor:
 
 
 def test_the_response_logits_are_those_of_each_sample_alone(
-    base: PreTrainedModel, adapter: AdapterWeights, samples: list[StepSample], batch: TokenBatch
+    base: PreTrainedModel, adapter: AdapterWeights, samples: list[TokenSample], batch: TokenBatch
 ) -> None:
     with torch.no_grad(), attached(base, adapter) as model:
         got = model.logits(model.features(batch, Network.STUDENT))
@@ -42,7 +42,7 @@ def test_the_response_logits_are_those_of_each_sample_alone(
 
 
 def test_each_network_has_its_own_weights_and_leaves_the_student_s_as_they_were(
-    base: PreTrainedModel, adapter: AdapterWeights, samples: list[StepSample], batch: TokenBatch
+    base: PreTrainedModel, adapter: AdapterWeights, samples: list[TokenSample], batch: TokenBatch
 ) -> None:
     with torch.no_grad():
         alone = plain_logits(base, samples)
@@ -68,7 +68,7 @@ def test_each_network_has_its_own_weights_and_leaves_the_student_s_as_they_were(
 
 
 def test_after_it_is_detached_the_base_model_is_as_it_was(
-    base: PreTrainedModel, adapter: AdapterWeights, samples: list[StepSample]
+    base: PreTrainedModel, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     weights = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     modules = [(name, type(module)) for name, module in base.named_modules()]
@@ -85,7 +85,7 @@ def test_after_it_is_detached_the_base_model_is_as_it_was(
 
 @pytest.mark.filterwarnings("error")
 def test_the_next_tenant_does_not_feel_the_last_ones_adapter(
-    base: PreTrainedModel, adapter: AdapterWeights, fresh: AdapterWeights, samples: list[StepSample]
+    base: PreTrainedModel, adapter: AdapterWeights, fresh: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     with torch.no_grad():
         alone = plain_logits(base, samples)
@@ -96,7 +96,7 @@ def test_the_next_tenant_does_not_feel_the_last_ones_adapter(
 
 
 def test_an_error_while_attached_detaches_too(
-    base: PreTrainedModel, adapter: AdapterWeights, samples: list[StepSample]
+    base: PreTrainedModel, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     with torch.no_grad():
         before = plain_logits(base, samples)
@@ -125,7 +125,7 @@ def test_attaching_draws_nothing_from_the_callers_generator(base: PreTrainedMode
 
 
 def test_an_adapter_of_another_shape_is_refused_by_the_name_of_the_tensor(
-    base: PreTrainedModel, adapter: AdapterWeights, samples: list[StepSample]
+    base: PreTrainedModel, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     name = next(iter(adapter.tensors))
     missing = {key: tensor for key, tensor in adapter.tensors.items() if key != name}

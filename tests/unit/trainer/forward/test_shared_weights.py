@@ -24,10 +24,11 @@ from claas_trainer.forward.weights.shared import (
 )
 from claas_trainer.model.config_shape import read_shape
 from claas_trainer.model.shape import ModelShape, Rope
-from claas_trainer.sdpo.batch import StepSample
+from claas_trainer.sdpo.batch import TokenSample
 from claas_trainer.sdpo.errors import WeightsError
 from claas_trainer.sdpo.optimizer import OptimizerState, Part
-from claas_trainer.sdpo.step import StepConfig, sdpo_step
+from claas_trainer.sdpo.settings import SdpoConfig
+from claas_trainer.sdpo.step import sdpo_step
 
 SHAPE = ModelShape("qwen3", 96, 32, 48, 1, 4, 2, 16, Rope.plain(1e4, 16), qk_norm=True)
 CPU = torch.device("cpu")
@@ -148,12 +149,12 @@ def test_a_step_on_served_weights_is_the_step_on_the_models_files(
     adapter = adapter_shapes(files.shape, 4)
     generator = torch.Generator().manual_seed(1)
     masters = {name: torch.randn(size, generator=generator) * 0.1 for name, size in adapter.items()}
-    sample = StepSample((1, 2, 3), (1, 2, 9, 3), (4, 5, 6))
+    sample = TokenSample((1, 2, 3), (1, 2, 9, 3), (4, 5, 6))
     results = []
     for source in (files, shared):
         source.acquire()
         model = DecoderModel(source, adapter, 4, 8.0)
-        result = sdpo_step(model, [sample], StepConfig(), OptimizerState.fresh(masters, model.layout))
+        result = sdpo_step(model, [sample], SdpoConfig(), OptimizerState.fresh(masters, model.layout))
         results.append(result.state.vectors[Part.MASTER])
         source.release()
     assert torch.equal(*results)

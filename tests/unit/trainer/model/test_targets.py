@@ -16,9 +16,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from claas_trainer.forward.peft_model import attached, load_base
 from claas_trainer.model.lora import LoraShape, new_adapter, write_adapter
 from claas_trainer.model.targets import target_layers
-from claas_trainer.sdpo.batch import StepSample
+from claas_trainer.sdpo.batch import TokenSample
 from claas_trainer.sdpo.errors import AdapterError
-from claas_trainer.sdpo.step import StepConfig
+from claas_trainer.sdpo.settings import SdpoConfig
 from tests.unit.trainer.core.models import peft_way, step
 
 SIZES: dict[str, Any] = {
@@ -135,10 +135,10 @@ def test_what_can_t_be_trained_is_refused_and_what_there_is_listed(
 
 
 SAMPLES = [
-    StepSample((5, 6, 7), (5, 6, 8, 9), (10, 11, 12, 13)),
-    StepSample(tuple(range(20, 60)), tuple(range(20, 70)), tuple(range(30, 50))),
+    TokenSample((5, 6, 7), (5, 6, 8, 9), (10, 11, 12, 13)),
+    TokenSample(tuple(range(20, 60)), tuple(range(20, 70)), tuple(range(30, 50))),
 ]
-CONFIG = StepConfig(learning_rate=1e-2, teacher_top_k=10)
+CONFIG = SdpoConfig(learning_rate=1e-2, teacher_top_k=10)
 
 
 @pytest.mark.parametrize("kind", ["phi3", "qwen2_moe", "mixtral", "gemma3"])

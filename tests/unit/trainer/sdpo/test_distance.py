@@ -14,25 +14,25 @@ from transformers import PreTrainedModel
 from claas_trainer.forward.peft_model import attached
 from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.sdpo.batch import (
-    StepSample,
     TokenBatch,
+    TokenSample,
     micro_batches,
     ordered,
 )
 from claas_trainer.sdpo.distance import Distance, windows
 from claas_trainer.sdpo.parameters import AdapterParameters
 from claas_trainer.sdpo.policy import Network, PolicyModel, StudentPass
-from claas_trainer.sdpo.step import Schedule, StepConfig
+from claas_trainer.sdpo.settings import Schedule, SdpoConfig
 from tests.unit.trainer.core.models import CPU, Way, step
 
-CONFIG = StepConfig(learning_rate=1e-2, teacher_top_k=10, max_grad_norm=0)
+CONFIG = SdpoConfig(learning_rate=1e-2, teacher_top_k=10, max_grad_norm=0)
 LENGTHS = st.lists(st.tuples(st.integers(1, 900), st.integers(1, 900)), min_size=1, max_size=40)
 
 
-def of_lengths(lengths: list[tuple[int, int]]) -> list[StepSample]:
+def of_lengths(lengths: list[tuple[int, int]]) -> list[TokenSample]:
     """Samples of so many prompt and response tokens; each token says which sample it is of, and where."""
     return [
-        StepSample(
+        TokenSample(
             tuple(1000 * index + place for place in range(prompt)),
             (0,),
             tuple(1000 * index + 1_000_000 + place for place in range(response)),
@@ -125,7 +125,7 @@ def test_a_move_in_any_single_sample_is_seen(
 ) -> None:
     """Each sample has a token of its own, after which the policy moves or does not."""
     moving = data.draw(st.integers(0, len(lengths) - 1))
-    samples = [StepSample((i,) * prompt, (i,), (i,) * response) for i, (prompt, response) in enumerate(lengths)]
+    samples = [TokenSample((i,) * prompt, (i,), (i,) * response) for i, (prompt, response) in enumerate(lengths)]
     model = Bigrams(torch.randn(len(lengths), 20, generator=torch.Generator().manual_seed(0)).double())
     distance = Distance(model, samples, most_tokens, 7)
     for group in micro_batches(samples, 500):
@@ -144,7 +144,7 @@ def test_a_move_in_any_single_sample_is_seen(
 
 
 def test_on_short_samples_it_is_the_exact_kl_over_all_response_tokens(
-    way: Way, base: PreTrainedModel, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, base: PreTrainedModel, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     result = step(way, adapter, samples, CONFIG, schedule=Schedule(micro_batch_tokens=40, tile_rows=3))
     each: list[list[Tensor]] = []

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from claas_trainer.forward.peft_model import attached, load_base
 from claas_trainer.model.lora import AdapterWeights, LoraShape, new_adapter
-from claas_trainer.sdpo.batch import StepSample, TokenBatch
+from claas_trainer.sdpo.batch import TokenBatch, TokenSample
 from claas_trainer.sdpo.losses.support import Support
 from claas_trainer.sdpo.optimizer import OptimizerState
 from claas_trainer.sdpo.policy import Network, PolicyModel
@@ -23,7 +23,8 @@ from claas_trainer.sdpo.scoring import (
     Sums,
     score,
 )
-from claas_trainer.sdpo.step import Schedule, StepConfig, sdpo_step
+from claas_trainer.sdpo.settings import Schedule, SdpoConfig
+from claas_trainer.sdpo.step import sdpo_step
 from claas_trainer.sdpo.teachers.frozen import FrozenTeacher
 from tests.unit.trainer.core.models import (
     CPU,
@@ -41,7 +42,7 @@ from tests.unit.trainer.core.watched import Watched
 from tests.unit.trainer.sdpo.losses.drawing import Drawn, expected, setting
 from tests.unit.trainer.sdpo.losses.heads import HeadedModel, LogitsModel
 
-CONFIG = StepConfig(learning_rate=1e-3, teacher_top_k=10, max_grad_norm=0)
+CONFIG = SdpoConfig(learning_rate=1e-3, teacher_top_k=10, max_grad_norm=0)
 
 
 def scored(
@@ -60,7 +61,7 @@ def kl(p: Tensor, q: Tensor) -> float:
 
 
 def test_mistake_01_alpha_0_has_a_loss_and_a_gradient(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     """There, it was the limit of the divergence between the endpoints, which is 0."""
     at_zero = step(way, adapter, samples, dataclasses.replace(CONFIG, alpha=0.0, support=Support.FULL))
@@ -161,7 +162,7 @@ def test_mistake_05_logits_and_loss_are_float32_over_a_bfloat16_model(
 
 
 def test_mistake_06_a_micro_batch_s_graph_is_gone_before_the_next_and_the_mean_is_over_all_tokens(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     """There, all graphs were kept until one backward: memory grew with the batch."""
     with way(adapter) as model:
@@ -184,7 +185,7 @@ def test_mistake_06_a_micro_batch_s_graph_is_gone_before_the_next_and_the_mean_i
 
 @pytest.mark.parametrize("weight", [0.0, 0.1])
 def test_mistake_07_without_a_kl_term_the_base_is_run_for_the_teacher_alone(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample], weight: float
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample], weight: float
 ) -> None:
     """There, a forward of the base was made for a term of weight 0."""
     with way(adapter) as model:
@@ -213,7 +214,7 @@ def test_mistake_10_the_width_of_a_head_is_the_configuration_s_own(head_dim: int
 
 
 def test_mistake_11_the_next_tenant_does_not_feel_the_last_one_s_adapter(
-    base: PreTrainedModel, model_folder: Path, adapter: AdapterWeights, samples: list[StepSample]
+    base: PreTrainedModel, model_folder: Path, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     """There, the base model was wrapped a second time and the last tenant's adapter stayed active in it."""
     others = learned(model_folder, ("q_proj", "v_proj"))

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from claas_trainer.forward.peft_model import AdaptedModel, attached
 from claas_trainer.forward.weights.host import HostWeights
 from claas_trainer.model.lora import AdapterWeights
-from claas_trainer.sdpo.batch import StepSample, TokenBatch, micro_batches
+from claas_trainer.sdpo.batch import TokenBatch, TokenSample, micro_batches
 from claas_trainer.sdpo.errors import (
     InvalidBatchError,
     InvalidConfigError,
@@ -26,7 +26,8 @@ from claas_trainer.sdpo.errors import (
 from claas_trainer.sdpo.losses.support import Support
 from claas_trainer.sdpo.optimizer import OptimizerState
 from claas_trainer.sdpo.parameters import Layout
-from claas_trainer.sdpo.step import Schedule, StepConfig, sdpo_step
+from claas_trainer.sdpo.settings import Schedule, SdpoConfig
+from claas_trainer.sdpo.step import sdpo_step
 from tests.unit.trainer.core.models import (
     Way,
     decoder,
@@ -37,12 +38,12 @@ from tests.unit.trainer.core.models import (
 )
 from tests.unit.trainer.core.watched import Scarce, Watched
 
-CONFIG = StepConfig(learning_rate=1e-3, teacher_top_k=10, max_grad_norm=0)
+CONFIG = SdpoConfig(learning_rate=1e-3, teacher_top_k=10, max_grad_norm=0)
 SMALL = Schedule(micro_batch_tokens=40, tile_rows=3)
 
 
 def plain_gradient(
-    model: AdaptedModel, samples: Sequence[StepSample], alpha: float, clip: float, kl: float
+    model: AdaptedModel, samples: Sequence[TokenSample], alpha: float, clip: float, kl: float
 ) -> tuple[float, Tensor]:
     """Full vocabulary, one sample at a time, one graph for all, one backward; the formulas as they are read."""
 
@@ -73,7 +74,7 @@ def plain_gradient(
 
 @pytest.mark.parametrize(("alpha", "kl"), [(0.5, 0.0), (0.5, 0.2), (0.2, 0.0)])
 def test_loss_and_gradient_are_those_of_plain_autograd(
-    way: Way, base: PreTrainedModel, adapter: AdapterWeights, samples: list[StepSample], alpha: float, kl: float
+    way: Way, base: PreTrainedModel, adapter: AdapterWeights, samples: list[TokenSample], alpha: float, kl: float
 ) -> None:
     config = dataclasses.replace(CONFIG, alpha=alpha, kl_reg_weight=kl, support=Support.FULL, is_clip=1.5)
     with attached(base, adapter) as model:
@@ -90,7 +91,7 @@ def test_loss_and_gradient_are_those_of_plain_autograd(
     ids=lambda schedule: f"{schedule.micro_batch_tokens}-{schedule.tile_rows}",
 )
 def test_micro_batches_and_tiles_change_nothing_but_rounding(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample], schedule: Schedule
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample], schedule: Schedule
 ) -> None:
     """All in one packed or padded forward, or each sample by itself."""
     usual = step(way, adapter, samples, CONFIG)
@@ -103,7 +104,7 @@ def test_micro_batches_and_tiles_change_nothing_but_rounding(
 
 
 def test_the_order_of_the_samples_changes_not_a_bit(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     usual = step(way, adapter, samples, CONFIG, schedule=SMALL)
     shuffled = random.Random(0).sample(samples, len(samples))
@@ -114,7 +115,7 @@ def test_the_order_of_the_samples_changes_not_a_bit(
 
 
 def test_the_same_input_and_seed_give_the_same_bytes(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     one = step(way, adapter, samples, CONFIG)
     torch.rand(3)
@@ -125,7 +126,7 @@ def test_the_same_input_and_seed_give_the_same_bytes(
 
 
 def test_two_steps_through_a_stored_state_are_two_steps_in_a_row(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     with way(adapter) as model:
         first = sdpo_step(model, samples, CONFIG, OptimizerState.fresh(adapter.tensors, model.layout))
@@ -139,7 +140,7 @@ def test_two_steps_through_a_stored_state_are_two_steps_in_a_row(
 
 
 def test_a_step_leaves_the_state_that_it_started_from_as_it_was(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     with way(adapter) as model:
         state = OptimizerState.fresh(adapter.tensors, model.layout)
@@ -150,7 +151,7 @@ def test_a_step_leaves_the_state_that_it_started_from_as_it_was(
 
 
 def test_a_step_writes_to_none_of_the_base_s_weights(
-    weights: HostWeights, adapter: AdapterWeights, samples: list[StepSample]
+    weights: HostWeights, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     """They may be a running server's own."""
 
@@ -167,7 +168,7 @@ def test_a_step_writes_to_none_of_the_base_s_weights(
 
 
 def test_a_step_moves_the_adapter_towards_the_teacher(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     state, losses = None, []
     for _ in range(8):
@@ -179,7 +180,7 @@ def test_a_step_moves_the_adapter_towards_the_teacher(
 
 
 def test_a_step_tells_which_micro_batch_it_is_at(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     told: list[tuple[int, int]] = []
     with way(adapter) as model:
@@ -192,7 +193,7 @@ def test_a_step_tells_which_micro_batch_it_is_at(
 
 
 def test_a_step_of_one_micro_batch_has_places_to_rest_in_between_its_layers(
-    weights: HostWeights, adapter: AdapterWeights, samples: list[StepSample]
+    weights: HostWeights, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     model, rests = decoder(weights, adapter, checkpointed_layers=1), []
     model.before_layer = lambda: rests.append(True)
@@ -205,7 +206,7 @@ def test_a_step_of_one_micro_batch_has_places_to_rest_in_between_its_layers(
 
 def test_nothing_to_learn_moves_nothing(way: Way, fresh: AdapterWeights) -> None:
     """A teacher that saw no more than the student, and an adapter that still changes nothing."""
-    sample = StepSample((3, 4, 5), (3, 4, 5), (6, 7))
+    sample = TokenSample((3, 4, 5), (3, 4, 5), (6, 7))
     result = step(way, fresh, [sample], dataclasses.replace(CONFIG, weight_decay=0.0))
     assert result.metrics.loss == 0
     assert result.metrics.kl_to_parent < 1e-6
@@ -213,7 +214,7 @@ def test_nothing_to_learn_moves_nothing(way: Way, fresh: AdapterWeights) -> None
 
 
 def test_samples_without_recorded_logprobs_have_ratio_one(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     unrecorded = [dataclasses.replace(sample, old_logprobs=None) for sample in samples]
     metrics = step(way, adapter, unrecorded, CONFIG).metrics
@@ -222,7 +223,7 @@ def test_samples_without_recorded_logprobs_have_ratio_one(
 
 
 def test_ratios_are_clipped_and_reported(way: Way, adapter: AdapterWeights) -> None:
-    sample = StepSample((3, 4), (3, 4, 9), (5, 6, 7, 8), old_logprobs=(-60.0, -60.0, -0.0, -0.0))
+    sample = TokenSample((3, 4), (3, 4, 9), (5, 6, 7, 8), old_logprobs=(-60.0, -60.0, -0.0, -0.0))
     metrics = step(way, adapter, [sample], dataclasses.replace(CONFIG, is_clip=2.0)).metrics
     assert metrics.ratio_max == 2
     assert metrics.clipped_fraction == 0.5
@@ -230,7 +231,7 @@ def test_ratios_are_clipped_and_reported(way: Way, adapter: AdapterWeights) -> N
 
 
 def test_the_gradient_is_clipped_by_its_global_norm(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     free = step(way, adapter, samples, CONFIG)
     limit = free.metrics.grad_norm / 10
@@ -240,7 +241,11 @@ def test_the_gradient_is_clipped_by_its_global_norm(
 
 
 def watched_step(
-    way: Way, adapter: AdapterWeights, samples: Sequence[StepSample], watch: Callable[..., Watched], **options: object
+    way: Way,
+    adapter: AdapterWeights,
+    samples: Sequence[TokenSample],
+    watch: Callable[..., Watched],
+    **options: object,
 ) -> Watched:
     """A step whose model was wrapped by `watch`."""
     with way(adapter) as model:
@@ -252,7 +257,7 @@ def watched_step(
 
 
 def test_the_model_is_cleared_after_a_step_and_after_one_that_failed(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     assert watched_step(way, adapter, samples, Watched).cleared
 
@@ -268,7 +273,7 @@ def test_the_model_is_cleared_after_a_step_and_after_one_that_failed(
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_loss_that_is_no_number_fails_and_gives_nothing(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample], poison: float
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample], poison: float
 ) -> None:
     spoilt = {name: tensor.clone() for name, tensor in adapter.tensors.items()}
     next(iter(spoilt.values()))[0, 0] = poison
@@ -282,7 +287,7 @@ def test_a_loss_that_is_no_number_fails_and_gives_nothing(
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 def test_a_gradient_that_is_no_number_fails_and_gives_nothing(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample], poison: float
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample], poison: float
 ) -> None:
     with way(adapter) as model:
         watched = Watched(model, gradients=lambda gradient: gradient * poison)
@@ -293,7 +298,7 @@ def test_a_gradient_that_is_no_number_fails_and_gives_nothing(
 
 
 def test_a_step_that_moves_the_policy_too_far_fails(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     moved = step(way, adapter, samples, CONFIG).metrics.kl_to_parent
     assert moved > 0
@@ -303,7 +308,7 @@ def test_a_step_that_moves_the_policy_too_far_fails(
 
 
 def test_an_update_to_a_policy_that_is_no_number_fails(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     with pytest.raises(NonFiniteError, match="updated policy"):
         step(way, adapter, samples, dataclasses.replace(CONFIG, learning_rate=1e30))
@@ -311,7 +316,7 @@ def test_an_update_to_a_policy_that_is_no_number_fails(
 
 @pytest.mark.parametrize(("times", "at"), [(1, 0), (1, 1), (3, 1)])
 def test_where_memory_runs_out_the_step_begins_again_in_smaller_pieces_and_counts_nothing_twice(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample], times: int, at: int
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample], times: int, at: int
 ) -> None:
     usual = step(way, adapter, samples, CONFIG)
     told: list[tuple[int, int]] = []
@@ -338,7 +343,7 @@ def test_where_memory_runs_out_the_step_begins_again_in_smaller_pieces_and_count
 
 
 def test_memory_that_suffices_for_nothing_is_an_error_and_not_an_endless_loop(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     def full(batch: TokenBatch) -> None:
         raise torch.OutOfMemoryError
@@ -358,14 +363,14 @@ def test_a_schedule_is_halved_until_nothing_is_left_to_halve() -> None:
     assert seen == [(8, 3), (4, 1), (2, 1), (1, 1)]
 
 
-def test_another_adapters_state_is_refused(way: Way, adapter: AdapterWeights, samples: list[StepSample]) -> None:
+def test_another_adapters_state_is_refused(way: Way, adapter: AdapterWeights, samples: list[TokenSample]) -> None:
     foreign = OptimizerState.fresh({"somebody.else": torch.zeros(2)})
     with pytest.raises(OptimizerStateError, match="belongs to another adapter"):
         step(way, adapter, samples, CONFIG, foreign)
 
 
 def test_a_state_in_another_order_is_never_taken_for_one_in_the_model_s(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     """Vectors of one length whose tensors stand elsewhere would scramble the adapter without a word."""
     usual = step(way, adapter, samples, CONFIG)
@@ -375,7 +380,7 @@ def test_a_state_in_another_order_is_never_taken_for_one_in_the_model_s(
     assert torch.equal(gradient(result, CONFIG), gradient(usual, CONFIG))
 
 
-GOOD = StepSample((1, 2), (1, 2, 3), (4, 5), (-0.5, -0.5))
+GOOD = TokenSample((1, 2), (1, 2, 3), (4, 5), (-0.5, -0.5))
 
 
 @pytest.mark.parametrize(
@@ -391,7 +396,7 @@ GOOD = StepSample((1, 2), (1, 2, 3), (4, 5), (-0.5, -0.5))
     ],
 )
 def test_a_sample_that_cannot_be_trained_on_is_named_by_index_and_field(
-    way: Way, adapter: AdapterWeights, bad: StepSample, said: str
+    way: Way, adapter: AdapterWeights, bad: TokenSample, said: str
 ) -> None:
     with pytest.raises(InvalidBatchError, match=said):
         step(way, adapter, [GOOD, bad], CONFIG)
@@ -424,14 +429,14 @@ def test_a_setting_outside_its_range_is_named(wrong: dict[str, float]) -> None:
 
 
 def test_the_defaults_are_those_that_claas_users_know() -> None:
-    config = StepConfig()
+    config = SdpoConfig()
     assert (config.learning_rate, config.alpha, config.is_clip, config.max_grad_norm) == (3e-5, 0.5, 5.0, 1.0)
     assert (config.kl_reg_weight, config.teacher_top_k, config.weight_decay) == (0.0, 100, 0.01)
     assert config.max_kl == 0
 
 
 def test_a_support_larger_than_the_vocabulary_is_the_full_one(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     wide = step(way, adapter, samples, dataclasses.replace(CONFIG, teacher_top_k=100))
     full = step(way, adapter, samples, dataclasses.replace(CONFIG, support=Support.FULL))

@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 
 from claas_trainer.forward.peft_model import attached
 from claas_trainer.model.lora import AdapterWeights
-from claas_trainer.sdpo.batch import StepSample
+from claas_trainer.sdpo.batch import TokenSample
 from claas_trainer.sdpo.errors import InvalidConfigError
 from claas_trainer.sdpo.losses.support import Support
 from claas_trainer.sdpo.optimizer import OptimizerState, Part
-from claas_trainer.sdpo.step import StepConfig, StepResult, sdpo_step
+from claas_trainer.sdpo.settings import SdpoConfig
+from claas_trainer.sdpo.step import SdpoResult, sdpo_step
 from claas_trainer.sdpo.teachers.average import AverageTeacher
 from claas_trainer.sdpo.teachers.base import Teacher
 from claas_trainer.sdpo.teachers.frozen import FrozenTeacher
@@ -32,13 +33,13 @@ from tests.unit.trainer.core.models import (
 )
 from tests.unit.trainer.core.watched import Watched
 
-CONFIG = StepConfig(learning_rate=1e-2, support=Support.FULL, max_grad_norm=0, alpha=0.0)
+CONFIG = SdpoConfig(learning_rate=1e-2, support=Support.FULL, max_grad_norm=0, alpha=0.0)
 
 
 def taught_by(
     base: PreTrainedModel,
     adapter: AdapterWeights,
-    samples: Sequence[StepSample],
+    samples: Sequence[TokenSample],
     teacher: Callable[[Any, Tensor], Tensor],
 ) -> tuple[float, Tensor]:
     """KL(T || S) by plain autograd, one sample at a time; `teacher` gives T's logits for hinted ids."""
@@ -60,7 +61,7 @@ def taught_by(
 
 
 @pytest.fixture
-def unrecorded(samples: list[StepSample]) -> list[StepSample]:
+def unrecorded(samples: list[TokenSample]) -> list[TokenSample]:
     """With ratio 1, so that the loss is the divergence."""
     return [dataclasses.replace(sample, old_logprobs=None) for sample in samples]
 
@@ -76,7 +77,7 @@ def student_logits(peft: Any, ids: Tensor) -> Tensor:
     return logits
 
 
-def assert_taught(result: StepResult, loss: float, wanted: Tensor) -> None:
+def assert_taught(result: SdpoResult, loss: float, wanted: Tensor) -> None:
     assert result.metrics.divergence == pytest.approx(loss, rel=1e-5)
     assert off(gradient(result, CONFIG), wanted) < 1e-5
 
@@ -97,7 +98,7 @@ def test_a_first_step_is_taught_by_the_teachers_hinted_logits(
     way: Way,
     base: PreTrainedModel,
     adapter: AdapterWeights,
-    unrecorded: list[StepSample],
+    unrecorded: list[TokenSample],
     teacher: Teacher,
     logits: Callable[[Any, Tensor], Tensor],
 ) -> None:
@@ -106,7 +107,7 @@ def test_a_first_step_is_taught_by_the_teachers_hinted_logits(
 
 
 def test_a_trust_region_without_extent_is_the_frozen_teacher_bit_for_bit(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     frozen = step(way, adapter, samples, CONFIG)
     nowhere = step(way, adapter, samples, CONFIG, teacher=TrustRegionTeacher(0.0))
@@ -115,7 +116,7 @@ def test_a_trust_region_without_extent_is_the_frozen_teacher_bit_for_bit(
 
 
 def test_the_average_starts_from_the_masters_and_follows_them_at_its_rate(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     rate = 0.3
     with way(adapter) as model:
@@ -129,7 +130,7 @@ def test_the_average_starts_from_the_masters_and_follows_them_at_its_rate(
 
 
 def test_later_steps_are_taught_by_the_average_and_not_by_the_student_or_the_base(
-    way: Way, base: PreTrainedModel, adapter: AdapterWeights, unrecorded: list[StepSample]
+    way: Way, base: PreTrainedModel, adapter: AdapterWeights, unrecorded: list[TokenSample]
 ) -> None:
     teacher = AverageTeacher(0.3)
     config = dataclasses.replace(CONFIG, beta1=0.0)
@@ -155,7 +156,7 @@ def test_later_steps_are_taught_by_the_average_and_not_by_the_student_or_the_bas
 
 
 def test_the_average_is_stored_and_restored_with_the_state(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     teacher = AverageTeacher(0.3)
     with way(adapter) as model:
@@ -177,7 +178,7 @@ def test_the_average_is_stored_and_restored_with_the_state(
 
 
 def test_a_teacher_without_an_average_keeps_none(
-    way: Way, adapter: AdapterWeights, samples: list[StepSample]
+    way: Way, adapter: AdapterWeights, samples: list[TokenSample]
 ) -> None:
     averaged = step(way, adapter, samples, CONFIG, teacher=AverageTeacher(0.3)).state
     assert Part.AVERAGE in averaged.vectors
@@ -197,7 +198,7 @@ def test_a_teacher_without_an_average_keeps_none(
 def test_each_teacher_costs_its_own_forwards_and_no_others(
     way: Way,
     adapter: AdapterWeights,
-    samples: list[StepSample],
+    samples: list[TokenSample],
     teacher: Teacher,
     forwards: list[str],
     kl_weight: float,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from claas_trainer.sdpo.errors import StepError, WeightsError
+from claas_trainer.sdpo.errors import SdpoError, WeightsError
 
 _LENGTH = 400
 
@@ -23,7 +23,7 @@ def model_errors(folder: Path, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (StepError, MemoryError, torch.OutOfMemoryError):
+    except (SdpoError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         why = " ".join(str(error).split())[:_LENGTH]

@@ -17,7 +17,7 @@ _ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
-class StepSample:
+class TokenSample:
     """One answer to learn from, as token ids. The response ids are the sampled ones, unchanged.
 
     `old_logprobs`: log-probabilities of the response tokens when they were sampled. None if unknown: the adapter's
@@ -102,7 +102,7 @@ def _sent(values: Sequence[int], device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def check_samples(samples: Sequence[StepSample], vocabulary_size: int) -> None:
+def check_samples(samples: Sequence[TokenSample], vocabulary_size: int) -> None:
     """Checks that every sample can be trained on.
 
     Raises:
@@ -132,19 +132,19 @@ def check_samples(samples: Sequence[StepSample], vocabulary_size: int) -> None:
             )
 
 
-def ordered(samples: Sequence[StepSample]) -> list[StepSample]:
+def ordered(samples: Sequence[TokenSample]) -> list[TokenSample]:
     """The samples by length; the order depends on their content only."""
 
-    def key(sample: StepSample) -> tuple[object, ...]:
+    def key(sample: TokenSample) -> tuple[object, ...]:
         old = sample.old_logprobs or ()
         return (sample.tokens, sample.response_ids, sample.student_prompt_ids, sample.teacher_prompt_ids, old)
 
     return sorted(samples, key=key)
 
 
-def micro_batches(samples: Sequence[StepSample], max_tokens: int) -> Iterator[list[StepSample]]:
+def micro_batches(samples: Sequence[TokenSample], max_tokens: int) -> Iterator[list[TokenSample]]:
     """`ordered` samples in groups of at most this many tokens; a longer sample is a group of its own."""
-    group: list[StepSample] = []
+    group: list[TokenSample] = []
     tokens = 0
     for sample in ordered(samples):
         if group and tokens + sample.tokens > max_tokens:
@@ -156,6 +156,11 @@ def micro_batches(samples: Sequence[StepSample], max_tokens: int) -> Iterator[li
         yield group
 
 
-def digest(samples: Sequence[StepSample]) -> str:
+def digest(samples: Sequence[TokenSample]) -> str:
     """sha256 over the samples' token ids and log-probabilities, independent of their order."""
-    return hashlib.sha256("\n".join(sorted(map(repr, samples))).encode()).hexdigest()
+    return hashlib.sha256("\n".join(sorted(map(_recorded, samples))).encode()).hexdigest()
+
+
+def _recorded(sample: TokenSample) -> str:
+    # As versions have recorded it from the first on, under the class's name of then.
+    return repr(sample).replace(TokenSample.__name__, "StepSample", 1)

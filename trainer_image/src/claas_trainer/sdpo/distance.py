@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from claas_trainer.sdpo.batch import StepSample, TokenBatch, ordered
+from claas_trainer.sdpo.batch import TokenBatch, TokenSample, ordered
 from claas_trainer.sdpo.policy import Network, PolicyModel
 from claas_trainer.sdpo.scoring import token_kl
 
@@ -48,7 +48,7 @@ class Window:
         return len(self.context) + len(self.response)
 
 
-def windows(samples: Sequence[StepSample]) -> list[Window]:
+def windows(samples: Sequence[TokenSample]) -> list[Window]:
     """At least one window for each sample, by its index; whole samples come first. Their places depend on lengths
     only. `samples` are in the order of `batch.ordered`."""
     share = _share(samples)
@@ -67,7 +67,7 @@ def windows(samples: Sequence[StepSample]) -> list[Window]:
     return sorted(found, key=lambda window: not window.whole)
 
 
-def _share(samples: Sequence[StepSample]) -> int:
+def _share(samples: Sequence[TokenSample]) -> int:
     """Forward tokens for each sample; longer samples get what shorter ones do not need."""
     middle = samples[(len(samples) - 1) // 2]
     usual = len(middle.student_prompt_ids) + min(_MEASURED_TOKENS, len(middle.response_ids))
@@ -80,7 +80,7 @@ def _share(samples: Sequence[StepSample]) -> int:
     return lengths[-1]
 
 
-def _window(index: int, sample: StepSample, place: float, size: int, most: int) -> Window:
+def _window(index: int, sample: TokenSample, place: float, size: int, most: int) -> Window:
     """A window of at most this many tokens; `place`, from 0 to 1, is its position in the response."""
     start = int(place * (len(sample.response_ids) - size + 1))
     before = sample.student_prompt_ids + sample.response_ids[:start]
@@ -90,7 +90,7 @@ def _window(index: int, sample: StepSample, place: float, size: int, most: int) 
     return Window(index, before, sample.response_ids[start : start + size], False)
 
 
-def _length(sample: StepSample) -> int:
+def _length(sample: TokenSample) -> int:
     return len(sample.student_prompt_ids) + len(sample.response_ids)
 
 
@@ -98,7 +98,7 @@ class Distance:
     """Measures how far a step moves a policy: `tell` for each forward pass of the step, `ready` before the update,
     `moved` after it."""
 
-    def __init__(self, model: PolicyModel, samples: Sequence[StepSample], most_tokens: int, tile_rows: int) -> None:
+    def __init__(self, model: PolicyModel, samples: Sequence[TokenSample], most_tokens: int, tile_rows: int) -> None:
         """`most_tokens`: largest number of tokens in one forward pass."""
         self._model = model
         self._samples = ordered(samples)
@@ -109,7 +109,7 @@ class Distance:
         self._before: list[Tensor] = []
         self._told = 0
 
-    def tell(self, group: Sequence[StepSample], features: Tensor) -> None:
+    def tell(self, group: Sequence[TokenSample], features: Tensor) -> None:
         """Takes the student's features of a micro-batch, [N, F]; called for the micro-batches in order."""
         row = 0
         for sample in group:

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from claas_trainer.sdpo.batch import (
-    StepSample,
     TokenBatch,
+    TokenSample,
     check_samples,
     micro_batches,
 )
 from claas_trainer.sdpo.distance import Distance
-from claas_trainer.sdpo.errors import InvalidConfigError, NonFiniteError, PolicyMovedError
-from claas_trainer.sdpo.losses.support import Support
+from claas_trainer.sdpo.errors import NonFiniteError, PolicyMovedError
 from claas_trainer.sdpo.optimizer import (
     AdamWConfig,
     OptimizerState,
@@ -38,77 +37,14 @@ from claas_trainer.sdpo.scoring import (
     Sums,
     score,
 )
+from claas_trainer.sdpo.settings import Schedule, SdpoConfig
 from claas_trainer.sdpo.teachers.base import Teacher
 from claas_trainer.sdpo.teachers.frozen import FrozenTeacher
 from claas_trainer.sdpo.transfers import ToDevice, ToHost
 
 
 @dataclass(frozen=True)
-class StepConfig:
-    """The settings of a step.
-
-    `teacher_top_k` is the K of the support (the student's top K). `max_grad_norm` 0 switches clipping off.
-    `kl_reg_weight` 0 saves the base model's forward pass. A step that moves the policy by more than `max_kl` nats per
-    token fails; 0 sets no limit. `seed` is recorded with the version and seeds torch.
-
-    Raises:
-        InvalidConfigError: a value is outside its range.
-    """
-
-    learning_rate: float = 3e-5
-    alpha: float = 0.5
-    is_clip: float = 5.0
-    max_grad_norm: float = 1.0
-    kl_reg_weight: float = 0.0
-    teacher_top_k: int = 100
-    support: Support = Support.TOP_K_TAIL
-    weight_decay: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    max_kl: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        ranges = (
-            ("learning_rate", self.learning_rate > 0, "above 0"),
-            ("alpha", 0 <= self.alpha <= 1, "between 0 and 1"),
-            ("is_clip", self.is_clip >= 1, "at least 1"),
-            ("max_grad_norm", self.max_grad_norm >= 0, "at least 0"),
-            ("kl_reg_weight", self.kl_reg_weight >= 0, "at least 0"),
-            ("teacher_top_k", self.teacher_top_k >= 1, "at least 1"),
-            ("weight_decay", self.weight_decay >= 0, "at least 0"),
-            ("beta1", 0 <= self.beta1 < 1, "at least 0 and below 1"),
-            ("beta2", 0 <= self.beta2 < 1, "at least 0 and below 1"),
-            ("epsilon", self.epsilon > 0, "above 0"),
-            ("max_kl", self.max_kl >= 0, "at least 0"),
-        )
-        for field, inside, wanted in ranges:
-            value = getattr(self, field)
-            if not inside or not math.isfinite(value):
-                raise InvalidConfigError(f"{field} is {value}: it must be {wanted}")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How a step is divided into pieces. Affects time and memory, and the result only by rounding.
-
-    `micro_batch_tokens`: tokens of one forward pass, where a sample counts with its longer sequence; a longer sample
-    is a micro-batch of its own. `tile_rows`: response tokens whose logits exist at once.
-    """
-
-    micro_batch_tokens: int = 8192
-    tile_rows: int = 1024
-
-    def halved(self) -> Schedule | None:
-        """Half of each; None if neither can be halved."""
-        if self.micro_batch_tokens <= 1 and self.tile_rows <= 1:
-            return None
-        return Schedule(max(1, self.micro_batch_tokens // 2), max(1, self.tile_rows // 2))
-
-
-@dataclass(frozen=True)
-class StepMetrics:
+class SdpoMetrics:
     """Metrics of a step; means are over all response tokens of the batch.
 
     `kl_to_parent`: KL(policy before || policy after) in nats per token, over the whole vocabulary, on some response
@@ -131,24 +67,24 @@ class StepMetrics:
 
 
 @dataclass(frozen=True)
-class StepResult:
+class SdpoResult:
     """The optimiser state after the step, which includes the updated master weights; the metrics; and the schedule,
     which is smaller than the given one if memory ran out."""
 
     state: OptimizerState
-    metrics: StepMetrics
+    metrics: SdpoMetrics
     schedule: Schedule
 
 
 def sdpo_step(
     model: PolicyModel,
-    samples: Sequence[StepSample],
-    config: StepConfig,
+    samples: Sequence[TokenSample],
+    config: SdpoConfig,
     state: OptimizerState,
     teacher: Teacher | None = None,
     schedule: Schedule | None = None,
     on_micro_batch: Callable[[int, int], None] | None = None,
-) -> StepResult:
+) -> SdpoResult:
     """Takes one SDPO step from `state`, which is not changed.
 
     `teacher`: the frozen base model by default. `on_micro_batch` is called before each micro-batch, with its number
@@ -161,7 +97,7 @@ def sdpo_step(
         than `max_kl`. torch.OutOfMemoryError: even the smallest piece does not fit.
     """
     check_samples(samples, model.vocabulary_size)
-    step = _Step(
+    update = _Update(
         model,
         samples,
         config,
@@ -172,7 +108,7 @@ def sdpo_step(
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            return step.take(schedule or Schedule())
+            return update.take(schedule or Schedule())
     finally:
         model.clear()
 
@@ -181,14 +117,14 @@ def _tell_nobody(number: int, count: int) -> None:
     return
 
 
-class _Step:
+class _Update:
     """The inputs of one step, and its parts in the order of `take`."""
 
     def __init__(
         self,
         model: PolicyModel,
-        samples: Sequence[StepSample],
-        config: StepConfig,
+        samples: Sequence[TokenSample],
+        config: SdpoConfig,
         state: OptimizerState,
         teacher: Teacher,
         on_micro_batch: Callable[[int, int], None],
@@ -201,7 +137,7 @@ class _Step:
         self._on_micro_batch = on_micro_batch
         self._tokens = sum(len(sample.response_ids) for sample in samples)
 
-    def take(self, schedule: Schedule) -> StepResult:
+    def take(self, schedule: Schedule) -> SdpoResult:
         model, config, state = self._model, self._config, self._state
         parameters = model.place(state.vectors[Part.MASTER])
         average = self._average(parameters)
@@ -228,7 +164,7 @@ class _Step:
         after = ToHost(adamw_update(parameters, placed, _adamw(config), self._teacher.average_rate), model.device)
         model.refresh()
         moved, furthest = self._checked(*distance.moved())
-        metrics = StepMetrics(
+        metrics = SdpoMetrics(
             loss=loss,
             divergence=sums.divergence.item() / self._tokens,
             grad_norm=grad_norm,
@@ -242,7 +178,7 @@ class _Step:
             tokens=self._tokens,
             micro_batches=len(list(micro_batches(self._samples, schedule.micro_batch_tokens))),
         )
-        return StepResult(OptimizerState(model.layout, after.ready(), state.step + 1), metrics, schedule)
+        return SdpoResult(OptimizerState(model.layout, after.ready(), state.step + 1), metrics, schedule)
 
     def _average(self, parameters: AdapterParameters) -> Tensor | None:
         if self._teacher.average_rate is None:
@@ -273,7 +209,7 @@ class _Step:
             distance.tell(group, self._micro_batch(group, schedule, sums))
         return sums, distance
 
-    def _micro_batch(self, group: Sequence[StepSample], schedule: Schedule, sums: Sums) -> Tensor:
+    def _micro_batch(self, group: Sequence[TokenSample], schedule: Schedule, sums: Sums) -> Tensor:
         """Adds a micro-batch's gradient and sums. Returns the student's features, [N, F]."""
         model, config = self._model, self._config
         responses = [sample.response_ids for sample in group]
@@ -301,7 +237,7 @@ class _Step:
         return moved, furthest
 
 
-def _old_logprobs(group: Sequence[StepSample], device: torch.device) -> Tensor:
+def _old_logprobs(group: Sequence[TokenSample], device: torch.device) -> Tensor:
     """The recorded log-probabilities, [N]; NaN where there are none."""
     values: list[float] = []
     for sample in group:
@@ -309,5 +245,5 @@ def _old_logprobs(group: Sequence[StepSample], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float32).to(device)
 
 
-def _adamw(config: StepConfig) -> AdamWConfig:
+def _adamw(config: SdpoConfig) -> AdamWConfig:
     return AdamWConfig(config.learning_rate, config.weight_decay, config.beta1, config.beta2, config.epsilon)

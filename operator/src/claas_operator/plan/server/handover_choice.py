@@ -1,5 +1,5 @@
-"""The hand-over of a step: none for an engine that needs nothing of serving, else the one in the adapter's spec, or with
-`Auto` one that the Deployment's servers allow."""
+"""The hand-over of a step: none for an engine that needs nothing of serving, else the one in the adapter's spec, or
+with `Auto` one that the Deployment's servers allow."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def needs_of(adapter: AdapterObject, default: EngineName) -> EngineNeeds:
 def choose_handover(
     adapter: AdapterObject, needs: EngineNeeds, deployment: Deployment | None, reported: Sequence[ServerTraits] = ()
 ) -> HandoverChoice:
-    """The hand-over of the adapter's next step by an engine with these needs. `reported` has the settings that servers
-    report; settings that they do not report are read from the Deployment."""
+    """The hand-over of the adapter's next step by an engine with these needs. `reported` has the settings that
+    servers report; settings that they do not report are read from the Deployment."""
     if needs.serving is ServingNeed.NOTHING:
         return HandoverChoice(HandoverKind.NONE, "the engine computes elsewhere and needs nothing of vLLM")
     serving = adapter.spec.serving

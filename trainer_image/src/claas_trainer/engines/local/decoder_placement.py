@@ -18,7 +18,8 @@ from claas_trainer.logs import log
 from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.sdpo.losses.support import Support
 from claas_trainer.sdpo.optimizer import OptimizerState
-from claas_trainer.sdpo.step import Schedule, sdpo_step
+from claas_trainer.sdpo.settings import Schedule
+from claas_trainer.sdpo.step import sdpo_step
 from claas_trainer.sdpo.transfers import reserve_device
 from claas_trainer.store.record import ForwardKind
 

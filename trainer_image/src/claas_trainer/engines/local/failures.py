@@ -17,7 +17,7 @@ from claas_trainer.sdpo.errors import (
     MappingError,
     NonFiniteError,
     PolicyMovedError,
-    StepError,
+    SdpoError,
     WeightsError,
 )
 
@@ -59,6 +59,6 @@ def _known(error: Exception) -> TrainerError | None:
             return InputError(f"model: {error}", FailureReason.MODEL_NOT_FOUND)
         case AdapterError():
             return InputError(f"lora: {error}")
-        case StepError():
+        case SdpoError():
             return EngineError(FailureReason.INTERNAL, str(error))
     return None

@@ -32,10 +32,10 @@ from claas_trainer.model.config import read_config
 from claas_trainer.model.config_shape import read_shape
 from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.model.shape import ModelShape
-from claas_trainer.sdpo.batch import StepSample, digest
+from claas_trainer.sdpo.batch import TokenSample, digest
 from claas_trainer.sdpo.errors import UnsupportedModelError
 from claas_trainer.sdpo.optimizer import OptimizerState
-from claas_trainer.sdpo.step import StepResult, sdpo_step
+from claas_trainer.sdpo.step import SdpoResult, sdpo_step
 from claas_trainer.sdpo.transfers import reserve_pinned
 from claas_trainer.store.content import Bytes, FileContent
 from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, LocalProvenance
@@ -66,7 +66,7 @@ class PreparedTraining:
         self._placement = placement
         self._state = state
         self._fit: Fit | None = None
-        self._result: StepResult | None = None
+        self._result: SdpoResult | None = None
 
     def describe(self) -> EngineReadiness:
         """Properties for the attempt."""
@@ -119,7 +119,7 @@ class PreparedTraining:
         record = self._record(self._result, self._fit)
         return TrainedVersion(self._files(self._result), self._metrics, library_versions(), record, OWN_FILES)
 
-    def _files(self, result: StepResult) -> dict[str, FileContent]:
+    def _files(self, result: SdpoResult) -> dict[str, FileContent]:
         dtype = self._placement.published_dtype
         return {
             ADAPTER_CONFIG_FILE: Bytes(self._adapter_config),
@@ -127,7 +127,7 @@ class PreparedTraining:
             **state_files(result.state),
         }
 
-    def _record(self, result: StepResult, fit: Fit) -> LocalProvenance:
+    def _record(self, result: SdpoResult, fit: Fit) -> LocalProvenance:
         # Without a sleep, memory of others is not a residue and would mislead a later step with one.
         residue = fit.residue_bytes if self.task.access.weights is WeightAccess.COPY else None
         return LocalProvenance(
@@ -146,7 +146,7 @@ class PreparedTraining:
 
 
 def prepare(payload: DistillBatchRequestPayload, task: EngineTask, resources: ExitStack) -> PreparedTraining:
-    """Load everything into host memory; `resources` are closed after the step. Raises TrainerError and StepError."""
+    """Load everything into host memory; `resources` are closed after the step. Raises TrainerError and SdpoError."""
     samples = tuple(map(_as_sample, payload.samples))
     inputs = SdpoInput(samples, step_config(payload.training), teacher_of(payload.training))
     adapter, adapter_config = read_parent(task.parent)
@@ -166,8 +166,8 @@ def prepare(payload: DistillBatchRequestPayload, task: EngineTask, resources: Ex
     return PreparedTraining(task, inputs, adapter_config, fingerprint, placement, state, mapped)
 
 
-def _as_sample(sample: TokenisedSample) -> StepSample:
-    return StepSample(
+def _as_sample(sample: TokenisedSample) -> TokenSample:
+    return TokenSample(
         sample.student_prompt_ids, sample.teacher_prompt_ids, sample.response_ids, sample.old_logprobs or None
     )
 
@@ -224,7 +224,7 @@ def _vectors(inputs: SdpoInput) -> int:
     return 3 if inputs.teacher.average_rate is None else 4
 
 
-def _metrics(result: StepResult, fit: Fit, device: torch.device) -> dict[str, float]:
+def _metrics(result: SdpoResult, fit: Fit, device: torch.device) -> dict[str, float]:
     metrics = {name: float(value) for name, value in asdict(result.metrics).items() if value is not None}
     metrics["checkpointed_layers"] = float(fit.checkpointed_layers)
     if device.type == "cuda":

@@ -15,7 +15,8 @@ from claas_trainer.engines.local.placement import Fit, Placement, SdpoInput
 from claas_trainer.forward.peft_model import attached, load_base
 from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.sdpo.optimizer import OptimizerState
-from claas_trainer.sdpo.step import Schedule, sdpo_step
+from claas_trainer.sdpo.settings import Schedule
+from claas_trainer.sdpo.step import sdpo_step
 from claas_trainer.store.record import ForwardKind
 
 SCHEDULE = Schedule(micro_batch_tokens=2048, tile_rows=512)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from claas_trainer.engines.access import GpuNeed
-from claas_trainer.sdpo.batch import StepSample
+from claas_trainer.sdpo.batch import TokenSample
 from claas_trainer.sdpo.optimizer import OptimizerState
 from claas_trainer.sdpo.policy import PolicyModel
-from claas_trainer.sdpo.step import Schedule, StepConfig
+from claas_trainer.sdpo.settings import Schedule, SdpoConfig
 from claas_trainer.sdpo.teachers.base import Teacher
 from claas_trainer.store.record import ForwardKind
 
@@ -21,8 +21,8 @@ from claas_trainer.store.record import ForwardKind
 class SdpoInput:
     """Inputs of a step besides model and adapter."""
 
-    samples: tuple[StepSample, ...]
-    config: StepConfig
+    samples: tuple[TokenSample, ...]
+    config: SdpoConfig
     teacher: Teacher
 
     @property
@@ -36,15 +36,15 @@ class SdpoInput:
         return torch.tensor([token for ids in each for token in ids], dtype=torch.int64)
 
     @property
-    def warm_up_config(self) -> StepConfig:
+    def warm_up_config(self) -> SdpoConfig:
         """Settings of a warm-up step, which must not fail for moving the policy too far."""
-        return dataclasses.replace(self.config, learning_rate=StepConfig().learning_rate, max_kl=0.0)
+        return dataclasses.replace(self.config, learning_rate=SdpoConfig().learning_rate, max_kl=0.0)
 
     @property
-    def first_pair(self) -> list[StepSample]:
+    def first_pair(self) -> list[TokenSample]:
         """One sample with one prompt token and one response token: the smallest possible step."""
         sample = self.samples[0]
-        return [StepSample(sample.student_prompt_ids[:1], sample.teacher_prompt_ids[:1], sample.response_ids[:1])]
+        return [TokenSample(sample.student_prompt_ids[:1], sample.teacher_prompt_ids[:1], sample.response_ids[:1])]
 
 
 @dataclass(frozen=True)

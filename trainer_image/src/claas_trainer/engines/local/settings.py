@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from claas_crds.v1alpha1.training import TeacherKind, TrainingConfig
 from claas_trainer.sdpo.losses.support import Support
-from claas_trainer.sdpo.step import StepConfig
+from claas_trainer.sdpo.settings import SdpoConfig
 from claas_trainer.sdpo.teachers.average import AverageTeacher
 from claas_trainer.sdpo.teachers.base import Teacher
 from claas_trainer.sdpo.teachers.frozen import FrozenTeacher
 from claas_trainer.sdpo.teachers.trust_region import TrustRegionTeacher
 
 
-def step_config(training: TrainingConfig) -> StepConfig:
+def step_config(training: TrainingConfig) -> SdpoConfig:
     """The step's settings."""
-    return StepConfig(
+    return SdpoConfig(
         learning_rate=training.learning_rate,
         alpha=training.alpha,
         is_clip=training.is_clip,

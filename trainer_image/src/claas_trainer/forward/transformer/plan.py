@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from claas_trainer.model.shape import ModelShape
-from claas_trainer.sdpo.batch import StepSample, micro_batches
-from claas_trainer.sdpo.step import Schedule
+from claas_trainer.sdpo.batch import TokenSample, micro_batches
+from claas_trainer.sdpo.settings import Schedule
 
 _MASTER_BYTES = 4
 _LOGIT_BYTES = 4
@@ -101,7 +101,7 @@ class MemoryPlan:
     peak_bytes: int
 
 
-def plan_memory(footprint: Footprint, samples: Sequence[StepSample], available_bytes: int) -> MemoryPlan:
+def plan_memory(footprint: Footprint, samples: Sequence[TokenSample], available_bytes: int) -> MemoryPlan:
     """The fastest plan that fits into `available_bytes`; the smallest one if none fits."""
     lengths = {len(x.student_prompt_ids) + len(x.response_ids) for x in samples}
     footprint = dataclasses.replace(footprint, padded=footprint.padded or len(lengths) > 1)
@@ -113,7 +113,7 @@ def plan_memory(footprint: Footprint, samples: Sequence[StepSample], available_b
 
 
 def _plans(
-    footprint: Footprint, samples: Sequence[StepSample], available_bytes: int
+    footprint: Footprint, samples: Sequence[TokenSample], available_bytes: int
 ) -> Iterator[tuple[float, MemoryPlan]]:
     """All sizes of micro-batch and tile, each with the fewest checkpointed layers that fit, and their relative
     cost."""

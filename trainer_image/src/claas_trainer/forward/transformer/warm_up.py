@@ -20,9 +20,10 @@ from claas_trainer.forward.transformer.plan import Footprint
 from claas_trainer.forward.weights.layout import layer_shapes
 from claas_trainer.forward.weights.random import RandomWeights
 from claas_trainer.model.shape import ModelShape
-from claas_trainer.sdpo.batch import StepSample, micro_batches
+from claas_trainer.sdpo.batch import TokenSample, micro_batches
 from claas_trainer.sdpo.optimizer import OptimizerState
-from claas_trainer.sdpo.step import Schedule, StepConfig, sdpo_step
+from claas_trainer.sdpo.settings import Schedule, SdpoConfig
+from claas_trainer.sdpo.step import sdpo_step
 from claas_trainer.sdpo.teachers.base import Teacher
 
 # An inner layer, which computes all positions, and the last layer, which computes response positions only.
@@ -40,10 +41,10 @@ class WarmUp:
     device: torch.device
     tensors: Mapping[str, torch.Size]
     rank: int
-    config: StepConfig
+    config: SdpoConfig
     teacher: Teacher
     schedule: Schedule
-    samples: Sequence[StepSample]
+    samples: Sequence[TokenSample]
 
     def run(self, free_bytes: int) -> None:
         """Take a step on two random layers with the step's sizes, or with the largest that fit."""
@@ -86,7 +87,7 @@ class WarmUp:
                     return small, Schedule(tokens, rows)
             tokens, rows = max(tokens // 2, longest if tokens > longest else _FEW_TOKENS), max(rows // 2, 1)
 
-    def _one_by_one(self, group: Sequence[StepSample]) -> None:
+    def _one_by_one(self, group: Sequence[TokenSample]) -> None:
         """Products and attention in a micro-batch's own sizes, one at a time, which takes the memory of one."""
         responses = [len(sample.response_ids) for sample in group]
         student = [len(x.student_prompt_ids) + y for x, y in zip(group, responses, strict=True)]
@@ -126,10 +127,10 @@ class WarmUp:
         return torch.zeros(size, dtype=self.dtype, device=self.device)
 
 
-def _like(sample: StepSample, most: int) -> StepSample:
+def _like(sample: TokenSample, most: int) -> TokenSample:
     """A sample of the same lengths, or of a few tokens if memory is short. The tokens themselves do not matter."""
     if sample.tokens > most:
-        return StepSample((0,), (0,), (0,))
-    return StepSample(
+        return TokenSample((0,), (0,), (0,))
+    return TokenSample(
         (0,) * len(sample.student_prompt_ids), (0,) * len(sample.teacher_prompt_ids), (0,) * len(sample.response_ids)
     )
