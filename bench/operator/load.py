@@ -60,6 +60,7 @@ class Outcome:
     """All requests of the operator from the first apply until the last job was done, but for the leader's Lease and
     what the sleepers cost."""
     woken_after_seconds: tuple[float | None, ...]
+    """Of each sleeper whose trainer has died; None while it sleeps."""
     usage: Usage
     processor_seconds: dict[str, float]
 
@@ -172,7 +173,7 @@ class Load:
             failed=len(progress.failed),
             seconds=ended - began,
             calls=Calls.of(each for each in self.audit.new() if each.namespace not in elsewhere),
-            woken_after_seconds=tuple(each.woken_after_seconds for each in self.sleepers),
+            woken_after_seconds=tuple(each.woken_after_seconds for each in self.sleepers if each.died is not None),
             usage=Usage.of(self.operator.pid),
             processor_seconds=taken,
         )
