@@ -90,12 +90,15 @@ NEEDED = [
     ("patch", "claas.dev", "distilljobs/status"),
     ("delete", "claas.dev", "distilljobs"),
     ("create", "batch", "jobs"),
+    ("watch", "", "pods"),
     ("delete", "", "pods"),
     ("watch", "apps", "deployments"),
     ("get", "", "persistentvolumeclaims"),
     ("patch", "", "configmaps"),
     ("create", "", "secrets"),
+    ("watch", "coordination.k8s.io", "leases"),
     ("update", "coordination.k8s.io", "leases"),
+    ("list", "", "events"),
     ("create", "", "events"),
 ]
 FORBIDDEN = [
@@ -144,6 +147,31 @@ def test_helm_installs_and_upgrades_and_what_users_made_outlives_an_uninstall(se
     assert server.kubectl_anywhere("get", "deployments,clusterroles,serviceaccounts", *own) == ""
     call("install", "claas", str(CHART))
     assert "tone" in server.kubectl("get", "loraadapters")
+
+
+OLD_CHART = """
+apiVersion: v2
+name: claas-operator
+version: 0.0.1
+"""
+
+
+def test_the_upgrade_in_the_docs_keeps_set_values_and_takes_those_that_are_new(
+    server: ApiServer, helm: Path, tmp_path: Path
+) -> None:
+    """Helm's `--reuse-values` would leave out every value that the older chart did not have."""
+    page = (REPOSITORY_ROOT / "docs" / "upgrading.md").read_text("utf-8")
+    (command,) = re.findall(r"^helm (upgrade .*)$", page, re.MULTILINE)
+    (tmp_path / "Chart.yaml").write_text(OLD_CHART, "utf-8")
+    (tmp_path / "values.yaml").write_text("logLevel: INFO\nresyncSeconds: 77\n", "utf-8")
+    kubeconfig = ["--kubeconfig", str(server.cluster.kubeconfig)]
+    own = ["--namespace", SYSTEM_NAMESPACE, "--set", "logLevel=DEBUG"]
+    process.run([helm, *kubeconfig, "install", "claas", tmp_path, *own])
+    process.run([helm, *kubeconfig, *command.replace("helm/claas-operator", str(CHART)).split()])
+    deployment = server.kubectl_anywhere("get", "deployments", "--namespace", SYSTEM_NAMESPACE, "-o", "yaml")
+    variables = cast(list[JsonValue], at(yaml.safe_load(deployment), "items.0.spec.template.spec.containers.0.env"))
+    for name, value in (("LOG_LEVEL", "DEBUG"), ("RESYNC_SECONDS", "30"), ("METRICS_PORT", "8080")):
+        assert {"name": f"CLAAS_{name}", "value": value} in variables
 
 
 def test_helm_refuses_a_wrong_value_before_it_touches_the_cluster(shared: ApiServer, helm: Path) -> None:

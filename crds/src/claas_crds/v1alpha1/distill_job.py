@@ -140,7 +140,8 @@ class DistillJobSpec(ResourceModel):
     minute to come into service. A job also waits this long, counted from its creation or resumption, for an adapter
     or samples that do not exist yet."""
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0)
-    """Seconds after which a finished job is deleted (batch/v1 Job); never when left out. Its version stays."""
+    """Seconds after which a finished job is deleted (batch/v1 Job). Its version stays. When left out, the chart's
+    `defaultTtlSecondsAfterFinished` applies; without that, the job is never deleted."""
 
 
 class JobPhase(StrEnum):

@@ -15,8 +15,8 @@
 - apiGroups: [claas.dev]
   resources: [loraadapters/finalizers, distilljobs/finalizers]
   verbs: [update]
-# Trainer Jobs and their pods, and the pods of vLLM. A trainer that hangs in a pause is deleted with its pod; a Job that is accounted for
-# gets a time to live.
+# Trainer Jobs and their pods, and the pods of vLLM. A trainer that hangs in a pause is deleted with its pod; a Job that
+# is accounted for gets a time to live.
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, patch, delete]
@@ -39,7 +39,7 @@
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create, patch, delete]
-# One Lease for each vLLM Deployment: one step at a time.
+# A Lease for each vLLM Deployment (one step at a time), and one for each served name.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [get, list, watch, create, update, delete]

@@ -85,3 +85,14 @@ def test_the_optimiser_state_is_found_also_where_an_older_trainer_did_not_say_wh
 def test_a_record_of_the_local_engine_that_lacks_a_field_is_not_taken_for_another_engines(missing: str) -> None:
     with pytest.raises(ValidationError, match=missing):
         stored(step={name: value for name, value in LOCAL.items() if name != missing})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"job_uid": "u"}, {"job_uid": "u", "job_name": 7, "attempt": 1}, {"step": 5}, {"step": "x"}],
+    ids=["a job's UID alone", "a name that is none", "a step that is a number", "a step that is text"],
+)
+def test_a_damaged_record_is_an_error_of_the_record(damage: dict[str, JsonValue]) -> None:
+    """So that the version counts as not whole, as with any other damage."""
+    with pytest.raises(ValidationError):
+        stored(**damage)

@@ -69,7 +69,7 @@ class LocalProvenance(Provenance):
 
 def _engine_of(step: object) -> str:
     """Which of the two a `step` is: any field of the local engine's own tells."""
-    fields = step if isinstance(step, Mapping) else vars(step)
+    fields = step if isinstance(step, Mapping) else getattr(step, "__dict__", {})
     own = LocalProvenance.model_fields.keys() - Provenance.model_fields.keys()
     return "local" if own & fields.keys() else "any"
 
@@ -119,8 +119,8 @@ class VersionRecord(BaseModel):
     def _of_one_job(cls, data: object) -> object:
         if not isinstance(data, dict) or data.get("job_uid") is None:
             return data
-        job = {"namespace": data["job_namespace"], "name": data["job_name"], "uid": data["job_uid"]}
-        return {**data, "jobs": [{**job, "attempt": data["attempt"]}]}
+        job = {name: data.get(f"job_{name}") for name in ("namespace", "name", "uid")}
+        return {**data, "jobs": [{**job, "attempt": data.get("attempt")}]}
 
     @property
     def local(self) -> LocalProvenance | None:
