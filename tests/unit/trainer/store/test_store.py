@@ -111,6 +111,7 @@ def test_another_job_that_took_the_number_is_a_conflict_and_stays_untouched(stor
     with pytest.raises(StoreError) as caught:
         store.publish(record(0, uid="job-2"), {"other": Bytes(b"x")}, owner="job-2")
     assert caught.value.reason is FailureReason.PUBLISH_CONFLICT
+    assert "the next attempt trains from the head" in caught.value.message
     assert store.read(0).record == first.record
     assert sorted(path.name for path in store.versions.iterdir()) == ["0"]
 

@@ -247,7 +247,7 @@ class VersionStore:
         raise StoreError(
             FailureReason.PUBLISH_CONFLICT,
             f"version {record.number} in {self.versions} was published by {others}"
-            " meanwhile; the next attempt trains from what is in service then",
+            " meanwhile; the next attempt trains from the head at that time",
         )
 
     def _corrupt(self, number: int, what: str) -> StoreError:
