@@ -36,8 +36,12 @@ def take_step(draft: JobDraft) -> JobPlan:
     assert world.lease is not None
     assert world.lease.grant is not None
     status = world.job.status
-    if gave_way(status):
+    trainer_started = world.attempt.state is TrainerState.RUNNING and world.attempt.start is None
+    if gave_way(status) and not trainer_started:
         # It keeps the lease only until its pod is certainly gone.
+        if world.attempt.state is TrainerState.RUNNING:
+            # Its withdrawal was written, but not carried out; or its creation was done, though no answer came.
+            draft.stop_attempt("its pod can't start")
         return draft.plan(JobPhase.PENDING, FOLLOW_SECONDS)
     if status.start_time is None:
         draft.changes["start_time"] = world.now
@@ -110,6 +114,10 @@ def _follow(draft: JobDraft) -> JobPlan:
         return draft.unchanged(FOLLOW_SECONDS)
     draft.changes["attempts"] = next_attempt(world)
     draft.changes["trainer_job"] = world.attempt.name
+    grant = world.lease.grant if world.lease is not None else None
+    if not known and grant is not None:
+        # The attempt was made, and the status that tells of it was not written.
+        draft.changes.update(handover=grant.handover, recovery_time=None)
     progress = world.attempt.progress
     phase = progress.phase if progress else JobPhase.PREPARING
     if progress is None and status.phase not in (None, JobPhase.PENDING, JobPhase.QUEUED, JobPhase.SUSPENDED):

@@ -226,6 +226,12 @@ def test_a_server_that_was_lost_is_an_attempt_and_the_step_is_tried_again() -> N
     assert plan.status.retry_time is not None
 
 
+def test_an_attempt_whose_making_was_not_written_down_is_followed_with_the_handover_of_its_grant() -> None:
+    plan = plan_job(job_world(job(), held=lease(grant()), now_at=attempt(TrainerState.RUNNING)))
+    assert plan.actions == ()
+    assert (plan.status.attempts, plan.status.handover) == (1, HandoverKind.SLEEP)
+
+
 def test_no_attempt_starts_while_a_trainer_of_an_earlier_one_may_run() -> None:
     assert plan_job(job_world(held=MINE, alive=True)).actions == ()
 

@@ -281,6 +281,21 @@ def test_a_job_that_gave_way_makes_no_trainer_while_the_lease_is_still_its_own()
     assert plan.requeue_seconds is not None
 
 
+def test_an_attempt_that_outlived_its_withdrawal_is_ended_after_all() -> None:
+    """The operator died, or its deletion was refused, after the status was written: the lease would stay held."""
+    plan = plan_job(job_world(job(status=given_back()), held=MINE, now_at=hindered(40)))
+    assert [type(action) for action in plan.actions] == [DeleteAttempt]
+    assert plan.status.phase is JobPhase.PENDING
+    assert plan.status.attempts == 0
+
+
+def test_an_attempt_that_started_though_it_was_to_be_withdrawn_is_followed() -> None:
+    plan = plan_job(job_world(job(status=given_back()), held=MINE, now_at=attempt(TrainerState.RUNNING)))
+    assert plan.actions == ()
+    assert plan.status.phase is JobPhase.PREPARING
+    assert not gave_way(plan.status)
+
+
 def test_a_job_that_gave_way_rests_and_keeps_its_reason_then_queues_again() -> None:
     status = given_back()
     assert status.retry_time is not None
