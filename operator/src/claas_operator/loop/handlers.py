@@ -55,7 +55,7 @@ class Wakers:
 
     def _job_changed(self, namespace: str, name: str, before: KnownJob | None, after: KnownJob | None) -> None:
         self._reconciler.wake_job(namespace, name)
-        if after is None and before is not None and before.queued:
+        if before is not None and before.queued and (after is None or _gave_up_its_place(before, after)):
             # Others wait behind it, or for the lease that it holds.
             adapter = self._index.adapters.get(namespace, before.adapter)
             if adapter is not None:
@@ -97,6 +97,11 @@ class Wakers:
         owner = metadata.annotations.get(naming.OWNER_NAME_ANNOTATION, "")
         known = self._index.jobs.get(metadata.namespace, owner)
         return known is not None and known.finished and bool(batch_job.ended_because) and batch_job.retired
+
+
+def _gave_up_its_place(before: KnownJob, after: KnownJob) -> bool:
+    """Whether a queued job left the queue without a version, by whoever's write, or another one has its name."""
+    return before.uid != after.uid or (not after.queued and after.published is None)
 
 
 def _wanted(metadata: ObjectMeta) -> tuple[object, ...]:

@@ -34,9 +34,12 @@ class Turns:
     async def handed_on(self, released: ServingLease) -> ServingLease | None:
         """The lease with a grant for the job whose turn is next: one write instead of a release and a grant.
 
-        None where that job would do anything else than take the lease; its own pass tells what.
+        None where that job would do anything else than take the lease; its own pass tells what. None too where
+        something waits for a free lease: while jobs come without end there would be none.
         """
-        first = await self.next(released, 1) if self._index.complete else []
+        if not self._index.complete or await self._observer.work_while_free(released):
+            return None
+        first = await self.next(released, 1)
         if not first:
             return None
         (known,) = first

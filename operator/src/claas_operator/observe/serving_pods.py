@@ -138,23 +138,29 @@ async def _recorded_pod(read: Reader, namespace: str, target: VllmPod, credentia
     return RecordedPod(target, exists, server)
 
 
-async def orphans(read: Reader, lease: ServingLease, now: datetime) -> tuple[tuple[Orphan, ...], bool]:
-    """Served names whose adapter is gone, on its way out, or served under another name by now: some of them, others
-    at another time; and whether there are more."""
+async def left_behind(read: Reader, lease: ServingLease) -> list[ServedName]:
+    """Served names whose adapter is gone, on its way out, or served under another name by now."""
     known = await read.served_names(lease.namespace, lease.deployment)
     if not known:
-        return (), False
+        return []
     wanted = {
         (adapter.metadata.uid, adapter.served_name)
         for adapter in await read.adapters_of(lease.namespace, lease.deployment)
         if adapter.metadata.deletion_timestamp is None
     }
-    lost = [served for served in known if (served.record.adapter_uid, served.served_name) not in wanted]
+    return [served for served in known if (served.record.adapter_uid, served.served_name) not in wanted]
+
+
+async def orphans(read: Reader, lease: ServingLease, now: datetime) -> tuple[tuple[Orphan, ...], bool]:
+    """Some of the served names that are left behind, others at another time; and whether there are more."""
+    lost = await left_behind(read, lease)
+    if not lost:
+        return (), False
     # Those that can't be taken out of service now keep no other one from it.
     first = int(now.timestamp()) % len(lost) if len(lost) > ORPHANS_AT_ONCE else 0
     chosen = (lost[first:] + lost[:first])[:ORPHANS_AT_ONCE]
     deployment = await read.deployment(lease.namespace, lease.deployment)
-    pods = await read.deployment_pods(lease.namespace, deployment) if chosen else []
+    pods = await read.deployment_pods(lease.namespace, deployment)
     found = [Orphan(served, await _orphan_pods(read, served, pods)) for served in chosen]
     return tuple(found), len(lost) > len(chosen)
 

@@ -21,6 +21,7 @@ from claas_operator.observe.rollout import unsettled
 from claas_operator.observe.samples import SamplesObserver
 from claas_operator.observe.serving_pods import (
     handover_of,
+    left_behind,
     orphans,
     recorded_pods,
     reported,
@@ -210,8 +211,12 @@ class Observer:
             orphans=lost_names,
             more_orphans=more,
             moved=frozenset(served.served_name for served in moved),
-            lost=await self._lost(lease) if grant is None and lease.unaccounted else (),
+            lost=await self._lost(lease) if grant is None else (),
         )
+
+    async def work_while_free(self, lease: ServingLease) -> bool:
+        """Whether there is something that a pass does only while no job holds the lease."""
+        return bool(lease.served or await left_behind(self._read, lease) or await self._lost(lease))
 
     async def _trainers(
         self, namespace: str, job_uid: str, *, waking: bool, releasing: bool
@@ -242,6 +247,8 @@ class Observer:
 
     async def _lost(self, lease: ServingLease) -> tuple[str, ...]:
         """Unaccounted jobs whose adapter is gone or served by another Deployment."""
+        if not lease.unaccounted:
+            return ()
         here = {
             adapter.metadata.uid
             for adapter in await self._read.adapters_of(lease.namespace, lease.deployment)

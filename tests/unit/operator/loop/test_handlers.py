@@ -111,11 +111,40 @@ async def test_a_queued_job_is_looked_at_when_its_turn_has_come_and_when_it_goes
         assert await made.by(DISTILL_JOBS, plain(job(), 2, status=status)) == set()
         assert await made.by(
             DISTILL_JOBS, plain(job(suspend=True), 3, status={**status, "observedGeneration": 0})
-        ) == {JOB}
+        ) == {JOB, LEASE}
         await made.by(DISTILL_JOBS, plain(job(), 4, status=status))
         made.keys.clear()
         made.index.jobs.collection.drop(NAMESPACE, "step", "5")
         assert made.keys == {JOB, LEASE}
+
+
+@pytest.mark.parametrize(
+    ("changes", "wakes"),
+    [
+        ({"phase": "Pending"}, True),
+        ({"phase": "Preparing"}, False),
+        ({"phase": "Swapping", "producedVersion": 1, "producedPath": "versions/1"}, False),
+    ],
+)
+async def test_when_a_queued_job_gives_up_its_place_by_whatever_write_its_lease_is_looked_at(
+    changes: Manifest, wakes: bool
+) -> None:
+    """A pass that failed leaves its job Pending, and nothing else would wake those behind it."""
+    status: Manifest = {"phase": "Queued", "observedGeneration": 1}
+    async with woken() as made:
+        await made.by(ADAPTERS, plain(adapter(), 1))
+        await made.by(DISTILL_JOBS, plain(job(), 2, status=status))
+        assert (LEASE in await made.by(DISTILL_JOBS, plain(job(), 3, status={**status, **changes}))) is wakes
+
+
+async def test_when_another_job_has_a_queued_jobs_name_its_lease_is_looked_at() -> None:
+    async with woken() as made:
+        await made.by(ADAPTERS, plain(adapter(), 1))
+        await made.by(DISTILL_JOBS, plain(job(), 2))
+        again = plain(job(), 3)
+        metadata = again["metadata"]
+        assert isinstance(metadata, dict)
+        assert LEASE in await made.by(DISTILL_JOBS, {**again, "metadata": {**metadata, "uid": "uid-of-another"}})
 
 
 async def test_a_lease_is_looked_at_as_soon_as_it_is_known() -> None:

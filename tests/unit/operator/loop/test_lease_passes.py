@@ -1,0 +1,113 @@
+"""The lease goes from job to job in one write, unless there is something that only a free lease's pass does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+
+from claas_crds.v1alpha1.distill_job import CompletionPoint, DistillJobStatus, JobPhase
+from claas_kube.api import ADAPTERS, CLAIMS, DEPLOYMENTS, DISTILL_JOBS, LEASES
+from claas_kube.objects.meta import Manifest
+from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_kube.objects.workloads import Lease
+from claas_operator.clients.cluster_index import ClusterIndex
+from claas_operator.clients.job_view import JobView
+from claas_operator.keys import Key, Kind
+from claas_operator.loop.reconcile import Reconciler
+from claas_operator.plan.serving_lease import (
+    ServedName,
+    ServedRecord,
+    ServingLease,
+    Unaccounted,
+    lease_manifest,
+    read_lease,
+    served_lease_name,
+    served_name_manifest,
+)
+from tests.builders.api_server import SmallApi, serving_api
+from tests.builders.reconciler import reconciler_of
+from tests.builders.world import NAMESPACE, adapter, grant, job, lease
+
+LEASE = Key(Kind.LEASE, NAMESPACE, "claas-serving-vllm")
+WAITS = job(
+    "waits",
+    status=DistillJobStatus(phase=JobPhase.QUEUED, observed_generation=1),
+    complete_when=CompletionPoint.PUBLISHED,
+)
+TONE = adapter(serving={"handover": "Sleep"})
+DEPLOYMENT: Manifest = {
+    "metadata": {"name": "vllm"},
+    "spec": {"replicas": 0, "selector": {"matchLabels": {"app": "vllm"}}, "template": {"spec": {"containers": []}}},
+}
+RECORD = ServedRecord(adapter_name="gone", adapter_uid="uid-of-gone", port=8000)
+GONE = ServedName(namespace=NAMESPACE, deployment="vllm", served_name="gone", record=RECORD)
+LOST = Unaccounted(job_name="lost", attempt=1, adapter_name="gone", adapter_uid="uid-of-gone")
+
+
+def plain(found: AdapterObject | JobObject) -> Manifest:
+    dumped: Manifest = found.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return dumped
+
+
+@dataclass
+class Queue:
+    """A Deployment without pods, whose lease a job holds that is gone, and a job that waits."""
+
+    server: SmallApi
+    index: ClusterIndex
+    reconciler: Reconciler
+
+    @property
+    def lease(self) -> ServingLease:
+        return read_lease(Lease.model_validate(self.server.found(LEASES, NAMESPACE, LEASE.name)))
+
+
+@asynccontextmanager
+async def queue(held: ServingLease, *names: ServedName) -> AsyncIterator[Queue]:
+    server = SmallApi()
+    server.put(DEPLOYMENTS, NAMESPACE, DEPLOYMENT)
+    server.put(CLAIMS, NAMESPACE, {"metadata": {"name": "adapters"}})
+    async with serving_api(server) as api:
+        index = ClusterIndex(api, JobView(), (None,))
+        await index.adapters.take(server.put(ADAPTERS, NAMESPACE, plain(TONE)))
+        await index.jobs.take(server.put(DISTILL_JOBS, NAMESPACE, plain(WAITS)))
+        await index.leases.take(server.put(LEASES, NAMESPACE, lease_manifest(held)))
+        for name in names:
+            await index.leases.take(server.put(LEASES, NAMESPACE, served_name_manifest(name)))
+        index.complete = True
+        yield Queue(server, index, reconciler_of(api, index))
+
+
+HELD = lease(grant("ended", pods=()).model_copy(update={"adapter_uid": "uid-of-an-earlier-tone"}))
+
+
+async def test_the_lease_goes_to_the_next_job_in_one_write() -> None:
+    async with queue(HELD) as made:
+        await made.reconciler.reconcile(LEASE)
+        assert made.lease.holder == WAITS.metadata.uid
+        assert made.server.counted()[f"PUT {LEASES.path(NAMESPACE, LEASE.name)}"] == 1
+
+
+LEFT: list[tuple[str, ServingLease, tuple[ServedName, ...]]] = [
+    ("a name without an adapter", HELD, (GONE,)),
+    ("records as release 0.1 kept them", HELD.model_copy(update={"served": {"gone": RECORD}}), ()),
+    ("a job to account for without an adapter", HELD.model_copy(update={"unaccounted": {"uid-of-lost": LOST}}), ()),
+]
+
+
+@pytest.mark.parametrize(("held", "names"), [row[1:] for row in LEFT], ids=[row[0] for row in LEFT])
+async def test_the_lease_is_free_for_a_pass_while_there_is(held: ServingLease, names: tuple[ServedName, ...]) -> None:
+    """Else nothing would take a deleted adapter out of service while jobs come without end."""
+    async with queue(held, *names) as made:
+        again = await made.reconciler.reconcile(LEASE)
+        assert made.lease.grant is None
+        gone = served_lease_name("vllm", "gone")
+        while again is not None:
+            again = await made.reconciler.reconcile(LEASE)
+            if LEASES.path(NAMESPACE, gone) not in made.server.objects:
+                made.index.leases.drop(NAMESPACE, gone, str(made.server.version))
+        assert LEASES.path(NAMESPACE, gone) not in made.server.objects
+        assert (made.lease.served, made.lease.unaccounted) == ({}, {})
