@@ -77,10 +77,11 @@ async def operate(api: Api, settings: Settings, metrics: Metrics, stop: asyncio.
 
 
 async def _resync(reconciler: Reconciler, period_seconds: float) -> None:
-    """Wake everything periodically, in case an event was lost."""
+    """Wake everything at once, since passes over Leases began before all jobs were known, and then periodically, in
+    case an event was lost."""
     while True:
-        await asyncio.sleep(period_seconds)
         reconciler.resync()
+        await asyncio.sleep(period_seconds)
 
 
 async def lead(api: Api, api_client: ApiClient, settings: Settings, metrics: Metrics) -> int:

@@ -112,12 +112,17 @@ class Reconciler:
 
     def resync(self) -> None:
         """Wake every object that has something to do."""
-        for namespace, name in self._index.adapters.entries(None):
-            self.queue.wake(Key(Kind.ADAPTER, namespace, name))
+        for (namespace, name), entry in self._index.adapters.entries(None).items():
+            key = Key(Kind.ADAPTER, namespace, name)
+            self.queue.wake(key)
+            lease = lease_name(entry.value.spec.serving.deployment_ref.name) if entry.value is not None else None
+            if lease is not None and self._index.leases.entry(namespace, lease) is None:
+                # Somebody deleted the Lease, or it was not made yet: no pass over it wakes the queued jobs.
+                self._wake_jobs(key, queued=True)
         for namespace, name in self.jobs.collection.entries(None):
             self.wake_job(namespace, name)
-        for lease in self._index.serving_leases(None):
-            self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))
+        for held in self._index.serving_leases(None):
+            self.queue.wake(Key(Kind.LEASE, held.namespace, held.name))
 
     def wake_job(self, namespace: str, name: str) -> None:
         """Wake a job when it has something to do, is gone, or can't be read."""

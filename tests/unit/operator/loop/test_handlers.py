@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from pydantic import JsonValue
 
 from claas_kube.api import ADAPTERS, BATCH_JOBS, DEPLOYMENTS, DISTILL_JOBS, PODS, Resource
 from claas_kube.objects.meta import Manifest
+from claas_operator.__main__ import _resync
 from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.job_view import JobView
 from claas_operator.keys import Key, Kind
 from claas_operator.loop.handlers import Wakers
+from claas_operator.loop.reconcile import Reconciler
 from claas_operator.plan import naming
 from claas_operator.plan.serving_lease import lease_manifest
 from tests.builders.api_server import SmallApi, serving_api
@@ -31,6 +34,7 @@ class Woken:
     """An index that nothing runs but the test, and the keys that it woke."""
 
     index: ClusterIndex
+    reconciler: Reconciler
     wakers: Wakers
     keys: set[Key]
 
@@ -54,7 +58,7 @@ async def woken() -> AsyncIterator[Woken]:
         reconciler = reconciler_of(api, index)
         keys: set[Key] = set()
         reconciler.queue.wake = lambda key, after_seconds=0.0: keys.add(key)  # type: ignore[method-assign]
-        yield Woken(index, Wakers(reconciler, index), keys)
+        yield Woken(index, reconciler, Wakers(reconciler, index), keys)
 
 
 def plain(found: object, version: int, **changes: JsonValue) -> Manifest:
@@ -145,6 +149,32 @@ async def test_when_another_job_has_a_queued_jobs_name_its_lease_is_looked_at() 
         metadata = again["metadata"]
         assert isinstance(metadata, dict)
         assert LEASE in await made.by(DISTILL_JOBS, {**again, "metadata": {**metadata, "uid": "uid-of-another"}})
+
+
+@pytest.mark.parametrize(("has_lease", "wakes"), [(False, JOB), (True, LEASE)])
+async def test_a_resync_wakes_the_lease_and_queued_jobs_themselves_where_there_is_none(
+    has_lease: bool, wakes: Key
+) -> None:
+    """A told job that is queued is else looked at only when a pass over its Lease wakes it."""
+    async with woken() as made:
+        await made.by(ADAPTERS, plain(adapter(), 1))
+        await made.by(DISTILL_JOBS, plain(job(), 2, status={"phase": "Queued", "observedGeneration": 1}))
+        if has_lease:
+            await made.index.leases.take(plain_lease(3))
+        made.keys.clear()
+        made.reconciler.resync()
+        assert made.keys == {ADAPTER, wakes}
+
+
+async def test_the_first_resync_comes_at_once() -> None:
+    """Passes over Leases begin before all jobs are known, so one of them may have woken nobody."""
+    async with woken() as made:
+        await made.index.leases.take(plain_lease(1))
+        made.keys.clear()
+        task = asyncio.create_task(_resync(made.reconciler, period_seconds=3600))
+        await asyncio.sleep(0)
+        task.cancel()
+        assert made.keys == {LEASE}
 
 
 async def test_a_lease_is_looked_at_as_soon_as_it_is_known() -> None:
