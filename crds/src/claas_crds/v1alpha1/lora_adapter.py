@@ -78,7 +78,8 @@ class VersionVerdict(StrEnum):
     SERVED = "Served"
     """It was loaded, answered its probe, and went into service."""
     REJECTED = "Rejected"
-    """vLLM refused to load it, or it failed its probe. It is never served or trained from."""
+    """vLLM refused to load it or it failed its probe, or this holds for an ancestor that is no longer listed. It is
+    never served or trained from."""
 
 
 class ClaimVolume(ResourceModel):

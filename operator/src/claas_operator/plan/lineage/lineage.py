@@ -78,8 +78,16 @@ class Lineage:
         return version if version is not None and version.verdict is VersionVerdict.UNTRIED else None
 
     def remembered(self) -> list[AdapterVersion]:
-        """The versions to list in the adapter's status."""
-        return remembered(self.versions, self.head)
+        """The versions to list in the adapter's status. If a version's rejected ancestor is no longer listed, its own
+        verdict says that it is rejected."""
+        kept = remembered(self.versions, self.head)
+        numbers = {each.number for each in kept}
+        return [
+            each.model_copy(update={"verdict": VersionVerdict.REJECTED})
+            if each.number in self.rejected and each.parent not in numbers
+            else each
+            for each in kept
+        ]
 
     def descends(self, number: int, ancestor: int) -> bool:
         """Whether one version is the other or descends from it."""

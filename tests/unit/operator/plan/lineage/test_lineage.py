@@ -89,6 +89,16 @@ def test_the_desired_version_is_whole_and_usable_and_a_candidate_until_it_was_se
     assert Lineage.of(served).candidate is None
 
 
+def test_a_version_stays_rejected_when_its_rejected_ancestor_is_no_longer_listed() -> None:
+    numbers = range(2, HISTORY_LIMIT + 1)
+    refused = version(1, parent=0).model_copy(update={"verdict": REJECTED})
+    first = Lineage.of([version(0), refused, *(version(n, parent=1) for n in numbers)], [published(40, parent=0)])
+    again = Lineage.of(first.remembered(), [published(41, parent=40)])
+    assert 1 not in again.versions
+    assert {2, 3, HISTORY_LIMIT} & set(again.versions) <= again.rejected
+    assert Lineage.of(each for each in again.remembered() if each.number < 40).head is None
+
+
 @given(told=reports(), orders=st.data())
 def test_the_order_in_which_jobs_report_means_nothing(told: Reports, orders: st.DataObject) -> None:
     found = orders.draw(st.permutations(told.found))
