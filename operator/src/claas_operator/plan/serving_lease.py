@@ -206,8 +206,8 @@ def _read_grant(text: str, namespace: str) -> Grant:
     """A grant as it is written now, or as release 0.1.0 wrote it, to one job."""
     data = json.loads(text)
     if isinstance(data, dict) and "job_uid" in data:
-        job = {"name": data["job_name"], "uid": data["job_uid"], "attempt": data["attempt"], "namespace": namespace}
-        data = {**data, "jobs": [job]}
+        job = {"name": data.get("job_name"), "uid": data["job_uid"], "attempt": data.get("attempt")}
+        data = {**data, "jobs": [{**job, "namespace": namespace}]}
     return Grant.model_validate(data)
 
 

@@ -31,6 +31,7 @@ from claas_operator.observe.mounts import mounted_folder
 from claas_operator.plan import naming
 from claas_operator.plan.queueing import finished, in_queue, queue_key
 from claas_operator.plan.serving_lease import (
+    GRANT_ANNOTATION,
     Grant,
     ServedName,
     ServedRecord,
@@ -155,6 +156,19 @@ def test_a_lease_without_a_holder_has_no_grant_even_if_an_annotation_was_left() 
     manifest["spec"] = {"holderIdentity": ""}
     stored = Lease.model_validate({**manifest, "metadata": {**manifest["metadata"], "resourceVersion": "1"}})  # type: ignore[dict-item]
     assert read_lease(stored).grant is None
+
+
+@pytest.mark.parametrize(
+    "left", ['{"job_uid": "u"}', '{"job_uid": 7, "job_name": "a", "attempt": 1}', "[]", "null", "{"]
+)
+def test_a_damaged_grant_is_an_error_of_its_lease_alone(left: str) -> None:
+    """The index keeps a Lease that raises ValueError as unreadable; any other error would end the operator."""
+    manifest = lease_manifest(new_lease(NAMESPACE, DEPLOYMENT).model_copy(update={"grant": grant()}))
+    stored = json.loads(json.dumps(manifest))
+    stored["metadata"] |= {"resourceVersion": "1"}
+    stored["metadata"]["annotations"][GRANT_ANNOTATION] = left
+    with pytest.raises(ValueError, match=r"Grant|JSON|property name"):
+        read_lease(Lease.model_validate(stored))
 
 
 def test_jobs_queue_by_creation_and_then_by_name() -> None:
