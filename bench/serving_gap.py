@@ -12,28 +12,31 @@ with 1.
 
 from __future__ import annotations
 
+import sys
+
+# This folder: its modules would hide others of their names, such as the standard library's `operator`.
+sys.path.pop(0)
+
 import argparse
 import json
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# In place of this folder, whose modules would hide others of their names.
-sys.path[:1] = [str(ROOT / part) for part in ("", "crds/src", "contract/src", "vllm_client/src", "trainer_image/src")]
+sys.path[:0] = [str(ROOT / part) for part in ("", "crds/src", "contract/src", "vllm_client/src", "trainer_image/src")]
 
-from bench.compute.shapes import SHAPES  # noqa: E402
-from bench.compute.work import Work  # noqa: E402
-from bench.serving.felt import Clients  # noqa: E402
-from bench.serving.gap_table import HEADING, Row, row  # noqa: E402
-from bench.serving.server import Server  # noqa: E402
-from bench.serving.sharing_checks import Checks, say, taken_mb  # noqa: E402
-from bench.serving.updates import NAME, Pod, Way  # noqa: E402
-from claas_crds.v1alpha1.lora_adapter import HandoverKind  # noqa: E402
-from claas_trainer.gpu import visible_gpus  # noqa: E402
+from bench.compute.shapes import SHAPES
+from bench.compute.work import Work
+from bench.serving.felt import Clients
+from bench.serving.gap_table import HEADING, Row, row
+from bench.serving.server import Server
+from bench.serving.sharing_checks import Checks, say, taken_mb
+from bench.serving.updates import NAME, Pod, Way
+from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_trainer.gpu import visible_gpus
 
 SHARING = (Way("Share", HandoverKind.SHARE), Way("Share, at most 40 % slower", HandoverKind.SHARE, 40))
 SLEEPING = (

@@ -10,12 +10,16 @@ is as before.
 
 from __future__ import annotations
 
+import sys
+
+# This folder: its modules would hide others of their names, such as the standard library's `operator`.
+sys.path.pop(0)
+
 import argparse
 import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,24 +27,23 @@ from types import SimpleNamespace
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# In place of this folder, whose modules would hide others of their names.
-sys.path[:1] = [str(ROOT), str(ROOT / "trainer_image/src"), str(ROOT / "vllm_companion/src")]
+sys.path[:0] = [str(ROOT), str(ROOT / "trainer_image/src"), str(ROOT / "vllm_companion/src")]
 
-import torch  # noqa: E402
+import torch
 
-from bench.compute.shapes import SHAPES  # noqa: E402
-from bench.compute.work import Work  # noqa: E402
-from bench.serving.namespaces import in_own_namespaces  # noqa: E402
-from claas_trainer.forward.transformer.adapters import adapter_shapes  # noqa: E402
-from claas_trainer.forward.transformer.model import DecoderModel  # noqa: E402
-from claas_trainer.forward.weights.random import RandomWeights  # noqa: E402
-from claas_trainer.forward.weights.shared import SharedWeights, parse_export, vllm_names  # noqa: E402
-from claas_trainer.forward.weights.source import WeightSource  # noqa: E402
-from claas_trainer.model.shape import ModelShape  # noqa: E402
-from claas_trainer.sdpo.optimizer import OptimizerState  # noqa: E402
-from claas_trainer.sdpo.settings import Schedule, SdpoConfig  # noqa: E402
-from claas_trainer.sdpo.step import sdpo_step  # noqa: E402
-from claas_vllm import WeightExport  # noqa: E402
+from bench.compute.shapes import SHAPES
+from bench.compute.work import Work
+from bench.serving.namespaces import in_own_namespaces
+from claas_trainer.forward.transformer.adapters import adapter_shapes
+from claas_trainer.forward.transformer.model import DecoderModel
+from claas_trainer.forward.weights.random import RandomWeights
+from claas_trainer.forward.weights.shared import SharedWeights, parse_export, vllm_names
+from claas_trainer.forward.weights.source import WeightSource
+from claas_trainer.model.shape import ModelShape
+from claas_trainer.sdpo.optimizer import OptimizerState
+from claas_trainer.sdpo.settings import Schedule, SdpoConfig
+from claas_trainer.sdpo.step import sdpo_step
+from claas_vllm import WeightExport
 
 RANK = 32
 

@@ -10,27 +10,30 @@ Weights and tokens are random; nothing is downloaded. Prints a table, and writes
 
 from __future__ import annotations
 
+import sys
+
+# This folder: its modules would hide others of their names, such as the standard library's `operator`.
+sys.path.pop(0)
+
 import argparse
 import gc
 import json
 import os
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# In place of this folder, whose modules would hide others of their names.
-sys.path[:1] = [str(ROOT), str(ROOT / "trainer_image/src")]
+sys.path[:0] = [str(ROOT), str(ROOT / "trainer_image/src")]
 
 # As in the trainer: without it a tight plan would lose memory to fragments.
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
-import torch  # noqa: E402
+import torch
 
-from bench.compute.device import (  # noqa: E402
+from bench.compute.device import (
     describe,
     host_rate,
     matmul_rate,
@@ -38,22 +41,22 @@ from bench.compute.device import (  # noqa: E402
     sustained_rate,
     taken_bytes,
 )
-from bench.compute.kernels import print_profile  # noqa: E402
-from bench.compute.plain import PlainStep  # noqa: E402
-from bench.compute.shapes import SHAPES  # noqa: E402
-from bench.compute.work import Work, operations  # noqa: E402
-from claas_trainer.forward.transformer.adapters import adapter_shapes  # noqa: E402
-from claas_trainer.forward.transformer.model import DecoderModel  # noqa: E402
-from claas_trainer.forward.transformer.plan import Footprint, MemoryPlan, plan_memory  # noqa: E402
-from claas_trainer.forward.transformer.warm_up import WarmUp  # noqa: E402
-from claas_trainer.forward.weights.host import HostWeights  # noqa: E402
-from claas_trainer.model.shape import ModelShape  # noqa: E402
-from claas_trainer.sdpo.batch import TokenSample  # noqa: E402
-from claas_trainer.sdpo.optimizer import OptimizerState  # noqa: E402
-from claas_trainer.sdpo.settings import SdpoConfig  # noqa: E402
-from claas_trainer.sdpo.step import sdpo_step  # noqa: E402
-from claas_trainer.sdpo.teachers.frozen import FrozenTeacher  # noqa: E402
-from claas_trainer.sdpo.transfers import reserve_device, reserve_pinned  # noqa: E402
+from bench.compute.kernels import print_profile
+from bench.compute.plain import PlainStep
+from bench.compute.shapes import SHAPES
+from bench.compute.work import Work, operations
+from claas_trainer.forward.transformer.adapters import adapter_shapes
+from claas_trainer.forward.transformer.model import DecoderModel
+from claas_trainer.forward.transformer.plan import Footprint, MemoryPlan, plan_memory
+from claas_trainer.forward.transformer.warm_up import WarmUp
+from claas_trainer.forward.weights.host import HostWeights
+from claas_trainer.model.shape import ModelShape
+from claas_trainer.sdpo.batch import TokenSample
+from claas_trainer.sdpo.optimizer import OptimizerState
+from claas_trainer.sdpo.settings import SdpoConfig
+from claas_trainer.sdpo.step import sdpo_step
+from claas_trainer.sdpo.teachers.frozen import FrozenTeacher
+from claas_trainer.sdpo.transfers import reserve_device, reserve_pinned
 
 GIB = 1024**3
 RESIDUE_BYTES = int(2.4 * GIB)

@@ -16,20 +16,20 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:1] = [str(ROOT / part) for part in ("crds/src", "contract/src", "vllm_client/src", "trainer_image/src")]
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
-import claas_trainer.attempt.run  # noqa: E402
-import claas_trainer.engines.local.local_step  # noqa: E402 - a server that trains has long imported it
-from claas_contract.engine import EngineNeeds  # noqa: E402
-from claas_contract.input import ServingTarget  # noqa: E402
-from claas_contract.outcome import TrainerCommand  # noqa: E402
-from claas_trainer.attempt.worker import attempt  # noqa: E402
-from claas_trainer.engines.access import GpuNeed  # noqa: E402
-from claas_trainer.logs import log  # noqa: E402
-from claas_trainer.messages.events import Reporter  # noqa: E402
-from claas_trainer.messages.result import exit_code  # noqa: E402
-from claas_trainer.paths import Paths  # noqa: E402
-from claas_trainer.serving.handover.base import Handover  # noqa: E402
-from claas_trainer.serving.handover.sleep import SleepHandover  # noqa: E402
-from claas_trainer.serving.pods import ServingPod  # noqa: E402
+import claas_trainer.attempt.run
+import claas_trainer.engines.local.local_step
+from claas_contract.engine import EngineNeeds
+from claas_contract.input import ServingTarget
+from claas_contract.outcome import TrainerCommand
+from claas_trainer.attempt.worker import attempt
+from claas_trainer.engines.access import GpuNeed
+from claas_trainer.logs import log
+from claas_trainer.messages.events import Reporter
+from claas_trainer.messages.result import exit_code
+from claas_trainer.paths import Paths
+from claas_trainer.serving.handover.base import Handover
+from claas_trainer.serving.handover.sleep import SleepHandover
+from claas_trainer.serving.pods import ServingPod
 
 
 class PauseFirst(SleepHandover):

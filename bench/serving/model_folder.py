@@ -15,21 +15,21 @@ ROOT = Path(__file__).resolve().parents[2]
 # In place of this folder, whose modules would hide others of their names.
 sys.path[:1] = [str(ROOT), str(ROOT / "trainer_image/src")]
 
-import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
-from torch import Tensor  # noqa: E402
-from transformers import PreTrainedTokenizerFast  # noqa: E402
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
-from bench.compute.shapes import SHAPES, THETAS  # noqa: E402
-from bench.serving.words import word  # noqa: E402
-from claas_trainer.forward.weights.layout import (  # noqa: E402
+from bench.compute.shapes import SHAPES, THETAS
+from bench.serving.words import word
+from claas_trainer.forward.weights.layout import (
     EMBEDDING,
     FINAL_NORM,
     HEAD,
     layer_parts,
 )
-from claas_trainer.model.shape import ModelShape  # noqa: E402
+from claas_trainer.model.shape import ModelShape
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|> {{ message['role'] }} {{ message['content'] }} <|im_end|> "

@@ -19,17 +19,17 @@ ROOT = Path(__file__).resolve().parents[2]
 # In place of this folder, whose modules would hide others of their names.
 sys.path[:1] = [str(ROOT / part) for part in ("crds/src", "contract/src", "vllm_client/src", "trainer_image/src")]
 
-import torch  # noqa: E402
+import torch
 
-from claas_trainer.engines.local.base_model import base_fingerprint  # noqa: E402
-from claas_trainer.forward.transformer.model import DecoderModel  # noqa: E402
-from claas_trainer.forward.weights.layout import layer_shapes  # noqa: E402
-from claas_trainer.forward.weights.shared import SharedWeights, parse_export  # noqa: E402
-from claas_trainer.forward.weights.source import LayerWeights, WeightSource  # noqa: E402
-from claas_trainer.model.config_shape import read_shape  # noqa: E402
-from claas_trainer.model.lora import read_adapter  # noqa: E402
-from claas_trainer.sdpo.batch import TokenBatch  # noqa: E402
-from claas_trainer.sdpo.policy import Network  # noqa: E402
+from claas_trainer.engines.local.base_model import base_fingerprint
+from claas_trainer.forward.transformer.model import DecoderModel
+from claas_trainer.forward.weights.layout import layer_shapes
+from claas_trainer.forward.weights.shared import SharedWeights, parse_export
+from claas_trainer.forward.weights.source import LayerWeights, WeightSource
+from claas_trainer.model.config_shape import read_shape
+from claas_trainer.model.lora import read_adapter
+from claas_trainer.sdpo.batch import TokenBatch
+from claas_trainer.sdpo.policy import Network
 
 
 class Exact(WeightSource):

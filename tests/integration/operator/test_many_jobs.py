@@ -1,4 +1,4 @@
-"""Many jobs at once, at a size for every run; bench/operator has the large one."""
+"""Many jobs at once, at a size for every run; bench/operator.py has the large one."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.operator.load import Load, Size
-from bench.operator.rest import about_a_job
+from bench.scale.load import Load, Size
+from bench.scale.rest import about_a_job
 from tests.cluster.audit import AuditLog
 from tests.cluster.services.control_plane import free_ports
 from tests.simulation.operator_process import OperatorProcess

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from bench.operator.bars import Bar, Figure, at_least, at_most, below, table
-from bench.operator.progress import Progress
-from bench.operator.usage import Usage
+from bench.scale.bars import Bar, Figure, at_least, at_most, below, table
+from bench.scale.progress import Progress
+from bench.scale.usage import Usage
 
 
 @pytest.mark.parametrize(

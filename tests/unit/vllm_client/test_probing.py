@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from claas_vllm_client.probing import (
@@ -88,9 +88,10 @@ def test_no_healthy_version_is_accused_whatever_rounding_does(
 @given(_seeds, st.tuples(_seeds, _seeds, _seeds, _seeds))
 def test_the_base_in_the_place_of_a_version_that_differs_is_seen(seed: int, noise: tuple[int, int, int, int]) -> None:
     base = random_model(seed)
-    # Another distribution at each place: apart by some nats, whichever tokens are listed.
     adapter = random_model(seed + 1)
     recorded = record(answer(adapter, noise[0], 0.02), answer(base, noise[1], 0.02))
+    # One pair in some thousands lists tokens by which it can't be told apart.
+    assume((recorded.separation or 0.0) > 4 * NOISE_NATS)
     now = record(answer(base, noise[2], 0.02), answer(base, noise[3], 0.02))
     assert judge(now, recorded) is Finding.NOT_APPLIED
     healthy = record(answer(adapter, noise[2], 0.02), answer(base, noise[3], 0.02))

@@ -1,8 +1,8 @@
 """The operator at many objects: its own process against a real API server and etcd, with nodes, vLLM and trainers
 played beside it.
 
-    python bench/operator                          # 1,000 jobs of 98 kB, then 10,000 finished ones at rest
-    python bench/operator --jobs 60 --adapters 6 --deployments 2 --finished 200 --rest-seconds 10
+    python bench/operator.py                          # 1,000 jobs of 98 kB, then 10,000 finished ones at rest
+    python bench/operator.py --jobs 60 --adapters 6 --deployments 2 --finished 200 --rest-seconds 10
 
 A step is played as instant; all requests between operator, API server and vLLM's companion are real. Beside it the
 players and the server work on the same processors: what each took is told. Exits with 1 when a bar is missed.
@@ -11,29 +11,33 @@ players and the server work on the same processors: what each took is told. Exit
 from __future__ import annotations
 
 import sys
+
+# This folder: its modules would hide others of their names, such as the standard library's `operator`.
+sys.path.pop(0)
+
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parent.parent
 SOURCES = ("", "crds/src", "contract/src", "kube/src", "vllm_client/src", "vllm_companion/src", "operator/src")
-sys.path[:1] = [str(ROOT / part) for part in SOURCES]
+sys.path[:0] = [str(ROOT / part) for part in SOURCES]
 
-import argparse  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
-import tempfile  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
-from contextlib import contextmanager  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-from bench.operator.bars import Figure, markdown, table  # noqa: E402
-from bench.operator.load import Load, Size  # noqa: E402
-from bench.operator.rest import Finished, Rest  # noqa: E402
-from claas_operator.settings import Settings  # noqa: E402
-from tests.cluster.audit import AuditLog, Calls  # noqa: E402
-from tests.cluster.light import light_cluster  # noqa: E402
-from tests.cluster.services.control_plane import free_ports  # noqa: E402
-from tests.simulation.operator_process import OperatorProcess, install  # noqa: E402
-from tests.simulation.scene import Scene, Simulation  # noqa: E402
+from bench.scale.bars import Figure, markdown, table
+from bench.scale.load import Load, Size
+from bench.scale.rest import Finished, Rest
+from claas_operator.settings import Settings
+from tests.cluster.audit import AuditLog, Calls
+from tests.cluster.light import light_cluster
+from tests.cluster.services.control_plane import free_ports
+from tests.simulation.operator_process import OperatorProcess, install
+from tests.simulation.scene import Scene, Simulation
 
 
 @dataclass(frozen=True)

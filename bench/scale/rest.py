@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 
 import httpx
 
-from bench.operator.bars import Figure, at_most, below
-from bench.operator.load import MEGABYTES, WOKEN_SECONDS, adapter_name, adapters_ready, samples_of
-from bench.operator.sleeper import Sleeper
-from bench.operator.usage import Usage
+from bench.scale.bars import Figure, at_most, below
+from bench.scale.load import MEGABYTES, WOKEN_SECONDS, adapter_name, adapters_ready, samples_of
+from bench.scale.sleeper import Sleeper
+from bench.scale.usage import Usage
 from claas_contract.jobs import JobIdentity
 from claas_crds import GROUP
 from claas_crds.v1alpha1.distill_job import DistillJobStatus

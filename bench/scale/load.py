@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from bench.operator.bars import Figure, at_least, at_most, below
-from bench.operator.progress import Progress
-from bench.operator.sleeper import Sleeper
-from bench.operator.usage import Usage, processor_seconds, taken_since
+from bench.scale.bars import Figure, at_least, at_most, below
+from bench.scale.progress import Progress
+from bench.scale.sleeper import Sleeper
+from bench.scale.usage import Usage, processor_seconds, taken_since
 from claas_crds import API_VERSION
 from claas_kube.api import ADAPTERS, DISTILL_JOBS
 from claas_kube.objects.meta import Manifest

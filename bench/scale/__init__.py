@@ -1,0 +1,1 @@
+"""Parts of the measurements of the operator at many objects."""
