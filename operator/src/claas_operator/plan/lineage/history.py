@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -83,6 +83,15 @@ def merge(
         if _WEIGHT[version.verdict] > _WEIGHT[stands.verdict]:
             versions[version.number] = stands.model_copy(update={"verdict": version.verdict})
     return versions
+
+
+def forgotten(listed: Sequence[AdapterVersion], versions: Iterable[int]) -> frozenset[int]:
+    """Numbers of the versions that a full list has left behind, though an old job still reports them: they may
+    descend from a rejected version that nobody remembers. The list begins with the head, or with the oldest kept."""
+    numbers = sorted(each.number for each in listed)
+    if len(numbers) < HISTORY_LIMIT:
+        return frozenset()
+    return frozenset(number for number in versions if number < numbers[1] and number not in numbers)
 
 
 def last_published(versions: Iterable[AdapterVersion]) -> AdapterVersion | None:

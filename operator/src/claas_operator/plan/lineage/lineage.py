@@ -17,6 +17,7 @@ from claas_crds.v1alpha1.lora_adapter import AdapterVersion, VersionVerdict
 from claas_kube.objects.resources import AdapterObject
 from claas_operator.plan.lineage.history import (
     JobReport,
+    forgotten,
     last_published,
     merge,
     remembered,
@@ -68,7 +69,8 @@ class Lineage:
         rejected = _with_descendants(
             versions, (each.number for each in versions.values() if each.verdict is VersionVerdict.REJECTED)
         )
-        head = last_published(each for each in versions.values() if each.number not in rejected)
+        unusable = rejected | forgotten(known, versions)
+        head = last_published(each for each in versions.values() if each.number not in unusable)
         return cls(versions, frozenset(each.number for each in known), rejected, head, _desired(head))
 
     @property

@@ -260,3 +260,10 @@ def test_until_status_lists_the_initial_version_nothing_is_decided() -> None:
     lineage = lineage_for_jobs(new, [])
     assert lineage.head is None
     assert lineage.standing(0, None) is Standing.UNDECIDED
+
+
+def test_a_version_that_a_full_list_has_left_behind_is_no_head_again() -> None:
+    # Version 1 descends from version 0, which was rejected; neither is listed any more, and a job still reports 1.
+    newest = [version(n, parent=0) for n in range(2, 2 + HISTORY_LIMIT)]
+    listed = [each.model_copy(update={"verdict": REJECTED}) for each in newest]
+    assert Lineage.of(listed, (published(1, parent=0),)).head is None
