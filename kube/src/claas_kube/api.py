@@ -120,7 +120,7 @@ class Informed(Protocol):
         """A write was answered with this object."""
 
     async def refused(self, resource: Resource, namespace: str, name: str) -> None:
-        """A write met an object that had changed."""
+        """A write met an object that had changed or was gone."""
 
 
 class Propagation(StrEnum):
@@ -232,6 +232,11 @@ class Api:
         """Tell it of all writes from now on."""
         self._informed = informed
 
+    async def outdated(self, resource: Resource, namespace: str, name: str) -> None:
+        """An object turned out to have changed, or to be gone, since it was last seen."""
+        if self._informed is not None:
+            await self._informed.refused(resource, namespace, name)
+
     async def create(self, resource: Resource, namespace: str, manifest: Manifest) -> Manifest:
         """Create; raises Conflict if it exists already."""
         name = cast(str, cast(Manifest, manifest["metadata"])["name"])
@@ -330,9 +335,10 @@ class Api:
                 accept=accept,
                 subresource=subresource,
             )
-        except Conflict:
-            if self._informed is not None:
-                await self._informed.refused(resource, namespace, name)
+        except ApiError as error:
+            gone = error.status == 404 and verb in (Verb.PATCH, Verb.UPDATE)
+            if isinstance(error, Conflict) or gone:
+                await self.outdated(resource, namespace, name)
             raise
         if self._informed is not None and not metadata_only:
             await self._informed.wrote(resource, answer)

@@ -252,11 +252,12 @@ class Applier:
     ) -> None:
         # The one time that a job's samples are read.
         whole = await self._read.job_object(job.metadata.namespace, job.metadata.name)
-        if whole is None or whole.metadata.uid != job.metadata.uid:
-            raise Conflict(409, f"DistillJob {job.metadata.name}", "it is gone, or another one has its name")
-        if whole.metadata.generation != job.metadata.generation or whole.metadata.deletion_timestamp is not None:
-            # An attempt is made before status is written: nothing else would see that the job was suspended just now.
-            raise Conflict(409, f"DistillJob {job.metadata.name}", "it was changed, or is being deleted")
+        # An attempt is made before status is written: nothing else would see that the job was suspended just now.
+        known, now = job.metadata, whole.metadata if whole is not None else None
+        same = now is not None and (now.uid, now.generation) == (known.uid, known.generation)
+        if whole is None or not same or whole.metadata.deletion_timestamp is not None:
+            await self._api.outdated(DISTILL_JOBS, known.namespace, known.name)
+            raise Conflict(409, f"DistillJob {known.name}", "it was changed, is being deleted, or is gone")
         document = attempt_input(adapter, self._settings, whole, grant, parent)
         mounts = [
             *manifests.common_mounts(adapter, name),

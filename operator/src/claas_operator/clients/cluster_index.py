@@ -163,7 +163,7 @@ class ClusterIndex:
             await self.leases.take(found, answer=True)
 
     async def refused(self, resource: Resource, namespace: str, name: str) -> None:
-        """An own write met a conflict, so the known state is too old: read the object again."""
+        """An own write met a conflict, or an object that is gone, so the known state is too old: read it again."""
         watch = self._watches.get((resource, namespace)) or self._watches.get((resource, None))
         if watch is not None:
             try:

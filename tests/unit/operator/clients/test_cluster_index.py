@@ -11,7 +11,7 @@ import pytest
 
 from claas_crds.v1alpha1.engine import EngineName
 from claas_kube.api import ADAPTERS, BATCH_JOBS, CLAIMS, DEPLOYMENTS, DISTILL_JOBS, LEASES, PODS, Api, Resource
-from claas_kube.errors import Conflict, Forbidden, Unavailable
+from claas_kube.errors import ApiError, Conflict, Forbidden, Unavailable
 from claas_kube.objects.meta import Manifest
 from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.companion_source import CompanionSource
@@ -167,6 +167,15 @@ async def test_a_write_that_meets_a_conflict_has_its_object_read_anew() -> None:
         known = made.index.serving_lease(NAMESPACE, stale.name)
         assert known is not None
         assert known.holder == "uid-of-another"
+
+
+async def test_a_write_to_an_object_that_is_gone_makes_it_unknown_though_no_event_tells_so() -> None:
+    """A watch may be behind by minutes, and the pass over such an object would be repeated at once, again and again."""
+    async with cluster() as made:
+        del made.server.objects[DISTILL_JOBS.path(NAMESPACE, "step")]
+        with pytest.raises(ApiError):
+            await made.api.merge(DISTILL_JOBS, NAMESPACE, "step", {"status": {}}, "status", metadata_only=True)
+        assert made.index.jobs.get(NAMESPACE, "step") is None
 
 
 async def test_that_no_trainer_lives_is_asked_of_the_server_before_a_lease_is_let_go() -> None:

@@ -16,7 +16,7 @@ from claas_kube.objects.workloads import Lease
 from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.job_view import JobView
 from claas_operator.keys import Key, Kind
-from claas_operator.loop.reconcile import Reconciler
+from claas_operator.loop.reconcile import CONFLICT_SECONDS, Reconciler
 from claas_operator.plan.serving_lease import (
     ServedName,
     ServedRecord,
@@ -111,3 +111,11 @@ async def test_the_lease_is_free_for_a_pass_while_there_is(held: ServingLease, n
                 made.index.leases.drop(NAMESPACE, gone, str(made.server.version))
         assert LEASES.path(NAMESPACE, gone) not in made.server.objects
         assert (made.lease.served, made.lease.unaccounted) == ({}, {})
+
+
+async def test_a_job_that_is_gone_though_no_event_tells_so_is_looked_for_once() -> None:
+    """Else it would keep the lease, and be looked for at each pass, until the watch is heard again."""
+    async with queue(lease(grant("waits", pods=()))) as made:
+        del made.server.objects[DISTILL_JOBS.path(NAMESPACE, "waits")]
+        assert await made.reconciler.reconcile(Key(Kind.JOB, NAMESPACE, "waits")) == CONFLICT_SECONDS
+        assert made.index.jobs.get(NAMESPACE, "waits") is None
