@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from typing import Generic, TypeVar, cast
 
 from claas_kube.index.versions import older
 from claas_kube.objects.meta import Manifest
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -90,6 +93,9 @@ class Collection(Generic[T]):
         try:
             value = await self._decode(found, before)
         except ValueError:
+            value = None
+        except Exception as error:  # noqa: BLE001  (one object, whatever is in it, must not end the watch)
+            log.error("%s/%s can't be decoded: %s", *at, type(error).__name__)
             value = None
         # Decoding takes time, during which a newer report may have arrived.
         self.note(at, Entry(uid, version, value), answer=answer)

@@ -231,6 +231,19 @@ async def test_an_object_that_can_not_be_read_is_known_without_a_value() -> None
     assert list(index.within(None)) == index.grouped(NAMESPACE, "f") == []
 
 
+async def test_an_object_at_which_decoding_breaks_is_known_without_a_value_too() -> None:
+    """An annotation that somebody edited must not end the watch, and with it the operator."""
+
+    async def broken(found: Manifest, before: str | None) -> str:
+        raise KeyError("attempt")
+
+    index: Collection[str] = Collection(broken)
+    await index.take(object_of("a", 5, "five"))
+    entry = index.entry(NAMESPACE, "a")
+    assert entry is not None
+    assert (entry.version, entry.value) == ("5", None)
+
+
 async def test_listeners_hear_of_each_change_once() -> None:
     heard: list[tuple[str | None, str | None]] = []
     index = collection()

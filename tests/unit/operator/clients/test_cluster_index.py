@@ -170,7 +170,7 @@ async def test_a_write_that_meets_a_conflict_has_its_object_read_anew() -> None:
 
 
 async def test_a_write_to_an_object_that_is_gone_makes_it_unknown_though_no_event_tells_so() -> None:
-    """A watch may be behind by minutes, and the pass over such an object would be repeated at once, again and again."""
+    """A watch may be behind by minutes, and the pass over such an object would be repeated at once, for ever."""
     async with cluster() as made:
         del made.server.objects[DISTILL_JOBS.path(NAMESPACE, "step")]
         with pytest.raises(ApiError):
