@@ -35,7 +35,7 @@ from bench.serving.gap_table import HEADING, Row, row
 from bench.serving.server import Server
 from bench.serving.sharing_checks import Checks, say, taken_mb
 from bench.serving.updates import NAME, Pod, Way
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from claas_trainer.gpu import visible_gpus
 
 SHARING = (Way("Share", HandoverKind.SHARE), Way("Share, at most 40 % slower", HandoverKind.SHARE, 40))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.step import JobPhase
 from claas_kube.api import DISTILL_JOBS
 from claas_kube.objects.meta import Manifest
 from tests.simulation.cluster_api import ClusterApi

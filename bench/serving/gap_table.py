@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from bench.serving.felt import Felt, Gaps
 from bench.serving.updates import Update
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 
 MOST_GAP_MS = {HandoverKind.SHARE: 500.0, HandoverKind.SLEEP: 3000.0}
 MOST_UPDATE_SECONDS = 3.5

@@ -27,12 +27,8 @@ from claas_contract.input import (
 )
 from claas_contract.jobs import JobIdentity
 from claas_contract.result import TrainerResult
-from claas_crds.v1alpha1.lora_adapter import (
-    HandoverKind,
-    LoraSpec,
-    PauseMode,
-    Probe,
-)
+from claas_crds.v1alpha1.lora import LoraSpec
+from claas_crds.v1alpha1.serving import HandoverKind, PauseMode, Probe
 from claas_crds.v1alpha1.training import TrainingConfig
 
 ROOT = Path(__file__).resolve().parents[2]

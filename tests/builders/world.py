@@ -17,21 +17,20 @@ from claas_crds.v1alpha1.distill_job import (
     DistillJobSpec,
     DistillJobStatus,
     SamplesSource,
-    Timings,
 )
 from claas_crds.v1alpha1.lora_adapter import (
-    AdapterVersion,
     BaseModelSpec,
     ClaimVolume,
-    HandoverKind,
     LoraAdapterSpec,
     LoraAdapterStatus,
     ModelSource,
-    Serving,
     Storage,
 )
+from claas_crds.v1alpha1.serving import HandoverKind, Serving
+from claas_crds.v1alpha1.step import Timings
 from claas_crds.v1alpha1.trainer_pod import TrainerPod
 from claas_crds.v1alpha1.training import DistillBatchItem
+from claas_crds.v1alpha1.version import AdapterVersion
 from claas_kube.objects.meta import ObjectMeta
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.plan.lineage.lineage import Lineage

@@ -12,16 +12,30 @@ import pytest
 import yaml
 from prometheus_client import generate_latest
 
-from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase, Timings
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.distill_job import DistillJobStatus
+from claas_crds.v1alpha1.serving import HandoverKind
+from claas_crds.v1alpha1.step import JobPhase, Timings
 from claas_operator.clients.job_view import known_job
 from claas_operator.metrics.counts import Metrics
 from claas_operator.metrics.definitions import METRICS
 from claas_operator.metrics.known_adapters import KnownAdapters
 from claas_operator.metrics.state import ClusterView, Sleepers, StateCollector
-from tests.builders.world import NAMESPACE, NOW, adapter, condition, job
+from tests.builders.world import (
+    NAMESPACE,
+    NOW,
+    adapter,
+    condition,
+    job,
+)
 from tests.cluster.services.binaries import Binary, ensure
-from tests.contract.chart import Object, at, helm_binary, of_kind, one, template
+from tests.contract.chart import (
+    Object,
+    at,
+    helm_binary,
+    of_kind,
+    one,
+    template,
+)
 
 pytestmark = pytest.mark.contract
 

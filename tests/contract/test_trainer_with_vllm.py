@@ -33,13 +33,10 @@ from claas_contract.input import (
 from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import ExitCode, FailureReason, TrainerCommand
 from claas_contract.result import TrainerResult
-from claas_crds.v1alpha1.lora_adapter import (
-    HandoverKind,
-    LoraSpec,
-    Probe,
-    VersionVerdict,
-)
+from claas_crds.v1alpha1.lora import LoraSpec
+from claas_crds.v1alpha1.serving import HandoverKind, Probe
 from claas_crds.v1alpha1.training import TrainingConfig
+from claas_crds.v1alpha1.version import VersionVerdict
 from claas_trainer.attempt.worker import attempt
 from claas_trainer.messages.events import Reporter
 from claas_trainer.messages.result import exit_code

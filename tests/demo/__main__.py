@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from tests.builders.resources import HANDOVER_VARIABLE, chosen_handover
 from tests.cluster import cluster
 from tests.cluster.errors import ClusterError

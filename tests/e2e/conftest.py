@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from tests.builders.resources import lora_adapter
 from tests.cluster import cluster
 from tests.e2e.stage.handovers import HANDOVERS

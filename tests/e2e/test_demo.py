@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from tests.demo.course import learn
 from tests.demo.report import serving_line, table
 from tests.e2e.stage.scene import Scene

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from claas_kube.objects.pods import Pod
 from tests.e2e.stage import processes
 from tests.e2e.stage.handovers import assert_step_was_taken_once, pauses

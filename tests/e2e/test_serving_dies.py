@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from claas_kube.objects.resources import JobObject
 from tests.builders.resources import DEPLOYMENT
 from tests.cluster import vllm

@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from tests.builders.resources import sample
 from tests.e2e.stage.handovers import assert_step_was_taken_once, pauses
 from tests.e2e.stage.scene import Scene

@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from tests.e2e.stage import processes
 from tests.e2e.stage.handovers import (
     BESIDE_SERVING,

@@ -19,7 +19,12 @@ from claas_kube.api import (
 from claas_kube.objects.meta import Manifest
 from claas_operator.plan.naming import JOB_UID_LABEL
 from tests.simulation import statuses
-from tests.simulation.cluster_api import METADATA_ONLY, ClusterApi, RequestRefusedError, text
+from tests.simulation.cluster_api import (
+    METADATA_ONLY,
+    ClusterApi,
+    RequestRefusedError,
+    text,
+)
 from tests.simulation.cluster_api import field as at
 from tests.simulation.trainer import (
     KILLED,

@@ -11,8 +11,9 @@ from claas_contract.input import ServingTarget, TrainerInput
 from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import ExitCode, FailureReason, exit_code_for
 from claas_contract.result import PublishedVersion, TrainerResult
-from claas_crds.v1alpha1.distill_job import SampleCounts, Timings
-from claas_crds.v1alpha1.lora_adapter import HandoverKind, VersionVerdict
+from claas_crds.v1alpha1.serving import HandoverKind
+from claas_crds.v1alpha1.step import SampleCounts, Timings
+from claas_crds.v1alpha1.version import VersionVerdict
 from claas_vllm_client import (
     PauseMode,
     VllmClient,

@@ -18,7 +18,7 @@ from claas_contract.outcome import FailureReason
 from claas_contract.places import PROGRESS_PORT
 from claas_contract.progress import Progress
 from claas_crds import API_VERSION
-from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.step import JobPhase
 from claas_kube.api import (
     ADAPTERS,
     BATCH_JOBS,
@@ -38,7 +38,15 @@ from tests.cluster.paths import REPOSITORY_ROOT
 from tests.cluster.services.control_plane import free_ports
 from tests.simulation.cluster_api import NAMESPACES, text
 from tests.simulation.operator_process import OPERATOR_NAMESPACE, OperatorProcess
-from tests.simulation.scene import CLAIM, CONTROL_SECRET, SAMPLE, Scene, Simulation, holds, reason_of
+from tests.simulation.scene import (
+    CLAIM,
+    CONTROL_SECRET,
+    SAMPLE,
+    Scene,
+    Simulation,
+    holds,
+    reason_of,
+)
 from tests.simulation.trainer import Ending, Moment, Script
 
 APPLIED_KINDS = ("LoraAdapter", "DistillJob", "Lease")

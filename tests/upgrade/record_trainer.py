@@ -23,8 +23,9 @@ from claas_contract.input import (
 from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import TrainerCommand
 from claas_contract.places import STORAGE_DIRECTORY
-from claas_crds.v1alpha1.lora_adapter import LoraSpec, VersionVerdict
+from claas_crds.v1alpha1.lora import LoraSpec
 from claas_crds.v1alpha1.training import TeacherKind, TrainingConfig
+from claas_crds.v1alpha1.version import VersionVerdict
 from claas_trainer.store.verdict import write_verdict
 from tests.builders.models import build_tiny_qwen3
 from tests.cluster.services.control_plane import free_ports

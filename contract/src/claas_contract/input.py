@@ -7,7 +7,8 @@ from pydantic import Field, model_validator
 from claas_contract.base import ContractModel
 from claas_contract.jobs import JobIdentity
 from claas_crds.v1alpha1.engine import EngineName, EngineSpec
-from claas_crds.v1alpha1.lora_adapter import HandoverKind, LoraSpec, PauseMode, Probe
+from claas_crds.v1alpha1.lora import LoraSpec
+from claas_crds.v1alpha1.serving import HandoverKind, PauseMode, Probe
 from claas_crds.v1alpha1.training import TrainingConfig
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from claas_contract.base import ContractModel
-from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.step import JobPhase
 
 
 class Progress(ContractModel):

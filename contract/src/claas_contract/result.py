@@ -9,8 +9,8 @@ from pydantic import model_validator
 from claas_contract.base import ContractModel
 from claas_contract.jobs import JobReference
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.distill_job import SampleCounts, Timings
-from claas_crds.v1alpha1.lora_adapter import VersionVerdict
+from claas_crds.v1alpha1.step import SampleCounts, Timings
+from claas_crds.v1alpha1.version import VersionVerdict
 
 TERMINATION_MESSAGE_LIMIT_BYTES = 4096
 

@@ -28,7 +28,14 @@ from claas_kube.errors import (
     Gone,
     Unavailable,
 )
-from claas_kube.listing import EVERYTHING, EventType, Page, Selection, WatchEvent, lines
+from claas_kube.listing import (
+    EVERYTHING,
+    EventType,
+    Page,
+    Selection,
+    WatchEvent,
+    lines,
+)
 from claas_kube.objects.meta import Manifest
 from claas_kube.refusals import refusal_message
 

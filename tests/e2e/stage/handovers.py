@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from claas_kube.objects.resources import JobObject
 from tests.e2e.stage.scene import Scene
 

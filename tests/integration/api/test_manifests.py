@@ -13,8 +13,9 @@ import pytest
 from pydantic import JsonValue
 
 from claas_crds.v1alpha1.conditions import Condition
-from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
+from claas_crds.v1alpha1.distill_job import DistillJobStatus
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
+from claas_crds.v1alpha1.step import JobPhase
 from tests.cluster.errors import CommandError
 from tests.cluster.host import process
 from tests.cluster.light import LightCluster

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from claas_kube.api import DEPLOYMENTS
 from claas_kube.objects.meta import Manifest
 from tests.simulation.operator_process import OperatorProcess

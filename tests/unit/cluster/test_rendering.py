@@ -10,14 +10,8 @@ import yaml
 
 from tests.cluster import vllm
 from tests.cluster.errors import PrerequisiteError
-from tests.cluster.host import (
-    machine as host,
-)
-from tests.cluster.host import (
-    network,
-    sweep,
-    volumes,
-)
+from tests.cluster.host import machine as host
+from tests.cluster.host import network, sweep, volumes
 from tests.cluster.host.machine import Tool
 from tests.cluster.images import buildah
 from tests.cluster.images import specs as image_specs

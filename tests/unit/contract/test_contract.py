@@ -25,13 +25,10 @@ from claas_contract.outcome import (
 )
 from claas_contract.progress import Progress
 from claas_contract.result import TERMINATION_MESSAGE_LIMIT_BYTES, PublishedVersion, TrainerResult
-from claas_crds.v1alpha1.distill_job import JobPhase, SampleCounts, Timings
 from claas_crds.v1alpha1.engine import EngineName, EngineSpec
-from claas_crds.v1alpha1.lora_adapter import (
-    LoraSpec,
-    PauseMode,
-    Probe,
-)
+from claas_crds.v1alpha1.lora import LoraSpec
+from claas_crds.v1alpha1.serving import PauseMode, Probe
+from claas_crds.v1alpha1.step import JobPhase, SampleCounts, Timings
 from claas_crds.v1alpha1.training import SupportKind, TeacherKind, TrainingConfig
 
 # What JSON can carry: no lone surrogates.

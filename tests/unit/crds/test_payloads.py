@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import JsonValue, ValidationError
 
 from claas_crds.v1alpha1.distill_job import DistillJob
-from claas_crds.v1alpha1.lora_adapter import ClaimVolume, LoraSpec, Storage
+from claas_crds.v1alpha1.lora import LoraSpec
+from claas_crds.v1alpha1.lora_adapter import ClaimVolume, Storage
 from claas_crds.v1alpha1.training import (
     DistillBatchItem,
     SupportKind,

@@ -17,7 +17,7 @@ from claas_contract.input import (
     VllmPod,
 )
 from claas_contract.jobs import JobIdentity
-from claas_crds.v1alpha1.lora_adapter import LoraSpec
+from claas_crds.v1alpha1.lora import LoraSpec
 from claas_trainer.messages.events import Reporter
 from claas_trainer.paths import Paths
 

@@ -12,7 +12,8 @@ import pytest
 from claas_contract.progress import Progress
 from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.distill_job import DistillJobStatus
-from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus, VersionVerdict
+from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
+from claas_crds.v1alpha1.version import VersionVerdict
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_kube.objects.workloads import Lease
 from claas_operator.plan.serving_lease import read_lease

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import JsonValue
 
-from claas_crds.v1alpha1.lora_adapter import SERVED_NAME_LIMIT
+from claas_crds.v1alpha1.serving import SERVED_NAME_LIMIT
 from claas_crds.v1alpha1.training import LORA_ID_PATTERN
 from claas_vllm import aliases as companion_aliases
 from claas_vllm_client import (

@@ -9,14 +9,20 @@ from pydantic import Field, JsonValue
 
 from claas_crds.base import OBJECT_NAME, ResourceModel
 from claas_crds.v1alpha1.conditions import Condition
-from claas_crds.v1alpha1.lora_adapter import RELATIVE_PATH, AdapterVersion, HandoverKind
+from claas_crds.v1alpha1.lora_adapter import RELATIVE_PATH
+from claas_crds.v1alpha1.serving import HandoverKind
+from claas_crds.v1alpha1.step import JobPhase, SampleCounts, Timings
 from claas_crds.v1alpha1.training import DistillBatchItem, TrainingOverrides
+from claas_crds.v1alpha1.version import AdapterVersion
 
 KIND = "DistillJob"
+
 PLURAL = "distilljobs"
+
 LARGEST_INLINE_BYTES = 1_000_000
 """Limit of inline samples, in bytes of JSON. A trainer's input Secret holds 1 MiB, and etcd takes 1.5 MiB for an
 object with its status."""
+
 _MOST_INLINE_SAMPLES = 20_000
 """More do not fit into the byte limit. The API server needs the number to estimate the cost of validation rules."""
 
@@ -142,99 +148,6 @@ class DistillJobSpec(ResourceModel):
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0)
     """Seconds after which a finished job is deleted (batch/v1 Job). Its version stays. When left out, the chart's
     `defaultTtlSecondsAfterFinished` applies; without that, the job is never deleted."""
-
-
-class JobPhase(StrEnum):
-    """Progress of a job, for people; programs read the conditions."""
-
-    PENDING = "Pending"
-    """The operator has not seen it yet, or its adapter is not ready."""
-    QUEUED = "Queued"
-    """Waiting for its turn: a Deployment takes one step at a time."""
-    SUSPENDED = "Suspended"
-    """Suspended by `spec.suspend`."""
-    PREPARING = "Preparing"
-    """The trainer checks samples and loads the model; serving goes on."""
-    PAUSING = "Pausing"
-    """Serving is being paused (hand-over Sleep)."""
-    TRAINING = "Training"
-    """The step is being taken; serving is paused (hand-over Sleep) or goes on."""
-    RESUMING = "Resuming"
-    """Serving is being woken (hand-over Sleep)."""
-    PUBLISHING = "Publishing"
-    """The new version is being written to the volume; serving goes on."""
-    SWAPPING = "Swapping"
-    """The new version is being put into service."""
-    SUCCEEDED = "Succeeded"
-    """The new version is in service; with `completeWhen: Published` it is published."""
-    FAILED = "Failed"
-    """No step was taken, or its version could not be put into service."""
-
-
-class Timings(ResourceModel):
-    """Seconds that each phase took. All but `queued` and `servingGap` follow one another and add up to the time from
-    `startTime` to `completionTime`."""
-
-    queued: float | None = None
-    """From the job's creation to its admission."""
-    retried: float | None = None
-    """Failed attempts, and the waits between them."""
-    start: float | None = None
-    """From admission of the attempt until the trainer works: the pod is created, scheduled and started, images are
-    pulled, programs loaded."""
-    prepare: float | None = None
-    """Checks, tokenising, loading weights; serving goes on."""
-    sleep: float | None = None
-    """From the pause call until serving was paused and its memory was free."""
-    load: float | None = None
-    """Copying the weights to the device."""
-    step: float | None = None
-    """Forward, backward and optimiser."""
-    release: float | None = None
-    """Freeing the device."""
-    wake: float | None = None
-    """Waking serving, until it answered again."""
-    publish: float | None = None
-    """Writing the version; serving goes on."""
-    swap: float | None = None
-    """Putting the version into service: load, probe and flip of the served name."""
-    settle: float | None = None
-    """Everything else until the job was complete: the trainer ends, the operator notices, and it loads the version
-    into pods that the trainer did not reach."""
-    serving_gap: float | None = None
-    """The pause that clients notice: from the pause call until serving was awake. 0 when serving went on during the
-    step."""
-
-    @property
-    def seconds(self) -> float:
-        """Sum of the phases that follow one another."""
-        parts = self.model_dump(exclude_none=True, exclude={"queued", "serving_gap"})
-        return sum(float(value) for value in parts.values())
-
-
-class SampleCounts(ResourceModel):
-    """Counts of the samples that the step was taken on."""
-
-    total: int = 0
-    """Samples in the batch."""
-    recorded: int = 0
-    """Samples with the token ids and log-probabilities of a recorded rollout."""
-    reconstructed: int = 0
-    """Samples whose token ids or log-probabilities the trainer made; their importance ratio is 1."""
-    response_tokens: int = 0
-    """Response tokens, over which the loss is averaged."""
-    recorded_prompts: int = 0
-    """Samples whose prompt was recorded with the answer."""
-    server_prompts: int = 0
-    """Samples whose prompt was rendered with the server's chat template and template arguments."""
-    template_prompts: int = 0
-    """Samples whose prompt was rendered with the model's own chat template, because no server could be asked."""
-    hints_inserted: int = 0
-    """Samples whose teacher prompt is the recorded prompt with the feedback inserted after the user's last
-    message."""
-    rebuilt_conversations: int = 0
-    """Samples with a recorded prompt that does not end with `user_prompt`. Their teacher prompt is rebuilt from the
-    sample's texts and lacks whatever only the recorded prompt holds."""
 
 
 class DistillJobStatus(ResourceModel):

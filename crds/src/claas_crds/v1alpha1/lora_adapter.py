@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, TypeAlias
 
-from pydantic import AfterValidator, ConfigDict, Field, JsonValue, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, Field, JsonValue
 
 from claas_crds.base import OBJECT_NAME, ResourceModel
 from claas_crds.v1alpha1.conditions import Condition
 from claas_crds.v1alpha1.engine import EngineSpec
+from claas_crds.v1alpha1.lora import LoraSpec
+from claas_crds.v1alpha1.serving import SERVED_NAME_LIMIT, HandoverKind, Serving
 from claas_crds.v1alpha1.tls import (
     SERVING_RULES,
-    TLS_RULES,
-    Scheme,
-    ServingTls,
 )
 from claas_crds.v1alpha1.trainer_pod import SecretKeyRef, TrainerPod
 from claas_crds.v1alpha1.training import LORA_ID_PATTERN, TrainingConfig
+from claas_crds.v1alpha1.version import HISTORY_LIMIT, AdapterVersion
 
 KIND = "LoraAdapter"
-PLURAL = "loraadapters"
-HISTORY_LIMIT = 20
-"""Number of versions that `status.versions` lists; older ones stay on the volume."""
 
-SERVED_NAME_LIMIT = 200
-"""Longest served name, in characters. The companion has the same limit, plus room for a version suffix."""
+PLURAL = "loraadapters"
 
 _NOT_IN_PATHS = r"/\x00-\x1f\x7f"
+
 _SEGMENT = rf"[^{_NOT_IN_PATHS}]*[^.{_NOT_IN_PATHS}][^{_NOT_IN_PATHS}]*"
+
 RELATIVE_PATH = rf"^{_SEGMENT}(/{_SEGMENT})*$"
 """Pattern for a path below a volume's root, in any script. No segment consists of dots alone, so the path can't leave
 the volume."""
@@ -41,45 +38,8 @@ def _without_end(path: str) -> str:
 
 Folder: TypeAlias = Annotated[str, AfterValidator(_without_end)]
 """A folder below a volume's root; a trailing slash is ignored."""
+
 FOLDER_PATH = rf"{RELATIVE_PATH[:-1]}/?$"
-
-
-class PauseMode(StrEnum):
-    """How running requests are treated when serving pauses (vLLM's `mode`)."""
-
-    KEEP = "Keep"
-    """They freeze and resume after the step: none fails, and the pause does not wait for long answers."""
-    WAIT = "Wait"
-    """They are completed first, within `drainTimeoutSeconds`."""
-    ABORT = "Abort"
-    """They are aborted with an error."""
-
-
-class HandoverKind(StrEnum):
-    """What happens to serving while a step is taken (docs/handover.md)."""
-
-    AUTO = "Auto"
-    """The operator chooses by the Deployment's flags. `status.handover` names the choice, `status.handoverMessage`
-    the reason."""
-    SLEEP = "Sleep"
-    """vLLM freezes its requests and frees its GPU memory for the step."""
-    SHARE = "Share"
-    """vLLM goes on serving during the step. On a GPU the step uses the weights in vLLM's memory, on a CPU it maps the
-    model's files."""
-    NONE = "None"
-    """vLLM goes on serving, and the trainer uses a GPU of its own, or the CPU, with its own copy of the weights."""
-
-
-class VersionVerdict(StrEnum):
-    """Whether serving accepted a version."""
-
-    UNTRIED = "Untried"
-    """It has neither been put into service nor been rejected yet."""
-    SERVED = "Served"
-    """It was loaded, answered its probe, and went into service."""
-    REJECTED = "Rejected"
-    """vLLM refused to load it or it failed its probe, or this holds for an ancestor that is no longer listed. It is
-    never served or trained from."""
 
 
 class ClaimVolume(ResourceModel):
@@ -129,94 +89,6 @@ class BaseModelSpec(ResourceModel):
         }
     )
     """Where the trainer reads it."""
-
-
-TargetModules: TypeAlias = Annotated[
-    Annotated[str, Field(min_length=1, max_length=1024)]
-    | Annotated[list[Annotated[str, Field(min_length=1, max_length=253)]], Field(min_length=1, max_length=256)],
-    WithJsonSchema(
-        {
-            # Text or a list. No type of a structural schema allows both; without a type each bound applies to values
-            # of its own kind, and these exclude numbers.
-            "x-kubernetes-preserve-unknown-fields": True,
-            "minLength": 1,
-            "maxLength": 1024,
-            "minItems": 1,
-            "maxItems": 256,
-            "items": {"type": "string", "minLength": 1, "maxLength": 253},
-            "maxProperties": 0,
-            "minimum": 1,
-            "maximum": 0,
-            "not": {"enum": [True, False, {}]},
-        }
-    ),
-]
-"""Layers by name, or by a pattern (PEFT's `target_modules`)."""
-
-
-class LoraSpec(ResourceModel):
-    """Shape of the adapter."""
-
-    rank: int = Field(default=32, ge=4, le=128)
-    """Rank r; vLLM's `--max-lora-rank` must be at least this."""
-    alpha: int = Field(default=64, ge=1, le=256)
-    """Scaling: the adapter's output is multiplied by alpha / rank."""
-    target_modules: TargetModules | None = None
-    """Linear layers of the language model that get an adapter, as in PEFT: a list of names (`[q_proj, v_proj]`) or of
-    endings of dotted names, a regular expression that matches whole names, or `all-linear`. By default all linear
-    layers that fit. Embeddings, head and experts are not supported."""
-
-
-class DeploymentReference(ResourceModel):
-    """A Deployment in the same namespace."""
-
-    name: str = Field(min_length=1, max_length=253, json_schema_extra={"pattern": OBJECT_NAME})
-    """Its name."""
-
-
-class Probe(ResourceModel):
-    """The request that checks a loaded version: it must answer, and not as the base model does."""
-
-    prompt: str = Field(default="Hello", min_length=1, max_length=4096)
-    """A fixed prompt, asked at temperature 0. Choose one whose answer your feedback changes."""
-    max_tokens: int = Field(default=8, ge=1, le=256)
-    """Length of the answer, in tokens."""
-
-
-class Serving(ResourceModel):
-    """The vLLM servers of the adapter."""
-
-    deployment_ref: DeploymentReference
-    """The Deployment whose pods run vLLM."""
-    container: str | None = None
-    """The container that runs vLLM; the first one of the Deployment's template when left out."""
-    port: int = Field(default=8000, ge=1, le=65535)
-    """vLLM's port."""
-    scheme: Scheme = Scheme.HTTP
-    """Protocol on that port: `https` when vLLM runs with `--ssl-certfile`."""
-    tls: ServingTls | None = Field(default=None, json_schema_extra={"x-kubernetes-validations": TLS_RULES})
-    """How the server's certificate is verified; only with `scheme: https`."""
-    served_name: str | None = Field(
-        default=None, min_length=1, max_length=SERVED_NAME_LIMIT, json_schema_extra={"pattern": LORA_ID_PATTERN}
-    )
-    """The model name clients ask for; the adapter's name when left out."""
-    control_token_secret_ref: SecretKeyRef | None = None
-    """The control token, which the companion's lock asks for. Without it the server's control routes must be open."""
-    api_key_secret_ref: SecretKeyRef | None = None
-    """vLLM's own `--api-key`, if it has one."""
-    handover: HandoverKind = HandoverKind.AUTO
-    """What happens to serving while a step is taken."""
-    max_slowdown: int = Field(default=40, ge=1, le=90)
-    """How much of its tokens per second serving may lose during a step, in percent; `Share` only."""
-    pause: PauseMode = PauseMode.KEEP
-    """How running requests are treated when serving pauses for a step; `Sleep` only."""
-    drain_timeout_seconds: int = Field(default=30, ge=1, le=3600)
-    """Seconds that `pause: Wait` waits for running requests before the attempt fails."""
-    max_pause_seconds: int = Field(default=120, ge=1, le=3600)
-    """Longest pause of serving, in seconds. A step that would certainly take longer, judged by its parent's step, is
-    not started; one that does take longer is ended, and serving is woken."""
-    probe: Probe = Probe()
-    """How a version is checked before it goes into service."""
 
 
 class Storage(ResourceModel):
@@ -302,29 +174,6 @@ class Replica(ResourceModel):
     """State of the adapter in this pod."""
     message: str | None = None
     """Why it is not serving, if it is not."""
-
-
-class AdapterVersion(ResourceModel):
-    """One version of the adapter on the volume."""
-
-    number: int = Field(ge=0)
-    """Its number; the initial version is 0."""
-    path: str
-    """Its folder, below the volume's root."""
-    digest: str
-    """sha256 over the sha256 digests of all its files."""
-    created: datetime
-    """When it was published."""
-    job: str | None = None
-    """The DistillJob that made it."""
-    job_uid: str | None = None
-    """That job's UID."""
-    parent: int | None = None
-    """The version it was trained from."""
-    metrics: dict[str, float] = {}
-    """Training metrics of its step."""
-    verdict: VersionVerdict = VersionVerdict.UNTRIED
-    """Whether serving accepted it. A rejected version is never served or trained from."""
 
 
 class LoraAdapterStatus(ResourceModel):

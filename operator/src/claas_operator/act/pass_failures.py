@@ -20,7 +20,8 @@ from claas_crds.v1alpha1.conditions import (
     JobCondition,
     JobReason,
 )
-from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
+from claas_crds.v1alpha1.distill_job import DistillJobStatus
+from claas_crds.v1alpha1.step import JobPhase
 from claas_kube.errors import ApiError, Unavailable
 from claas_kube.objects.meta import Manifest
 from claas_operator.errors import OperatorError

@@ -12,8 +12,9 @@ from typing import cast
 
 from claas_contract.jobs import JobReference
 from claas_contract.result import PublishedVersion
-from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase, SamplesSource
-from claas_crds.v1alpha1.lora_adapter import AdapterVersion
+from claas_crds.v1alpha1.distill_job import DistillJobStatus, SamplesSource
+from claas_crds.v1alpha1.step import JobPhase
+from claas_crds.v1alpha1.version import AdapterVersion
 from claas_kube.index.collection import Collection, Entry
 from claas_kube.objects.meta import Manifest, ObjectMeta
 from claas_kube.objects.resources import JobObject

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from claas_contract.places import PROGRESS_PATH, PROGRESS_PORT
 from claas_contract.progress import Progress
-from claas_crds.v1alpha1.lora_adapter import Probe
+from claas_crds.v1alpha1.serving import Probe
 from claas_operator.errors import NotAppliedError, ServerError
 from claas_operator.plan.server.traits import EXPORT_CLASS, ServerTraits
 from claas_operator.plan.world import ServerState

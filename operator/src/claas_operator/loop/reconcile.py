@@ -10,9 +10,10 @@ from functools import partial
 
 from claas_crds.v1alpha1.conditions import JobReason
 from claas_crds.v1alpha1.distill_job import KIND as JOB_KIND
-from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
+from claas_crds.v1alpha1.distill_job import DistillJobStatus
 from claas_crds.v1alpha1.lora_adapter import KIND as ADAPTER_KIND
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
+from claas_crds.v1alpha1.step import JobPhase
 from claas_kube.api import ADAPTERS, DISTILL_JOBS, Api
 from claas_kube.errors import ApiError, Conflict
 from claas_kube.objects.resources import AdapterObject, JobObject

@@ -21,7 +21,13 @@ from prometheus_client.registry import Collector
 from claas_crds.v1alpha1.conditions import JobCondition, condition_of, is_true
 from claas_crds.v1alpha1.distill_job import DistillJobStatus
 from claas_operator.metrics import definitions
-from claas_operator.metrics.definitions import JobResult, LoadResult, Metric, PassResult, WakeResult
+from claas_operator.metrics.definitions import (
+    JobResult,
+    LoadResult,
+    Metric,
+    PassResult,
+    WakeResult,
+)
 
 _NOT_A_PHASE = {"serving_gap"}
 _RESULTS = {JobCondition.COMPLETE: JobResult.COMPLETE, JobCondition.FAILED: JobResult.FAILED}

@@ -11,7 +11,7 @@ from typing import Protocol
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.step import JobPhase
 from claas_operator.keys import Key
 from claas_operator.metrics import definitions
 from claas_operator.metrics.definitions import Metric

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from claas_contract.jobs import JobIdentity
 from claas_crds.v1alpha1.conditions import JobCondition, condition_of
-from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.step import JobPhase
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.clients.job_view import KnownJob
 from claas_operator.plan.queueing import finished

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from claas_crds.v1alpha1.distill_job import JobPhase
 from claas_crds.v1alpha1.engine import EngineName
+from claas_crds.v1alpha1.step import JobPhase
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.clients import servers as serving
 from claas_operator.clients.companion_source import CompanionSource
@@ -32,7 +32,12 @@ from claas_operator.plan.adapter.adoption import adoption_name
 from claas_operator.plan.lineage.history import reported_rejections, reported_versions
 from claas_operator.plan.lineage.lineage import Lineage, lineage_for_jobs
 from claas_operator.plan.queueing import finished, jobs_ahead, queue_key
-from claas_operator.plan.server.handover_choice import HandoverChoice, choose_handover, needs_of, server_of
+from claas_operator.plan.server.handover_choice import (
+    HandoverChoice,
+    choose_handover,
+    needs_of,
+    server_of,
+)
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.unready import no_pod_because
 from claas_operator.plan.serving_lease import ServingLease

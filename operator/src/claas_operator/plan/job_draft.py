@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from claas_crds.v1alpha1.conditions import JobCondition, is_true, telling_condition
-from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
+from claas_crds.v1alpha1.distill_job import DistillJobStatus
+from claas_crds.v1alpha1.step import JobPhase
 from claas_operator.plan.actions import (
     Action,
     CreateAttempt,

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeVar
 
 from claas_crds.v1alpha1.conditions import Condition, JobCondition, is_true
-from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.step import JobPhase
 from claas_kube.objects.resources import JobObject
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 from claas_contract.input import VllmPod
 from claas_contract.jobs import JobIdentity, names_any
 from claas_crds import GROUP
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from claas_crds.v1alpha1.tls import Scheme, ServingTls
 from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
 from claas_kube.objects.meta import Manifest

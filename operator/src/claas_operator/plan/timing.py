@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from claas_contract.result import TrainerResult
-from claas_crds.v1alpha1.distill_job import DistillJobStatus, Timings
+from claas_crds.v1alpha1.distill_job import DistillJobStatus
+from claas_crds.v1alpha1.step import Timings
 
 
 def timings_of(status: DistillJobStatus, result: TrainerResult) -> Timings:

@@ -10,7 +10,7 @@ from claas_contract.input import VllmPod
 from claas_contract.jobs import JobIdentity
 from claas_contract.progress import Progress
 from claas_contract.result import PublishedVersion, TrainerResult
-from claas_crds.v1alpha1.lora_adapter import AdapterVersion
+from claas_crds.v1alpha1.version import AdapterVersion
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.plan.lineage.lineage import Lineage
 from claas_operator.plan.server.handover_choice import HandoverChoice

@@ -14,11 +14,7 @@ from pydantic import JsonValue
 from claas_crds import API_VERSION
 from claas_crds.v1alpha1.distill_job import SamplesSource
 from claas_crds.v1alpha1.training import DistillBatchItem
-from claas_kube.api import (
-    ADAPTERS,
-    DEPLOYMENTS,
-    DISTILL_JOBS,
-)
+from claas_kube.api import ADAPTERS, DEPLOYMENTS, DISTILL_JOBS
 from claas_kube.listing import PAGE_SIZE
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.resources import JobObject

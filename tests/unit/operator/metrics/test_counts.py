@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase, Timings
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.distill_job import DistillJobStatus
+from claas_crds.v1alpha1.serving import HandoverKind
+from claas_crds.v1alpha1.step import JobPhase, Timings
 from claas_kube.api import DISTILL_JOBS
 from claas_kube.errors import Conflict
 from claas_operator.act.status_writer import StatusWriter
@@ -14,7 +15,12 @@ from claas_operator.metrics.counts import Metrics
 from claas_operator.metrics.definitions import PassResult
 from tests.builders.api_server import SmallApi, serving_api
 from tests.builders.reconciler import reconciler_of
-from tests.builders.world import NAMESPACE, NOW, condition, job
+from tests.builders.world import (
+    NAMESPACE,
+    NOW,
+    condition,
+    job,
+)
 
 TRAINED = DistillJobStatus(phase=JobPhase.SWAPPING, produced_version=3)
 COMPLETE = DistillJobStatus(

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from claas_kube.objects.meta import Manifest
 from claas_operator.plan.actions import (
     Action,

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from claas_contract.result import TrainerResult
-from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.step import JobPhase
 from claas_operator.plan.actions import CreateRecovery, DeleteAttempt, WriteLease
 from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.job.published import LEAST_SERVING_SECONDS

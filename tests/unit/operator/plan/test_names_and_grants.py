@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from claas_contract.input import VllmPod
 from claas_contract.jobs import JobIdentity
-from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
+from claas_crds.v1alpha1.distill_job import DistillJobStatus
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterSpec
+from claas_crds.v1alpha1.step import JobPhase
 from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
 from claas_kube.objects.meta import LabelSelector, ObjectMeta
 from claas_kube.objects.pods import (

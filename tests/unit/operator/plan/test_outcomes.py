@@ -7,7 +7,8 @@ import pytest
 from claas_contract.outcome import FailureReason
 from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.conditions import ConditionStatus, condition_of
-from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
+from claas_crds.v1alpha1.distill_job import DistillJobStatus
+from claas_crds.v1alpha1.step import JobPhase
 from claas_operator.observe.holder import ADOPTION_SECONDS, HolderState, holder_state
 from claas_operator.plan.actions import (
     CreateAttempt,

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from claas_contract.outcome import FailureReason
 from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.conditions import Condition, ConditionStatus
-from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.distill_job import DistillJobStatus
+from claas_crds.v1alpha1.serving import HandoverKind
+from claas_crds.v1alpha1.step import JobPhase
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.plan.actions import (
     CreateAttempt,
@@ -27,7 +28,12 @@ from claas_operator.plan.lease import plan_lease
 from claas_operator.plan.lineage.lineage import Lineage
 from claas_operator.plan.queueing import finished
 from claas_operator.plan.server.handover_choice import HandoverChoice
-from claas_operator.plan.serving_lease import Grant, ServedName, ServedRecord, ServingLease
+from claas_operator.plan.serving_lease import (
+    Grant,
+    ServedName,
+    ServedRecord,
+    ServingLease,
+)
 from claas_operator.plan.world import (
     AdapterWorld,
     JobWorld,

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from claas_contract.result import TrainerResult
-from claas_crds.v1alpha1.distill_job import DistillJobStatus, Timings
+from claas_crds.v1alpha1.distill_job import DistillJobStatus
+from claas_crds.v1alpha1.step import Timings
 from claas_operator.plan.timing import settled, timings_of
 from tests.builders.world import NOW, ago, published
 

@@ -17,12 +17,17 @@ import pytest
 
 from claas_contract.engine import DistillBatchRequestPayload, DistillResponse, TokenisedSample
 from claas_contract.input import TrainerInput
-from claas_crds.v1alpha1.distill_job import SampleCounts
-from claas_crds.v1alpha1.lora_adapter import LoraSpec
+from claas_crds.v1alpha1.lora import LoraSpec
+from claas_crds.v1alpha1.step import SampleCounts
 from claas_trainer.attempt import run as runs
 from claas_trainer.attempt.batch import Batch
 from claas_trainer.attempt.recover import recover
-from claas_trainer.engines.base import EngineReadiness, EngineTask, TrainedVersion, TrainingEngine
+from claas_trainer.engines.base import (
+    EngineReadiness,
+    EngineTask,
+    TrainedVersion,
+    TrainingEngine,
+)
 from claas_trainer.messages.events import Reporter
 from claas_trainer.paths import Paths
 from claas_trainer.store.content import Bytes

@@ -11,7 +11,7 @@ import pytest
 
 from claas_contract.input import ModelLocation, TrainerInput
 from claas_contract.outcome import ExitCode, FailureReason
-from claas_crds.v1alpha1.lora_adapter import LoraSpec
+from claas_crds.v1alpha1.lora import LoraSpec
 from claas_trainer.attempt.head_fit import shape_differences
 from claas_trainer.attempt.initialise import initialise
 from claas_trainer.attempt.run import run

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from claas_contract.input import ServingTarget, VllmPod
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.distill_job import Timings
-from claas_crds.v1alpha1.lora_adapter import HandoverKind, LoraSpec
+from claas_crds.v1alpha1.lora import LoraSpec
+from claas_crds.v1alpha1.serving import HandoverKind
+from claas_crds.v1alpha1.step import Timings
 from claas_crds.v1alpha1.training import TeacherKind, TrainingConfig
 from claas_trainer.attempt.pause_estimate import check_pause, pause_seconds
 from claas_trainer.engines.base import EngineReadiness

@@ -14,7 +14,7 @@ import pytest
 from claas_contract.input import TrainerInput
 from claas_contract.outcome import ExitCode, FailureReason, TrainerCommand
 from claas_contract.result import TrainerResult
-from claas_crds.v1alpha1.lora_adapter import VersionVerdict
+from claas_crds.v1alpha1.version import VersionVerdict
 from claas_trainer.attempt.recover import recover
 from claas_trainer.errors import TrainerError
 from claas_trainer.messages.events import Reporter

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 
 from claas_contract.input import ModelLocation, TrainerInput
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.distill_job import JobPhase
 from claas_crds.v1alpha1.engine import EngineName
-from claas_crds.v1alpha1.lora_adapter import HandoverKind, LoraSpec
+from claas_crds.v1alpha1.lora import LoraSpec
+from claas_crds.v1alpha1.serving import HandoverKind
+from claas_crds.v1alpha1.step import JobPhase
 from claas_trainer.attempt.initialise import initial_seed, initialise
 from claas_trainer.attempt.run import run
 from claas_trainer.engines.local import local_step

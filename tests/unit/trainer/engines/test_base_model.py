@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.lora_adapter import LoraSpec
+from claas_crds.v1alpha1.lora import LoraSpec
 from claas_trainer.engines.local.base_model import base_fingerprint, check_base, check_decoder
 from claas_trainer.errors import TrainerError
 from claas_trainer.forward.weights.host import HostWeights

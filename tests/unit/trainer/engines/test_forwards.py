@@ -15,11 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from claas_contract.engine import DistillBatchRequestPayload, TokenisedSample
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.training import (
-    SupportKind,
-    TeacherKind,
-    TrainingConfig,
-)
+from claas_crds.v1alpha1.training import SupportKind, TeacherKind, TrainingConfig
 from claas_trainer.attempt.initialise import initialise
 from claas_trainer.attempt.run import run
 from claas_trainer.engines.access import ServingAccess, WeightAccess

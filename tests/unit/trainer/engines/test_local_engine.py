@@ -10,10 +10,16 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from claas_contract.engine import ENGINE_NEEDS, OWN_FILES, DistillBatchRequestPayload, StateRef, TokenisedSample
+from claas_contract.engine import (
+    ENGINE_NEEDS,
+    OWN_FILES,
+    DistillBatchRequestPayload,
+    StateRef,
+    TokenisedSample,
+)
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.engine import EngineName
-from claas_crds.v1alpha1.lora_adapter import LoraSpec
+from claas_crds.v1alpha1.lora import LoraSpec
 from claas_trainer.attempt.run import run
 from claas_trainer.engines.access import ServingAccess
 from claas_trainer.engines.base import EngineTask

@@ -12,8 +12,8 @@ import pytest
 
 from claas_contract.input import ServingTarget, VllmPod
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.distill_job import JobPhase
-from claas_crds.v1alpha1.lora_adapter import PauseMode
+from claas_crds.v1alpha1.serving import PauseMode
+from claas_crds.v1alpha1.step import JobPhase
 from claas_trainer.engines.access import GpuNeed
 from claas_trainer.errors import ServingError
 from claas_trainer.gpu import Gpu

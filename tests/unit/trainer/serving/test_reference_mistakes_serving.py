@@ -17,7 +17,7 @@ from claas_contract.input import (
     TrainerInput,
     VllmPod,
 )
-from claas_crds.v1alpha1.lora_adapter import PauseMode
+from claas_crds.v1alpha1.serving import PauseMode
 from claas_crds.v1alpha1.training import TrainingConfig
 from claas_trainer.attempt.initialise import initialise
 from claas_trainer.attempt.run import run

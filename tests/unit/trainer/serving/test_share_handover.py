@@ -13,7 +13,7 @@ from claas_contract.engine import ENGINE_NEEDS, EngineNeeds, ServingNeed
 from claas_contract.input import ServingTarget
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.engine import EngineName
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from claas_trainer.engines.access import GpuNeed, WeightAccess
 from claas_trainer.errors import InputError, ServingError
 from claas_trainer.gpu import Gpu

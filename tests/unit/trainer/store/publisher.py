@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from claas_contract.jobs import JobIdentity
-from claas_crds.v1alpha1.lora_adapter import LoraSpec
+from claas_crds.v1alpha1.lora import LoraSpec
 from claas_trainer.store.content import Bytes
 from claas_trainer.store.record import VersionRecord
 from claas_trainer.store.versions import VersionStore

@@ -9,7 +9,7 @@ import pytest
 from pydantic import JsonValue, ValidationError
 
 from claas_contract.engine import OWN_FILES, StateRef
-from claas_crds.v1alpha1.lora_adapter import LoraSpec
+from claas_crds.v1alpha1.lora import LoraSpec
 from claas_trainer.store.record import ForwardKind, Provenance, VersionRecord
 
 LOCAL: dict[str, JsonValue] = {

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.lora_adapter import LoraSpec
+from claas_crds.v1alpha1.lora import LoraSpec
 from claas_trainer.errors import StoreError
 from claas_trainer.store.content import Bytes, FileContent
 from claas_trainer.store.record import VersionRecord

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.lora_adapter import VersionVerdict
+from claas_crds.v1alpha1.version import VersionVerdict
 from claas_trainer.attempt.initialise import initialise
 from claas_trainer.attempt.run import run
 from claas_trainer.errors import StoreError, VersionRejectedError

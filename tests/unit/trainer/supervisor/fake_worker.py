@@ -10,8 +10,8 @@ import urllib.request
 from datetime import UTC, datetime
 
 from claas_contract.result import PublishedVersion, TrainerResult
-from claas_crds.v1alpha1.distill_job import JobPhase
-from claas_crds.v1alpha1.lora_adapter import VersionVerdict
+from claas_crds.v1alpha1.step import JobPhase
+from claas_crds.v1alpha1.version import VersionVerdict
 from claas_trainer.messages.events import (
     Awake,
     Finished,

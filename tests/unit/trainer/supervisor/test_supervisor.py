@@ -20,8 +20,8 @@ import pytest
 from claas_contract.outcome import ExitCode, FailureReason, TrainerCommand
 from claas_contract.progress import Progress
 from claas_contract.result import TERMINATION_MESSAGE_LIMIT_BYTES, TrainerResult
-from claas_crds.v1alpha1.distill_job import JobPhase
-from claas_crds.v1alpha1.lora_adapter import VersionVerdict
+from claas_crds.v1alpha1.step import JobPhase
+from claas_crds.v1alpha1.version import VersionVerdict
 from claas_trainer.paths import Paths
 from claas_trainer.supervisor import supervisor
 from claas_trainer.supervisor.supervisor import supervise

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from claas_contract.engine import DistillBatchRequestPayload, EngineNeeds
 from claas_contract.input import TrainerInput
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.distill_job import SampleCounts
+from claas_crds.v1alpha1.step import SampleCounts
 from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_trainer.errors import EngineError, InputError
 from claas_trainer.heavy_imports import first_import_of, read_ahead

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from claas_contract.input import ModelLocation, TrainerInput
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.lora_adapter import LoraSpec
+from claas_crds.v1alpha1.lora import LoraSpec
 from claas_trainer.errors import InputError, not_found
 from claas_trainer.heavy_imports import first_import_of
 from claas_trainer.model.source import find_model

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from claas_contract.input import TrainerInput
 from claas_contract.result import TrainerResult
-from claas_crds.v1alpha1.distill_job import JobPhase
-from claas_crds.v1alpha1.lora_adapter import LoraSpec
+from claas_crds.v1alpha1.lora import LoraSpec
+from claas_crds.v1alpha1.step import JobPhase
 from claas_trainer.attempt.foreign import refuse_foreign
 from claas_trainer.attempt.head_fit import base_name, check_fit, config_digest
 from claas_trainer.errors import InputError, not_found

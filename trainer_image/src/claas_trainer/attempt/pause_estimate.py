@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from claas_contract.input import ServingTarget
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from claas_crds.v1alpha1.training import TeacherKind
 from claas_trainer.engines.base import EngineReadiness
 from claas_trainer.errors import EngineError

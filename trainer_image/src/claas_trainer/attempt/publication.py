@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 
 from claas_contract.input import TrainerInput
 from claas_contract.result import PublishedVersion
-from claas_crds.v1alpha1.distill_job import JobPhase, SampleCounts, Timings
 from claas_crds.v1alpha1.engine import EngineName
-from claas_crds.v1alpha1.lora_adapter import VersionVerdict
+from claas_crds.v1alpha1.step import JobPhase, SampleCounts, Timings
+from claas_crds.v1alpha1.version import VersionVerdict
 from claas_trainer.attempt.head_fit import base_name
 from claas_trainer.attempt.run_input import RunInput
 from claas_trainer.engines.base import TrainedVersion

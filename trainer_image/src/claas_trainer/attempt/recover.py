@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from claas_contract.input import TrainerInput
 from claas_contract.result import TrainerResult
-from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.step import JobPhase
 from claas_trainer.errors import InputError
 from claas_trainer.logs import log
 from claas_trainer.messages.events import Reporter

@@ -11,8 +11,8 @@ from claas_contract.engine import ENGINE_NEEDS
 from claas_contract.input import TrainerInput
 from claas_contract.outcome import FailureReason
 from claas_contract.result import PublishedVersion, TrainerResult
-from claas_crds.v1alpha1.distill_job import JobPhase, Timings
 from claas_crds.v1alpha1.engine import EngineName
+from claas_crds.v1alpha1.step import JobPhase, Timings
 from claas_trainer.attempt.batch import Batch, make_batch
 from claas_trainer.attempt.head_fit import check_shape
 from claas_trainer.attempt.pause_estimate import check_pause

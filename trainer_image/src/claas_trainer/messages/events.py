@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter
 
 from claas_contract.base import ContractModel
 from claas_contract.result import PublishedVersion, TrainerResult
-from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.step import JobPhase
 
 
 class PhaseReached(ContractModel):

@@ -9,7 +9,7 @@ from claas_contract.outcome import (
     exit_code_for,
 )
 from claas_contract.result import PublishedVersion, TrainerResult
-from claas_crds.v1alpha1.lora_adapter import VersionVerdict
+from claas_crds.v1alpha1.version import VersionVerdict
 from claas_trainer.errors import TrainerError, VersionRejectedError
 from claas_trainer.store.errors import errno_name, passing_fault
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from claas_contract.engine import TokenisedSample
-from claas_crds.v1alpha1.distill_job import SampleCounts
+from claas_crds.v1alpha1.step import SampleCounts
 from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_trainer.errors import InvalidSampleError, not_found
 from claas_trainer.samples.chat_template import (

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Tag, model_validator
 
 from claas_contract.engine import OWN_FILES, StateRef
 from claas_contract.jobs import JobIdentity
-from claas_crds.v1alpha1.distill_job import SampleCounts, Timings
-from claas_crds.v1alpha1.lora_adapter import LoraSpec
+from claas_crds.v1alpha1.lora import LoraSpec
+from claas_crds.v1alpha1.step import SampleCounts, Timings
 from claas_crds.v1alpha1.training import TrainingConfig
 
 RECORD_FILE = "version.json"

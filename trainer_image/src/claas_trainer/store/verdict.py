@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from claas_crds.v1alpha1.lora_adapter import VersionVerdict
+from claas_crds.v1alpha1.version import VersionVerdict
 from claas_trainer.errors import StoreError
 from claas_trainer.logs import log
 from claas_trainer.store.annotations import read_annotation, write_annotation

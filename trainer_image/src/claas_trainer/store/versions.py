@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from claas_contract.jobs import JobReference, names_any
 from claas_contract.outcome import FailureReason
 from claas_contract.result import PublishedVersion
-from claas_crds.v1alpha1.lora_adapter import VersionVerdict
+from claas_crds.v1alpha1.version import VersionVerdict
 from claas_trainer.errors import StoreError
 from claas_trainer.logs import log
 from claas_trainer.store.content import (

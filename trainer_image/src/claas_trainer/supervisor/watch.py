@@ -8,7 +8,7 @@ from datetime import datetime
 
 from claas_contract.progress import Progress
 from claas_contract.result import PublishedVersion, TrainerResult
-from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.step import JobPhase
 from claas_trainer.messages.events import (
     Awake,
     Event,

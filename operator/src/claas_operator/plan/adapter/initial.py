@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from claas_crds.v1alpha1.lora_adapter import AdapterVersion
+from claas_crds.v1alpha1.version import AdapterVersion
 from claas_operator.plan import naming
 from claas_operator.plan.actions import Action, CreateInit
 from claas_operator.plan.adapter.server_fitness import unfit

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from posixpath import normpath
 
-from claas_crds.v1alpha1.lora_adapter import AdapterVersion, Replica, ReplicaState
+from claas_crds.v1alpha1.lora_adapter import Replica, ReplicaState
+from claas_crds.v1alpha1.version import AdapterVersion
 from claas_operator.plan.actions import Action, PutInService, VerifyServed
 from claas_operator.plan.adapter.server_fitness import misconfiguration
 from claas_operator.plan.server.load_failures import LoadFailure

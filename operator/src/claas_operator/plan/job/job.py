@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.conditions import JobCondition, JobReason, is_true
-from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.step import JobPhase
 from claas_operator.plan.actions import DeleteJob
 from claas_operator.plan.checks import first_answer
 from claas_operator.plan.conditions import ConditionDraft

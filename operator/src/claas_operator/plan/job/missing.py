@@ -10,7 +10,7 @@ from claas_crds.v1alpha1.conditions import (
     condition_of,
     is_true,
 )
-from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.step import JobPhase
 from claas_operator.plan.job_draft import JobDraft, JobPlan
 
 HELD_SECONDS = 30

@@ -15,7 +15,7 @@ from claas_crds.v1alpha1.conditions import (
     is_true,
 )
 from claas_crds.v1alpha1.distill_job import CompletionPoint
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from claas_operator.plan.actions import WriteLease
 from claas_operator.plan.checks import first_answer
 from claas_operator.plan.job.recovery import next_attempt

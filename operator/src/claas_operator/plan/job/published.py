@@ -22,7 +22,8 @@ from claas_crds.v1alpha1.conditions import (
     condition_of,
     is_true,
 )
-from claas_crds.v1alpha1.distill_job import CompletionPoint, JobPhase
+from claas_crds.v1alpha1.distill_job import CompletionPoint
+from claas_crds.v1alpha1.step import JobPhase
 from claas_operator.plan.job_draft import JobDraft, JobPlan
 from claas_operator.plan.lineage.lineage import Standing
 from claas_operator.plan.queueing import deadline_of

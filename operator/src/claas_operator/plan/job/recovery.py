@@ -11,7 +11,7 @@ from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import FailureReason
 from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.conditions import JobCondition, JobReason
-from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.step import JobPhase
 from claas_operator.plan import naming
 from claas_operator.plan.actions import CreateRecovery
 from claas_operator.plan.job_draft import JobDraft, JobPlan, end

@@ -7,8 +7,8 @@ from datetime import timedelta
 from claas_contract.outcome import FailureReason
 from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.conditions import JobCondition, JobReason, condition_of
-from claas_crds.v1alpha1.distill_job import JobPhase
-from claas_crds.v1alpha1.lora_adapter import VersionVerdict
+from claas_crds.v1alpha1.step import JobPhase
+from claas_crds.v1alpha1.version import VersionVerdict
 from claas_operator.plan import naming
 from claas_operator.plan.actions import CreateAttempt
 from claas_operator.plan.attempt_outcome import Failure, failure_of, succeeded_status

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from claas_crds.v1alpha1.conditions import JobCondition, JobReason, condition_of
-from claas_crds.v1alpha1.distill_job import JobPhase
+from claas_crds.v1alpha1.step import JobPhase
 from claas_operator.plan.job.obstacles import grant_lease, obstacle
 from claas_operator.plan.job.step import WAIT_SECONDS
 from claas_operator.plan.job.unstarted import rest_left

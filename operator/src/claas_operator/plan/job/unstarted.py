@@ -9,7 +9,8 @@ from __future__ import annotations
 from datetime import timedelta
 
 from claas_crds.v1alpha1.conditions import JobCondition, JobReason, condition_of
-from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
+from claas_crds.v1alpha1.distill_job import DistillJobStatus
+from claas_crds.v1alpha1.step import JobPhase
 from claas_operator.plan.job_draft import JobDraft, JobPlan
 from claas_operator.plan.world import JobWorld
 

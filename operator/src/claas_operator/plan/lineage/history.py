@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Protocol
 
 from claas_contract.result import PublishedVersion
-from claas_crds.v1alpha1.lora_adapter import HISTORY_LIMIT, AdapterVersion, VersionVerdict
+from claas_crds.v1alpha1.version import HISTORY_LIMIT, AdapterVersion, VersionVerdict
 from claas_kube.objects.resources import AdapterObject
 
 _WEIGHT = {VersionVerdict.UNTRIED: 0, VersionVerdict.SERVED: 1, VersionVerdict.REJECTED: 2}

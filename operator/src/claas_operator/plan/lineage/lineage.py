@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from claas_contract.result import PublishedVersion
-from claas_crds.v1alpha1.lora_adapter import AdapterVersion, VersionVerdict
+from claas_crds.v1alpha1.version import AdapterVersion, VersionVerdict
 from claas_kube.objects.resources import AdapterObject
 from claas_operator.plan.lineage.history import (
     JobReport,

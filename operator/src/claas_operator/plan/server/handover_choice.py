@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from claas_contract.engine import ENGINE_NEEDS, EngineNeeds, ServingNeed
 from claas_crds.v1alpha1.engine import EngineName
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from claas_kube.objects.pods import PodSpec
 from claas_kube.objects.resources import AdapterObject
 from claas_kube.objects.workloads import Deployment

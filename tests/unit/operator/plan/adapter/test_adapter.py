@@ -8,12 +8,10 @@ import pytest
 
 from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.conditions import ConditionStatus, condition_of
-from claas_crds.v1alpha1.lora_adapter import (
-    HISTORY_LIMIT,
-    HandoverKind,
-    LoraSpec,
-    ReplicaState,
-)
+from claas_crds.v1alpha1.lora import LoraSpec
+from claas_crds.v1alpha1.lora_adapter import ReplicaState
+from claas_crds.v1alpha1.serving import HandoverKind
+from claas_crds.v1alpha1.version import HISTORY_LIMIT
 from claas_kube.objects.resources import AdapterObject
 from claas_operator.plan.actions import (
     ApplyCompanion,

@@ -12,13 +12,9 @@ from claas_contract.outcome import FailureReason
 from claas_contract.progress import Progress
 from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.conditions import ConditionStatus, condition_of
-from claas_crds.v1alpha1.distill_job import (
-    CompletionPoint,
-    DistillJobStatus,
-    JobPhase,
-    SampleCounts,
-)
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.distill_job import CompletionPoint, DistillJobStatus
+from claas_crds.v1alpha1.serving import HandoverKind
+from claas_crds.v1alpha1.step import JobPhase, SampleCounts
 from claas_operator.plan.actions import (
     CreateAttempt,
     DeleteAttempt,

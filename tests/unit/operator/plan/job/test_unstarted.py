@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import JsonValue
 
 from claas_crds.v1alpha1.conditions import ConditionStatus, condition_of
-from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
+from claas_crds.v1alpha1.distill_job import DistillJobStatus
+from claas_crds.v1alpha1.step import JobPhase
 from claas_kube.objects.pods import Pod
 from claas_kube.objects.resources import JobObject
 from claas_kube.objects.workloads import BatchJob, Event

@@ -10,15 +10,27 @@ from hypothesis import strategies as st
 
 from claas_contract.result import PublishedVersion
 from claas_crds.v1alpha1.conditions import ConditionStatus, condition_of
-from claas_crds.v1alpha1.distill_job import CompletionPoint, DistillJobStatus, JobPhase
-from claas_crds.v1alpha1.lora_adapter import HISTORY_LIMIT, AdapterVersion, LoraAdapterStatus, VersionVerdict
+from claas_crds.v1alpha1.distill_job import CompletionPoint, DistillJobStatus
+from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
+from claas_crds.v1alpha1.step import JobPhase
+from claas_crds.v1alpha1.version import HISTORY_LIMIT, AdapterVersion, VersionVerdict
 from claas_kube.objects.resources import AdapterObject
 from claas_operator.plan.adapter.adapter import plan_adapter
 from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.lineage.history import with_served
 from claas_operator.plan.lineage.lineage import Lineage, Standing, lineage_for_jobs
 from claas_operator.plan.queueing import finished
-from tests.builders.world import adapter, adapter_world, ago, chain, condition, job, job_world, published, version
+from tests.builders.world import (
+    adapter,
+    adapter_world,
+    ago,
+    chain,
+    condition,
+    job,
+    job_world,
+    published,
+    version,
+)
 
 REJECTED, SERVED, UNTRIED = VersionVerdict.REJECTED, VersionVerdict.SERVED, VersionVerdict.UNTRIED
 

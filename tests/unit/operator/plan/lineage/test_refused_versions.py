@@ -8,8 +8,9 @@ import pytest
 
 from claas_contract.outcome import ExitCode, FailureReason
 from claas_contract.result import PublishedVersion, TrainerResult
-from claas_crds.v1alpha1.distill_job import DistillJobStatus, JobPhase
-from claas_crds.v1alpha1.lora_adapter import VersionVerdict
+from claas_crds.v1alpha1.distill_job import DistillJobStatus
+from claas_crds.v1alpha1.step import JobPhase
+from claas_crds.v1alpha1.version import VersionVerdict
 from claas_operator.clients.job_view import known_job
 from claas_operator.plan.actions import PutInService
 from claas_operator.plan.adapter.adapter import plan_adapter

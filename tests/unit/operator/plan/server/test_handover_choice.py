@@ -7,7 +7,8 @@ from pydantic import JsonValue
 
 from claas_contract.engine import ENGINE_NEEDS, EngineNeeds, ServingNeed
 from claas_crds.v1alpha1.engine import EngineName, EngineSpec
-from claas_crds.v1alpha1.lora_adapter import HandoverKind, LoraAdapterStatus
+from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
+from claas_crds.v1alpha1.serving import HandoverKind
 from claas_crds.v1alpha1.trainer_pod import TrainerPod
 from claas_kube.objects.pods import PodSpec
 from claas_kube.objects.workloads import Deployment

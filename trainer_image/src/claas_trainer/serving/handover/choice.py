@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from claas_contract.engine import EngineNeeds, ServingNeed
 from claas_contract.input import ServingTarget
-from claas_crds.v1alpha1.lora_adapter import HandoverKind
+from claas_crds.v1alpha1.serving import HandoverKind
 from claas_trainer.errors import InputError
 from claas_trainer.messages.events import Reporter
 from claas_trainer.serving.handover.base import Handover

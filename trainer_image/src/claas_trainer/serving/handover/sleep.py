@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 
 from claas_contract.input import ServingTarget
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.distill_job import JobPhase
-from claas_crds.v1alpha1.lora_adapter import PauseMode
+from claas_crds.v1alpha1.serving import PauseMode
+from claas_crds.v1alpha1.step import JobPhase
 from claas_trainer.engines.access import GpuNeed
 from claas_trainer.errors import ServingError
 from claas_trainer.figures import seconds_since
