@@ -33,14 +33,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch
 
-from bench.compute.device import (
-    describe,
-    host_rate,
-    matmul_rate,
-    seconds,
-    sustained_rate,
-    taken_bytes,
-)
+from bench.compute.device import describe, host_rate, matmul_rate, seconds, sustained_rate, taken_bytes
 from bench.compute.kernels import print_profile
 from bench.compute.plain import PlainStep
 from bench.compute.shapes import SHAPES

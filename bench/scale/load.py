@@ -10,12 +10,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from bench.scale.bars import (
-    Figure,
-    at_least,
-    at_most,
-    below,
-)
+from bench.scale.bars import Figure, at_least, at_most, below
 from bench.scale.progress import Progress
 from bench.scale.sleeper import Sleeper
 from bench.scale.usage import Usage, processor_seconds, taken_since

@@ -13,13 +13,7 @@ from datetime import UTC, datetime
 import httpx
 
 from bench.scale.bars import Figure, at_most, below
-from bench.scale.load import (
-    MEGABYTES,
-    WOKEN_SECONDS,
-    adapter_name,
-    adapters_ready,
-    samples_of,
-)
+from bench.scale.load import MEGABYTES, WOKEN_SECONDS, adapter_name, adapters_ready, samples_of
 from bench.scale.sleeper import Sleeper
 from bench.scale.usage import Usage
 from claas_contract.jobs import JobIdentity

@@ -23,12 +23,7 @@ from transformers import PreTrainedTokenizerFast
 
 from bench.compute.shapes import SHAPES, THETAS
 from bench.serving.words import word
-from claas_trainer.forward.weights.layout import (
-    EMBEDDING,
-    FINAL_NORM,
-    HEAD,
-    layer_parts,
-)
+from claas_trainer.forward.weights.layout import EMBEDDING, FINAL_NORM, HEAD, layer_parts
 from claas_trainer.model.shape import ModelShape
 
 CHAT_TEMPLATE = (

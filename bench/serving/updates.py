@@ -18,13 +18,7 @@ import httpx
 from bench.compute.work import Work
 from bench.serving.server import Server
 from bench.serving.words import word
-from claas_contract.input import (
-    AdapterIdentity,
-    ModelLocation,
-    ServingTarget,
-    TrainerInput,
-    VllmPod,
-)
+from claas_contract.input import AdapterIdentity, ModelLocation, ServingTarget, TrainerInput, VllmPod
 from claas_contract.jobs import JobIdentity
 from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.lora import LoraSpec

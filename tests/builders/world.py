@@ -38,13 +38,7 @@ from claas_operator.plan.naming import attempt_name, init_name
 from claas_operator.plan.server.handover_choice import HandoverChoice
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.traits import ServerTraits
-from claas_operator.plan.serving_lease import (
-    Grant,
-    ServedName,
-    ServedRecord,
-    ServingLease,
-    lease_name,
-)
+from claas_operator.plan.serving_lease import Grant, ServedName, ServedRecord, ServingLease, lease_name
 from claas_operator.plan.world import (
     AdapterWorld,
     JobWorld,

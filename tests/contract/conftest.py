@@ -5,12 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.builders.models import build_tiny_qwen3, build_versions
-from tests.contract.site import (
-    API_KEY,
-    TOKEN,
-    VERSIONS,
-    Site,
-)
+from tests.contract.site import API_KEY, TOKEN, VERSIONS, Site
 from tests.contract.vllm_server import CompanionSetup, VllmServer
 
 

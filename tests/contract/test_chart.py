@@ -9,16 +9,7 @@ from typing import cast
 import pytest
 from pydantic import JsonValue
 
-from tests.contract.chart import (
-    CHART,
-    Object,
-    at,
-    call,
-    helm_binary,
-    of_kind,
-    one,
-    template,
-)
+from tests.contract.chart import CHART, Object, at, call, helm_binary, of_kind, one, template
 from tools.crd.manifests import custom_resource_definitions
 
 pytestmark = pytest.mark.contract

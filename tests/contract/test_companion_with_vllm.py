@@ -32,12 +32,7 @@ from claas_vllm_client import (
     verify_in_service,
 )
 from tests.builders.models import build_adapter, silence_adapter, spoil_adapter
-from tests.contract.site import (
-    API_KEY,
-    TOKEN,
-    VERSIONS,
-    Site,
-)
+from tests.contract.site import API_KEY, TOKEN, VERSIONS, Site
 from tests.contract.vllm_server import BASE_MODEL
 
 pytestmark = pytest.mark.contract

@@ -33,18 +33,8 @@ from claas_trainer.sdpo.teachers.base import Teacher
 from claas_trainer.sdpo.teachers.frozen import FrozenTeacher
 from claas_trainer.sdpo.teachers.trust_region import TrustRegionTeacher
 from tests.tiny_model.build import ensure
-from tests.tiny_model.sampling import (
-    Score,
-    generate,
-    prompt_ids,
-    score,
-)
-from tests.tiny_model.tasks import (
-    Preference,
-    feedback,
-    neutral_feedback,
-    questions,
-)
+from tests.tiny_model.sampling import Score, generate, prompt_ids, score
+from tests.tiny_model.tasks import Preference, feedback, neutral_feedback, questions
 
 pytestmark = pytest.mark.contract
 

@@ -20,22 +20,9 @@ from claas_operator.metrics.counts import Metrics
 from claas_operator.metrics.definitions import METRICS
 from claas_operator.metrics.known_adapters import KnownAdapters
 from claas_operator.metrics.state import ClusterView, Sleepers, StateCollector
-from tests.builders.world import (
-    NAMESPACE,
-    NOW,
-    adapter,
-    condition,
-    job,
-)
+from tests.builders.world import NAMESPACE, NOW, adapter, condition, job
 from tests.cluster.services.binaries import Binary, ensure
-from tests.contract.chart import (
-    Object,
-    at,
-    helm_binary,
-    of_kind,
-    one,
-    template,
-)
+from tests.contract.chart import Object, at, helm_binary, of_kind, one, template
 
 pytestmark = pytest.mark.contract
 

@@ -23,13 +23,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from claas_contract.input import (
-    AdapterIdentity,
-    ModelLocation,
-    ServingTarget,
-    TrainerInput,
-    VllmPod,
-)
+from claas_contract.input import AdapterIdentity, ModelLocation, ServingTarget, TrainerInput, VllmPod
 from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import ExitCode, FailureReason, TrainerCommand
 from claas_contract.result import TrainerResult

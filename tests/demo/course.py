@@ -6,13 +6,7 @@ from dataclasses import dataclass
 
 from claas_crds.v1alpha1.serving import HandoverKind
 from tests.builders.resources import lora_adapter
-from tests.demo.rounds import (
-    Round,
-    Say,
-    judge,
-    never_paused,
-    take_round,
-)
+from tests.demo.rounds import Round, Say, judge, never_paused, take_round
 from tests.stack import resources
 from tests.stack.install import Stack
 from tests.stack.traffic import Felt, Traffic

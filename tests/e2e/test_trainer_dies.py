@@ -10,12 +10,7 @@ import pytest
 
 from claas_crds.v1alpha1.serving import HandoverKind
 from tests.e2e.stage import processes
-from tests.e2e.stage.handovers import (
-    BESIDE_SERVING,
-    SERVING_BACK_SECONDS,
-    assert_step_was_taken_once,
-    pauses,
-)
+from tests.e2e.stage.handovers import BESIDE_SERVING, SERVING_BACK_SECONDS, assert_step_was_taken_once, pauses
 from tests.e2e.stage.scene import Scene
 from tests.stack.resources import wait_for
 from tests.stack.traffic import Traffic

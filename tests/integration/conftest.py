@@ -5,12 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster.light import LightCluster, light_cluster
-from tests.simulation.fixtures import (
-    operator,
-    operator_process,
-    scene,
-    simulation,
-)
+from tests.simulation.fixtures import operator, operator_process, scene, simulation
 
 __all__ = ["api_server", "operator", "operator_process", "scene", "simulation"]
 

@@ -9,24 +9,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from claas_kube.api import (
-    ADAPTERS,
-    BATCH_JOBS,
-    DISTILL_JOBS,
-    PODS,
-    Resource,
-)
+from claas_kube.api import ADAPTERS, BATCH_JOBS, DISTILL_JOBS, PODS, Resource
 from claas_kube.objects.meta import Manifest
 from tests.cluster.kubectl import kubectl_for
 from tests.simulation.cluster_api import field, text
 from tests.simulation.operator_process import OperatorProcess
-from tests.simulation.scene import (
-    Scene,
-    Simulation,
-    VllmPod,
-    holds,
-    reason_of,
-)
+from tests.simulation.scene import Scene, Simulation, VllmPod, holds, reason_of
 from tests.simulation.vllm_pod import VllmServer
 from tests.upgrade.recording import RELEASES, MovedCluster, Recording
 

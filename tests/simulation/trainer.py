@@ -14,13 +14,7 @@ from claas_contract.result import PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.serving import HandoverKind
 from claas_crds.v1alpha1.step import SampleCounts, Timings
 from claas_crds.v1alpha1.version import VersionVerdict
-from claas_vllm_client import (
-    PauseMode,
-    VllmClient,
-    ensure_awake,
-    pause_serving,
-    put_in_service,
-)
+from claas_vllm_client import PauseMode, VllmClient, ensure_awake, pause_serving, put_in_service
 from tests.simulation.volume import Volume
 
 KILLED = 137

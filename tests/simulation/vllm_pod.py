@@ -19,12 +19,7 @@ import uvicorn
 from pydantic import JsonValue
 
 from claas_vllm import Companion
-from claas_vllm.asgi import (
-    App,
-    Receive,
-    Scope,
-    Send,
-)
+from claas_vllm.asgi import App, Receive, Scope, Send
 from tests.simulation.volume import Volume
 
 CONTROL_TOKEN = "the-control-token-of-the-tests"

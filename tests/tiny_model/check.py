@@ -8,12 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from tests.tiny_model.sampling import Score, score
-from tests.tiny_model.tasks import (
-    Preference,
-    feedback,
-    neutral_feedback,
-    questions,
-)
+from tests.tiny_model.tasks import Preference, feedback, neutral_feedback, questions
 
 UNHINTED = 192
 HINTED = 64

@@ -6,12 +6,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from claas_trainer.samples.hindsight import (
-    SEPARATOR,
-    Message,
-    Role,
-    hindsight_block,
-)
+from claas_trainer.samples.hindsight import SEPARATOR, Message, Role, hindsight_block
 from tests.tiny_model.tasks import (
     EMOJI,
     FACTS,

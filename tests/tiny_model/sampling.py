@@ -8,18 +8,8 @@ from dataclasses import dataclass
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from claas_trainer.samples.hindsight import (
-    Message,
-    as_chat,
-    conversation,
-    teacher_conversation,
-)
-from tests.tiny_model.tasks import (
-    Preference,
-    Question,
-    content_right,
-    follows,
-)
+from claas_trainer.samples.hindsight import Message, as_chat, conversation, teacher_conversation
+from tests.tiny_model.tasks import Preference, Question, content_right, follows
 
 MAX_ANSWER_TOKENS = 48
 

@@ -15,12 +15,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 
 from claas_trainer.samples.hindsight import Message, Role
 from tests.tiny_model.corpus import chats
-from tests.tiny_model.tokenizer import (
-    END_TOKEN,
-    START_TOKEN,
-    VOCABULARY_SIZE,
-    train_tokenizer,
-)
+from tests.tiny_model.tokenizer import END_TOKEN, START_TOKEN, VOCABULARY_SIZE, train_tokenizer
 
 STEPS = 1600
 BATCH_SIZE = 16

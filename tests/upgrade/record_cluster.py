@@ -19,17 +19,7 @@ from claas_contract.places import PROGRESS_PORT
 from claas_contract.progress import Progress
 from claas_crds import API_VERSION
 from claas_crds.v1alpha1.step import JobPhase
-from claas_kube.api import (
-    ADAPTERS,
-    BATCH_JOBS,
-    CLAIMS,
-    CONFIG_MAPS,
-    DEPLOYMENTS,
-    DISTILL_JOBS,
-    LEASES,
-    PODS,
-    SECRETS,
-)
+from claas_kube.api import ADAPTERS, BATCH_JOBS, CLAIMS, CONFIG_MAPS, DEPLOYMENTS, DISTILL_JOBS, LEASES, PODS, SECRETS
 from claas_kube.objects.meta import Manifest
 from claas_operator.plan.naming import ADAPTER_UID_LABEL, COMPANION_CONFIG_MAP, JOB_UID_LABEL
 from tests.cluster.kubectl import kubectl_for
@@ -38,15 +28,7 @@ from tests.cluster.paths import REPOSITORY_ROOT
 from tests.cluster.services.control_plane import free_ports
 from tests.simulation.cluster_api import NAMESPACES, text
 from tests.simulation.operator_process import OPERATOR_NAMESPACE, OperatorProcess
-from tests.simulation.scene import (
-    CLAIM,
-    CONTROL_SECRET,
-    SAMPLE,
-    Scene,
-    Simulation,
-    holds,
-    reason_of,
-)
+from tests.simulation.scene import CLAIM, CONTROL_SECRET, SAMPLE, Scene, Simulation, holds, reason_of
 from tests.simulation.trainer import Ending, Moment, Script
 
 APPLIED_KINDS = ("LoraAdapter", "DistillJob", "Lease")

@@ -13,13 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from claas_contract.input import (
-    AdapterIdentity,
-    ModelLocation,
-    ServingTarget,
-    TrainerInput,
-    VllmPod,
-)
+from claas_contract.input import AdapterIdentity, ModelLocation, ServingTarget, TrainerInput, VllmPod
 from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import TrainerCommand
 from claas_contract.places import STORAGE_DIRECTORY

@@ -9,13 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.conditions import (
-    AdapterCondition,
-    AdapterReason,
-    ConditionStatus,
-    JobCondition,
-    JobReason,
-)
+from claas_crds.v1alpha1.conditions import AdapterCondition, AdapterReason, ConditionStatus, JobCondition, JobReason
 
 Reason = AdapterReason | JobReason | FailureReason
 

@@ -21,21 +21,8 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from claas_crds import GROUP, VERSION
-from claas_kube.errors import (
-    ApiError,
-    Conflict,
-    Forbidden,
-    Gone,
-    Unavailable,
-)
-from claas_kube.listing import (
-    EVERYTHING,
-    EventType,
-    Page,
-    Selection,
-    WatchEvent,
-    lines,
-)
+from claas_kube.errors import ApiError, Conflict, Forbidden, Gone, Unavailable
+from claas_kube.listing import EVERYTHING, EventType, Page, Selection, WatchEvent, lines
 from claas_kube.objects.meta import Manifest
 from claas_kube.refusals import refusal_message
 

@@ -14,15 +14,7 @@ from pathlib import Path
 
 from tests.cluster.errors import CommandError, PrerequisiteError
 from tests.cluster.host.process import run
-from tests.cluster.layout import (
-    API_PORT,
-    BRIDGE,
-    CNI_PLUGINS,
-    KUBELET_PORT,
-    NODE_ADDRESS,
-    POD_RANGE,
-    SERVICE_RANGE,
-)
+from tests.cluster.layout import API_PORT, BRIDGE, CNI_PLUGINS, KUBELET_PORT, NODE_ADDRESS, POD_RANGE, SERVICE_RANGE
 
 APT_TIMEOUT_SECONDS = 600.0
 APT_RETRY_SECONDS = 1.0

@@ -5,13 +5,7 @@ import shlex
 from pathlib import Path
 
 from tests.cluster.host.process import run
-from tests.cluster.layout import (
-    BRIDGE,
-    BRIDGE_MAC,
-    CNI_NETWORK,
-    NODE_ADDRESS,
-    POD_RANGE,
-)
+from tests.cluster.layout import BRIDGE, BRIDGE_MAC, CNI_NETWORK, NODE_ADDRESS, POD_RANGE
 
 PREFIX_LENGTH = POD_RANGE.partition("/")[2]
 PROXY_TABLE = "kube-proxy"

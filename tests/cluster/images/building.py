@@ -7,15 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster.cluster import (
-    Cluster,
-    Report,
-    exclusive,
-    silent,
-    status,
-    up,
-    uses_current_context,
-)
+from tests.cluster.cluster import Cluster, Report, exclusive, silent, status, up, uses_current_context
 from tests.cluster.errors import CommandError, PrerequisiteError
 from tests.cluster.host import machine as host
 from tests.cluster.images import buildah

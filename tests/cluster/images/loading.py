@@ -15,13 +15,7 @@ from pathlib import Path
 
 from tests.cluster.errors import CommandError
 from tests.cluster.images import buildah
-from tests.cluster.images.oci import (
-    IMAGE_NAME_ANNOTATION,
-    LAYOUT,
-    REFERENCE_ANNOTATION,
-    add_bytes,
-    blob_path,
-)
+from tests.cluster.images.oci import IMAGE_NAME_ANNOTATION, LAYOUT, REFERENCE_ANNOTATION, add_bytes, blob_path
 from tests.cluster.layout import ClusterFolders
 from tests.cluster.paths import image_root
 from tests.cluster.services.runtime import IMPORT_TIMEOUT_SECONDS, ctr, ctr_command

@@ -9,12 +9,7 @@ from tests.cluster.errors import CommandError, StartError
 from tests.cluster.host import process
 from tests.cluster.host.process import ProcessIdentity, run
 from tests.cluster.images.oci import single_file_image
-from tests.cluster.layout import (
-    CNI_PLUGINS,
-    CONTAINERD_NAMESPACE,
-    PAUSE_IMAGE,
-    ClusterFolders,
-)
+from tests.cluster.layout import CNI_PLUGINS, CONTAINERD_NAMESPACE, PAUSE_IMAGE, ClusterFolders
 
 READY_TIMEOUT_SECONDS = 30.0
 IMPORT_TIMEOUT_SECONDS = 900.0

@@ -10,17 +10,7 @@ from pydantic import JsonValue
 from claas_crds.v1alpha1.distill_job import LARGEST_INLINE_BYTES
 from claas_crds.v1alpha1.trainer_pod import TrainerPod
 from tests.cluster.light import LightCluster
-from tests.integration.api.manifests import (
-    ADAPTER,
-    CRD_FOLDER,
-    JOB,
-    SAMPLE,
-    ApiServer,
-    Object,
-    at,
-    changed,
-    without,
-)
+from tests.integration.api.manifests import ADAPTER, CRD_FOLDER, JOB, SAMPLE, ApiServer, Object, at, changed, without
 
 pytestmark = pytest.mark.integration
 

@@ -21,16 +21,7 @@ from tests.cluster.kubeconfig import render_kubeconfig, write_private
 from tests.cluster.light import LightCluster, light_cluster
 from tests.cluster.paths import REPOSITORY_ROOT
 from tests.cluster.services.binaries import Binary, ensure
-from tests.integration.api.manifests import (
-    ADAPTER,
-    CHART,
-    CRD_FOLDER,
-    JOB,
-    ApiServer,
-    at,
-    changed,
-    documents,
-)
+from tests.integration.api.manifests import ADAPTER, CHART, CRD_FOLDER, JOB, ApiServer, at, changed, documents
 
 pytestmark = pytest.mark.integration
 

@@ -9,12 +9,7 @@ from claas_crds.v1alpha1.serving import HandoverKind
 from claas_kube.api import DEPLOYMENTS
 from claas_kube.objects.meta import Manifest
 from tests.simulation.operator_process import OperatorProcess
-from tests.simulation.scene import (
-    DEPLOYMENT,
-    Scene,
-    holds,
-    reason_of,
-)
+from tests.simulation.scene import DEPLOYMENT, Scene, holds, reason_of
 from tests.simulation.trainer import Ending, Script
 
 pytestmark = pytest.mark.integration

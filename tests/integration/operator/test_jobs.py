@@ -10,27 +10,12 @@ from datetime import timedelta
 import pytest
 from pydantic import JsonValue
 
-from claas_kube.api import (
-    ADAPTERS,
-    BATCH_JOBS,
-    CONFIG_MAPS,
-    DEPLOYMENTS,
-    DISTILL_JOBS,
-    EVENTS,
-    LEASES,
-    PODS,
-    SECRETS,
-)
+from claas_kube.api import ADAPTERS, BATCH_JOBS, CONFIG_MAPS, DEPLOYMENTS, DISTILL_JOBS, EVENTS, LEASES, PODS, SECRETS
 from claas_kube.objects.meta import Manifest
 from claas_operator.plan.naming import attempt_name
 from tests.simulation.cluster_api import field, text
 from tests.simulation.operator_process import OperatorProcess
-from tests.simulation.scene import (
-    SAMPLE,
-    Scene,
-    Simulation,
-    reason_of,
-)
+from tests.simulation.scene import SAMPLE, Scene, Simulation, reason_of
 from tests.simulation.trainer import Moment, Script
 
 pytestmark = pytest.mark.integration

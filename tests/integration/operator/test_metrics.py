@@ -12,12 +12,7 @@ from claas_kube.api import SECRETS
 from claas_operator.metrics.definitions import METRICS
 from tests.cluster.services.binaries import Binary, ensure
 from tests.simulation.operator_process import OperatorProcess
-from tests.simulation.scene import (
-    CONTROL_SECRET,
-    SAMPLE,
-    Scene,
-    reason_of,
-)
+from tests.simulation.scene import CONTROL_SECRET, SAMPLE, Scene, reason_of
 from tests.simulation.trainer import Ending, Script
 from tests.simulation.vllm_pod import CONTROL_TOKEN
 

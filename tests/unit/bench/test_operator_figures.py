@@ -6,14 +6,7 @@ import os
 
 import pytest
 
-from bench.scale.bars import (
-    Bar,
-    Figure,
-    at_least,
-    at_most,
-    below,
-    table,
-)
+from bench.scale.bars import Bar, Figure, at_least, at_most, below, table
 from bench.scale.progress import Progress
 from bench.scale.usage import Usage
 

@@ -6,13 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
-from claas_vllm.asgi import (
-    App,
-    Message,
-    Receive,
-    Scope,
-    Send,
-)
+from claas_vllm.asgi import App, Message, Receive, Scope, Send
 
 API_KEY = "key-of-vllm"
 CONTROL_ROUTES_REACHED = "control route reached"

@@ -12,19 +12,8 @@ from hypothesis import strategies as st
 
 from claas_vllm import Companion
 from claas_vllm.alias_folder import AliasFolder
-from claas_vllm.aliases import (
-    SERVED_NAME_LIMIT,
-    TARGET_LIMIT,
-    Alias,
-    AliasTable,
-)
-from tests.unit.companion.small_server import (
-    API_KEY,
-    Reply,
-    SmallServer,
-    ask,
-    start,
-)
+from claas_vllm.aliases import SERVED_NAME_LIMIT, TARGET_LIMIT, Alias, AliasTable
+from tests.unit.companion.small_server import API_KEY, Reply, SmallServer, ask, start
 
 TOKEN = "control"
 NAME = "user123/coder-v1"

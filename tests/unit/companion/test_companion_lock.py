@@ -11,13 +11,7 @@ from hypothesis import strategies as st
 
 from claas_vllm import Companion
 from claas_vllm.errors import ConfigurationError
-from claas_vllm.lock import (
-    CONTROL_TREES,
-    OPEN_ROUTES,
-    OPEN_TREES,
-    needs_token,
-    route_path,
-)
+from claas_vllm.lock import CONTROL_TREES, OPEN_ROUTES, OPEN_TREES, needs_token, route_path
 from claas_vllm.settings import read_settings
 from tests.unit.companion.small_server import SmallServer, ask
 

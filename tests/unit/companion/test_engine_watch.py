@@ -9,12 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from claas_vllm import engine_watch
-from claas_vllm.engine_watch import (
-    EXIT_CODE,
-    GRACE_SECONDS,
-    end_with_engine,
-    watch_engine,
-)
+from claas_vllm.engine_watch import EXIT_CODE, GRACE_SECONDS, end_with_engine, watch_engine
 
 
 @dataclass

@@ -9,20 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from claas_contract.input import (
-    AdapterIdentity,
-    ModelLocation,
-    ServingTarget,
-    TrainerInput,
-    VllmPod,
-)
+from claas_contract.input import AdapterIdentity, ModelLocation, ServingTarget, TrainerInput, VllmPod
 from claas_contract.jobs import JobIdentity, JobReference
-from claas_contract.outcome import (
-    PERMANENT_REASONS,
-    ExitCode,
-    FailureReason,
-    exit_code_for,
-)
+from claas_contract.outcome import PERMANENT_REASONS, ExitCode, FailureReason, exit_code_for
 from claas_contract.progress import Progress
 from claas_contract.result import TERMINATION_MESSAGE_LIMIT_BYTES, PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.engine import EngineName, EngineSpec

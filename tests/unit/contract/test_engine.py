@@ -5,12 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from claas_contract.engine import (
-    ENGINE_NEEDS,
-    DistillBatchRequestPayload,
-    DistillResponse,
-    TokenisedSample,
-)
+from claas_contract.engine import ENGINE_NEEDS, DistillBatchRequestPayload, DistillResponse, TokenisedSample
 from claas_crds.v1alpha1.engine import EngineName
 
 SAMPLE = TokenisedSample(student_prompt_ids=(1, 2), teacher_prompt_ids=(1, 2, 3), response_ids=(4, 5))

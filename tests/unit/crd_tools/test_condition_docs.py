@@ -7,13 +7,7 @@ from collections.abc import Iterable
 import pytest
 
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.conditions import (
-    AdapterCondition,
-    AdapterReason,
-    ConditionStatus,
-    JobCondition,
-    JobReason,
-)
+from claas_crds.v1alpha1.conditions import AdapterCondition, AdapterReason, ConditionStatus, JobCondition, JobReason
 from tools.crd.condition_docs import (
     ADAPTER_CONDITIONS,
     JOB_CONDITIONS,

@@ -10,18 +10,8 @@ import pytest
 from aiohttp import web
 from kubernetes.aio import client
 
-from claas_kube.api import (
-    DISTILL_JOBS,
-    PODS,
-    SECRETS,
-    Api,
-)
-from claas_kube.errors import (
-    ApiError,
-    Conflict,
-    Forbidden,
-    Unavailable,
-)
+from claas_kube.api import DISTILL_JOBS, PODS, SECRETS, Api
+from claas_kube.errors import ApiError, Conflict, Forbidden, Unavailable
 from claas_kube.refusals import refusal_message
 from tests.builders.api_server import api_to
 

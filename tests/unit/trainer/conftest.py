@@ -9,13 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from claas_contract.input import (
-    AdapterIdentity,
-    ModelLocation,
-    ServingTarget,
-    TrainerInput,
-    VllmPod,
-)
+from claas_contract.input import AdapterIdentity, ModelLocation, ServingTarget, TrainerInput, VllmPod
 from claas_contract.jobs import JobIdentity
 from claas_crds.v1alpha1.lora import LoraSpec
 from claas_trainer.messages.events import Reporter

@@ -18,15 +18,7 @@ from claas_trainer.errors import InputError
 from claas_trainer.paths import Paths
 from claas_trainer.serving.liveness import gone
 from claas_trainer.serving.pods import connect
-from claas_vllm_client import (
-    Refused,
-    Tls,
-    TlsFailed,
-    Unreachable,
-    VllmClient,
-    VllmError,
-    certificates_fault,
-)
+from claas_vllm_client import Refused, Tls, TlsFailed, Unreachable, VllmClient, VllmError, certificates_fault
 from tests.cluster.services.certificates import KeyPair, make_authority, make_certificate
 
 NAME = "vllm.team.svc"

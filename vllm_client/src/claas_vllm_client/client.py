@@ -8,13 +8,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import JsonValue
 
-from claas_vllm_client.errors import (
-    AdapterRejected,
-    AliasRejected,
-    ProbedNothing,
-    ProbeFailed,
-    UnexpectedAnswer,
-)
+from claas_vllm_client.errors import AdapterRejected, AliasRejected, ProbedNothing, ProbeFailed, UnexpectedAnswer
 from claas_vllm_client.tls import Tls
 from claas_vllm_client.tokens import Token
 from claas_vllm_client.transport import (

@@ -12,12 +12,7 @@ from posixpath import dirname, normpath
 
 from claas_vllm_client.client import VllmClient, same_path
 from claas_vllm_client.errors import AdapterRejected, AliasRejected, VllmError
-from claas_vllm_client.loading import (
-    VersionLoader,
-    ask,
-    base_name,
-    versions_of,
-)
+from claas_vllm_client.loading import VersionLoader, ask, base_name, versions_of
 from claas_vllm_client.probing import (
     Finding,
     ProbeRecord,

@@ -7,12 +7,7 @@ from dataclasses import dataclass
 
 from claas_vllm_client.client import VllmClient
 from claas_vllm_client.errors import AdapterNotApplied, ProbedNothing, ProbeFailed
-from claas_vllm_client.probing import (
-    Finding,
-    ProbeRecord,
-    ProbeSpec,
-    record_of,
-)
+from claas_vllm_client.probing import Finding, ProbeRecord, ProbeSpec, record_of
 from claas_vllm_client.wire import LoadOutcome, ProbeAnswer, ServedModel
 
 _ATTEMPTS = 3

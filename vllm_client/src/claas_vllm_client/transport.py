@@ -18,14 +18,7 @@ from claas_vllm_client.errors import (
     Unreachable,
     VllmError,
 )
-from claas_vllm_client.tls import (
-    MESH,
-    Tls,
-    answer_fault,
-    handshake_fault,
-    plain_fault,
-    trust,
-)
+from claas_vllm_client.tls import MESH, Tls, answer_fault, handshake_fault, plain_fault, trust
 from claas_vllm_client.tokens import Token
 from claas_vllm_client.wire import Answer, ErrorAnswer
 

@@ -5,14 +5,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
-from claas_vllm.asgi import (
-    Message,
-    Send,
-    is_event_stream,
-    is_json,
-    parse_object,
-    with_length,
-)
+from claas_vllm.asgi import Message, Send, is_event_stream, is_json, parse_object, with_length
 
 _NAMES_TOLD = 50
 _TOKEN = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[{}\[\]:,]')

@@ -6,13 +6,7 @@ from collections.abc import Mapping
 from posixpath import normpath
 from typing import Any
 
-from claas_vllm.asgi import (
-    App,
-    Message,
-    never,
-    parse_object,
-    replay,
-)
+from claas_vllm.asgi import App, Message, never, parse_object, replay
 from claas_vllm.errors import ControlError
 
 MODELS_ROUTE = "/v1/models"

@@ -12,9 +12,7 @@ from claas_crds.v1alpha1.conditions import Condition
 from claas_crds.v1alpha1.engine import EngineSpec
 from claas_crds.v1alpha1.lora import LoraSpec
 from claas_crds.v1alpha1.serving import SERVED_NAME_LIMIT, HandoverKind, Serving
-from claas_crds.v1alpha1.tls import (
-    SERVING_RULES,
-)
+from claas_crds.v1alpha1.tls import SERVING_RULES
 from claas_crds.v1alpha1.trainer_pod import SecretKeyRef, TrainerPod
 from claas_crds.v1alpha1.training import LORA_ID_PATTERN, TrainingConfig
 from claas_crds.v1alpha1.version import HISTORY_LIMIT, AdapterVersion

@@ -7,11 +7,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from claas_crds.base import OBJECT_NAME, ResourceModel
-from claas_crds.v1alpha1.tls import (
-    TLS_RULES,
-    Scheme,
-    ServingTls,
-)
+from claas_crds.v1alpha1.tls import TLS_RULES, Scheme, ServingTls
 from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
 from claas_crds.v1alpha1.training import LORA_ID_PATTERN
 

@@ -11,16 +11,7 @@ from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import TrainerCommand
 from claas_crds.v1alpha1.distill_job import KIND as JOB_KIND
 from claas_crds.v1alpha1.lora_adapter import KIND as ADAPTER_KIND
-from claas_kube.api import (
-    BATCH_JOBS,
-    CONFIG_MAPS,
-    DISTILL_JOBS,
-    LEASES,
-    PODS,
-    SECRETS,
-    Api,
-    Propagation,
-)
+from claas_kube.api import BATCH_JOBS, CONFIG_MAPS, DISTILL_JOBS, LEASES, PODS, SECRETS, Api, Propagation
 from claas_kube.errors import ApiError, Conflict
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.act import manifests
@@ -37,13 +28,7 @@ from claas_operator.metrics.definitions import LoadResult, WakeResult
 from claas_operator.plan import actions
 from claas_operator.plan.samples import samples_document
 from claas_operator.plan.server.load_failures import Load
-from claas_operator.plan.serving_lease import (
-    Grant,
-    ServedRecord,
-    ServingLease,
-    lease_manifest,
-    served_name_manifest,
-)
+from claas_operator.plan.serving_lease import Grant, ServedRecord, ServingLease, lease_manifest, served_name_manifest
 from claas_operator.plan.world import ServerPod
 from claas_operator.settings import Settings
 

@@ -16,14 +16,7 @@ from claas_crds.v1alpha1.lora_adapter import KIND as ADAPTER_KIND
 from claas_crds.v1alpha1.trainer_pod import Identity, TrainerPod
 from claas_kube.objects.meta import LabelSelector, Manifest, ObjectMeta
 from claas_kube.objects.resources import AdapterObject
-from claas_operator.act.pod_volumes import (
-    Mount,
-    certificates_mount,
-    claim_mount,
-    pod_volumes,
-    secret_mount,
-    wire,
-)
+from claas_operator.act.pod_volumes import Mount, certificates_mount, claim_mount, pod_volumes, secret_mount, wire
 from claas_operator.act.trainer_input import chosen_engine
 from claas_operator.plan import naming
 from claas_operator.settings import Settings

@@ -13,13 +13,7 @@ from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
-from claas_crds.v1alpha1.conditions import (
-    AdapterCondition,
-    AdapterReason,
-    ConditionStatus,
-    JobCondition,
-    JobReason,
-)
+from claas_crds.v1alpha1.conditions import AdapterCondition, AdapterReason, ConditionStatus, JobCondition, JobReason
 from claas_crds.v1alpha1.distill_job import DistillJobStatus
 from claas_crds.v1alpha1.step import JobPhase
 from claas_kube.errors import ApiError, Unavailable

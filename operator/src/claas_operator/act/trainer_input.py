@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from claas_contract import places
-from claas_contract.input import (
-    AdapterIdentity,
-    ModelLocation,
-    ServerTrust,
-    ServingTarget,
-    TrainerInput,
-)
+from claas_contract.input import AdapterIdentity, ModelLocation, ServerTrust, ServingTarget, TrainerInput
 from claas_contract.jobs import JobIdentity
 from claas_crds.v1alpha1.engine import EngineSpec
 from claas_crds.v1alpha1.tls import ServingTls

@@ -9,15 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Protocol, TypeAlias, TypeVar
 
-from claas_kube.api import (
-    ADAPTERS,
-    BATCH_JOBS,
-    DISTILL_JOBS,
-    LEASES,
-    PODS,
-    Api,
-    Resource,
-)
+from claas_kube.api import ADAPTERS, BATCH_JOBS, DISTILL_JOBS, LEASES, PODS, Api, Resource
 from claas_kube.errors import ApiError
 from claas_kube.index.collection import Collection
 from claas_kube.index.watch import Watch

@@ -28,12 +28,7 @@ from claas_kube.api import (
 from claas_kube.objects.meta import Manifest, ObjectMeta, SecretMeta
 from claas_kube.objects.pods import Pod
 from claas_kube.objects.resources import AdapterObject, JobObject
-from claas_kube.objects.workloads import (
-    BatchJob,
-    Deployment,
-    Event,
-    Lease,
-)
+from claas_kube.objects.workloads import BatchJob, Deployment, Event, Lease
 from claas_operator.clients.cluster_index import ClusterIndex, batch_job_key, served_as
 from claas_operator.clients.recent import Recent
 from claas_operator.clients.servers import Credentials

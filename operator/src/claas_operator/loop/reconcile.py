@@ -26,12 +26,7 @@ from claas_operator.clients.job_view import known_job
 from claas_operator.clients.reader import Reader
 from claas_operator.keys import Key, Kind
 from claas_operator.loop.lease_passes import LeasePasses
-from claas_operator.loop.transitions import (
-    adapter_transition,
-    job_transition,
-    lease_transitions,
-    log_transitions,
-)
+from claas_operator.loop.transitions import adapter_transition, job_transition, lease_transitions, log_transitions
 from claas_operator.loop.turns import Turns
 from claas_operator.loop.work_queue import WorkQueue
 from claas_operator.metrics.counts import Metrics

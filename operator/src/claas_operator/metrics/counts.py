@@ -8,26 +8,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.registry import Collector
 
 from claas_crds.v1alpha1.conditions import JobCondition, condition_of, is_true
 from claas_crds.v1alpha1.distill_job import DistillJobStatus
 from claas_operator.metrics import definitions
-from claas_operator.metrics.definitions import (
-    JobResult,
-    LoadResult,
-    Metric,
-    PassResult,
-    WakeResult,
-)
+from claas_operator.metrics.definitions import JobResult, LoadResult, Metric, PassResult, WakeResult
 
 _NOT_A_PHASE = {"serving_gap"}
 _RESULTS = {JobCondition.COMPLETE: JobResult.COMPLETE, JobCondition.FAILED: JobResult.FAILED}

@@ -6,12 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from claas_crds.v1alpha1.conditions import (
-    AdapterCondition,
-    AdapterReason,
-    ConditionStatus,
-    condition_of,
-)
+from claas_crds.v1alpha1.conditions import AdapterCondition, AdapterReason, ConditionStatus, condition_of
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
 
 

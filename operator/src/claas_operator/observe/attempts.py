@@ -16,12 +16,7 @@ from claas_kube.objects.pods import Pod
 from claas_kube.objects.workloads import BatchJob, Event
 from claas_operator.observe.hindrance import hindrance, started
 from claas_operator.plan.naming import OWNER_GENERATION_ANNOTATION, TRAINER_CONTAINER
-from claas_operator.plan.world import (
-    ObjectReference,
-    TrainerJob,
-    TrainerStart,
-    TrainerState,
-)
+from claas_operator.plan.world import ObjectReference, TrainerJob, TrainerStart, TrainerState
 
 EVENTS_AFTER_SECONDS = 5
 """Age of a batch Job, in seconds, from which Events are read to see why its trainer does not run."""

@@ -8,12 +8,7 @@ from posixpath import normpath
 from claas_kube.objects.pods import Container, ContainerMount, Pod
 from claas_kube.objects.resources import AdapterObject
 from claas_kube.objects.workloads import Deployment
-from claas_operator.plan.server.environment import (
-    Environment,
-    environment_of,
-    expanded,
-    unknown_references,
-)
+from claas_operator.plan.server.environment import Environment, environment_of, expanded, unknown_references
 
 _DEFAULT_CONTAINER = "kubectl.kubernetes.io/default-container"
 _VERSIONS = "versions"

@@ -32,12 +32,7 @@ from claas_operator.plan.adapter.adoption import adoption_name
 from claas_operator.plan.lineage.history import reported_rejections, reported_versions
 from claas_operator.plan.lineage.lineage import Lineage, lineage_for_jobs
 from claas_operator.plan.queueing import finished, jobs_ahead, queue_key
-from claas_operator.plan.server.handover_choice import (
-    HandoverChoice,
-    choose_handover,
-    needs_of,
-    server_of,
-)
+from claas_operator.plan.server.handover_choice import HandoverChoice, choose_handover, needs_of, server_of
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.unready import no_pod_because
 from claas_operator.plan.serving_lease import ServingLease

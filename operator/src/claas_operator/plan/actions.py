@@ -7,12 +7,7 @@ from typing import TypeAlias
 
 from claas_contract.input import VllmPod
 from claas_contract.jobs import JobIdentity
-from claas_operator.plan.serving_lease import (
-    Grant,
-    ServedName,
-    ServedRecord,
-    ServingLease,
-)
+from claas_operator.plan.serving_lease import Grant, ServedName, ServedRecord, ServingLease
 from claas_operator.plan.world import ObjectReference, ServerPod
 
 

@@ -8,13 +8,7 @@ from datetime import datetime, timedelta
 from claas_crds.v1alpha1.conditions import JobCondition, is_true, telling_condition
 from claas_crds.v1alpha1.distill_job import DistillJobStatus
 from claas_crds.v1alpha1.step import JobPhase
-from claas_operator.plan.actions import (
-    Action,
-    CreateAttempt,
-    DeleteAttempt,
-    Note,
-    RetireAttempt,
-)
+from claas_operator.plan.actions import Action, CreateAttempt, DeleteAttempt, Note, RetireAttempt
 from claas_operator.plan.conditions import ConditionDraft
 from claas_operator.plan.queueing import finished
 from claas_operator.plan.timing import settled

@@ -21,12 +21,7 @@ from claas_operator.plan.actions import (
     WriteLease,
     WriteServedName,
 )
-from claas_operator.plan.serving_lease import (
-    MOST_UNACCOUNTED,
-    Grant,
-    ServedName,
-    Unaccounted,
-)
+from claas_operator.plan.serving_lease import MOST_UNACCOUNTED, Grant, ServedName, Unaccounted
 from claas_operator.plan.world import LeaseWorld
 
 MAX_PAUSE_MARGIN_SECONDS = 5

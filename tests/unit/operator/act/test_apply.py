@@ -9,12 +9,7 @@ import pytest
 from kubernetes.aio import client
 
 from claas_crds.v1alpha1.conditions import condition_of
-from claas_kube.api import (
-    LEASES,
-    Api,
-    Resource,
-    Verb,
-)
+from claas_kube.api import LEASES, Api, Resource, Verb
 from claas_kube.errors import ApiError, Conflict
 from claas_kube.objects.meta import Manifest
 from claas_operator.act.apply import Applier
@@ -26,15 +21,7 @@ from claas_operator.plan import actions, naming
 from claas_operator.plan.job_draft import end
 from claas_operator.plan.world import TrainerState
 from claas_operator.settings import Settings
-from tests.builders.world import (
-    NAMESPACE,
-    adapter,
-    attempt,
-    grant,
-    job,
-    lease,
-    trainer_pod,
-)
+from tests.builders.world import NAMESPACE, adapter, attempt, grant, job, lease, trainer_pod
 from tests.unit.operator.act.test_pass_failures import JOB, cluster, refuses
 
 SECRET: Manifest = {

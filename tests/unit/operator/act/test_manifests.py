@@ -10,12 +10,7 @@ from typing import cast
 import pytest
 from pydantic import JsonValue
 
-from claas_contract.input import (
-    AdapterIdentity,
-    ModelLocation,
-    ServerTrust,
-    TrainerInput,
-)
+from claas_contract.input import AdapterIdentity, ModelLocation, ServerTrust, TrainerInput
 from claas_contract.outcome import TrainerCommand
 from claas_contract.places import (
     CONTROL_TOKEN_FILE,
@@ -25,12 +20,7 @@ from claas_contract.places import (
     SERVING_CA_FILE,
     STORAGE_DIRECTORY,
 )
-from claas_crds.v1alpha1.distill_job import (
-    LARGEST_INLINE_BYTES,
-    FileReference,
-    KeyReference,
-    SamplesSource,
-)
+from claas_crds.v1alpha1.distill_job import LARGEST_INLINE_BYTES, FileReference, KeyReference, SamplesSource
 from claas_crds.v1alpha1.engine import EngineName, EngineSpec
 from claas_crds.v1alpha1.trainer_pod import Identity, TrainerPod
 from claas_crds.v1alpha1.training import DistillBatchItem

@@ -15,16 +15,7 @@ from pydantic import JsonValue
 
 from claas_crds.v1alpha1.conditions import Condition, condition_of
 from claas_crds.v1alpha1.distill_job import CompletionPoint, DistillJobStatus
-from claas_kube.api import (
-    ADAPTERS,
-    BATCH_JOBS,
-    CLAIMS,
-    DEPLOYMENTS,
-    DISTILL_JOBS,
-    LEASES,
-    SECRETS,
-    Resource,
-)
+from claas_kube.api import ADAPTERS, BATCH_JOBS, CLAIMS, DEPLOYMENTS, DISTILL_JOBS, LEASES, SECRETS, Resource
 from claas_kube.errors import ApiError, Unavailable
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.resources import AdapterObject, JobObject
@@ -32,22 +23,9 @@ from claas_operator.act.pass_failures import job_status, refused_step, trouble_o
 from claas_operator.keys import Key, Kind
 from claas_operator.loop.reconcile import Reconciler
 from claas_operator.plan.job.job import plan_job
-from tests.builders.api_server import (
-    Refuse,
-    SmallApi,
-    refusal,
-    serving_api,
-)
+from tests.builders.api_server import Refuse, SmallApi, refusal, serving_api
 from tests.builders.reconciler import reconciler_of
-from tests.builders.world import (
-    NAMESPACE,
-    NOW,
-    ago,
-    condition,
-    grant,
-    job_world,
-    lease,
-)
+from tests.builders.world import NAMESPACE, NOW, ago, condition, grant, job_world, lease
 from tests.builders.world import adapter as adapter_object
 from tests.builders.world import job as job_object
 

@@ -16,13 +16,7 @@ from claas_crds.v1alpha1.distill_job import FileReference, KeyReference, Samples
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterSpec
 from claas_kube.objects.meta import Manifest, ObjectMeta
 from claas_kube.objects.resources import AdapterObject
-from claas_operator.act.manifests import (
-    Owner,
-    child_metadata,
-    common_mounts,
-    serving_mounts,
-    trainer_job,
-)
+from claas_operator.act.manifests import Owner, child_metadata, common_mounts, serving_mounts, trainer_job
 from claas_operator.act.sample_mounts import samples_mounts
 from claas_operator.plan.naming import attempt_name
 from claas_operator.settings import Settings

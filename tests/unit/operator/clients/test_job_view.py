@@ -25,12 +25,7 @@ from claas_operator.loop.reconcile import Reconciler
 from claas_operator.plan.samples import InlineSamples, check_inline
 from tests.builders.api_server import SmallApi, serving_api
 from tests.builders.reconciler import watching
-from tests.builders.world import (
-    NAMESPACE,
-    NOW,
-    adapter,
-    job,
-)
+from tests.builders.world import NAMESPACE, NOW, adapter, job
 
 MANY = 250
 

@@ -10,14 +10,7 @@ from dataclasses import dataclass
 import pytest
 from pydantic import JsonValue
 
-from claas_kube.api import (
-    ADAPTERS,
-    BATCH_JOBS,
-    DEPLOYMENTS,
-    DISTILL_JOBS,
-    PODS,
-    Resource,
-)
+from claas_kube.api import ADAPTERS, BATCH_JOBS, DEPLOYMENTS, DISTILL_JOBS, PODS, Resource
 from claas_kube.objects.meta import Manifest
 from claas_operator.__main__ import _resync
 from claas_operator.clients.cluster_index import ClusterIndex
@@ -29,13 +22,7 @@ from claas_operator.plan import naming
 from claas_operator.plan.serving_lease import lease_manifest
 from tests.builders.api_server import SmallApi, serving_api
 from tests.builders.reconciler import reconciler_of, watching
-from tests.builders.world import (
-    NAMESPACE,
-    adapter,
-    grant,
-    job,
-    lease,
-)
+from tests.builders.world import NAMESPACE, adapter, grant, job, lease
 
 ADAPTER = Key(Kind.ADAPTER, NAMESPACE, "tone")
 JOB = Key(Kind.JOB, NAMESPACE, "step")

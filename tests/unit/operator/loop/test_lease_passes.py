@@ -10,13 +10,7 @@ import pytest
 
 from claas_crds.v1alpha1.distill_job import CompletionPoint, DistillJobStatus
 from claas_crds.v1alpha1.step import JobPhase
-from claas_kube.api import (
-    ADAPTERS,
-    CLAIMS,
-    DEPLOYMENTS,
-    DISTILL_JOBS,
-    LEASES,
-)
+from claas_kube.api import ADAPTERS, CLAIMS, DEPLOYMENTS, DISTILL_JOBS, LEASES
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_kube.objects.workloads import Lease
@@ -36,13 +30,7 @@ from claas_operator.plan.serving_lease import (
 )
 from tests.builders.api_server import SmallApi, serving_api
 from tests.builders.reconciler import reconciler_of
-from tests.builders.world import (
-    NAMESPACE,
-    adapter,
-    grant,
-    job,
-    lease,
-)
+from tests.builders.world import NAMESPACE, adapter, grant, job, lease
 
 LEASE = Key(Kind.LEASE, NAMESPACE, "claas-serving-vllm")
 WAITS = job(

@@ -17,14 +17,7 @@ from claas_operator.plan.actions import Action, WriteLease
 from claas_operator.plan.serving_lease import ServingLease
 from tests.builders.api_server import SmallApi, serving_api
 from tests.builders.reconciler import reconciler_of
-from tests.builders.world import (
-    NAMESPACE,
-    adapter,
-    condition,
-    grant,
-    job,
-    lease,
-)
+from tests.builders.world import NAMESPACE, adapter, condition, grant, job, lease
 
 
 def waits(reason: str, message: str = "said") -> DistillJobStatus:

@@ -15,12 +15,7 @@ from claas_operator.metrics.counts import Metrics
 from claas_operator.metrics.definitions import PassResult
 from tests.builders.api_server import SmallApi, serving_api
 from tests.builders.reconciler import reconciler_of
-from tests.builders.world import (
-    NAMESPACE,
-    NOW,
-    condition,
-    job,
-)
+from tests.builders.world import NAMESPACE, NOW, condition, job
 
 TRAINED = DistillJobStatus(phase=JobPhase.SWAPPING, produced_version=3)
 COMPLETE = DistillJobStatus(

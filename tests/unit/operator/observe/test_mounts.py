@@ -8,12 +8,7 @@ from pydantic import JsonValue
 from claas_kube.objects.pods import Pod
 from claas_kube.objects.workloads import Deployment
 from claas_operator.observe.mounts import mounted_folder
-from tests.builders.world import (
-    DEPLOYMENT,
-    FOLDER,
-    NAMESPACE,
-    adapter,
-)
+from tests.builders.world import DEPLOYMENT, FOLDER, NAMESPACE, adapter
 
 Json = dict[str, JsonValue]
 

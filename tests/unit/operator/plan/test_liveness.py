@@ -17,12 +17,7 @@ from claas_operator.plan.job.recovery import LONGEST_RECOVERY_SECONDS
 from claas_operator.plan.job_draft import STOP_GRACE_SECONDS, JobPlan
 from claas_operator.plan.lease import plan_lease
 from claas_operator.plan.queueing import finished
-from claas_operator.plan.world import (
-    JobWorld,
-    LeaseWorld,
-    TrainerJob,
-    TrainerState,
-)
+from claas_operator.plan.world import JobWorld, LeaseWorld, TrainerJob, TrainerState
 from tests.builders.world import ago, attempt, published
 from tests.unit.operator.plan.test_properties import job_worlds, lease_worlds
 

@@ -17,14 +17,7 @@ from claas_crds.v1alpha1.lora_adapter import LoraAdapterSpec
 from claas_crds.v1alpha1.step import JobPhase
 from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
 from claas_kube.objects.meta import LabelSelector, ObjectMeta
-from claas_kube.objects.pods import (
-    ClaimReference,
-    Container,
-    ContainerMount,
-    Pod,
-    PodSpec,
-    PodVolume,
-)
+from claas_kube.objects.pods import ClaimReference, Container, ContainerMount, Pod, PodSpec, PodVolume
 from claas_kube.objects.resources import JobObject
 from claas_kube.objects.workloads import Lease
 from claas_operator.__main__ import LEADER_LEASE
@@ -45,17 +38,7 @@ from claas_operator.plan.serving_lease import (
     read_served_name,
     served_name_manifest,
 )
-from tests.builders.world import (
-    DEPLOYMENT,
-    FOLDER,
-    NAMESPACE,
-    adapter,
-    ago,
-    condition,
-    grant,
-    job,
-    metadata,
-)
+from tests.builders.world import DEPLOYMENT, FOLDER, NAMESPACE, adapter, ago, condition, grant, job, metadata
 
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 SUBDOMAIN = re.compile(rf"{LABEL.pattern}(\.{LABEL.pattern})*")

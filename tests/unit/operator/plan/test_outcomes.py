@@ -10,12 +10,7 @@ from claas_crds.v1alpha1.conditions import ConditionStatus, condition_of
 from claas_crds.v1alpha1.distill_job import DistillJobStatus
 from claas_crds.v1alpha1.step import JobPhase
 from claas_operator.observe.holder import ADOPTION_SECONDS, HolderState, holder_state
-from claas_operator.plan.actions import (
-    CreateAttempt,
-    CreateRecovery,
-    DeleteAttempt,
-    WriteLease,
-)
+from claas_operator.plan.actions import CreateAttempt, CreateRecovery, DeleteAttempt, WriteLease
 from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.job.published import LEAST_SERVING_SECONDS
 from claas_operator.plan.job.recovery import LONGEST_RECOVERY_SECONDS

@@ -28,12 +28,7 @@ from claas_operator.plan.lease import plan_lease
 from claas_operator.plan.lineage.lineage import Lineage
 from claas_operator.plan.queueing import finished
 from claas_operator.plan.server.handover_choice import HandoverChoice
-from claas_operator.plan.serving_lease import (
-    Grant,
-    ServedName,
-    ServedRecord,
-    ServingLease,
-)
+from claas_operator.plan.serving_lease import Grant, ServedName, ServedRecord, ServingLease
 from claas_operator.plan.world import (
     AdapterWorld,
     JobWorld,

@@ -22,12 +22,7 @@ from claas_crds.v1alpha1.step import SampleCounts
 from claas_trainer.attempt import run as runs
 from claas_trainer.attempt.batch import Batch
 from claas_trainer.attempt.recover import recover
-from claas_trainer.engines.base import (
-    EngineReadiness,
-    EngineTask,
-    TrainedVersion,
-    TrainingEngine,
-)
+from claas_trainer.engines.base import EngineReadiness, EngineTask, TrainedVersion, TrainingEngine
 from claas_trainer.messages.events import Reporter
 from claas_trainer.paths import Paths
 from claas_trainer.store.content import Bytes

@@ -29,22 +29,10 @@ from claas_trainer.errors import TrainerError
 from claas_trainer.forward.weights.host import HostWeights
 from claas_trainer.forward.weights.mapped import MappedWeights
 from claas_trainer.forward.weights.source import WeightSource
-from claas_trainer.messages.events import (
-    Event,
-    PauseAnnounced,
-    PhaseReached,
-    Published,
-    Reporter,
-    decode,
-)
+from claas_trainer.messages.events import Event, PauseAnnounced, PhaseReached, Published, Reporter, decode
 from claas_trainer.paths import Paths
 from tests.builders.models import build_tiny_qwen3
-from tests.unit.trainer.attempts import (
-    attempt,
-    job,
-    record,
-    store,
-)
+from tests.unit.trainer.attempts import attempt, job, record, store
 from tests.unit.trainer.conftest import document
 from tests.unit.trainer.sleeping_server import sleeping_server
 

@@ -14,15 +14,7 @@ from claas_trainer.forward.peft_model import load_base
 from claas_trainer.forward.weights.host import HostWeights
 from claas_trainer.model.lora import AdapterWeights, LoraShape, new_adapter
 from claas_trainer.sdpo.batch import TokenSample
-from tests.unit.trainer.core.models import (
-    VOCABULARY,
-    Way,
-    build,
-    decoder_way,
-    host_weights,
-    learned,
-    peft_way,
-)
+from tests.unit.trainer.core.models import VOCABULARY, Way, build, decoder_way, host_weights, learned, peft_way
 
 
 @pytest.fixture(scope="module", autouse=True)

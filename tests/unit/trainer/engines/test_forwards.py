@@ -27,14 +27,7 @@ from claas_trainer.messages.events import Reporter
 from claas_trainer.paths import Paths
 from claas_trainer.store.record import ForwardKind
 from tests.builders.models import build_tiny_qwen3
-from tests.unit.trainer.attempts import (
-    TRAINING,
-    attempt,
-    job,
-    record,
-    step_record,
-    store,
-)
+from tests.unit.trainer.attempts import TRAINING, attempt, job, record, step_record, store
 from tests.unit.trainer.tiny_models import build_gemma, build_mistral
 
 WORKER = """

@@ -6,13 +6,7 @@ import pytest
 
 from claas_contract.outcome import FailureReason
 from claas_trainer.engines.local.decoder_placement import planned
-from claas_trainer.engines.local.gpu_memory import (
-    CONTEXT_BYTES,
-    GIB,
-    USUAL_RESIDUE_BYTES,
-    Budget,
-    GpuMemory,
-)
+from claas_trainer.engines.local.gpu_memory import CONTEXT_BYTES, GIB, USUAL_RESIDUE_BYTES, Budget, GpuMemory
 from claas_trainer.engines.local.placement import SdpoInput
 from claas_trainer.errors import TrainerError
 from claas_trainer.forward.transformer.plan import Footprint

@@ -10,13 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from claas_contract.engine import (
-    ENGINE_NEEDS,
-    OWN_FILES,
-    DistillBatchRequestPayload,
-    StateRef,
-    TokenisedSample,
-)
+from claas_contract.engine import ENGINE_NEEDS, OWN_FILES, DistillBatchRequestPayload, StateRef, TokenisedSample
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.engine import EngineName
 from claas_crds.v1alpha1.lora import LoraSpec
@@ -45,13 +39,7 @@ from claas_trainer.sdpo.settings import Schedule
 from claas_trainer.store.record import RECORD_FILE, VersionRecord
 from claas_trainer.store.versions import StoredVersion
 from tests.builders.models import build_tiny_qwen3
-from tests.unit.trainer.attempts import (
-    attempt,
-    job,
-    record,
-    step_record,
-    store,
-)
+from tests.unit.trainer.attempts import attempt, job, record, step_record, store
 
 
 async def test_a_step_in_place_is_refused_by_name_rather_than_taken_beside(paths: Paths) -> None:

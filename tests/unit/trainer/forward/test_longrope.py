@@ -8,24 +8,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from claas_trainer.forward.peft_model import (
-    alike,
-    attached,
-    load_base,
-    rope_limits,
-)
+from claas_trainer.forward.peft_model import alike, attached, load_base, rope_limits
 from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.sdpo.batch import TokenBatch, TokenSample
 from claas_trainer.sdpo.policy import Network
 from claas_trainer.sdpo.settings import Schedule, SdpoConfig
-from tests.unit.trainer.core.models import (
-    CPU,
-    gradient,
-    learned,
-    off,
-    peft_way,
-    step,
-)
+from tests.unit.trainer.core.models import CPU, gradient, learned, off, peft_way, step
 from tests.unit.trainer.model.test_targets import build
 
 ORIGINAL = 16

@@ -16,12 +16,7 @@ from claas_trainer.forward.transformer.adapters import adapter_shapes
 from claas_trainer.forward.transformer.model import DecoderModel
 from claas_trainer.forward.weights.host import HostWeights
 from claas_trainer.forward.weights.read_only import ReadOnlyError, ReadOnlyTensor
-from claas_trainer.forward.weights.shared import (
-    SharedTensor,
-    SharedWeights,
-    parse_export,
-    vllm_names,
-)
+from claas_trainer.forward.weights.shared import SharedTensor, SharedWeights, parse_export, vllm_names
 from claas_trainer.model.config_shape import read_shape
 from claas_trainer.model.shape import ModelShape, Rope
 from claas_trainer.sdpo.batch import TokenSample

@@ -15,14 +15,7 @@ from claas_trainer.samples.chat_template import PromptOrigin, ServerChat
 from claas_trainer.samples.prompt_turns import Chat
 from claas_trainer.samples.reading import ModelLimits
 from claas_trainer.samples.tokens import TokenisedBatch, tokenise
-from tests.unit.trainer.chat_models import (
-    CHATML,
-    KINDS,
-    NO_SYSTEM,
-    PIPES,
-    Kind,
-    chat_model,
-)
+from tests.unit.trainer.chat_models import CHATML, KINDS, NO_SYSTEM, PIPES, Kind, chat_model
 
 LIMITS = ModelLimits(vocabulary_size=400, context_tokens=100_000)
 MODEL = chat_model(KINDS["chatml"])

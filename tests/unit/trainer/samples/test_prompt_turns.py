@@ -17,12 +17,7 @@ from claas_trainer.samples.hindsight import HEADING, SEPARATOR, hindsight_block
 from claas_trainer.samples.prompt_turns import Chat
 from claas_trainer.samples.reading import ModelLimits
 from claas_trainer.samples.tokens import TokenisedBatch, tokenise
-from tests.unit.trainer.chat_models import (
-    KINDS,
-    PIPES,
-    Kind,
-    chat_model,
-)
+from tests.unit.trainer.chat_models import KINDS, PIPES, Kind, chat_model
 
 MODELS = {name: chat_model(kind) for name, kind in KINDS.items()}
 LIMITS = ModelLimits(vocabulary_size=400, context_tokens=100_000)

@@ -12,12 +12,7 @@ import pytest
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_trainer.errors import InputError, InvalidSampleError
-from claas_trainer.samples.reading import (
-    ModelLimits,
-    check_against_model,
-    check_length,
-    read_samples,
-)
+from claas_trainer.samples.reading import ModelLimits, check_against_model, check_length, read_samples
 
 LIMITS = ModelLimits(vocabulary_size=100, context_tokens=50)
 GOOD: dict[str, object] = {"user_prompt": "Hi?", "response": "Ho.", "feedback": "shorter"}

@@ -15,13 +15,7 @@ from claas_trainer.samples.hindsight import SEPARATOR, hindsight_block
 from claas_trainer.samples.reading import ModelLimits
 from claas_trainer.samples.tokens import tokenise
 from claas_trainer.samples.user_text import ControlTextError, Piece
-from tests.unit.trainer.chat_models import (
-    CHATML,
-    KINDS,
-    PIPES,
-    Kind,
-    chat_model,
-)
+from tests.unit.trainer.chat_models import CHATML, KINDS, PIPES, Kind, chat_model
 
 MODELS = {name: chat_model(kind) for name, kind in KINDS.items()}
 LIMITS = ModelLimits(vocabulary_size=400, context_tokens=100_000)

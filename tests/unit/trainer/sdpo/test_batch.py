@@ -9,12 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from claas_trainer.sdpo.batch import (
-    TokenBatch,
-    TokenSample,
-    digest,
-    micro_batches,
-)
+from claas_trainer.sdpo.batch import TokenBatch, TokenSample, digest, micro_batches
 
 CPU = torch.device("cpu")
 IDS = st.lists(st.integers(0, 5), min_size=1, max_size=6).map(tuple)

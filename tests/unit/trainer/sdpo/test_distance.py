@@ -13,12 +13,7 @@ from transformers import PreTrainedModel
 
 from claas_trainer.forward.peft_model import attached
 from claas_trainer.model.lora import AdapterWeights
-from claas_trainer.sdpo.batch import (
-    TokenBatch,
-    TokenSample,
-    micro_batches,
-    ordered,
-)
+from claas_trainer.sdpo.batch import TokenBatch, TokenSample, micro_batches, ordered
 from claas_trainer.sdpo.distance import Distance, windows
 from claas_trainer.sdpo.parameters import AdapterParameters
 from claas_trainer.sdpo.policy import Network, PolicyModel, StudentPass

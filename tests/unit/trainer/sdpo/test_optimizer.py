@@ -10,14 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from claas_trainer.sdpo.errors import OptimizerStateError
-from claas_trainer.sdpo.optimizer import (
-    AdamWConfig,
-    OptimizerState,
-    Part,
-    PlacedState,
-    adamw_update,
-    clip_gradient,
-)
+from claas_trainer.sdpo.optimizer import AdamWConfig, OptimizerState, Part, PlacedState, adamw_update, clip_gradient
 from claas_trainer.sdpo.parameters import AdapterParameters, Layout
 
 CONFIG = AdamWConfig(learning_rate=0.01, weight_decay=0.1)

@@ -17,12 +17,7 @@ from claas_trainer.sdpo.batch import TokenBatch, TokenSample
 from claas_trainer.sdpo.losses.support import Support
 from claas_trainer.sdpo.optimizer import OptimizerState
 from claas_trainer.sdpo.policy import Network, PolicyModel
-from claas_trainer.sdpo.scoring import (
-    Objective,
-    Scored,
-    Sums,
-    score,
-)
+from claas_trainer.sdpo.scoring import Objective, Scored, Sums, score
 from claas_trainer.sdpo.settings import Schedule, SdpoConfig
 from claas_trainer.sdpo.step import sdpo_step
 from claas_trainer.sdpo.teachers.frozen import FrozenTeacher

@@ -28,14 +28,7 @@ from claas_trainer.sdpo.optimizer import OptimizerState
 from claas_trainer.sdpo.parameters import Layout
 from claas_trainer.sdpo.settings import Schedule, SdpoConfig
 from claas_trainer.sdpo.step import sdpo_step
-from tests.unit.trainer.core.models import (
-    Way,
-    decoder,
-    gradient,
-    masters,
-    off,
-    step,
-)
+from tests.unit.trainer.core.models import Way, decoder, gradient, masters, off, step
 from tests.unit.trainer.core.watched import Scarce, Watched
 
 CONFIG = SdpoConfig(learning_rate=1e-3, teacher_top_k=10, max_grad_norm=0)

@@ -23,14 +23,7 @@ from claas_trainer.sdpo.teachers.average import AverageTeacher
 from claas_trainer.sdpo.teachers.base import Teacher
 from claas_trainer.sdpo.teachers.frozen import FrozenTeacher
 from claas_trainer.sdpo.teachers.trust_region import TrustRegionTeacher
-from tests.unit.trainer.core.models import (
-    Way,
-    flat,
-    gradient,
-    masters,
-    off,
-    step,
-)
+from tests.unit.trainer.core.models import Way, flat, gradient, masters, off, step
 from tests.unit.trainer.core.watched import Watched
 
 CONFIG = SdpoConfig(learning_rate=1e-2, support=Support.FULL, max_grad_norm=0, alpha=0.0)

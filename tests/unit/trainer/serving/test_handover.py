@@ -17,14 +17,7 @@ from claas_crds.v1alpha1.step import JobPhase
 from claas_trainer.engines.access import GpuNeed
 from claas_trainer.errors import ServingError
 from claas_trainer.gpu import Gpu
-from claas_trainer.messages.events import (
-    Awake,
-    Event,
-    PauseAnnounced,
-    PhaseReached,
-    Reporter,
-    decode,
-)
+from claas_trainer.messages.events import Awake, Event, PauseAnnounced, PhaseReached, Reporter, decode
 from claas_trainer.paths import Paths
 from claas_trainer.serving.handover import checks
 from claas_trainer.serving.handover import sleep as sleep_handover

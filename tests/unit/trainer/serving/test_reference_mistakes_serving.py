@@ -11,12 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from claas_contract.input import (
-    ModelLocation,
-    ServingTarget,
-    TrainerInput,
-    VllmPod,
-)
+from claas_contract.input import ModelLocation, ServingTarget, TrainerInput, VllmPod
 from claas_crds.v1alpha1.serving import PauseMode
 from claas_crds.v1alpha1.training import TrainingConfig
 from claas_trainer.attempt.initialise import initialise

@@ -17,12 +17,7 @@ from claas_trainer.errors import StoreError, VersionRejectedError
 from claas_trainer.messages.events import Published, Reporter, decode
 from claas_trainer.messages.result import failure
 from claas_trainer.paths import Paths
-from claas_trainer.store.verdict import (
-    VERDICT_FILE,
-    Verdict,
-    read_verdict,
-    write_verdict,
-)
+from claas_trainer.store.verdict import VERDICT_FILE, Verdict, read_verdict, write_verdict
 from claas_trainer.store.versions import VersionStore
 from tests.builders.models import build_tiny_qwen3
 from tests.unit.trainer.attempts import attempt, job, store

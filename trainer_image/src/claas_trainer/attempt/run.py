@@ -30,13 +30,7 @@ from claas_trainer.serving.handover.base import Handover, PauseTimes
 from claas_trainer.serving.handover.choice import make_handover
 from claas_trainer.serving.pods import ServingPod, connect
 from claas_trainer.serving.server_chat import server_chat
-from claas_trainer.store.journal import (
-    AttemptBegun,
-    RunJournal,
-    StepTaken,
-    VersionPublished,
-    story,
-)
+from claas_trainer.store.journal import AttemptBegun, RunJournal, StepTaken, VersionPublished, story
 from claas_trainer.store.versions import StoredVersion, VersionStore
 
 

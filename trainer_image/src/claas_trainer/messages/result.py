@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from claas_contract.outcome import (
-    PERMANENT_REASONS,
-    ExitCode,
-    FailureReason,
-    exit_code_for,
-)
+from claas_contract.outcome import PERMANENT_REASONS, ExitCode, FailureReason, exit_code_for
 from claas_contract.result import PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.version import VersionVerdict
 from claas_trainer.errors import TrainerError, VersionRejectedError

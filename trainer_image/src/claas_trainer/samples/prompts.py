@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING
 
 from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_trainer.samples.chat_template import ChatRenderer, ChatTemplateError, PromptOrigin
-from claas_trainer.samples.hindsight import (
-    SEPARATOR,
-    Message,
-    Role,
-    as_chat,
-    conversation,
-    hindsight_block,
-)
+from claas_trainer.samples.hindsight import SEPARATOR, Message, Role, as_chat, conversation, hindsight_block
 from claas_trainer.samples.prompt_turns import Chat, Render, UserTurns
 from claas_trainer.samples.user_text import Piece
 

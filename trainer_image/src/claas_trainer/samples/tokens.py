@@ -11,12 +11,7 @@ from claas_contract.engine import TokenisedSample
 from claas_crds.v1alpha1.step import SampleCounts
 from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_trainer.errors import InvalidSampleError, not_found
-from claas_trainer.samples.chat_template import (
-    ChatRenderer,
-    ChatTemplateError,
-    PromptOrigin,
-    TemplateRenderer,
-)
+from claas_trainer.samples.chat_template import ChatRenderer, ChatTemplateError, PromptOrigin, TemplateRenderer
 from claas_trainer.samples.prompts import Prompts, TeacherPrompt
 from claas_trainer.samples.reading import ModelLimits, check_against_model, check_length
 from claas_trainer.samples.user_text import ControlTextError, Piece

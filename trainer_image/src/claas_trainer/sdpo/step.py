@@ -13,30 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from claas_trainer.sdpo.batch import (
-    TokenBatch,
-    TokenSample,
-    check_samples,
-    micro_batches,
-)
+from claas_trainer.sdpo.batch import TokenBatch, TokenSample, check_samples, micro_batches
 from claas_trainer.sdpo.distance import Distance
 from claas_trainer.sdpo.errors import NonFiniteError, PolicyMovedError
-from claas_trainer.sdpo.optimizer import (
-    AdamWConfig,
-    OptimizerState,
-    Part,
-    PlacedState,
-    adamw_update,
-    clip_gradient,
-)
+from claas_trainer.sdpo.optimizer import AdamWConfig, OptimizerState, Part, PlacedState, adamw_update, clip_gradient
 from claas_trainer.sdpo.parameters import AdapterParameters
 from claas_trainer.sdpo.policy import Network, PolicyModel
-from claas_trainer.sdpo.scoring import (
-    Objective,
-    Scored,
-    Sums,
-    score,
-)
+from claas_trainer.sdpo.scoring import Objective, Scored, Sums, score
 from claas_trainer.sdpo.settings import Schedule, SdpoConfig
 from claas_trainer.sdpo.teachers.base import Teacher
 from claas_trainer.sdpo.teachers.frozen import FrozenTeacher

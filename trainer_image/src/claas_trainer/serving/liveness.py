@@ -5,13 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 
-from claas_vllm_client import (
-    AnswerTimedOut,
-    Tls,
-    Unreachable,
-    VllmClient,
-    VllmError,
-)
+from claas_vllm_client import AnswerTimedOut, Tls, Unreachable, VllmClient, VllmError
 
 WATCH_SECONDS = 0.5
 """Seconds between two requests."""

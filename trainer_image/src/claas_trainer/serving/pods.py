@@ -10,16 +10,7 @@ from claas_contract.input import ServingTarget, VllmPod
 from claas_contract.outcome import FailureReason
 from claas_trainer.errors import ServingError
 from claas_trainer.paths import Paths
-from claas_vllm_client import (
-    DrainTimedOut,
-    Refused,
-    StillPaused,
-    Tls,
-    TlsFailed,
-    Unreachable,
-    VllmClient,
-    VllmError,
-)
+from claas_vllm_client import DrainTimedOut, Refused, StillPaused, Tls, TlsFailed, Unreachable, VllmClient, VllmError
 
 
 @dataclass(frozen=True)

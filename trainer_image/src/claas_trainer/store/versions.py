@@ -24,14 +24,7 @@ from claas_contract.result import PublishedVersion
 from claas_crds.v1alpha1.version import VersionVerdict
 from claas_trainer.errors import StoreError
 from claas_trainer.logs import log
-from claas_trainer.store.content import (
-    Bytes,
-    FileContent,
-    digest_of,
-    fsync_folder,
-    hash_file,
-    write_file,
-)
+from claas_trainer.store.content import Bytes, FileContent, digest_of, fsync_folder, hash_file, write_file
 from claas_trainer.store.errors import storage_errors, store_error
 from claas_trainer.store.record import RECORD_FILE, VersionRecord
 from claas_trainer.store.staging import make_staging, remove_stale

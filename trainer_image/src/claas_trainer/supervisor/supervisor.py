@@ -21,12 +21,7 @@ from claas_contract.result import TrainerResult
 from claas_trainer.errors import TrainerError
 from claas_trainer.logs import log, log_exception
 from claas_trainer.messages.events import decode
-from claas_trainer.messages.result import (
-    exit_code,
-    failure,
-    internal_failure,
-    published_without_swap,
-)
+from claas_trainer.messages.result import exit_code, failure, internal_failure, published_without_swap
 from claas_trainer.messages.task import worker_command
 from claas_trainer.paths import Paths
 from claas_trainer.serving.liveness import WATCH_SECONDS, gone

@@ -7,13 +7,7 @@ from dataclasses import dataclass
 from claas_crds.v1alpha1.conditions import AdapterReason
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
 from claas_crds.v1alpha1.version import AdapterVersion
-from claas_operator.plan.actions import (
-    Action,
-    ApplyCompanion,
-    Note,
-    WriteLease,
-    WriteServedName,
-)
+from claas_operator.plan.actions import Action, ApplyCompanion, Note, WriteLease, WriteServedName
 from claas_operator.plan.adapter.adapter_conditions import write_conditions
 from claas_operator.plan.adapter.adoption import Adoption, plan_adoption, without
 from claas_operator.plan.adapter.initial import initial_version_actions

@@ -14,12 +14,7 @@ from claas_operator.plan.checks import first_answer
 from claas_operator.plan.conditions import ConditionDraft
 from claas_operator.plan.job.missing import wait_for_missing
 from claas_operator.plan.job.published import put_into_service
-from claas_operator.plan.job.recovery import (
-    FOLLOW_SECONDS,
-    begun,
-    found_published,
-    settle,
-)
+from claas_operator.plan.job.recovery import FOLLOW_SECONDS, begun, found_published, settle
 from claas_operator.plan.job.step import account_success, take_step
 from claas_operator.plan.job.turn import wait_for_turn
 from claas_operator.plan.job.unstarted import last_words

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from claas_crds.v1alpha1.conditions import (
-    JobCondition,
-    JobReason,
-    condition_of,
-    is_true,
-)
+from claas_crds.v1alpha1.conditions import JobCondition, JobReason, condition_of, is_true
 from claas_crds.v1alpha1.step import JobPhase
 from claas_operator.plan.job_draft import JobDraft, JobPlan
 

@@ -15,13 +15,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.conditions import (
-    AdapterCondition,
-    JobCondition,
-    JobReason,
-    condition_of,
-    is_true,
-)
+from claas_crds.v1alpha1.conditions import AdapterCondition, JobCondition, JobReason, condition_of, is_true
 from claas_crds.v1alpha1.distill_job import CompletionPoint
 from claas_crds.v1alpha1.step import JobPhase
 from claas_operator.plan.job_draft import JobDraft, JobPlan

@@ -12,13 +12,7 @@ from claas_crds.v1alpha1.version import VersionVerdict
 from claas_operator.plan import naming
 from claas_operator.plan.actions import CreateAttempt
 from claas_operator.plan.attempt_outcome import Failure, failure_of, succeeded_status
-from claas_operator.plan.job.obstacles import (
-    Obstacle,
-    grant_lease,
-    not_ready,
-    obstacle,
-    unaccounted,
-)
+from claas_operator.plan.job.obstacles import Obstacle, grant_lease, not_ready, obstacle, unaccounted
 from claas_operator.plan.job.recovery import FOLLOW_SECONDS, next_attempt, settle
 from claas_operator.plan.job.unstarted import follow_unstarted, gave_way
 from claas_operator.plan.job_draft import JobDraft, JobPlan, end

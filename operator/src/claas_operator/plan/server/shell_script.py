@@ -12,13 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from claas_operator.plan.server.shell_words import (
-    UNKNOWN,
-    ShellError,
-    Variables,
-    WordReader,
-    joined,
-)
+from claas_operator.plan.server.shell_words import UNKNOWN, ShellError, Variables, WordReader, joined
 
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=")
 _DECLARING = frozenset({"export", "declare", "local", "readonly", "typeset"})

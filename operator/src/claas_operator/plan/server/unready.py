@@ -5,12 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from claas_kube.objects.pods import (
-    Container,
-    ContainerStatus,
-    Pod,
-    Terminated,
-)
+from claas_kube.objects.pods import Container, ContainerStatus, Pod, Terminated
 from claas_kube.objects.workloads import Deployment
 
 LONGEST_WORDS = 300

@@ -28,12 +28,7 @@ from claas_operator.plan.server.handover_choice import HandoverChoice
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.traits import ServerTraits
 from claas_operator.plan.serving_lease import ServedName, ServedRecord
-from claas_operator.plan.world import (
-    AdapterWorld,
-    SecretsSeen,
-    ServerState,
-    TrainerState,
-)
+from claas_operator.plan.world import AdapterWorld, SecretsSeen, ServerState, TrainerState
 from tests.builders.world import (
     ASLEEP,
     MOUNTED,

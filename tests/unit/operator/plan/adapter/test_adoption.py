@@ -20,13 +20,7 @@ from claas_operator.plan.actions import (
 )
 from claas_operator.plan.adapter.adapter import AdapterPlan, plan_adapter
 from claas_operator.plan.lease import plan_lease
-from claas_operator.plan.serving_lease import (
-    ServedRecord,
-    ServingLease,
-    Unaccounted,
-    lease_manifest,
-    read_lease,
-)
+from claas_operator.plan.serving_lease import ServedRecord, ServingLease, Unaccounted, lease_manifest, read_lease
 from claas_operator.plan.world import TrainerJob, TrainerState
 from tests.builders.world import (
     adapter,

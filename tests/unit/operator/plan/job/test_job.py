@@ -15,23 +15,12 @@ from claas_crds.v1alpha1.conditions import ConditionStatus, condition_of
 from claas_crds.v1alpha1.distill_job import CompletionPoint, DistillJobStatus
 from claas_crds.v1alpha1.serving import HandoverKind
 from claas_crds.v1alpha1.step import JobPhase, SampleCounts
-from claas_operator.plan.actions import (
-    CreateAttempt,
-    DeleteAttempt,
-    DeleteJob,
-    RetireAttempt,
-    WriteLease,
-)
+from claas_operator.plan.actions import CreateAttempt, DeleteAttempt, DeleteJob, RetireAttempt, WriteLease
 from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.job_draft import JobPlan
 from claas_operator.plan.queueing import in_queue
 from claas_operator.plan.server.handover_choice import HandoverChoice
-from claas_operator.plan.world import (
-    JobWorld,
-    ServerPod,
-    TrainerJob,
-    TrainerState,
-)
+from claas_operator.plan.world import JobWorld, ServerPod, TrainerJob, TrainerState
 from tests.builders.world import (
     ASLEEP,
     NOW,

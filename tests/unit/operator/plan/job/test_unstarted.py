@@ -23,24 +23,8 @@ from claas_operator.plan.adapter.adapter import plan_adapter
 from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.job.unstarted import gave_way
 from claas_operator.plan.queueing import finished, in_queue
-from claas_operator.plan.world import (
-    JobWorld,
-    TrainerJob,
-    TrainerStart,
-    TrainerState,
-)
-from tests.builders.world import (
-    NOW,
-    adapter,
-    adapter_world,
-    ago,
-    attempt,
-    grant,
-    job,
-    job_world,
-    lease,
-    trainer_pod,
-)
+from claas_operator.plan.world import JobWorld, TrainerJob, TrainerStart, TrainerState
+from tests.builders.world import NOW, adapter, adapter_world, ago, attempt, grant, job, job_world, lease, trainer_pod
 
 QUOTA = (
     'Error creating: pods "step-1-x" is forbidden: failed quota: team-quota: must specify limits.cpu for: trainer;'

@@ -20,17 +20,7 @@ from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.lineage.history import with_served
 from claas_operator.plan.lineage.lineage import Lineage, Standing, lineage_for_jobs
 from claas_operator.plan.queueing import finished
-from tests.builders.world import (
-    adapter,
-    adapter_world,
-    ago,
-    chain,
-    condition,
-    job,
-    job_world,
-    published,
-    version,
-)
+from tests.builders.world import adapter, adapter_world, ago, chain, condition, job, job_world, published, version
 
 REJECTED, SERVED, UNTRIED = VersionVerdict.REJECTED, VersionVerdict.SERVED, VersionVerdict.UNTRIED
 

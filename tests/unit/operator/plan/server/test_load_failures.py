@@ -8,16 +8,7 @@ from claas_operator.plan.actions import PutInService
 from claas_operator.plan.adapter.adapter import AdapterPlan, plan_adapter
 from claas_operator.plan.job.obstacles import obstacle
 from claas_operator.plan.server.load_failures import LONGEST_RETRY_SECONDS, Load, LoadFailures
-from tests.builders.world import (
-    NOW,
-    adapter,
-    adapter_world,
-    condition,
-    job_world,
-    metadata,
-    serves,
-    vllm_pod,
-)
+from tests.builders.world import NOW, adapter, adapter_world, condition, job_world, metadata, serves, vllm_pod
 
 PODS = frozenset({"uid-of-vllm-0", "uid-of-vllm-1"})
 TONE = metadata("tone")

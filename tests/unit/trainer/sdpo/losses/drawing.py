@@ -8,12 +8,7 @@ import torch
 from torch import Tensor
 
 from claas_trainer.sdpo.losses.support import Support
-from tests.unit.trainer.sdpo.losses.dense_reference import (
-    Judged,
-    Row,
-    Setting,
-    judge,
-)
+from tests.unit.trainer.sdpo.losses.dense_reference import Judged, Row, Setting, judge
 
 ALPHAS = (0.0, 0.1, 0.5, 0.9, 1.0)
 VOCABULARY = 40

@@ -12,14 +12,7 @@ from torch import Tensor
 
 from claas_trainer.sdpo.losses.sdpo import TokenLosses, sdpo_token_losses
 from claas_trainer.sdpo.losses.support import Support, support_logprobs
-from tests.unit.trainer.sdpo.losses.drawing import (
-    ALPHAS,
-    VOCABULARY,
-    Drawn,
-    drawn,
-    expected,
-    setting,
-)
+from tests.unit.trainer.sdpo.losses.drawing import ALPHAS, VOCABULARY, Drawn, drawn, expected, setting
 
 CLIP = 1.5
 WEIGHT = 0.3

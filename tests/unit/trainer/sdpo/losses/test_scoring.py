@@ -9,25 +9,12 @@ import torch
 from torch import Tensor
 
 from claas_trainer.sdpo.losses.support import Support
-from claas_trainer.sdpo.scoring import (
-    Objective,
-    Scored,
-    Sums,
-    score,
-    token_kl,
-)
+from claas_trainer.sdpo.scoring import Objective, Scored, Sums, score, token_kl
 from claas_trainer.sdpo.teachers.base import Teacher
 from claas_trainer.sdpo.teachers.frozen import FrozenTeacher
 from claas_trainer.sdpo.teachers.trust_region import TrustRegionTeacher
 from tests.unit.trainer.sdpo.losses.dense_reference import kl, softmax
-from tests.unit.trainer.sdpo.losses.drawing import (
-    VOCABULARY,
-    Drawn,
-    drawn,
-    expected,
-    logits,
-    setting,
-)
+from tests.unit.trainer.sdpo.losses.drawing import VOCABULARY, Drawn, drawn, expected, logits, setting
 from tests.unit.trainer.sdpo.losses.heads import CPU, HeadedModel, LogitsModel
 
 ROWS = 7

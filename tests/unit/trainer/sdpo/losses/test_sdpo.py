@@ -10,12 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from claas_trainer.sdpo.losses.sdpo import (
-    divergence,
-    importance_ratio,
-    k3,
-    sdpo_token_losses,
-)
+from claas_trainer.sdpo.losses.sdpo import divergence, importance_ratio, k3, sdpo_token_losses
 from claas_trainer.sdpo.losses.support import Support, support_logprobs
 from tests.unit.trainer.sdpo.losses import dense_reference
 from tests.unit.trainer.sdpo.losses.dense_reference import Setting, divergence_and_gradient

@@ -9,18 +9,8 @@ import torch
 
 from claas_trainer.errors import InputError
 from claas_trainer.forward.transformer.adapters import AdapterMap
-from claas_trainer.forward.weights.files import (
-    Checkpoint,
-    fingerprint,
-    read_header,
-    sample,
-)
-from claas_trainer.forward.weights.layout import (
-    block_parts,
-    size_of,
-    slices,
-    stored_tensors,
-)
+from claas_trainer.forward.weights.files import Checkpoint, fingerprint, read_header, sample
+from claas_trainer.forward.weights.layout import block_parts, size_of, slices, stored_tensors
 from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.model.shape import ModelShape
 from claas_trainer.sdpo.errors import UnsupportedModelError

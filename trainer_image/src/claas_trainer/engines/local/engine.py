@@ -12,12 +12,7 @@ from typing import TYPE_CHECKING
 
 from claas_contract.engine import DistillBatchRequestPayload, DistillResponse
 from claas_contract.outcome import FailureReason
-from claas_trainer.engines.base import (
-    EngineReadiness,
-    EngineTask,
-    TrainedVersion,
-    TrainingEngine,
-)
+from claas_trainer.engines.base import EngineReadiness, EngineTask, TrainedVersion, TrainingEngine
 from claas_trainer.errors import EngineError, InputError
 from claas_trainer.heavy_imports import first_import_of
 

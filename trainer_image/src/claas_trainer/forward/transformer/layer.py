@@ -13,12 +13,7 @@ import torch
 from torch import Tensor
 
 from claas_trainer.forward.transformer.attention import Attention, Packing
-from claas_trainer.forward.transformer.lora import (
-    Lora,
-    add_gradients,
-    lora_backward,
-    lora_forward,
-)
+from claas_trainer.forward.transformer.lora import Lora, add_gradients, lora_backward, lora_forward
 from claas_trainer.forward.weights.source import LayerView
 from claas_trainer.kernels import elementwise
 from claas_trainer.model.shape import ModelShape

@@ -9,12 +9,7 @@ from torch import Tensor
 
 from claas_trainer.forward.transformer.adapters import AdapterMap
 from claas_trainer.forward.transformer.attention import Packing
-from claas_trainer.forward.transformer.layer import (
-    Layer,
-    LayerBackward,
-    LayerLoras,
-    Sequences,
-)
+from claas_trainer.forward.transformer.layer import Layer, LayerBackward, LayerLoras, Sequences
 from claas_trainer.forward.transformer.rope import cosines_and_sines
 from claas_trainer.forward.weights.source import WeightSource
 from claas_trainer.kernels import elementwise

@@ -14,13 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from claas_trainer.forward.weights.files import (
-    Checkpoint,
-    StoredTensor,
-    fingerprint,
-    read_into,
-    sample,
-)
+from claas_trainer.forward.weights.files import Checkpoint, StoredTensor, fingerprint, read_into, sample
 from claas_trainer.forward.weights.finite import ADVICE, is_finite, read_finite_into
 from claas_trainer.forward.weights.layout import (
     EMBEDDING,

@@ -12,12 +12,7 @@ import torch
 from torch import Tensor
 
 from claas_trainer.forward.weights.files import Checkpoint, StoredTensor
-from claas_trainer.forward.weights.layout import (
-    EMBEDDING,
-    FINAL_NORM,
-    HEAD,
-    layer_parts,
-)
+from claas_trainer.forward.weights.layout import EMBEDDING, FINAL_NORM, HEAD, layer_parts
 from claas_trainer.forward.weights.source import WeightSource
 from claas_trainer.model.shape import ModelShape
 from claas_trainer.sdpo.errors import WeightsError

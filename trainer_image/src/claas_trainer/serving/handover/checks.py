@@ -12,14 +12,7 @@ from claas_trainer.engines.access import GpuNeed
 from claas_trainer.errors import ServingError
 from claas_trainer.logs import log
 from claas_trainer.serving.pods import ServingPod, serving_error
-from claas_vllm_client import (
-    CompanionStatus,
-    ProbeSpec,
-    Refused,
-    RouteMissing,
-    VllmError,
-    verify_in_service,
-)
+from claas_vllm_client import CompanionStatus, ProbeSpec, Refused, RouteMissing, VllmError, verify_in_service
 
 SECRET_SYNC_SECONDS = 120.0
 """How long a refused token is retried; the kubelet usually updates it within 90 s."""

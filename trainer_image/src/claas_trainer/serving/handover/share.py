@@ -16,19 +16,8 @@ from claas_trainer.messages.events import Reporter, SharingBegan, SharingEnded
 from claas_trainer.serving.handover.base import Handover, PauseTimes
 from claas_trainer.serving.handover.checks import check_answers, holding
 from claas_trainer.serving.handover.export import exported_weights
-from claas_trainer.serving.handover.meter import (
-    Meter,
-    Reading,
-    between,
-    unhindered,
-    whole,
-)
-from claas_trainer.serving.handover.pacing import (
-    TELLING_SECONDS,
-    Served,
-    rest_seconds,
-    slowdown_percent,
-)
+from claas_trainer.serving.handover.meter import Meter, Reading, between, unhindered, whole
+from claas_trainer.serving.handover.pacing import TELLING_SECONDS, Served, rest_seconds, slowdown_percent
 from claas_trainer.serving.liveness import gone
 from claas_trainer.serving.pods import ServingPod
 

@@ -17,27 +17,11 @@ from claas_trainer.errors import ServingError
 from claas_trainer.figures import seconds_since
 from claas_trainer.gpu import gpu_of
 from claas_trainer.logs import log
-from claas_trainer.messages.events import (
-    Awake,
-    PauseAnnounced,
-    PauseConfirmed,
-    Reporter,
-)
+from claas_trainer.messages.events import Awake, PauseAnnounced, PauseConfirmed, Reporter
 from claas_trainer.serving.handover.base import Handover, PauseTimes
-from claas_trainer.serving.handover.checks import (
-    check_answers,
-    check_applied,
-    check_awake,
-    holding,
-)
+from claas_trainer.serving.handover.checks import check_answers, check_applied, check_awake, holding
 from claas_trainer.serving.pods import ServingPod, first_error, serving_error
-from claas_vllm_client import (
-    CompanionStatus,
-    ServerGone,
-    VllmError,
-    pause_serving,
-    resume_serving,
-)
+from claas_vllm_client import CompanionStatus, ServerGone, VllmError, pause_serving, resume_serving
 from claas_vllm_client import PauseMode as VllmPauseMode
 
 _MODES = {
