@@ -138,6 +138,16 @@ class Reader:
         found = [_readable_adapter(each) for each in await self._api.list(ADAPTERS, namespace)]
         return [each for each in found if each is not None and each.spec.serving.deployment_ref.name == deployment]
 
+    async def unreadable_adapters(self, namespace: str) -> frozenset[str]:
+        """Names of the LoraAdapters of a namespace that this release can't read."""
+        if self._index is not None:
+            entries = self._index.adapters.entries(namespace)
+            return frozenset(name for (_, name), entry in entries.items() if entry.value is None)
+        found = await self._api.list(ADAPTERS, namespace)
+        return frozenset(
+            ObjectMeta.model_validate(each["metadata"]).name for each in found if _readable_adapter(each) is None
+        )
+
     async def namesakes(self, adapter: AdapterObject) -> list[AdapterObject]:
         """The LoraAdapters with the Deployment and the served name of this one, itself too."""
         namespace, deployment = adapter.metadata.namespace, adapter.spec.serving.deployment_ref.name

@@ -139,7 +139,8 @@ async def _recorded_pod(read: Reader, namespace: str, target: VllmPod, credentia
 
 
 async def left_behind(read: Reader, lease: ServingLease) -> list[ServedName]:
-    """Served names whose adapter is gone, on its way out, or served under another name by now."""
+    """Served names whose adapter is gone, on its way out, or served under another name by now. Nobody knows that of
+    an adapter that this release can't read."""
     known = await read.served_names(lease.namespace, lease.deployment)
     if not known:
         return []
@@ -148,7 +149,9 @@ async def left_behind(read: Reader, lease: ServingLease) -> list[ServedName]:
         for adapter in await read.adapters_of(lease.namespace, lease.deployment)
         if adapter.metadata.deletion_timestamp is None
     }
-    return [served for served in known if (served.record.adapter_uid, served.served_name) not in wanted]
+    lost = [served for served in known if (served.record.adapter_uid, served.served_name) not in wanted]
+    unreadable = await read.unreadable_adapters(lease.namespace) if lost else frozenset()
+    return [served for served in lost if served.record.adapter_name not in unreadable]
 
 
 async def orphans(read: Reader, lease: ServingLease, now: datetime) -> tuple[tuple[Orphan, ...], bool]:

@@ -246,7 +246,7 @@ class Observer:
         return known.whole() if known is not None else await self._read.readable_job(namespace, name)
 
     async def _lost(self, lease: ServingLease) -> tuple[str, ...]:
-        """Unaccounted jobs whose adapter is gone or served by another Deployment."""
+        """Unaccounted jobs whose adapter is gone or served by another Deployment, as far as this release can read."""
         if not lease.unaccounted:
             return ()
         here = {
@@ -254,7 +254,12 @@ class Observer:
             for adapter in await self._read.adapters_of(lease.namespace, lease.deployment)
             if adapter.metadata.deletion_timestamp is None
         }
-        return tuple(uid for uid, job in lease.unaccounted.items() if job.adapter_uid not in here)
+        unreadable = await self._read.unreadable_adapters(lease.namespace)
+        return tuple(
+            uid
+            for uid, job in lease.unaccounted.items()
+            if job.adapter_uid not in here and job.adapter_name not in unreadable
+        )
 
     async def _recovery(self, job: JobObject) -> TrainerJob:
         """The recovery pod of the job's attempt, if one was created."""

@@ -114,6 +114,23 @@ async def test_the_lease_is_free_for_a_pass_while_there_is(held: ServingLease, n
         assert (made.lease.served, made.lease.unaccounted) == ({}, {})
 
 
+async def test_what_belongs_to_an_adapter_that_this_release_can_not_read_stays() -> None:
+    """A newer release wrote it: it is no reason to take it out of service, or to forget a job of it."""
+    async with queue(lease().model_copy(update={"unaccounted": {"uid-of-lost": LOST}}), GONE) as made:
+        strange = plain(TONE)
+        metadata: Manifest = {"name": "gone", "uid": "uid-of-gone"}
+        found = made.server.put(ADAPTERS, NAMESPACE, {**strange, "metadata": metadata, "spec": {"model": "new"}})
+        await made.index.adapters.take(found)
+        await made.reconciler.reconcile(LEASE)
+        assert LEASES.path(NAMESPACE, served_lease_name("vllm", "gone")) in made.server.objects
+        assert made.lease.unaccounted == {"uid-of-lost": LOST}
+        made.server.remove(ADAPTERS, NAMESPACE, "gone")
+        made.index.adapters.drop(NAMESPACE, "gone", str(made.server.version))
+        await made.reconciler.reconcile(LEASE)
+        assert LEASES.path(NAMESPACE, served_lease_name("vllm", "gone")) not in made.server.objects
+        assert made.lease.unaccounted == {}
+
+
 async def test_a_job_that_is_gone_though_no_event_tells_so_is_looked_for_once() -> None:
     """Else it would keep the lease, and be looked for at each pass, until the watch is heard again."""
     async with queue(lease(grant("waits", pods=()))) as made:
