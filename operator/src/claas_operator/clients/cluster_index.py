@@ -199,14 +199,19 @@ class ClusterIndex:
         if self._tasks is not None:
             self._following[at] = self._tasks.create_task(self._served[at].run(), name=f"follow {at[0]}/{at[1]}")
 
+    async def compare(self) -> None:
+        """Compare everything with the cluster once, by metadata."""
+        watches: list[_Watching | ServedDeployment] = [*self._watches.values(), *self._served.values()]
+        for watch in watches:
+            try:
+                await watch.compare()
+            except ApiError as error:
+                log.warning("the index could not be compared with the cluster: %s", error)
+
     async def _compare(self) -> None:
         while True:
             await asyncio.sleep(COMPARE_SECONDS * random.uniform(0.8, 1.2))
-            for watch in self._watches.values():
-                try:
-                    await watch.compare()
-                except ApiError as error:
-                    log.warning("the index could not be compared with the cluster: %s", error)
+            await self.compare()
 
 
 def _batch_job_of(pod: Pod) -> list[Hashable]:

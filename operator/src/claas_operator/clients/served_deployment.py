@@ -72,6 +72,12 @@ class ServedDeployment:
                     following.cancel()
                 following = tasks.create_task(self._pod_watch.run()) if self._pod_watch is not None else None
 
+    async def compare(self) -> None:
+        """Check by metadata that no change was missed, and read missed objects. Raises ApiError."""
+        for watch in (self._pod_watch, self._watch):
+            if watch is not None:
+                await watch.compare()
+
     def _follow_selector(
         self, namespace: str, name: str, before: Deployment | None, after: Deployment | None
     ) -> None:

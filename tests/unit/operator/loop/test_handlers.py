@@ -262,6 +262,24 @@ async def test_a_served_deployment_is_followed_with_its_pods_as_long_as_an_adapt
         await small.until(lambda: index.served(NAMESPACE, "vllm") is None)
 
 
+async def test_a_change_of_a_served_deployment_that_no_watch_told_is_found_by_comparing() -> None:
+    small = SmallApi()
+    small.put(ADAPTERS, NAMESPACE, plain(adapter(), 1))
+    spec: Manifest = {"selector": {"matchLabels": {"app": "vllm"}}}
+    small.put(DEPLOYMENTS, NAMESPACE, {"metadata": {"name": "vllm"}, "spec": spec})
+    small.put(PODS, NAMESPACE, vllm_pod(ready=True))
+    async with serving_api(small) as api, watching(api) as (_, index):
+        served = index.served(NAMESPACE, "vllm")
+        assert served is not None
+        await small.until(lambda: bool(served.pods("app=vllm")))
+        del small.objects[PODS.path(NAMESPACE, "vllm-0")]
+        await index.compare()
+        assert served.pods("app=vllm") == []
+        del small.objects[DEPLOYMENTS.path(NAMESPACE, "vllm")]
+        await index.compare()
+        assert served.deployment is None
+
+
 async def test_a_deployment_wakes_its_adapters_and_its_lease() -> None:
     async with woken() as made:
         await made.by(ADAPTERS, plain(adapter(), 1))
