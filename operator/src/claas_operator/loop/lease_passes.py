@@ -41,6 +41,8 @@ class LeasePasses:
         self._turns = turns
         self._wake = wake
         self.sleepers = Sleepers()
+        self.making: set[str] = set()
+        """UIDs of jobs whose attempt is being made at this moment; no list shows it yet."""
         self._asleep: dict[Key, datetime] = {}
         """Since when pods of a Lease were seen asleep, until it is written down."""
 
@@ -59,6 +61,8 @@ class LeasePasses:
         self.sleepers.note(key, lease.deployment, world.asleep_without_step, world.now)
         plan = plan_lease(world)
         released = _released(lease, plan)
+        if released is not None and lease.holder in self.making:
+            return WATCH_SECONDS
         granted = await self._turns.handed_on(released) if released is not None else None
         if granted is not None:
             plan = LeasePlan((actions.WriteLease(granted),), WATCH_SECONDS)

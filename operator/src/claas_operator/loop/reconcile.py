@@ -183,12 +183,15 @@ class Reconciler:
             return None
         world = replace(await self._observer.job_world(job), told=self._told.get(key))
         plan = plan_job(world)
+        self.leases.making.add(job.metadata.uid)
         try:
             await self._applier.for_job(job, world.adapter, plan.creations)
         except Conflict:
             raise
         except ApiError as error:
             return await self._stand_back(key, job, plan.status, error)
+        finally:
+            self.leases.making.discard(job.metadata.uid)
         # The result is written before any action that would delete its source.
         metadata = await self._status.write(DISTILL_JOBS, job.metadata, job.status, plan.status)
         before, written = known_job(job), job.model_copy(update={"metadata": metadata, "status": plan.status})

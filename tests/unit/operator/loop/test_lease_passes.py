@@ -10,7 +10,7 @@ import pytest
 
 from claas_crds.v1alpha1.distill_job import CompletionPoint, DistillJobStatus
 from claas_crds.v1alpha1.step import JobPhase
-from claas_kube.api import ADAPTERS, CLAIMS, DEPLOYMENTS, DISTILL_JOBS, LEASES
+from claas_kube.api import ADAPTERS, BATCH_JOBS, CLAIMS, DEPLOYMENTS, DISTILL_JOBS, LEASES
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_kube.objects.workloads import Lease
@@ -18,6 +18,8 @@ from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.job_view import JobView
 from claas_operator.keys import Key, Kind
 from claas_operator.loop.reconcile import CONFLICT_SECONDS, Reconciler
+from claas_operator.plan.lease import WATCH_SECONDS
+from claas_operator.plan.naming import attempt_name
 from claas_operator.plan.serving_lease import (
     ServedName,
     ServedRecord,
@@ -38,6 +40,7 @@ WAITS = job(
     status=DistillJobStatus(phase=JobPhase.QUEUED, observed_generation=1),
     complete_when=CompletionPoint.PUBLISHED,
 )
+WAITS_ATTEMPT = attempt_name(WAITS.metadata, 1)
 TONE = adapter(serving={"handover": "Sleep"})
 DEPLOYMENT: Manifest = {
     "metadata": {"name": "vllm"},
@@ -112,6 +115,30 @@ async def test_the_lease_is_free_for_a_pass_while_there_is(held: ServingLease, n
                 made.index.leases.drop(NAMESPACE, gone, str(made.server.version))
         assert LEASES.path(NAMESPACE, gone) not in made.server.objects
         assert (made.lease.served, made.lease.unaccounted) == ({}, {})
+
+
+async def test_the_lease_stays_while_an_attempt_is_being_made_though_its_job_was_deleted_meanwhile() -> None:
+    """No list shows that attempt yet; with the lease another job would get a trainer beside it."""
+    async with queue(lease(grant("waits", pods=()))) as made:
+        held: list[bool] = []
+
+        def deleted_just_now(method: str, path: str) -> None:
+            if method == "POST" and path == BATCH_JOBS.path(NAMESPACE):
+                made.index.jobs.collection.drop(NAMESPACE, "waits", "1000")
+                held.append(WAITS.metadata.uid in made.reconciler.leases.making)
+
+        made.server.refuse = deleted_just_now
+        await made.reconciler.reconcile(Key(Kind.JOB, NAMESPACE, "waits"))
+        assert held == [True]
+        made.server.remove(BATCH_JOBS, NAMESPACE, WAITS_ATTEMPT)
+        made.server.remove(DISTILL_JOBS, NAMESPACE, "waits")
+        made.index.batch_jobs.drop(NAMESPACE, WAITS_ATTEMPT, "1000")
+        made.reconciler.leases.making.add(WAITS.metadata.uid)
+        assert await made.reconciler.reconcile(LEASE) == WATCH_SECONDS
+        assert made.lease.holder == WAITS.metadata.uid
+        made.reconciler.leases.making.clear()
+        await made.reconciler.reconcile(LEASE)
+        assert made.lease.grant is None
 
 
 async def test_what_belongs_to_an_adapter_that_this_release_can_not_read_stays() -> None:
