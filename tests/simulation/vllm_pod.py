@@ -160,6 +160,10 @@ class VllmServer:
         """Where it listens."""
         return f"http://{self.address}:{self.port}"
 
+    def want_token(self, token: str) -> None:
+        """Let the companion's lock ask for another control token from now on."""
+        (self._folder / "token").write_text(token)
+
     async def start(self) -> None:
         """Listen; returns once it does."""
         self.app = VllmApp(self.namespace, self._volume)

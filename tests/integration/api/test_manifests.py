@@ -90,7 +90,7 @@ def test_a_crd_is_established_and_structural(server: ApiServer, name: str) -> No
         ("lad.spec.training.learning_rate", ["Step size of AdamW"]),
         ("distilljob.spec.samples", ["The feedback. Immutable.", "secretRef"]),
         ("dj.spec.samples.inline", ["user_prompt", "-required-"]),
-        ("distilljob.status.timings", ["servingGap", "The pause as clients see it"]),
+        ("distilljob.status.timings", ["servingGap", "The pause that clients notice"]),
     ],
 )
 def test_kubectl_explains_the_fields(server: ApiServer, path: str, texts: list[str]) -> None:

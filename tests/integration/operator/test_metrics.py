@@ -8,11 +8,10 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from claas_kube.api import SECRETS
 from claas_operator.metrics.definitions import METRICS
 from tests.cluster.services.binaries import Binary, ensure
 from tests.simulation.operator_process import OperatorProcess
-from tests.simulation.scene import CONTROL_SECRET, SAMPLE, Scene, reason_of
+from tests.simulation.scene import SAMPLE, Scene, reason_of
 from tests.simulation.trainer import Ending, Script
 from tests.simulation.vllm_pod import CONTROL_TOKEN
 
@@ -131,10 +130,10 @@ def test_a_vllm_that_the_operator_can_not_wake_is_told_until_it_is_awake(
         return Scrape(scrape(operator)).value("claas_vllm_asleep_without_step_seconds", **place)
 
     assert asleep_for() == 0, "its trainer is at work"
-    scene.merge(SECRETS, CONTROL_SECRET, {"stringData": {"token": "of-tomorrow"}})
+    pod.server.want_token("of-tomorrow")
     script.hold = False
     scene.wait("the sleeping vLLM in the metrics", lambda: asleep_for() > 1)
     assert pod.server.app.asleep
-    scene.merge(SECRETS, CONTROL_SECRET, {"stringData": {"token": CONTROL_TOKEN}})
+    pod.server.want_token(CONTROL_TOKEN)
     scene.wait("vLLM awake", lambda: not pod.server.app.asleep)
     scene.wait("no sleeping vLLM in the metrics", lambda: asleep_for() == 0)

@@ -135,7 +135,7 @@ class Reconciler:
             return None
         world = await self._observer.adapter_world(adapter, self._loads.of(adapter.metadata))
         plan = plan_adapter(world)
-        known = adapter.status.versions
+        known, had_a_version = adapter.status.versions, adapter.status.latest_version is not None
         loads = any(isinstance(action, actions.PutInService) for action in plan.actions)
         if plan.status.versions != known and loads:
             # Before any load, so that a version is not lost if its job is deleted meanwhile.
@@ -159,7 +159,7 @@ class Reconciler:
         if plan.status.versions != known or before.served_version != plan.status.served_version:
             # Jobs that wait for their turn do not depend on the version, and may be many.
             self._wake_jobs(key, queued=False)
-        if before.latest_version is None and plan.status.latest_version is not None:
+        if not had_a_version and plan.status.latest_version is not None:
             self.queue.wake(key)  # Its trainer is let go once the first version stands in status.
         if plan.status.versions != known:
             # The Lease is kept for a job until the adapter knows its version.
