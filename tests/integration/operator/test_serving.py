@@ -164,4 +164,5 @@ def test_the_companions_source_is_kept_beside_the_adapter_and_restored(
     name = "claas-vllm-companion"
     assert scene.get(CONFIG_MAPS, name) is not None
     scene.delete(CONFIG_MAPS, name)
-    scene.wait("the ConfigMap", lambda: scene.get(CONFIG_MAPS, name), 40)
+    # Looked for at each resync (30 s), by an answer that may be 15 s old.
+    scene.wait("the ConfigMap", lambda: scene.get(CONFIG_MAPS, name), 60)
