@@ -11,10 +11,11 @@ import pytest
 
 from bench.scale.load import Load, Size
 from bench.scale.rest import about_a_job
-from tests.cluster.audit import AuditLog
+from tests.cluster.audit import AuditLog, Calls
 from tests.cluster.services.control_plane import free_ports
 from tests.simulation.operator_process import OperatorProcess
 from tests.simulation.scene import Scene, Simulation
+from tests.simulation.trainer import Script
 
 pytestmark = pytest.mark.integration
 
@@ -60,3 +61,18 @@ def test_each_of_many_jobs_costs_few_requests_a_finished_one_none_and_a_sleeping
     list(audit.new())
     time.sleep(RESYNC_SECONDS * 1.3)
     assert [each for each in audit.new() if each.namespace == scene.namespace and about_a_job(each)] == []
+
+
+def test_a_job_whose_step_takes_twenty_seconds_costs_few_requests(operator: OperatorProcess, scene: Scene) -> None:
+    scene.serve()
+    scene.ready_adapter()
+    time.sleep(2)  # The passes over the new adapter end.
+    audit = AuditLog(scene.simulation.cluster.audit_log)
+    scene.script(Script(prepare_seconds=17, step_seconds=3))
+    scene.apply_job()
+    scene.wait_until("step", "Complete", timeout_seconds=60)
+    scene.wait("a free lease", lambda: (lease := scene.lease()) is not None and lease.grant is None)
+    time.sleep(2)
+    calls = Calls.of(each for each in audit.new() if each.namespace == scene.namespace)
+    assert calls.writes <= 12, calls.kinds.most_common()
+    assert calls.total <= 25, calls.kinds.most_common()

@@ -35,7 +35,7 @@ from claas_operator.observe.worlds import Observer
 from claas_operator.plan import actions
 from claas_operator.plan.adapter.adapter import plan_adapter
 from claas_operator.plan.job.job import plan_job
-from claas_operator.plan.job_draft import TELL_SECONDS
+from claas_operator.plan.job_draft import TELL_ADAPTER_SECONDS
 from claas_operator.plan.lease import WATCH_SECONDS
 from claas_operator.plan.queueing import finished
 from claas_operator.plan.server.load_failures import LoadFailures
@@ -220,7 +220,7 @@ class Reconciler:
             self.queue.wake(adapter)
         elif plan.creations:
             # A step that has ended by then is not shown in the adapter's status.
-            self.queue.wake(adapter, TELL_SECONDS)
+            self.queue.wake(adapter, TELL_ADAPTER_SECONDS)
         deployment = world.adapter.spec.serving.deployment_ref.name if world.adapter is not None else None
         if deployment is not None:
             log_transitions(

@@ -16,8 +16,10 @@ from claas_operator.plan.world import JobWorld, TrainerJob, TrainerState
 
 STOP_GRACE_SECONDS = 20
 """Grace period in seconds in which an ending trainer can wake serving by itself."""
-TELL_SECONDS = 10
+TELL_SECONDS = 15
 """Shortest interval in seconds between status writes that only report progress."""
+TELL_ADAPTER_SECONDS = 30
+"""Seconds after which the adapter's status tells of a step too."""
 KEPT_SECONDS = 3600
 """Seconds that a trainer's batch Job and log stay after it was accounted for."""
 

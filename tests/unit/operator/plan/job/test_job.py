@@ -17,7 +17,7 @@ from claas_crds.v1alpha1.serving import HandoverKind
 from claas_crds.v1alpha1.step import JobPhase, SampleCounts
 from claas_operator.plan.actions import CreateAttempt, DeleteAttempt, DeleteJob, RetireAttempt, WriteLease
 from claas_operator.plan.job.job import plan_job
-from claas_operator.plan.job_draft import JobPlan
+from claas_operator.plan.job_draft import TELL_SECONDS, JobPlan
 from claas_operator.plan.queueing import in_queue
 from claas_operator.plan.server.handover_choice import HandoverChoice
 from claas_operator.plan.world import JobWorld, ServerPod, TrainerJob, TrainerState
@@ -585,8 +585,8 @@ def test_an_attempt_is_told_once_it_is_made_and_only_with_what_it_was_made_from(
 @pytest.mark.parametrize(
     ("told_seconds_ago", "phase", "detail"),
     [
-        (9, JobPhase.PREPARING, "Preparing"),
-        (11, JobPhase.TRAINING, "micro-batch 3 of 8"),
+        (TELL_SECONDS - 1, JobPhase.PREPARING, "Preparing"),
+        (TELL_SECONDS + 1, JobPhase.TRAINING, "micro-batch 3 of 8"),
         (None, JobPhase.TRAINING, "micro-batch 3 of 8"),
     ],
     ids=["lately", "a-while-ago", "not-by-this-operator"],
