@@ -15,9 +15,9 @@ from bench.scale.progress import Progress
 from bench.scale.sleeper import Sleeper
 from bench.scale.usage import Usage, processor_seconds, taken_since
 from claas_crds import API_VERSION
-from claas_kube.api import ADAPTERS, DISTILL_JOBS
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.resources import AdapterObject
+from claas_kube.resources import ADAPTERS, DISTILL_JOBS
 from tests.cluster.audit import AuditLog, Calls
 from tests.simulation.cluster_api import METADATA_ONLY
 from tests.simulation.operator_process import OPERATOR_NAMESPACE, OperatorProcess

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue
 
 from claas_crds.v1alpha1.step import JobPhase
-from claas_kube.api import DISTILL_JOBS
 from claas_kube.objects.meta import Manifest
+from claas_kube.resources import DISTILL_JOBS
 from tests.simulation.cluster_api import ClusterApi
 from tests.simulation.cluster_api import field as at
 

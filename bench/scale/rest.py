@@ -19,9 +19,9 @@ from bench.scale.usage import Usage
 from claas_contract.jobs import JobIdentity
 from claas_crds import GROUP
 from claas_crds.v1alpha1.distill_job import DistillJobStatus
-from claas_kube.api import ADAPTERS, DISTILL_JOBS
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_kube.resources import ADAPTERS, DISTILL_JOBS
 from tests.cluster.audit import AuditLog, Calls, Request
 from tests.simulation.operator_process import OPERATOR_NAMESPACE, OperatorProcess
 from tests.simulation.scene import Scene

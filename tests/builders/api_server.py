@@ -13,8 +13,9 @@ from aiohttp import web
 from kubernetes.aio import client
 from pydantic import JsonValue
 
-from claas_kube.api import Api, OnAnswer, Resource
+from claas_kube.api import Api, OnAnswer
 from claas_kube.objects.meta import Manifest
+from claas_kube.resources import Resource
 
 Refuse = Callable[[str, str], web.Response | None]
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]

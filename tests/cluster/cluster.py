@@ -20,7 +20,13 @@ from tests.cluster.host.sweep import claim_machine, sweep
 from tests.cluster.host.volumes import storage_class
 from tests.cluster.kubeconfig import render_kubeconfig, write_private
 from tests.cluster.kubectl import Kubectl, kubectl_for
-from tests.cluster.layout import NODE_NAME, ClusterFolders, choose_endpoints, choose_local_ports, full_cluster_folders
+from tests.cluster.layout import (
+    NODE_NAME,
+    ClusterFolders,
+    choose_endpoints,
+    choose_local_ports,
+    full_cluster_folders,
+)
 from tests.cluster.services import binaries
 from tests.cluster.services.binaries import Binary
 from tests.cluster.services.control_plane import Credentials, Endpoints, make_credentials, start_control_plane

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from claas_kube.api import ADAPTERS, BATCH_JOBS, DISTILL_JOBS, PODS, Resource
 from claas_kube.objects.meta import Manifest
+from claas_kube.resources import ADAPTERS, BATCH_JOBS, DISTILL_JOBS, PODS, Resource
 from tests.cluster.kubectl import kubectl_for
 from tests.simulation.cluster_api import field, text
 from tests.simulation.operator_process import OperatorProcess

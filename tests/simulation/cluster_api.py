@@ -11,8 +11,8 @@ from typing import cast
 import httpx
 from pydantic import JsonValue
 
-from claas_kube.api import Resource
 from claas_kube.objects.meta import Manifest
+from claas_kube.resources import Resource
 from tests.cluster.light import LightCluster
 
 NAMESPACES = Resource("/api/v1", "namespaces")

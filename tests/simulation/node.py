@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from claas_contract.input import TrainerInput
-from claas_kube.api import BATCH_JOBS, EVENTS, PODS, SECRETS
 from claas_kube.objects.meta import Manifest
+from claas_kube.resources import BATCH_JOBS, EVENTS, PODS, SECRETS
 from claas_operator.plan.naming import JOB_UID_LABEL
 from tests.simulation import statuses
 from tests.simulation.cluster_api import METADATA_ONLY, ClusterApi, RequestRefusedError, text

@@ -17,7 +17,11 @@ from pydantic import JsonValue
 from claas_contract.input import TrainerInput
 from claas_crds import API_VERSION
 from claas_crds.v1alpha1.conditions import Condition, condition_of
-from claas_kube.api import (
+from claas_kube.objects.meta import Manifest
+from claas_kube.objects.pods import Pod
+from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_kube.objects.workloads import Lease
+from claas_kube.resources import (
     ADAPTERS,
     BATCH_JOBS,
     CLAIMS,
@@ -30,10 +34,6 @@ from claas_kube.api import (
     SECRETS,
     Resource,
 )
-from claas_kube.objects.meta import Manifest
-from claas_kube.objects.pods import Pod
-from claas_kube.objects.resources import AdapterObject, JobObject
-from claas_kube.objects.workloads import Lease
 from claas_operator.plan.serving_lease import ServingLease, lease_name, read_lease
 from tests.cluster.light import LightCluster
 from tests.cluster.services.control_plane import free_ports

@@ -19,8 +19,18 @@ from claas_contract.places import PROGRESS_PORT
 from claas_contract.progress import Progress
 from claas_crds import API_VERSION
 from claas_crds.v1alpha1.step import JobPhase
-from claas_kube.api import ADAPTERS, BATCH_JOBS, CLAIMS, CONFIG_MAPS, DEPLOYMENTS, DISTILL_JOBS, LEASES, PODS, SECRETS
 from claas_kube.objects.meta import Manifest
+from claas_kube.resources import (
+    ADAPTERS,
+    BATCH_JOBS,
+    CLAIMS,
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    DISTILL_JOBS,
+    LEASES,
+    PODS,
+    SECRETS,
+)
 from claas_operator.plan.naming import ADAPTER_UID_LABEL, COMPANION_CONFIG_MAP, JOB_UID_LABEL
 from tests.cluster.kubectl import kubectl_for
 from tests.cluster.light import LightCluster, light_cluster

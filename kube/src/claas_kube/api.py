@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import Protocol, cast
@@ -20,11 +19,11 @@ from typing import Protocol, cast
 import aiohttp
 from kubernetes.aio import client, config
 
-from claas_crds import GROUP, VERSION
 from claas_kube.errors import ApiError, Conflict, Forbidden, Gone, Unavailable
 from claas_kube.listing import EVERYTHING, EventType, Page, Selection, WatchEvent, lines
 from claas_kube.objects.meta import Manifest
 from claas_kube.refusals import refusal_message
+from claas_kube.resources import Resource
 
 FIELD_MANAGER = "claas-operator"
 REPEAT_SECONDS = (0.5, 1.0, 2.0)
@@ -39,35 +38,6 @@ _CONNECT_SECONDS = 10
 _JSON = "application/json"
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _METADATA_ALONE = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-
-
-@dataclass(frozen=True)
-class Resource:
-    """A kind of object and its place in the API."""
-
-    prefix: str
-    plural: str
-
-    def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
-        """The URL path of the collection or of one object."""
-        parts = [self.prefix]
-        if namespace is not None:
-            parts += ["namespaces", namespace]
-        parts.append(self.plural)
-        parts += [part for part in (name, subresource) if part is not None]
-        return "/".join(parts)
-
-
-ADAPTERS = Resource(f"/apis/{GROUP}/{VERSION}", "loraadapters")
-DISTILL_JOBS = Resource(f"/apis/{GROUP}/{VERSION}", "distilljobs")
-BATCH_JOBS = Resource("/apis/batch/v1", "jobs")
-DEPLOYMENTS = Resource("/apis/apps/v1", "deployments")
-PODS = Resource("/api/v1", "pods")
-SECRETS = Resource("/api/v1", "secrets")
-CONFIG_MAPS = Resource("/api/v1", "configmaps")
-CLAIMS = Resource("/api/v1", "persistentvolumeclaims")
-LEASES = Resource("/apis/coordination.k8s.io/v1", "leases")
-EVENTS = Resource("/api/v1", "events")
 
 
 class Verb(StrEnum):

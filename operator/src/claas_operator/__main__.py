@@ -12,10 +12,11 @@ import sys
 from kubernetes.aio.client import ApiClient
 from kubernetes.aio.leaderelection import electionconfig, leaderelection
 
-from claas_kube.api import LEASES, Api, connected
+from claas_kube.api import Api, connected
 from claas_kube.errors import ApiError, Conflict
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.workloads import Lease
+from claas_kube.resources import LEASES
 from claas_operator.act.apply import Applier
 from claas_operator.act.events import Recorder
 from claas_operator.clients.cluster_index import ClusterIndex

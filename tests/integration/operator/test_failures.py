@@ -7,8 +7,8 @@ import time
 import pytest
 
 from claas_contract.outcome import ExitCode, FailureReason
-from claas_kube.api import ADAPTERS, BATCH_JOBS, DEPLOYMENTS, DISTILL_JOBS, PODS
 from claas_kube.objects.meta import Manifest
+from claas_kube.resources import ADAPTERS, BATCH_JOBS, DEPLOYMENTS, DISTILL_JOBS, PODS
 from tests.cluster.services.control_plane import free_ports
 from tests.simulation.operator_process import OperatorProcess
 from tests.simulation.scene import Scene, Simulation, VllmPod, holds, reason_of

@@ -6,8 +6,8 @@ import pytest
 
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.serving import HandoverKind
-from claas_kube.api import DEPLOYMENTS
 from claas_kube.objects.meta import Manifest
+from claas_kube.resources import DEPLOYMENTS
 from tests.simulation.operator_process import OperatorProcess
 from tests.simulation.scene import DEPLOYMENT, Scene, holds, reason_of
 from tests.simulation.trainer import Ending, Script

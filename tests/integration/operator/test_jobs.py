@@ -10,8 +10,18 @@ from datetime import timedelta
 import pytest
 from pydantic import JsonValue
 
-from claas_kube.api import ADAPTERS, BATCH_JOBS, CONFIG_MAPS, DEPLOYMENTS, DISTILL_JOBS, EVENTS, LEASES, PODS, SECRETS
 from claas_kube.objects.meta import Manifest
+from claas_kube.resources import (
+    ADAPTERS,
+    BATCH_JOBS,
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    DISTILL_JOBS,
+    EVENTS,
+    LEASES,
+    PODS,
+    SECRETS,
+)
 from claas_operator.plan.naming import attempt_name
 from tests.simulation.cluster_api import field, text
 from tests.simulation.operator_process import OperatorProcess

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from claas_crds.v1alpha1.conditions import condition_of
-from claas_kube.api import DISTILL_JOBS
+from claas_kube.resources import DISTILL_JOBS
 from tests.simulation.operator_process import OperatorProcess
 from tests.simulation.scene import Scene, reason_of
 from tests.simulation.trainer import Ending, Moment, Script

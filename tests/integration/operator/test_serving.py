@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from claas_crds.v1alpha1.conditions import condition_of
-from claas_kube.api import ADAPTERS, CONFIG_MAPS, SECRETS
+from claas_kube.resources import ADAPTERS, CONFIG_MAPS, SECRETS
 from tests.simulation.operator_process import OperatorProcess
 from tests.simulation.scene import CONTROL_SECRET, Scene, holds, reason_of
 from tests.simulation.vllm_pod import CONTROL_TOKEN

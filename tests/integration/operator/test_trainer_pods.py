@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from claas_crds.v1alpha1.conditions import condition_of
-from claas_kube.api import BATCH_JOBS, SECRETS
+from claas_kube.resources import BATCH_JOBS, SECRETS
 from tests.simulation.cluster_api import field
 from tests.simulation.operator_process import OperatorProcess
 from tests.simulation.scene import Scene, reason_of

@@ -10,7 +10,13 @@ from pydantic import JsonValue, ValidationError
 from claas_crds.v1alpha1.distill_job import DistillJob
 from claas_crds.v1alpha1.lora import LoraSpec
 from claas_crds.v1alpha1.lora_adapter import ClaimVolume, Storage
-from claas_crds.v1alpha1.training import DistillBatchItem, SupportKind, TeacherKind, TrainingConfig, TrainingOverrides
+from claas_crds.v1alpha1.training import (
+    DistillBatchItem,
+    SupportKind,
+    TeacherKind,
+    TrainingConfig,
+    TrainingOverrides,
+)
 
 SAMPLE: dict[str, JsonValue] = {"user_prompt": "q", "response": "a", "feedback": "f"}
 

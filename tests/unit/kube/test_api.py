@@ -10,9 +10,10 @@ import pytest
 from aiohttp import web
 from kubernetes.aio import client
 
-from claas_kube.api import DISTILL_JOBS, PODS, SECRETS, Api
+from claas_kube.api import Api
 from claas_kube.errors import ApiError, Conflict, Forbidden, Unavailable
 from claas_kube.refusals import refusal_message
+from claas_kube.resources import DISTILL_JOBS, PODS, SECRETS
 from tests.builders.api_server import api_to
 
 TEXT = "xyzzy-feedback-of-a-user"

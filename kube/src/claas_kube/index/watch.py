@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Generic, TypeVar, cast
 
-from claas_kube.api import Api, Resource
+from claas_kube.api import Api
 from claas_kube.errors import ApiError, Gone, Unavailable
 from claas_kube.index.collection import Collection
 from claas_kube.listing import EVERYTHING, EventType, Selection
 from claas_kube.objects.meta import Manifest, ObjectMeta
+from claas_kube.resources import Resource
 
 log = logging.getLogger(__name__)
 

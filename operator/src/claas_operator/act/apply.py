@@ -11,9 +11,10 @@ from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import TrainerCommand
 from claas_crds.v1alpha1.distill_job import KIND as JOB_KIND
 from claas_crds.v1alpha1.lora_adapter import KIND as ADAPTER_KIND
-from claas_kube.api import BATCH_JOBS, CONFIG_MAPS, DISTILL_JOBS, LEASES, PODS, SECRETS, Api, Propagation
+from claas_kube.api import Api, Propagation
 from claas_kube.errors import ApiError, Conflict
 from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_kube.resources import BATCH_JOBS, CONFIG_MAPS, DISTILL_JOBS, LEASES, PODS, SECRETS
 from claas_operator.act import manifests
 from claas_operator.act.manifests import Owner
 from claas_operator.act.pod_volumes import Mount

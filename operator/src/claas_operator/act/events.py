@@ -7,9 +7,10 @@ import logging
 from datetime import UTC, datetime
 
 from claas_crds import API_VERSION
-from claas_kube.api import EVENTS, FIELD_MANAGER, Api
+from claas_kube.api import FIELD_MANAGER, Api
 from claas_kube.errors import ApiError
 from claas_kube.objects.meta import Manifest, ObjectMeta
+from claas_kube.resources import EVENTS
 from claas_operator.plan.actions import Note
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,10 @@ from datetime import UTC, datetime
 
 from claas_crds.v1alpha1.distill_job import DistillJobStatus
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
-from claas_kube.api import ADAPTERS, DISTILL_JOBS, Api, Resource
+from claas_kube.api import Api
 from claas_kube.errors import ApiError, Unavailable
 from claas_kube.objects.meta import Manifest, ObjectMeta
+from claas_kube.resources import ADAPTERS, DISTILL_JOBS, Resource
 from claas_operator.act.pass_failures import adapter_status, job_status, trouble_of
 from claas_operator.errors import OperatorError
 from claas_operator.keys import Key, Kind

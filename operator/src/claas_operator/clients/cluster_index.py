@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Protocol, TypeAlias, TypeVar
 
-from claas_kube.api import ADAPTERS, BATCH_JOBS, DISTILL_JOBS, LEASES, PODS, Api, Resource
+from claas_kube.api import Api
 from claas_kube.errors import ApiError
 from claas_kube.index.collection import Collection
 from claas_kube.index.watch import Watch
@@ -18,6 +18,7 @@ from claas_kube.objects.meta import Manifest, ObjectMeta
 from claas_kube.objects.pods import Pod
 from claas_kube.objects.resources import AdapterObject
 from claas_kube.objects.workloads import BatchJob, Lease
+from claas_kube.resources import ADAPTERS, BATCH_JOBS, DISTILL_JOBS, LEASES, PODS, Resource
 from claas_operator.clients.job_view import JobView
 from claas_operator.clients.served_deployment import ServedDeployment, decoded_pod
 from claas_operator.plan import naming

@@ -11,7 +11,12 @@ from pydantic import ValidationError
 
 from claas_crds.v1alpha1.tls import ServingTls
 from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
-from claas_kube.api import (
+from claas_kube.api import Api
+from claas_kube.objects.meta import Manifest, ObjectMeta, SecretMeta
+from claas_kube.objects.pods import Pod
+from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_kube.objects.workloads import BatchJob, Deployment, Event, Lease
+from claas_kube.resources import (
     ADAPTERS,
     BATCH_JOBS,
     CLAIMS,
@@ -22,13 +27,8 @@ from claas_kube.api import (
     LEASES,
     PODS,
     SECRETS,
-    Api,
     Resource,
 )
-from claas_kube.objects.meta import Manifest, ObjectMeta, SecretMeta
-from claas_kube.objects.pods import Pod
-from claas_kube.objects.resources import AdapterObject, JobObject
-from claas_kube.objects.workloads import BatchJob, Deployment, Event, Lease
 from claas_operator.clients.cluster_index import ClusterIndex, batch_job_key, served_as
 from claas_operator.clients.recent import Recent
 from claas_operator.clients.servers import Credentials

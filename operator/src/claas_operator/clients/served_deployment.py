@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from claas_kube.api import DEPLOYMENTS, PODS, Api
+from claas_kube.api import Api
 from claas_kube.index.collection import Collection
 from claas_kube.index.watch import Watch
 from claas_kube.listing import PAGE_OF_SMALL, Selection
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.pods import Pod
 from claas_kube.objects.workloads import Deployment
+from claas_kube.resources import DEPLOYMENTS, PODS
 
 
 async def decoded_pod(found: Manifest, before: Pod | None) -> Pod:

@@ -14,9 +14,10 @@ from claas_crds.v1alpha1.distill_job import DistillJobStatus
 from claas_crds.v1alpha1.lora_adapter import KIND as ADAPTER_KIND
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
 from claas_crds.v1alpha1.step import JobPhase
-from claas_kube.api import ADAPTERS, DISTILL_JOBS, Api
+from claas_kube.api import Api
 from claas_kube.errors import ApiError, Conflict
 from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_kube.resources import ADAPTERS, DISTILL_JOBS
 from claas_operator.act.apply import Applier
 from claas_operator.act.events import Recorder
 from claas_operator.act.pass_failures import refused_step, trouble_of

@@ -9,8 +9,8 @@ import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from claas_kube.api import CONFIG_MAPS, SECRETS, Resource
 from claas_kube.objects.resources import JobObject
+from claas_kube.resources import CONFIG_MAPS, SECRETS, Resource
 from claas_operator.clients.reader import Reader
 from claas_operator.plan.samples import InlineSamples, document_fault
 

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 import pytest
 from aiohttp import web
 
-from claas_kube.api import DISTILL_JOBS, Api
+from claas_kube.api import Api
 from claas_kube.errors import Forbidden
 from claas_kube.index.collection import Collection
 from claas_kube.index.watch import Watch
 from claas_kube.listing import Selection
 from claas_kube.objects.meta import Manifest
+from claas_kube.resources import DISTILL_JOBS
 from tests.builders.api_server import SmallApi, refusal, serving_api
 
 NAMESPACE = "team"

@@ -9,9 +9,10 @@ import pytest
 from kubernetes.aio import client
 
 from claas_crds.v1alpha1.conditions import condition_of
-from claas_kube.api import LEASES, Api, Resource, Verb
+from claas_kube.api import Api, Verb
 from claas_kube.errors import ApiError, Conflict
 from claas_kube.objects.meta import Manifest
+from claas_kube.resources import LEASES, Resource
 from claas_operator.act.apply import Applier
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.reader import Reader

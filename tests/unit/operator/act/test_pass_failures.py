@@ -15,10 +15,10 @@ from pydantic import JsonValue
 
 from claas_crds.v1alpha1.conditions import Condition, condition_of
 from claas_crds.v1alpha1.distill_job import CompletionPoint, DistillJobStatus
-from claas_kube.api import ADAPTERS, BATCH_JOBS, CLAIMS, DEPLOYMENTS, DISTILL_JOBS, LEASES, SECRETS, Resource
 from claas_kube.errors import ApiError, Unavailable
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_kube.resources import ADAPTERS, BATCH_JOBS, CLAIMS, DEPLOYMENTS, DISTILL_JOBS, LEASES, SECRETS, Resource
 from claas_operator.act.pass_failures import job_status, refused_step, trouble_of
 from claas_operator.keys import Key, Kind
 from claas_operator.loop.reconcile import Reconciler

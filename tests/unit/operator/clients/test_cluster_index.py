@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import pytest
 
 from claas_crds.v1alpha1.engine import EngineName
-from claas_kube.api import ADAPTERS, BATCH_JOBS, CLAIMS, DEPLOYMENTS, DISTILL_JOBS, LEASES, PODS, Api, Resource
+from claas_kube.api import Api
 from claas_kube.errors import ApiError, Conflict, Forbidden, Unavailable
 from claas_kube.objects.meta import Manifest
+from claas_kube.resources import ADAPTERS, BATCH_JOBS, CLAIMS, DEPLOYMENTS, DISTILL_JOBS, LEASES, PODS, Resource
 from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView

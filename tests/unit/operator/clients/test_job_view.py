@@ -14,10 +14,10 @@ from pydantic import JsonValue
 from claas_crds import API_VERSION
 from claas_crds.v1alpha1.distill_job import SamplesSource
 from claas_crds.v1alpha1.training import DistillBatchItem
-from claas_kube.api import ADAPTERS, DEPLOYMENTS, DISTILL_JOBS
 from claas_kube.listing import PAGE_SIZE
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.resources import JobObject
+from claas_kube.resources import ADAPTERS, DEPLOYMENTS, DISTILL_JOBS
 from claas_operator.clients import job_view
 from claas_operator.clients.job_view import JobView, KnownJob
 from claas_operator.keys import Key, Kind

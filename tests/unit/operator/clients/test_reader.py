@@ -11,8 +11,9 @@ from pydantic import JsonValue
 
 from claas_crds.v1alpha1.tls import ServingTls
 from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
-from claas_kube.api import Api, Resource
+from claas_kube.api import Api
 from claas_kube.objects.meta import Manifest
+from claas_kube.resources import Resource
 from claas_operator.clients.reader import Reader
 from claas_operator.clients.servers import Credentials
 from claas_vllm_client import Tls

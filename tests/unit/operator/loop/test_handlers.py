@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pytest
 from pydantic import JsonValue
 
-from claas_kube.api import ADAPTERS, BATCH_JOBS, DEPLOYMENTS, DISTILL_JOBS, PODS, Resource
 from claas_kube.objects.meta import Manifest
+from claas_kube.resources import ADAPTERS, BATCH_JOBS, DEPLOYMENTS, DISTILL_JOBS, PODS, Resource
 from claas_operator.__main__ import _resync
 from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.job_view import JobView

@@ -10,10 +10,10 @@ import pytest
 
 from claas_crds.v1alpha1.distill_job import CompletionPoint, DistillJobStatus
 from claas_crds.v1alpha1.step import JobPhase
-from claas_kube.api import ADAPTERS, BATCH_JOBS, CLAIMS, DEPLOYMENTS, DISTILL_JOBS, LEASES
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_kube.objects.workloads import Lease
+from claas_kube.resources import ADAPTERS, BATCH_JOBS, CLAIMS, DEPLOYMENTS, DISTILL_JOBS, LEASES
 from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.job_view import JobView
 from claas_operator.keys import Key, Kind

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from claas_kube.api import DEPLOYMENTS, LEASES
 from claas_kube.index.collection import Entry
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.resources import AdapterObject
 from claas_kube.objects.workloads import Lease
+from claas_kube.resources import DEPLOYMENTS, LEASES
 from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.job_view import JobView
 from claas_operator.keys import Key, Kind

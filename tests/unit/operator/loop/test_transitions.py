@@ -10,7 +10,7 @@ from claas_crds.v1alpha1.conditions import Condition
 from claas_crds.v1alpha1.distill_job import DistillJobStatus
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterStatus
 from claas_crds.v1alpha1.step import JobPhase
-from claas_kube.api import ADAPTERS, DEPLOYMENTS, DISTILL_JOBS
+from claas_kube.resources import ADAPTERS, DEPLOYMENTS, DISTILL_JOBS
 from claas_operator.keys import Key, Kind
 from claas_operator.loop.transitions import adapter_transition, job_transition, lease_transitions
 from claas_operator.plan.actions import Action, WriteLease

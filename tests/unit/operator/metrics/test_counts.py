@@ -7,8 +7,8 @@ import pytest
 from claas_crds.v1alpha1.distill_job import DistillJobStatus
 from claas_crds.v1alpha1.serving import HandoverKind
 from claas_crds.v1alpha1.step import JobPhase, Timings
-from claas_kube.api import DISTILL_JOBS
 from claas_kube.errors import Conflict
+from claas_kube.resources import DISTILL_JOBS
 from claas_operator.act.status_writer import StatusWriter
 from claas_operator.keys import Key, Kind
 from claas_operator.metrics.counts import Metrics

@@ -14,7 +14,17 @@ from claas_operator.keys import Key, Kind
 from claas_operator.metrics.known_adapters import KnownAdapters
 from claas_operator.metrics.state import ClusterView, Sleepers, StateCollector
 from claas_operator.plan.world import LeaseWorld
-from tests.builders.world import ASLEEP, NOW, REFUSED, UNREACHABLE, ago, condition, lease_world, recorded, trainer_pod
+from tests.builders.world import (
+    ASLEEP,
+    NOW,
+    REFUSED,
+    UNREACHABLE,
+    ago,
+    condition,
+    lease_world,
+    recorded,
+    trainer_pod,
+)
 
 LEASE = Key(Kind.LEASE, "team", "claas-serving-vllm")
 

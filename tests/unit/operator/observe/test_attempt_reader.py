@@ -10,9 +10,10 @@ import pytest
 from kubernetes.aio import client
 from pydantic import JsonValue
 
-from claas_kube.api import Api, Resource, Verb
+from claas_kube.api import Api, Verb
 from claas_kube.errors import ApiError, Forbidden
 from claas_kube.objects.meta import Manifest
+from claas_kube.resources import Resource
 from claas_operator.clients.reader import Reader
 from claas_operator.observe.attempt_reader import observe_attempt
 from claas_operator.plan.world import TrainerState

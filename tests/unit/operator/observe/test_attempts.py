@@ -9,7 +9,15 @@ import pytest
 from claas_contract.outcome import FailureReason
 from claas_contract.result import TrainerResult
 from claas_kube.objects.meta import ObjectMeta, OwnerReference
-from claas_kube.objects.pods import ContainerState, ContainerStatus, Pod, PodCondition, PodStatus, Terminated, Waiting
+from claas_kube.objects.pods import (
+    ContainerState,
+    ContainerStatus,
+    Pod,
+    PodCondition,
+    PodStatus,
+    Terminated,
+    Waiting,
+)
 from claas_kube.objects.workloads import BatchJob, BatchJobStatus
 from claas_operator.observe.attempts import describe_attempt
 from claas_operator.plan.attempt_outcome import failure_of

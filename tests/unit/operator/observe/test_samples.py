@@ -12,9 +12,9 @@ from pydantic import JsonValue
 from claas_crds.samples.documents import read_document
 from claas_crds.v1alpha1.distill_job import DistillJobStatus, KeyReference, SamplesSource
 from claas_crds.v1alpha1.training import DistillBatchItem
-from claas_kube.api import CONFIG_MAPS, SECRETS
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.resources import JobObject
+from claas_kube.resources import CONFIG_MAPS, SECRETS
 from claas_operator.clients.reader import Reader
 from claas_operator.observe import samples as observe_samples
 from claas_operator.observe.samples import SamplesObserver, SamplesSeen
