@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from claas_contract.input import ServerTrust, ServingTarget, VllmPod
-from claas_operator.clients import servers as serving
+from claas_operator.clients import servers
 from claas_operator.clients.servers import Credentials
 from claas_trainer.errors import InputError
 from claas_trainer.paths import Paths
@@ -209,10 +209,10 @@ async def test_a_server_that_cannot_be_verified_has_not_ended(pki: Pki) -> None:
 
 async def test_the_operator_tells_it_of_the_pod(pki: Pki) -> None:
     async with server(context=of(pki.named)) as at:
-        state = await serving.ask_state(f"http://{at}", "tone", Credentials())
+        state = await servers.ask_state(f"http://{at}", "tone", Credentials())
     assert not state.reachable
     assert "spec.serving.scheme to https" in state.error
-    broken = await serving.ask_state(f"https://{at}", "tone", Credentials(tls=Tls("")))
+    broken = await servers.ask_state(f"https://{at}", "tone", Credentials(tls=Tls("")))
     assert (broken.reachable, "no certificate" in broken.error) == (False, True)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 
-from claas_contract import input as contract
-from claas_contract.input import TrainerInput
+from claas_contract.input import TrainerInput, VllmPod
 from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import TrainerCommand
 from claas_crds.v1alpha1.distill_job import KIND as JOB_KIND
@@ -20,7 +19,7 @@ from claas_operator.act.manifests import Owner
 from claas_operator.act.pod_volumes import Mount
 from claas_operator.act.sample_mounts import samples_mounts
 from claas_operator.act.trainer_input import attempt_input, init_input, recovery_input
-from claas_operator.clients import servers as serving
+from claas_operator.clients import servers
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.reader import Reader
 from claas_operator.errors import NotAppliedError, ServerError
@@ -76,7 +75,7 @@ class Applier:
                     await self._create_recovery(Owner(ADAPTER_KIND, adapter.metadata), adapter, name, job)
                 case actions.PutInService(pod, version, path):
                     try:
-                        await serving.serve(
+                        await servers.serve(
                             pod.url or "",
                             await self._credentials(adapter),
                             adapter.served_name,
@@ -175,7 +174,7 @@ class Applier:
         where = f"{adapter.served_name} in pod {adapter.metadata.namespace}/{pod.name}"
         credentials = await self._credentials(adapter)
         try:
-            if await serving.verify(pod.url or "", credentials, adapter.served_name, adapter.spec.serving.probe):
+            if await servers.verify(pod.url or "", credentials, adapter.served_name, adapter.spec.serving.probe):
                 log.warning("%s was answered by the base model: its version is loaded again", where)
             outcome.loads.append(Load(pod.uid, version))
         except NotAppliedError as error:
@@ -184,9 +183,9 @@ class Applier:
             # The result is unknown; the next pass retries.
             log.warning("%s could not be verified: %s", where, error)
 
-    async def _credentials(self, adapter: AdapterObject) -> serving.Credentials:
+    async def _credentials(self, adapter: AdapterObject) -> servers.Credentials:
         spec = adapter.spec.serving
-        return await self._read.credentials(
+        return await self._read.credentials.of(
             adapter.metadata.namespace, spec.control_token_secret_ref, spec.api_key_secret_ref, spec.tls
         )
 
@@ -203,19 +202,19 @@ class Applier:
             await self._api.delete(SECRETS, namespace, name, uid=uid)
 
     async def _take_out(self, namespace: str, url: str, served_name: str, record: ServedRecord) -> None:
-        credentials = await self._read.credentials(namespace, record.control_token, record.api_key, record.tls)
+        credentials = await self._read.credentials.of(namespace, record.control_token, record.api_key, record.tls)
         try:
-            await serving.forget(url, credentials, served_name)
+            await servers.forget(url, credentials, served_name)
             log.info("took %s out of service at %s: LoraAdapter %s is gone", served_name, url, record.adapter_name)
         except ServerError as error:
             log.warning("%s could not be taken out of service: %s", served_name, error)
 
-    async def _wake(self, namespace: str, grant: Grant | None, pods: tuple[contract.VllmPod, ...]) -> None:
+    async def _wake(self, namespace: str, grant: Grant | None, pods: tuple[VllmPod, ...]) -> None:
         assert grant is not None
-        credentials = await self._read.credentials(namespace, grant.control_token, grant.api_key, grant.tls)
+        credentials = await self._read.credentials.of(namespace, grant.control_token, grant.api_key, grant.tls)
         for pod in pods:
             try:
-                await serving.wake(pod.url, credentials)
+                await servers.wake(pod.url, credentials)
                 log.info("woke pod %s/%s after %s", namespace, pod.name, grant.names)
                 self._metrics.woke(WakeResult.WOKEN)
             except ServerError as error:

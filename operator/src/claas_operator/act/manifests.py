@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from claas_contract import places as contract
+from claas_contract import places
 from claas_contract.input import TrainerInput
 from claas_contract.outcome import TrainerCommand
 from claas_crds import API_VERSION
@@ -79,9 +79,9 @@ def input_secret(metadata: Manifest, document: TrainerInput, samples: str | None
 def storage_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
     """Volumes of every trainer pod: input, the adapter's volume, a scratch folder."""
     return [
-        Mount({"name": "claas-input", "secret": {"secretName": input_name}}, contract.INPUT_DIRECTORY),
-        claim_mount("claas-storage", adapter.spec.storage.claim_name, contract.STORAGE_DIRECTORY, read_only=False),
-        Mount({"name": "claas-scratch", "emptyDir": {}}, contract.SCRATCH_DIRECTORY, read_only=False),
+        Mount({"name": "claas-input", "secret": {"secretName": input_name}}, places.INPUT_DIRECTORY),
+        claim_mount("claas-storage", adapter.spec.storage.claim_name, places.STORAGE_DIRECTORY, read_only=False),
+        Mount({"name": "claas-scratch", "emptyDir": {}}, places.SCRATCH_DIRECTORY, read_only=False),
     ]
 
 
@@ -91,10 +91,10 @@ def common_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
     source = adapter.spec.model.source
     if source.persistent_volume_claim is not None:
         claim = source.persistent_volume_claim.claim_name
-        mounts.append(claim_mount("claas-model", claim, contract.MODEL_DIRECTORY, read_only=True))
+        mounts.append(claim_mount("claas-model", claim, places.MODEL_DIRECTORY, read_only=True))
     if source.hub is not None and source.hub.cache_claim_name is not None:
         cache = source.hub.cache_claim_name
-        mounts.append(claim_mount("claas-hub-cache", cache, contract.HUB_CACHE_DIRECTORY, read_only=False))
+        mounts.append(claim_mount("claas-hub-cache", cache, places.HUB_CACHE_DIRECTORY, read_only=False))
     if source.hub is not None and source.hub.token_secret_ref is not None:
         reference = source.hub.token_secret_ref
         mounts.append(secret_mount(reference.name, "claas-hub-token", reference, "/var/run/claas/hub-token"))
@@ -250,9 +250,9 @@ def _container(
         "imagePullPolicy": trainer.image_pull_policy or settings.trainer_image_pull_policy,
         "args": [command.value],
         "env": _environment(adapter, settings),
-        "ports": [{"name": "progress", "containerPort": contract.PROGRESS_PORT}],
+        "ports": [{"name": "progress", "containerPort": places.PROGRESS_PORT}],
         "resources": resources,
-        "terminationMessagePath": contract.TERMINATION_MESSAGE_FILE,
+        "terminationMessagePath": places.TERMINATION_MESSAGE_FILE,
         "terminationMessagePolicy": "File",
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -266,8 +266,8 @@ def _container(
 def _environment(adapter: AdapterObject, settings: Settings) -> list[JsonValue]:
     """The operator's variables and the user's; the user's win."""
     ours: list[Manifest] = [
-        {"name": contract.EXECUTION_MODE_VARIABLE, "value": chosen_engine(adapter, settings).name},
-        {"name": "HOME", "value": contract.SCRATCH_DIRECTORY},
+        {"name": places.EXECUTION_MODE_VARIABLE, "value": chosen_engine(adapter, settings).name},
+        {"name": "HOME", "value": places.SCRATCH_DIRECTORY},
     ]
     theirs = [wire(variable) for variable in adapter.spec.trainer.env]
     given = {variable["name"] for variable in theirs}

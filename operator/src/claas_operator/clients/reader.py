@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import cast
 
 from pydantic import ValidationError
 
-from claas_crds.v1alpha1.tls import ServingTls
-from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
 from claas_kube.api import Api
-from claas_kube.objects.meta import Manifest, ObjectMeta, SecretMeta
+from claas_kube.objects.meta import Manifest, ObjectMeta
 from claas_kube.objects.pods import Pod
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_kube.objects.workloads import BatchJob, Deployment, Event, Lease
@@ -30,8 +27,8 @@ from claas_kube.resources import (
     Resource,
 )
 from claas_operator.clients.cluster_index import ClusterIndex, batch_job_key, served_as
-from claas_operator.clients.recent import Recent
-from claas_operator.clients.servers import Credentials
+from claas_operator.clients.credentials import CredentialReader
+from claas_operator.clients.recent import RECENT_SECONDS, Recent
 from claas_operator.plan import naming
 from claas_operator.plan.serving_lease import (
     SERVING_LEASE_LABELS,
@@ -43,19 +40,6 @@ from claas_operator.plan.serving_lease import (
     served_lease_name,
     served_names_of,
 )
-from claas_vllm_client import Tls, token_fault, token_text
-
-RECENT_SECONDS = 15.0
-"""How long a token, a CA or a claim that was found is not asked for again. The kubelet's copies are older."""
-
-
-@dataclass(frozen=True)
-class SecretToken:
-    """A token from a Secret: its text, or why it is unusable, and when the Secret last changed."""
-
-    text: str | None
-    fault: str | None
-    changed: datetime | None
 
 
 @dataclass(frozen=True)
@@ -78,8 +62,7 @@ class Reader:
         """Without an index everything is asked of the server."""
         self._api = api
         self._all = index
-        self._tokens: Recent[SecretToken | None] = Recent(RECENT_SECONDS)
-        self._certificates: Recent[str | None] = Recent(RECENT_SECONDS)
+        self.credentials = CredentialReader(api)
         self._claims: Recent[bool] = Recent(RECENT_SECONDS)
 
     @property
@@ -223,62 +206,6 @@ class Reader:
         elif key in binary:
             data = base64.b64decode(binary[key])
         return Document(metadata.uid, metadata.resource_version, data)
-
-    async def credentials(
-        self,
-        namespace: str,
-        control_token: SecretKeyRef | None,
-        api_key: SecretKeyRef | None,
-        tls: ServingTls | None = None,
-    ) -> Credentials:
-        """The contents of the Secrets for a server; None for those that are not named, missing or unusable."""
-        token = await self.secret(namespace, control_token) if control_token else None
-        key = await self.secret(namespace, api_key) if api_key else None
-        verified = None
-        if tls is not None:
-            # If the named certificates are missing, nothing is trusted; never fall back to public CAs.
-            ca = (await self.certificates(namespace, tls) or "") if tls.certificates else None
-            verified = Tls(ca, tls.server_name)
-        return Credentials(token.text if token else None, key.text if key else None, verified)
-
-    async def certificates(self, namespace: str, tls: ServingTls) -> str | None:
-        """The certificates that an adapter's TLS settings name, in PEM; None if they are missing."""
-        if tls.certificates is None:
-            return None
-        return await self._certificates.get(
-            (namespace, tls.ca_secret_ref, tls.ca_config_map_ref),
-            lambda: self._certificates_now(namespace, tls),
-            keep=lambda text: text is not None,
-        )
-
-    async def _certificates_now(self, namespace: str, tls: ServingTls) -> str | None:
-        reference = tls.certificates
-        assert reference is not None
-        found = await self._api.get(SECRETS if tls.ca_secret_ref else CONFIG_MAPS, namespace, reference.name)
-        text = cast(dict[str, str], (found or {}).get("data") or {}).get(reference.key)
-        if text is None or tls.ca_secret_ref is None:
-            return text
-        return base64.b64decode(text).decode(errors="replace")
-
-    async def secret(self, namespace: str, reference: SecretKeyRef) -> SecretToken | None:
-        """One key of a Secret as a token; None if it is missing."""
-        return await self._tokens.get(
-            (namespace, reference),
-            lambda: self._secret_now(namespace, reference),
-            keep=lambda token: token is not None and token.fault is None,
-        )
-
-    async def _secret_now(self, namespace: str, reference: SecretKeyRef) -> SecretToken | None:
-        secret = await self._api.get(SECRETS, namespace, reference.name)
-        value = cast(dict[str, str], (secret or {}).get("data") or {}).get(reference.key)
-        if secret is None or value is None:
-            return None
-        raw = base64.b64decode(value)
-        fault = token_fault(raw)
-        changed = SecretMeta.model_validate(secret["metadata"]).changed
-        if fault is not None:
-            return SecretToken(None, f"key {reference.key} of Secret {reference.name} {fault}", changed)
-        return SecretToken(token_text(raw), None, changed)
 
     async def deployment(self, namespace: str, name: str) -> Deployment | None:
         """The Deployment of that name."""

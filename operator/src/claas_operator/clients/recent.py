@@ -8,6 +8,9 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+RECENT_SECONDS = 15.0
+"""How long a token, a CA or a claim that was found is not asked for again. The kubelet's copies are older."""
+
 
 class Recent(Generic[T]):
     """What was answered lately. Only answers that are worth it are kept: what is missing or wrong is asked anew."""

@@ -11,7 +11,7 @@ from claas_crds.v1alpha1.engine import EngineName
 from claas_kube.objects.pods import Container, Pod
 from claas_kube.objects.resources import AdapterObject
 from claas_kube.objects.workloads import Deployment
-from claas_operator.clients import servers as serving
+from claas_operator.clients import servers
 from claas_operator.clients.reader import Reader
 from claas_operator.clients.servers import Credentials
 from claas_operator.observe.mounts import MountedFolder, mounted_folder, serving_container
@@ -43,7 +43,7 @@ async def serving_pods(
     container = deployment.spec.template.spec.container(name) if deployment is not None else None
     credentials = None
     if ask and pods:
-        credentials = await read.credentials(
+        credentials = await read.credentials.of(
             namespace, spec.control_token_secret_ref, spec.api_key_secret_ref, spec.tls
         )
     return tuple(
@@ -80,7 +80,7 @@ async def _serving_pod(
     url = address_form.format(host) if address else None
     server = None
     if credentials is not None and pod.ready and url is not None:
-        server = await serving.ask_state(url, served_name, credentials)
+        server = await servers.ask_state(url, served_name, credentials)
         url += server.root_path
     return ServerPod(
         name=pod.metadata.name,
@@ -123,7 +123,7 @@ async def recorded_pods(read: Reader, lease: ServingLease) -> tuple[RecordedPod,
     grant = lease.grant
     if grant is None or not grant.may_pause:
         return ()
-    credentials = await read.credentials(lease.namespace, grant.control_token, grant.api_key, grant.tls)
+    credentials = await read.credentials.of(lease.namespace, grant.control_token, grant.api_key, grant.tls)
     return tuple(
         await asyncio.gather(
             *(_recorded_pod(read, lease.namespace, target, credentials) for target in grant.may_pause)
@@ -134,7 +134,7 @@ async def recorded_pods(read: Reader, lease: ServingLease) -> tuple[RecordedPod,
 async def _recorded_pod(read: Reader, namespace: str, target: VllmPod, credentials: Credentials) -> RecordedPod:
     pod = await read.pod(namespace, target.name)
     exists = pod is not None and pod.metadata.uid == target.uid and not pod.ended
-    server = await serving.ask_state(target.url, None, credentials) if exists else None
+    server = await servers.ask_state(target.url, None, credentials) if exists else None
     return RecordedPod(target, exists, server)
 
 
@@ -170,7 +170,7 @@ async def orphans(read: Reader, lease: ServingLease, now: datetime) -> tuple[tup
 
 async def _orphan_pods(read: Reader, served: ServedName, pods: Sequence[Pod]) -> tuple[ServerPod, ...]:
     record = served.record
-    credentials = await read.credentials(served.namespace, record.control_token, record.api_key, record.tls)
+    credentials = await read.credentials.of(served.namespace, record.control_token, record.api_key, record.tls)
     return tuple(
         await asyncio.gather(
             *(

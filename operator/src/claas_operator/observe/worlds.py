@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from claas_crds.v1alpha1.engine import EngineName
 from claas_crds.v1alpha1.step import JobPhase
 from claas_kube.objects.resources import AdapterObject, JobObject
-from claas_operator.clients import servers as serving
+from claas_operator.clients import servers
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView, known_job
-from claas_operator.clients.reader import RECENT_SECONDS, Reader
-from claas_operator.clients.recent import Recent
+from claas_operator.clients.reader import Reader
+from claas_operator.clients.recent import RECENT_SECONDS, Recent
 from claas_operator.observe.attempt_reader import observe_attempt
 from claas_operator.observe.attempts import alive_trainers, held_open
 from claas_operator.observe.holder import HolderState, holder_state, running_job
@@ -292,7 +292,7 @@ class Observer:
         for field, reference in named.items():
             if reference is None:
                 continue
-            found = await self._read.secret(adapter.metadata.namespace, reference)
+            found = await self._read.credentials.token(adapter.metadata.namespace, reference)
             if found is None:
                 missing.append(f"{reference.name}/{reference.key}")
                 continue
@@ -308,7 +308,7 @@ class Observer:
         reference = tls.certificates if tls is not None else None
         if tls is None or reference is None:
             return
-        found = await self._read.certificates(adapter.metadata.namespace, tls)
+        found = await self._read.credentials.certificates(adapter.metadata.namespace, tls)
         if found is None:
             missing.append(f"{reference.name}/{reference.key}")
         elif (fault := certificates_fault(found)) is not None:
@@ -337,7 +337,7 @@ class Observer:
         pod = await self._read.pod(namespace, attempt.pod.name)
         if pod is None or not pod.status.pod_ip:
             return attempt
-        return replace(attempt, progress=await serving.ask_progress(pod.status.pod_ip))
+        return replace(attempt, progress=await servers.ask_progress(pod.status.pod_ip))
 
 
 def _name_taken_by(adapter: AdapterObject, namesakes: Sequence[AdapterObject]) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from claas_operator.clients import servers as serving
+from claas_operator.clients import servers
 from claas_operator.clients.servers import Credentials
 from claas_operator.plan.server.traits import ServerTraits
 from claas_vllm import Companion
@@ -56,8 +56,8 @@ async def test_a_server_with_the_companion_tells_how_it_was_started_also_below_a
     (tmp_path / "token").write_text("secret")
     monkeypatch.setenv("CLAAS_TOKEN_FILE", str(tmp_path / "token"))
     async with running(vllm(root_path)) as url:
-        state = await serving.ask_state(url, "tone", Credentials(control_token="secret"))
-        refused = await serving.ask_state(url, "tone", Credentials(control_token="wrong"))
+        state = await servers.ask_state(url, "tone", Credentials(control_token="secret"))
+        refused = await servers.ask_state(url, "tone", Credentials(control_token="wrong"))
     assert state.error == ""
     needed = root_path if root_path == "/v1" else ""
     assert (state.companion, state.root_path, state.base_models) == (True, needed, ("base",))

@@ -14,7 +14,7 @@ from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
 from claas_kube.api import Api
 from claas_kube.objects.meta import Manifest
 from claas_kube.resources import Resource
-from claas_operator.clients.reader import Reader
+from claas_operator.clients.credentials import CredentialReader
 from claas_operator.clients.servers import Credentials
 from claas_vllm_client import Tls
 
@@ -37,12 +37,12 @@ class OneSecret:
         return {"metadata": metadata, "data": {"token": base64.b64encode(self._raw).decode()}}
 
 
-def reader(raw: bytes | None) -> Reader:
-    return Reader(cast(Api, OneSecret(raw)))
+def reader(raw: bytes | None) -> CredentialReader:
+    return CredentialReader(cast(Api, OneSecret(raw)))
 
 
 async def test_a_token_is_read_without_the_line_break_at_its_end_and_with_the_time_of_its_last_change() -> None:
-    found = await reader(b"0123abcd\n").secret("team", REFERENCE)
+    found = await reader(b"0123abcd\n").token("team", REFERENCE)
     assert found is not None
     assert (found.text, found.fault) == ("0123abcd", None)
     assert found.changed == datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -58,18 +58,18 @@ async def test_a_token_is_read_without_the_line_break_at_its_end_and_with_the_ti
     ],
 )
 async def test_a_secret_that_holds_no_token_is_told_by_name_and_key_and_opens_nothing(raw: bytes, said: str) -> None:
-    found = await reader(raw).secret("team", REFERENCE)
+    found = await reader(raw).token("team", REFERENCE)
     assert found is not None
     assert found.text is None
     assert found.fault is not None
     assert found.fault.startswith("key token of Secret vllm-control ")
     assert said in found.fault
-    assert await reader(raw).credentials("team", REFERENCE, REFERENCE) == Credentials(None, None)
+    assert await reader(raw).of("team", REFERENCE, REFERENCE) == Credentials(None, None)
 
 
 async def test_a_secret_or_key_that_is_not_there_is_none() -> None:
-    assert await reader(None).secret("team", REFERENCE) is None
-    assert await reader(b"x").secret("team", SecretKeyRef(name="vllm-control", key="other")) is None
+    assert await reader(None).token("team", REFERENCE) is None
+    assert await reader(b"x").token("team", SecretKeyRef(name="vllm-control", key="other")) is None
 
 
 @pytest.mark.parametrize(
@@ -85,5 +85,5 @@ async def test_a_secret_or_key_that_is_not_there_is_none() -> None:
 async def test_a_ca_that_is_named_and_not_there_is_none_to_trust_and_never_the_public_ones(
     tls: Manifest, raw: bytes | None, ca: str | None
 ) -> None:
-    found = await reader(raw).credentials("team", None, None, ServingTls.model_validate({**tls, "serverName": "n"}))
+    found = await reader(raw).of("team", None, None, ServingTls.model_validate({**tls, "serverName": "n"}))
     assert found.tls == Tls(ca, "n")
