@@ -10,6 +10,7 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue
 from claas_crds.base import OBJECT_NAME, ResourceModel
 from claas_crds.v1alpha1.conditions import Condition
 from claas_crds.v1alpha1.engine import EngineSpec
+from claas_crds.v1alpha1.feedback import FeedbackGathering, RolloutRecording
 from claas_crds.v1alpha1.lora import LoraSpec
 from claas_crds.v1alpha1.serving import SERVED_NAME_LIMIT, HandoverKind, Serving
 from claas_crds.v1alpha1.tls import SERVING_RULES
@@ -132,6 +133,10 @@ class LoraAdapterSpec(ResourceModel):
     """How trainer pods are made."""
     training: TrainingConfig = TrainingConfig()
     """Training settings of all jobs, under CLaaS's names; a job can override each one."""
+    rollouts: RolloutRecording = RolloutRecording()
+    """What the gateway records of its answers."""
+    feedback: FeedbackGathering = FeedbackGathering()
+    """How the gateway makes DistillJobs of feedback."""
 
 
 SPEC_RULES: list[JsonValue] = [

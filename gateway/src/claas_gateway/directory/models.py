@@ -1,0 +1,87 @@
+"""What a model name stands for: an adapter, or a base model, and the servers that answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from claas_crds.v1alpha1.serving import Serving
+from claas_kube.objects.resources import AdapterObject
+
+
+@dataclass(frozen=True, slots=True)
+class ServerGroup:
+    """The pods of one vLLM Deployment, and how they are asked."""
+
+    namespace: str
+    deployment: str
+    serving: Serving
+    """Port, scheme, TLS and Secrets, as one of its adapters gives them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoraAdapter as the gateway sees it."""
+
+    found: AdapterObject
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+        return self.found.metadata.namespace
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.found.metadata.name
+
+    @property
+    def uid(self) -> str:
+        """Its UID."""
+        return self.found.metadata.uid
+
+    @property
+    def lora_id(self) -> str:
+        """The CLaaS identifier."""
+        return self.found.lora_id
+
+    @property
+    def served_name(self) -> str:
+        """The model name that vLLM knows."""
+        return self.found.served_name
+
+    @property
+    def base_model(self) -> str:
+        """The base model's name in vLLM."""
+        return self.found.spec.model.name
+
+    @property
+    def servers(self) -> ServerGroup:
+        """The pods that serve it."""
+        serving = self.found.spec.serving
+        return ServerGroup(self.namespace, serving.deployment_ref.name, serving)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A base model that some adapter's Deployment serves."""
+
+    name: str
+    servers: ServerGroup
+
+
+Target = Adapter | BaseModel
+"""What answers to a model name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One vLLM pod."""
+
+    namespace: str
+    pod: str
+    uid: str
+    url: str
+    """`<scheme>://<pod address>:<port>`."""
+    ready: bool
+    may_sleep: bool
+    """Whether a step was granted that may put it to sleep, or it is known to be asleep."""

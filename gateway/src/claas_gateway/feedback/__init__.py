@@ -1,0 +1,1 @@
+"""Feedback: taken in, stored, batched, turned into DistillJobs, and followed into versions."""

@@ -1,0 +1,1 @@
+"""The hot path: OpenAI-compatible inference, passed through to a vLLM pod and recorded."""

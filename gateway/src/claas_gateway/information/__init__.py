@@ -1,0 +1,1 @@
+"""Health, and what this gateway is."""

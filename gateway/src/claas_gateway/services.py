@@ -1,0 +1,32 @@
+"""What the routes work with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import aiohttp
+
+from claas_gateway.access.guard import Guard
+from claas_gateway.directory.interface import Directory
+from claas_gateway.metrics import GatewayMetrics
+from claas_gateway.settings import Settings
+from claas_gateway.store.interface import Store
+from claas_kube.api import Api
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the routes work with; made once, at the start."""
+
+    settings: Settings
+    store: Store
+    directory: Directory
+    guard: Guard
+    api: Api
+    http: aiohttp.ClientSession
+    """Connections to vLLM; without a limit, without a total time-out."""
+    metrics: GatewayMetrics
+    clock: Callable[[], datetime]
+    """The time now, in UTC."""

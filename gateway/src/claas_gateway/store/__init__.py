@@ -1,0 +1,1 @@
+"""The database: rollouts, feedback, batches, and the versions that learned from them."""
