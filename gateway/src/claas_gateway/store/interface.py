@@ -12,6 +12,7 @@ from claas_gateway.records import (
     FeedbackItem,
     FeedbackRequest,
     ItemOutcome,
+    ItemState,
     ProbeScore,
     Rollout,
     ServiceChange,
@@ -34,6 +35,33 @@ class ItemPage:
 
     items: tuple[FeedbackItem, ...]
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFilter:
+    """Which items a page shows; None: any. An item without a rating has none that is within bounds."""
+
+    state: ItemState | None = None
+    tag: str | None = None
+    """One of the item's tags."""
+    lowest_rating: float | None = None
+    highest_rating: float | None = None
+
+
+ANY_ITEM = ItemFilter()
+"""All items."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterHistory:
+    """The short history of an adapter."""
+
+    namespace: str
+    adapter: str
+    newest: VersionSeen | None
+    """The version with the highest number."""
+    served: int | None
+    """The version that the last change of service put into service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +90,10 @@ class RolloutStore(Protocol):
     ) -> Rollout | None:
         """The rollout that feedback is about: of those with that answer the newest one with that prompt, else the
         newest one. `adapter` None: of any adapter or base model; `namespace` None: of any namespace."""
+        ...
+
+    async def prompts(self, rollout_ids: Sequence[str]) -> Mapping[str, str]:
+        """The user prompts of those that are still there, by rollout."""
         ...
 
 
@@ -94,8 +126,14 @@ class FeedbackStore(Protocol):
         """The members of a batch, in the order of its samples."""
         ...
 
-    async def page(self, namespace: str | None, adapter: str | None, page: int, per_page: int) -> ItemPage:
+    async def page(
+        self, namespace: str | None, adapter: str | None, page: int, per_page: int, only: ItemFilter = ANY_ITEM
+    ) -> ItemPage:
         """Items, newest first; pages count from 1."""
+        ...
+
+    async def counts(self) -> Mapping[tuple[str, str], Mapping[ItemState, int]]:
+        """How many items are in each state, by namespace and adapter. Cheap: dashboards ask often."""
         ...
 
     async def waiting(self, namespace: str, adapter: str) -> Sequence[FeedbackItem]:
@@ -151,6 +189,10 @@ class BatchStore(Protocol):
         """Batches, newest first."""
         ...
 
+    async def newest(self) -> Sequence[FeedbackBatch]:
+        """The newest batch of each adapter."""
+        ...
+
 
 class HistoryStore(Protocol):
     """Versions and what was served when; outlives jobs, status and adapters."""
@@ -177,6 +219,10 @@ class HistoryStore(Protocol):
 
     async def scores(self, namespace: str, adapter: str) -> Mapping[str, Sequence[ProbeScore]]:
         """Scores by name, by version."""
+        ...
+
+    async def adapters(self) -> Sequence[AdapterHistory]:
+        """All adapters of which a version or a change of service is known, those that are gone too."""
         ...
 
 
