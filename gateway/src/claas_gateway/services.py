@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import aiohttp
@@ -30,3 +30,5 @@ class Services:
     metrics: GatewayMetrics
     clock: Callable[[], datetime]
     """The time now, in UTC."""
+    checks: dict[str, Callable[[], str | None]] = field(default_factory=dict)
+    """What health asks of the gateway's own parts, by their names: None, or what is wrong."""

@@ -114,6 +114,10 @@ class FeedbackStore(Protocol):
         """A request with its items as they are now."""
         ...
 
+    async def by_key(self, namespace: str, key_name: str, idempotency_key: str) -> Accepted | None:
+        """The request that was stored under an idempotency key, with its items as they are now."""
+        ...
+
     async def item(self, item_id: str) -> FeedbackItem | None:
         """One item."""
         ...
@@ -165,8 +169,8 @@ class BatchStore(Protocol):
         """One batch."""
         ...
 
-    async def unaccounted(self) -> Sequence[FeedbackBatch]:
-        """Batches that are not accounted for, oldest first."""
+    async def unaccounted(self, namespace: str | None = None, adapter: str | None = None) -> Sequence[FeedbackBatch]:
+        """Batches that are not accounted for, oldest first; of one adapter, or of all."""
         ...
 
     async def submitted(self, batch_id: str, job_uid: str, at: datetime) -> None:
@@ -198,7 +202,8 @@ class HistoryStore(Protocol):
     """Versions and what was served when; outlives jobs, status and adapters."""
 
     async def saw_versions(self, versions: Sequence[VersionSeen]) -> None:
-        """Write down versions, or what has changed of them."""
+        """Write down versions, or what has changed of them; a serving gap that is None leaves the one that is
+        known."""
         ...
 
     async def saw_served(self, change: ServiceChange) -> None:
@@ -211,6 +216,10 @@ class HistoryStore(Protocol):
 
     async def versions(self, namespace: str, adapter: str) -> Sequence[VersionSeen]:
         """All versions of an adapter, by number."""
+        ...
+
+    async def made_by(self, namespace: str, adapter: str, job: str) -> VersionSeen | None:
+        """The version that a DistillJob of that name made."""
         ...
 
     async def changes(self, namespace: str, adapter: str) -> Sequence[ServiceChange]:
