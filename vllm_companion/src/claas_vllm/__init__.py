@@ -15,6 +15,7 @@ Like vLLM's runtime LoRA loading, it requires a single API server process (`--ap
   accepts a request.
 - Sleep: with `--enable-sleep-mode` the server sleeps once before it accepts a request, because the first sleep
   takes ten seconds more than later ones.
+- Recording: to a caller with the control token, an answer may carry the token ids that were sampled.
 - Engine watch: a server whose engine has been dead for ten seconds is ended.
 
 Environment: CLAAS_TOKEN_FILE (file with the control token), CLAAS_LOCK=off (no lock), CLAAS_ALIAS_DIR (folder

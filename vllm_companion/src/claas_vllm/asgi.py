@@ -48,6 +48,12 @@ def with_length(headers: Iterable[tuple[bytes, bytes]], length: int) -> Headers:
     return [*kept, (b"content-length", str(length).encode())]
 
 
+def without_own_headers(scope: Scope) -> Scope:
+    """The request without the companion's headers: neither handlers nor logs of vLLM see them."""
+    own = (b"x-claas-token", b"x-claas-record")
+    return {**scope, "headers": [(name, value) for name, value in scope["headers"] if name.lower() not in own]}
+
+
 def saying_version(send: Send, target: str) -> Send:
     """A `send` that adds the header `X-Claas-Version`, the version that answers."""
 

@@ -24,12 +24,15 @@ from claas_vllm.asgi import (
     replay,
     saying_version,
     with_length,
+    without_own_headers,
 )
 from claas_vllm.engine_watch import watch_engine
 from claas_vllm.errors import ConfigurationError, ControlError
 from claas_vllm.gpus import visible_gpu_uuids
+from claas_vllm.in_band import RECORDED_ROUTES, AnswerWithRecord, wanted_recorder
 from claas_vllm.inner_server import MODELS_ROUTE, InnerServer, has_sleep_mode
 from claas_vllm.lock import ControlLock, needs_token, route_path
+from claas_vllm.recording import record_generate
 from claas_vllm.served_names import ServedNames
 from claas_vllm.server_settings import server_settings
 from claas_vllm.settings import Settings, read_settings
@@ -60,6 +63,9 @@ class Companion:
         self._names = ServedNames(self._server, AliasFolder(settings.alias_dir))
         self._tasks: set[asyncio.Task[None]] = set()
         self._gpu_uuids: list[str] | None = None
+        # Whoever asks for a record shows the token. Without the lock there is none to show.
+        self._may_record = settings.token_file is not None
+        self._records = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, pass on or refuse one connection; at start-up, restore the aliases."""
@@ -74,7 +80,7 @@ class Companion:
         elif scope["type"] == "http":
             await self._client(scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            await self.app(without_own_headers(scope), receive, send)
 
     async def _start(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._refusal is not None:
@@ -92,6 +98,7 @@ class Companion:
                 else:
                     await self._names.restore(scope.get("app"))
                     watch_engine(scope.get("app"), os.environ)
+                    self._records = self._may_record and record_generate(scope.get("app"))
             await send(message)
 
         await self.app(scope, receive, restore_first)
@@ -113,7 +120,7 @@ class Companion:
         if scope["type"] != "http" or not (path == "/claas" or path.startswith("/claas/")):
             if path in _WAKING_ROUTES:
                 self._names.table.doubt()
-            await self.app(scope, receive, send)
+            await self.app(without_own_headers(scope), receive, send)
             return
         try:
             await answer(send, 200, await self._own_route(scope, path, receive))
@@ -153,10 +160,20 @@ class Companion:
             "aliases": await self._names.describe(application),
             "gpu_uuids": self._gpu_uuids,
             "persisted": self._names.persisted,
+            "records": self._records,
             "settings": server_settings(application),
         }
 
     async def _client(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = route_path(scope)
+        recorder = wanted_recorder(scope["headers"]) if self._records and path in RECORDED_ROUTES else None
+        if recorder is not None and self._lock.opens(scope["headers"]):
+            with recorder:
+                await self._answer(without_own_headers(scope), receive, AnswerWithRecord(send, recorder))
+        else:
+            await self._answer(without_own_headers(scope), receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "GET" and route_path(scope) == MODELS_ROUTE:
             await self._list_models(scope, receive, send)
         elif scope["method"] == "POST" and is_json(scope["headers"]):

@@ -1,0 +1,164 @@
+"""Records the prompt and the sampled tokens of the request that is being answered.
+
+Every answer of the server comes from `generate` of vLLM's engine client. What is recorded there are the token ids as
+they were sampled, whatever chat templates, parsers and stop strings make of them.
+"""
+
+import copy
+import functools
+import json
+from collections.abc import AsyncGenerator
+from contextvars import ContextVar
+from typing import Any
+
+from claas_vllm.log import logger
+
+_SETTINGS = (
+    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed",
+)  # fmt: skip
+_LOWEST_LOGPROB = -9999.0
+"""What vLLM's own answers say for minus infinity, which JSON lacks."""
+_CUT_SHORT = ("abort", "error")
+
+
+class AnswerRecorder:
+    """The record of one request. While it is entered, calls of `generate` are recorded in it."""
+
+    def __init__(self, *, logprobs: bool) -> None:
+        self.logprobs = logprobs
+        self._calls: list[_Call] = []
+
+    def __enter__(self) -> "AnswerRecorder":
+        self._token = _current.set(self)
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        _current.reset(self._token)
+        # A task that vLLM starts meanwhile keeps a copy of the context for as long as it runs.
+        self._calls = []
+
+    def line(self) -> bytes:
+        """What was recorded so far, as one line of JSON: a call for each prompt, with an output for each answer."""
+        version = next((call.version for call in self._calls), None)
+        record = {"v": 1, "version": version, "calls": [call.document() for call in self._calls]}
+        return json.dumps(record, separators=(",", ":")).encode()
+
+    def call(self, prompt: object, sampling: Any, lora: object, logprobs_mode: str | None) -> "_Call":
+        """A call of `generate`, which is to be followed."""
+        self._calls.append(_Call(prompt, sampling, lora, logprobs_mode, self.logprobs))
+        return self._calls[-1]
+
+
+_current: ContextVar[AnswerRecorder | None] = ContextVar("claas_recorder", default=None)
+
+
+def record_generate(application: object) -> bool:
+    """Let recorders see what the application's engine is asked and answers. False if there is no such engine."""
+    engine: Any = getattr(getattr(application, "state", None), "engine_client", None)
+    generate = getattr(engine, "generate", None)
+    if generate is None:
+        logger.warning("This vLLM has no engine client whose answers can be recorded")
+        return False
+    config = getattr(getattr(engine, "vllm_config", None), "model_config", None)
+    mode = getattr(config, "logprobs_mode", None)
+    logprobs_mode = mode if isinstance(mode, str) else None
+
+    @functools.wraps(generate)
+    def recorded(prompt: Any, sampling_params: Any, *others: Any, **named: Any) -> Any:
+        recorder = _current.get()
+        # Beam search asks for single tokens, without text; they are not the answer.
+        if recorder is None or not sampling_params.detokenize:
+            return generate(prompt, sampling_params, *others, **named)
+        call = recorder.call(prompt, sampling_params, named.get("lora_request"), logprobs_mode)
+        adds = sampling_params.output_kind.name == "DELTA"
+        hides = recorder.logprobs and sampling_params.num_logprobs is None
+        if hides:
+            sampling_params = copy.copy(sampling_params)
+            sampling_params.logprobs = 0
+        return call.follow(generate(prompt, sampling_params, *others, **named), adds=adds, hides=hides)
+
+    # All of vLLM's handlers hold this object, so they find the attribute before the class's method.
+    engine.generate = recorded
+    return True
+
+
+class _Call:
+    """One call of `generate`: a prompt, the settings it is answered with, and the answers."""
+
+    def __init__(
+        self, prompt: object, sampling: Any, lora: object, logprobs_mode: str | None, logprobs: bool
+    ) -> None:
+        self.version: str | None = getattr(lora, "lora_name", None)
+        self._is_text = isinstance(prompt, dict) and prompt.get("type") == "token"
+        self._sampling = {name: getattr(sampling, name, None) for name in _SETTINGS}
+        self._sampling["logprobs_mode"] = logprobs_mode
+        self._wants_logprobs = logprobs
+        self._prompt_ids: list[int] = []
+        self._outputs: dict[int, _Output] = {}
+        self._finished = False
+
+    def document(self) -> dict[str, object]:
+        """For JSON. `finished`: each answer came to its own end. `prompt_token_ids` is empty if the prompt was not of
+        text alone: token ids do not tell such a prompt."""
+        outputs = [output.document(index) for index, output in sorted(self._outputs.items())]
+        whole = self._finished and all(output["finish_reason"] not in _CUT_SHORT for output in outputs)
+        return {
+            "prompt_token_ids": self._prompt_ids if self._is_text else [],
+            "sampling": self._sampling,
+            "finished": whole,
+            "outputs": outputs,
+        }
+
+    async def follow(
+        self, answers: AsyncGenerator[Any, None], *, adds: bool, hides: bool
+    ) -> AsyncGenerator[Any, None]:
+        """The engine's answers as they come. `adds`: each one has only what is new. `hides`: vLLM itself asked for no
+        log-probabilities, and gets none."""
+        outputs, wants_logprobs = self._outputs, self._wants_logprobs
+        try:
+            async for answer in answers:
+                for part in answer.outputs:
+                    output = outputs.get(part.index)
+                    if output is None or not adds:
+                        output = outputs[part.index] = _Output()
+                    output.token_ids += part.token_ids
+                    if wants_logprobs:
+                        output.logprobs += _sampled_logprobs(part)
+                        if hides:
+                            part.logprobs = part.cumulative_logprob = None
+                    if part.finish_reason is not None:
+                        output.finish_reason, output.stop_reason = part.finish_reason, part.stop_reason
+                if answer.finished:
+                    self._finished = True
+                self._prompt_ids = answer.prompt_token_ids
+                yield answer
+        finally:
+            await answers.aclose()
+
+
+class _Output:
+    """One answer to a prompt."""
+
+    __slots__ = ("finish_reason", "logprobs", "stop_reason", "token_ids")
+
+    def __init__(self) -> None:
+        self.token_ids: list[int] = []
+        self.logprobs: list[float] = []
+        self.finish_reason: str | None = None
+        self.stop_reason: str | int | None = None
+
+    def document(self, index: int) -> dict[str, object]:
+        """For JSON."""
+        return {
+            "index": index,
+            "token_ids": self.token_ids,
+            "logprobs": self.logprobs if len(self.logprobs) == len(self.token_ids) else None,
+            "finish_reason": self.finish_reason,
+            "stop_reason": self.stop_reason,
+        }
+
+
+def _sampled_logprobs(part: Any) -> list[float]:
+    """The log-probability of each sampled token; the engine puts others, if asked for, beside it."""
+    found = [position[token].logprob for token, position in zip(part.token_ids, part.logprobs or (), strict=False)]
+    return [logprob if logprob > _LOWEST_LOGPROB else _LOWEST_LOGPROB for logprob in found]
