@@ -48,6 +48,7 @@ def test_every_value_has_a_comment_above_it() -> None:
     groups = (
         *("crds:", "image:", "trainer:", "podSecurityContext:", "serviceAccount:", "rbac:", "networkPolicy:"),
         *("metrics:", "serviceMonitor:", "prometheusRule:", "dashboard:"),
+        *("gateway:", "database:", "persistence:", "autoscaling:", "service:", "ingress:", "httpRoute:"),
     )
     bare = [
         line

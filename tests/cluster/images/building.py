@@ -15,6 +15,7 @@ from tests.cluster.images.base_image import ensure_base_image
 from tests.cluster.images.loading import load, loaded_names
 from tests.cluster.images.specs import (
     DEVELOPMENT_TAG,
+    GATEWAY,
     IMPLIED_PREFIX,
     LOCAL_PREFIX,
     OPERATOR,
@@ -84,9 +85,9 @@ def build_images(report: Report = silent, built: Callable[[BuiltImage], None] = 
         base = ensure_base_image()
         existing = buildah.names()
         images: list[BuiltImage] = []
-        for spec in (OPERATOR, TRAINER_DEPENDENCIES, TRAINER, VLLM):
+        for spec in (TRAINER_DEPENDENCIES, TRAINER, VLLM, OPERATOR, GATEWAY):
             began = time.monotonic()
-            parent = images[1].name if spec is VLLM else base
+            parent = images[0].name if spec is VLLM else base
             image = build_image(spec, parent, existing)
             images.append(image)
             report(f"{image.name} built in {time.monotonic() - began:.1f} s")
@@ -165,7 +166,7 @@ def load_named(names: Sequence[str], report: Report = silent) -> None:
 def push_advice() -> str:
     """What to do for a cluster that is not ours: nothing is loaded there."""
     lines = ["CLUSTER=current: build these and push them to a registry that the cluster can pull from:"]
-    for spec in (OPERATOR, TRAINER):
+    for spec in (OPERATOR, GATEWAY, TRAINER):
         lines.append(f"  docker build -f {spec.containerfile} -t YOUR_REGISTRY/{spec.repository}:{DEVELOPMENT_TAG} .")
         lines.append(f"  docker push YOUR_REGISTRY/{spec.repository}:{DEVELOPMENT_TAG}")
     return "\n".join(lines)

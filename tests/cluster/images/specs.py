@@ -52,6 +52,11 @@ OPERATOR = ImageSpec(
         "vllm_companion/src",
     ),
 )
+GATEWAY = ImageSpec(
+    "claas-gateway",
+    "gateway/Containerfile",
+    ("requirements/gateway.txt", "crds/src", "kube/src", "gateway/src"),
+)
 # Steps on the test cluster run on CPUs: no compiler, and so no Debian mirror, is needed.
 _TRAINER_ARGUMENTS = ("SYSTEM_PACKAGES=",)
 TRAINER_DEPENDENCIES = ImageSpec(

@@ -63,8 +63,20 @@ def rendered(helm: Path, *settings: str) -> str:
 
 @pytest.mark.parametrize(
     "settings",
-    [["networkPolicy.trainer.namespaces={chart-team}"], ["watchNamespaces={chart-team}", "rbac.userRoles=false"]],
-    ids=["cluster", "namespaced"],
+    [
+        ["networkPolicy.trainer.namespaces={chart-team}"],
+        ["watchNamespaces={chart-team}", "rbac.userRoles=false"],
+        [
+            *("gateway.enabled=true", "gateway.keys=required", "gateway.ingress.enabled=true"),
+            *("gateway.ingress.hosts={claas.example}", "gateway.adapterTemplate.namespace=chart-team"),
+            *("gateway.adapterTemplate.spec.model.name=base", "gateway.sampleVolumes={adapters}"),
+        ],
+        [
+            *("gateway.enabled=true", "gateway.keys=off", "gateway.database.urlSecretName=database"),
+            *("gateway.autoscaling.enabled=true", "watchNamespaces={chart-team}"),
+        ],
+    ],
+    ids=["cluster", "namespaced", "gateway with SQLite", "gateway with PostgreSQL"],
 )
 def test_the_rendered_chart_is_accepted(shared: ApiServer, helm: Path, settings: list[str]) -> None:
     values = ["--set", "networkPolicy.enabled=true", *(part for each in settings for part in ("--set", each))]
@@ -104,6 +116,52 @@ FORBIDDEN = [
     ("create", "rbac.authorization.k8s.io", "roles"),
     ("impersonate", "", "users"),
 ]
+
+
+GATEWAY = f"system:serviceaccount:{SYSTEM_NAMESPACE}:claas-claas-operator-gateway"
+# What the gateway does; the last two only where adapters are made from a template.
+GATEWAY_NEEDS = [
+    ("watch", "claas.dev", "loraadapters"),
+    ("watch", "claas.dev", "distilljobs"),
+    ("create", "claas.dev", "distilljobs"),
+    ("watch", "", "pods"),
+    ("watch", "coordination.k8s.io", "leases"),
+    ("get", "", "secrets"),
+    ("create", "", "secrets"),
+    ("patch", "", "secrets"),
+    ("delete", "", "secrets"),
+]
+GATEWAY_MAKES_ADAPTERS = [("create", "claas.dev", "loraadapters"), ("delete", "claas.dev", "loraadapters")]
+GATEWAY_FORBIDDEN = [
+    *(("list", "", "secrets"), ("create", "", "pods"), ("delete", "", "pods"), ("get", "", "pods/log")),
+    *(("create", "", "pods/exec"), ("patch", "claas.dev", "loraadapters"), ("patch", "claas.dev", "distilljobs")),
+    *(("update", "coordination.k8s.io", "leases"), ("create", "batch", "jobs"), ("impersonate", "", "users")),
+]
+
+
+@pytest.mark.parametrize("scope", ["cluster", "namespaced"])
+def test_rbac_grants_the_gateway_what_it_does_and_adapters_only_where_its_template_makes_them(
+    server: ApiServer, helm: Path, scope: str
+) -> None:
+    def allowed(namespace: str, right: tuple[str, str, str]) -> bool:
+        return server.review(GATEWAY, namespace, *right)
+
+    own = NAMESPACED if scope == "namespaced" else ("--set", "rbac.userRoles=false")
+    gateway = ("--set", "gateway.enabled=true", "--set", "gateway.keys=required")
+    server.kubectl_anywhere("apply", "--server-side", "-f", "-", stdin=rendered(helm, *own, *gateway))
+    for right in GATEWAY_NEEDS:
+        assert allowed("team-a", right), right
+        assert allowed("team-b", right) == (scope == "cluster"), right
+    for right in [*GATEWAY_FORBIDDEN, *GATEWAY_MAKES_ADAPTERS]:
+        assert not allowed("team-a", right), right
+    template = ("gateway.adapterTemplate.namespace=team-a", "gateway.adapterTemplate.spec.model.name=base")
+    template_values = [part for each in template for part in ("--set", each)]
+    server.kubectl_anywhere(
+        "apply", "--server-side", "-f", "-", stdin=rendered(helm, *own, *gateway, *template_values)
+    )
+    for right in GATEWAY_MAKES_ADAPTERS:
+        assert allowed("team-a", right), right
+        assert not allowed("team-b", right), right
 
 
 def test_rbac_grants_a_namespaced_operator_its_namespaces_and_no_others(server: ApiServer, helm: Path) -> None:
