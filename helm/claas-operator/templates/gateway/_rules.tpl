@@ -7,10 +7,7 @@
 - apiGroups: [claas.dev]
   resources: [distilljobs]
   verbs: [get, list, watch, create]
-# The vLLM Deployments that adapters name, and their pods.
-- apiGroups: [apps]
-  resources: [deployments]
-  verbs: [get, list, watch]
+# The pods of vLLM.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
