@@ -189,6 +189,11 @@ WRONG_JOBS: list[tuple[str, JsonValue, str]] = [
     ("spec.samples.inline", [TOO_MANY_IDS], "inline samples may have 1000000 bytes: put these on a volume"),
     ("spec.samples.inline.0.messages", [{"role": "tool", "content": "x"}], "inline[0].messages[0].role: Unsupported"),
     ("spec.samples.inline.0", without(SAMPLE, "feedback"), "spec.samples.inline[0].feedback: Required value"),
+    ("spec.samples.inline.0.feedback", "", "inline[0].feedback: Required value: every sample needs a feedback, or"),
+    ("spec.samples.inline.0.feedback", " ", "spec.samples.inline[0].feedback in body should match"),
+    ("spec.samples.inline.0.correction", " ", "spec.samples.inline[0].correction in body should match"),
+    ("spec.samples.inline.0.id", "two words", "spec.samples.inline[0].id in body should match"),
+    ("spec.samples.inline.0.version", -1, "spec.samples.inline[0].version in body should be greater than or equal"),
     ("spec.samples.inline.0", without(SAMPLE, "response"), "spec.samples.inline[0].response: Required value"),
     ("spec.samples.inline.0", without(SAMPLE, "user_prompt"), "spec.samples.inline[0].user_prompt: Required value"),
     ("spec.samples.inline.0.respons", "x", 'unknown field "spec.samples.inline[0].respons"'),
@@ -293,6 +298,8 @@ VALID = [
     changed(JOB, "spec.samples", {"file": {"claimName": "feedback", "path": "2026/today.json"}}),
     changed(JOB, "spec.training", {"learning_rate": 1e-4, "seed": 3}),
     changed(JOB, "spec.samples.inline.0.response_logprobs", [-0.5, -1, 0]),
+    changed(JOB, "spec.samples.inline.0", {**without(SAMPLE, "feedback"), "correction": "a better answer"}),
+    changed(JOB, "spec.samples.inline.0", {**SAMPLE, "correction": "a", "version": 0, "id": "fb-01k4"}),
 ]
 
 

@@ -124,6 +124,7 @@ GATEWAY_NEEDS = [
     ("watch", "claas.dev", "loraadapters"),
     ("watch", "claas.dev", "distilljobs"),
     ("create", "claas.dev", "distilljobs"),
+    ("watch", "apps", "deployments"),
     ("watch", "", "pods"),
     ("watch", "coordination.k8s.io", "leases"),
     ("get", "", "secrets"),

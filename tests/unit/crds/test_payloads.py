@@ -32,6 +32,9 @@ def test_a_sample_has_the_known_names() -> None:
         "user_prompt",
         "system_prompt",
         "messages",
+        "correction",
+        "version",
+        "id",
     }
 
 
@@ -103,9 +106,9 @@ def test_a_job_overrides_what_it_names_and_nothing_else(alpha: float | None, see
     assert (merged.teacher, merged.support) == (TeacherKind.EMA, SupportKind.TOP_K_TAIL)
 
 
-def test_a_sample_written_by_hand_needs_three_fields() -> None:
+def test_a_sample_written_by_hand_needs_question_and_answer_beside_the_feedback() -> None:
     assert DistillBatchItem.model_validate(SAMPLE).response_token_ids == []
-    for field in SAMPLE:
+    for field in ("user_prompt", "response"):
         with pytest.raises(ValidationError, match=field):
             DistillBatchItem.model_validate({name: text for name, text in SAMPLE.items() if name != field})
 

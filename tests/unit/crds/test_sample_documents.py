@@ -81,8 +81,43 @@ def test_whole_numbers_may_be_written_as_fractions_and_log_probabilities_without
 
 
 def test_what_exports_put_beside_a_sample_is_read_past() -> None:
-    beside: dict[str, object] = {"id": "abc-1", "created_at": 17, "metadata": {"team": "x"}, "model": "tone"}
+    beside: dict[str, object] = {"_id": "abc-1", "created_at": 17, "metadata": {"team": "x"}, "model": "tone"}
     assert one(GOOD | beside) == DistillBatchItem.model_validate(GOOD)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("fb-01k4", "fb-01k4"),
+        ("3f2b8c1e-6a0d-4d51-9a58-0a6f5f8f1f10", "3f2b8c1e-6a0d-4d51-9a58-0a6f5f8f1f10"),
+        (17, "17"),
+        ("", ""),
+        (None, ""),
+        (1.5, ""),
+        (True, ""),
+        ({"$oid": "5f"}, ""),
+        ("two words", ""),
+        ("line\n", ""),
+        ("x" * 64, "x" * 64),
+        ("x" * 65, ""),
+    ],
+)
+def test_an_identifier_is_kept_and_anything_else_that_exports_call_so_has_no_effect(given: object, kept: str) -> None:
+    assert one(GOOD | {"id": given}) == DistillBatchItem.model_validate(GOOD | {"id": kept})
+
+
+def test_a_correction_may_take_the_place_of_the_feedback() -> None:
+    corrected: dict[str, object] = {"user_prompt": "Hi?", "response": "Ho.", "correction": "Hello."}
+    forms: list[dict[str, object]] = [{}, {"feedback": ""}, {"feedback": None}, {"feedback": "shorter"}]
+    for feedback in forms:
+        found = one(corrected | feedback)
+        assert (found.correction, found.feedback) == ("Hello.", feedback.get("feedback") or "")
+    found = one({"messages": CHAT, "correction": "Nothing at all."})
+    assert (found.response, found.correction, found.feedback) == ("Nothing!", "Nothing at all.", "")
+
+
+def test_a_version_is_a_whole_number() -> None:
+    assert [one(RECORDED | {"version": given}).version for given in (0, 7, 7.0, None)] == [0, 7, 7, None]
 
 
 CHAT: list[dict[str, object]] = [
@@ -112,7 +147,7 @@ WHOLE = DistillBatchItem(
         {"messages": CHAT[:-1], "response": "Nothing!", "feedback": "help"},
         {"messages": [{**CHAT[0], "role": "developer"}, *CHAT[1:]], "feedback": "help"},
         {"messages": CHAT[1:], "system_prompt": "Be kind.", "feedback": "help"},
-        {"conversations": SHAREGPT, "feedback": "help", "id": "identity_9"},
+        {"conversations": SHAREGPT, "feedback": "help", "_id": "identity_9"},
         {"conversations": SHAREGPT[1:], "system": "Be kind.", "feedback": "help"},
         {"conversations": SHAREGPT, "system": "", "feedback": "help"},
         {"messages": CHAT[:3], "user_prompt": "What now?", "response": "Nothing!", "feedback": "help"},
@@ -202,6 +237,14 @@ def test_a_conversation_that_is_no_sample_is_refused_with_what_is_meant(
         ({"feedback": None}, "samples[3].feedback", "is missing"),
         ({"feedback": float("nan")}, "samples[3].feedback", "is missing"),
         ({"feedback": "  "}, "samples[3].feedback", "is empty"),
+        ({"feedback": "", "correction": ""}, "samples[3].feedback", "feedback or correction (the better answer)"),
+        ({"feedback": " ", "correction": "Ho!"}, "samples[3].feedback", "is empty"),
+        ({"correction": "\u200b"}, "samples[3].correction", "nothing that can be seen"),
+        ({"correction": 5}, "samples[3].correction", "a number and must be a text"),
+        ({"correction": "a\0b"}, "samples[3].correction", "NUL"),
+        ({"version": -1}, "samples[3].version", "is negative"),
+        ({"version": "7"}, "samples[3].version", "a text and must be a whole number"),
+        ({"version": 1.5}, "samples[3].version", "a fraction"),
         ({"feedback": "\u200b\u200d\u2060"}, "samples[3].feedback", "nothing that can be seen"),
         ({"feedback": "\ufe0f\u3164\u2800\u00a0"}, "samples[3].feedback", "nothing that can be seen"),
         ({"feedback": True}, "samples[3].feedback", "true or false and must be a text; a thumb"),
@@ -231,6 +274,7 @@ def test_a_conversation_that_is_no_sample_is_refused_with_what_is_meant(
         ({"feedbak": "x"}, "samples[3]", "did you mean feedback?"),
         ({"output": "x"}, "samples[3]", "did you mean response?"),
         ({"thumbs": True}, "samples[3]", "did you mean feedback?"),
+        ({"chosen": "x"}, "samples[3]", "did you mean correction?"),
         ({"response": "\ud800"}, "samples[3].response", "surrogate"),
     ],
 )
@@ -337,6 +381,9 @@ SAMPLES = st.builds(
     messages=TURNS,
     response_token_ids=st.lists(st.integers(0, 10**6), min_size=1, max_size=4),
     prompt=st.just("") | VISIBLE,
+    correction=st.just("") | VISIBLE,
+    version=st.none() | st.integers(0, 10**6),
+    id=st.just("") | st.from_regex(r"\A[a-z0-9][A-Za-z0-9._-]{0,63}\Z"),
 )
 
 

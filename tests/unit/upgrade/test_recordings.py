@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from pydantic import JsonValue
 
 from claas_contract.progress import Progress
 from claas_contract.result import TrainerResult
@@ -80,7 +81,14 @@ def test_status_that_is_read_and_written_back_says_the_same(recording: Recording
         recorded = field(recording.of_kind(kind)[name], "status")
         assert isinstance(recorded, dict)
         written = status.model_dump(mode="json", by_alias=True, exclude_none=True)
-        assert {name: written.get(name) for name in recorded} == recorded
+        assert _restricted(written, recorded) == recorded
+
+
+def _restricted(written: JsonValue, recorded: JsonValue) -> JsonValue:
+    """What is written, without fields that the release did not know."""
+    if isinstance(written, dict) and isinstance(recorded, dict):
+        return {name: _restricted(written.get(name), value) for name, value in recorded.items()}
+    return written
 
 
 def test_leases_are_read_with_their_grants_and_notes(recording: Recording) -> None:

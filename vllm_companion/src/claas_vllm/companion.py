@@ -3,11 +3,8 @@
 import asyncio
 import json
 import os
-from collections.abc import Coroutine
-from typing import Any
 
 from claas_vllm.alias_folder import AliasFolder
-from claas_vllm.aliases import parse_alias
 from claas_vllm.answers import naming
 from claas_vllm.asgi import (
     App,
@@ -15,10 +12,8 @@ from claas_vllm.asgi import (
     Receive,
     Scope,
     Send,
-    answer,
     is_json,
     parse_object,
-    read_body,
     read_messages,
     refuse,
     replay,
@@ -28,19 +23,14 @@ from claas_vllm.asgi import (
 )
 from claas_vllm.engine_watch import watch_engine
 from claas_vllm.errors import ConfigurationError, ControlError
-from claas_vllm.gpus import visible_gpu_uuids
 from claas_vllm.in_band import RECORDED_ROUTES, AnswerWithRecord, wanted_recorder
 from claas_vllm.inner_server import MODELS_ROUTE, InnerServer, has_sleep_mode
 from claas_vllm.lock import ControlLock, needs_token, route_path
+from claas_vllm.own_routes import OwnRoutes
 from claas_vllm.recording import record_generate
 from claas_vllm.served_names import ServedNames
-from claas_vllm.server_settings import server_settings
 from claas_vllm.settings import Settings, read_settings
-from claas_vllm.vllm_release import SUPPORTED_VLLM_VERSIONS, is_supported, vllm_version
 
-COMPANION_VERSION = "0.1.0"
-
-_ALIAS_ROUTE = "/claas/aliases/"
 _WAKING_ROUTES = ("/wake_up", "/resume")
 _SLEEP_TIMEOUT_SECONDS = 300.0
 
@@ -61,11 +51,10 @@ class Companion:
         self._lock = ControlLock(settings.token_file)
         self._server = InnerServer(app)
         self._names = ServedNames(self._server, AliasFolder(settings.alias_dir))
+        self._own = OwnRoutes(self._names, self._unload_idle)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._gpu_uuids: list[str] | None = None
         # Whoever asks for a record shows the token. Without the lock there is none to show.
         self._may_record = settings.token_file is not None
-        self._records = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, pass on or refuse one connection; at start-up, restore the aliases."""
@@ -98,7 +87,7 @@ class Companion:
                 else:
                     await self._names.restore(scope.get("app"))
                     watch_engine(scope.get("app"), os.environ)
-                    self._records = self._may_record and record_generate(scope.get("app"))
+                    self._own.records = self._may_record and record_generate(scope.get("app"))
             await send(message)
 
         await self.app(scope, receive, restore_first)
@@ -123,50 +112,13 @@ class Companion:
             await self.app(without_own_headers(scope), receive, send)
             return
         try:
-            await answer(send, 200, await self._own_route(scope, path, receive))
+            await self._own.respond(scope, receive, send)
         except ControlError as error:
             await refuse(scope, send, error.status, error.kind, str(error))
 
-    async def _own_route(self, scope: Scope, path: str, receive: Receive) -> dict[str, Any]:
-        application, method = scope.get("app"), scope["method"]
-        if path == "/claas/status" and method == "GET":
-            return await self._status(application)
-        if path == "/claas/models" and method == "GET":
-            return {"object": "list", "data": await self._names.cards(application)}
-        name = path.removeprefix(_ALIAS_ROUTE)
-        if not path.startswith(_ALIAS_ROUTE) or not name:
-            raise ControlError(
-                404, "NotFoundError",
-                "the companion has GET /claas/status, GET /claas/models, PUT and DELETE /claas/aliases/{name}",
-            )  # fmt: skip
-        if method == "PUT":
-            await self._names.point(application, parse_alias(name, await read_body(receive)))
-        elif method == "DELETE":
-            await self._names.delete(name)
-        else:
-            raise ControlError(405, "MethodNotAllowedError", "an alias has PUT and DELETE")
-        self._spawn(self._names.unload_idle(application))
-        return await self._status(application)
-
-    async def _status(self, application: object) -> dict[str, Any]:
-        if self._gpu_uuids is None:
-            self._gpu_uuids = await asyncio.to_thread(visible_gpu_uuids, os.environ)
-        version = vllm_version()
-        return {
-            "companion_version": COMPANION_VERSION,
-            "vllm_version": version,
-            "supported_vllm_versions": list(SUPPORTED_VLLM_VERSIONS),
-            "vllm_supported": is_supported(version),
-            "aliases": await self._names.describe(application),
-            "gpu_uuids": self._gpu_uuids,
-            "persisted": self._names.persisted,
-            "records": self._records,
-            "settings": server_settings(application),
-        }
-
     async def _client(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = route_path(scope)
-        recorder = wanted_recorder(scope["headers"]) if self._records and path in RECORDED_ROUTES else None
+        recorder = wanted_recorder(scope["headers"]) if self._own.records and path in RECORDED_ROUTES else None
         if recorder is not None and self._lock.opens(scope["headers"]):
             with recorder:
                 await self._answer(without_own_headers(scope), receive, AnswerWithRecord(send, recorder))
@@ -206,7 +158,7 @@ class Companion:
             await self.app(scope, replay([{"type": "http.request", "body": body}], receive), send)
         finally:
             if self._names.table.end(target):
-                self._spawn(self._names.unload_idle(scope.get("app")))
+                self._unload_idle(scope.get("app"))
 
     def _naming(self, scope: Scope, send: Send, asked: str, target: str) -> Send:
         async def names() -> list[str]:
@@ -235,7 +187,7 @@ class Companion:
         await send(start)
         await send({"type": "http.response.body", "body": body})
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
+    def _unload_idle(self, application: object) -> None:
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._names.unload_idle(application))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -13,8 +13,8 @@ _ROUNDING = 1e-4
 """Rounding may put a log-probability this far above 0; it counts as 0 then."""
 _STAND_IN = -9999.0
 """vLLM's placeholder for a missing log-probability, because JSON has no infinity."""
-_TEXT_FIELDS = ("user_prompt", "response", "feedback", "system_prompt", "prompt")
-_NEEDED = ("user_prompt", "response", "feedback")
+TEXT_FIELDS = ("user_prompt", "response", "feedback", "correction", "system_prompt", "prompt")
+NEEDS = "every sample needs user_prompt, response, and feedback or correction (the better answer)"
 _BLANK_CATEGORIES = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
 _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0") | {chr(code) for code in range(0xFE00, 0xFE10)}
 """Letters, symbols and selectors that are invisible by themselves."""
@@ -49,19 +49,17 @@ def check_sample(index: int, sample: DistillBatchItem) -> None:
 
 
 def _faults(sample: DistillBatchItem) -> Iterator[tuple[str, str]]:
-    texts = {field: str(getattr(sample, field)) for field in _TEXT_FIELDS}
+    texts = {field: str(getattr(sample, field)) for field in TEXT_FIELDS}
     texts |= {f"messages[{place}].content": turn.content for place, turn in enumerate(sample.messages)}
     for field, text in texts.items():
         if any("\ud800" <= each <= "\udfff" for each in text):
             yield field, "is not valid Unicode: it has half of a surrogate pair"
         if "\0" in text:
             yield field, "has a NUL character (U+0000), which no chat has; remove it"
-    for field in _NEEDED:
+    learned_from = [field for field in ("feedback", "correction") if texts[field]] or ["feedback"]
+    for field in ("user_prompt", "response", *learned_from):
         if is_blank(texts[field]):
-            yield (
-                field,
-                "is empty, or has nothing that can be seen; every sample needs user_prompt, response and feedback",
-            )
+            yield field, f"is empty, or has nothing that can be seen; {NEEDS}"
     yield from _logprob_faults(sample)
 
 

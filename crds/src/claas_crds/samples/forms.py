@@ -7,17 +7,16 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 
-from claas_crds.samples.checks import SampleError, check_sample
+from claas_crds.samples.checks import NEEDS, TEXT_FIELDS, SampleError, check_sample
 from claas_crds.samples.turns import RECORDED_REMEDY, read_dialogue, read_earlier
-from claas_crds.v1alpha1.training import DistillBatchItem
+from claas_crds.v1alpha1.training import SAMPLE_ID_PATTERN, DistillBatchItem
 
-_TEXT_FIELDS = ("user_prompt", "response", "feedback", "system_prompt", "prompt")
-_ID_FIELDS = ("prompt_token_ids", "response_token_ids")
+_TOKEN_FIELDS = ("prompt_token_ids", "response_token_ids")
 _LOGPROBS = "response_logprobs"
 _SHAREGPT = "conversations"
 _FIELDS = (*DistillBatchItem.model_fields, _SHAREGPT)
 _WITHOUT_EFFECT = frozenset(
-    {"_id", "conversation_id", "created", "created_at", "id", "index", "metadata", "model", "request_id", "sample_id"}
+    {"_id", "conversation_id", "created", "created_at", "index", "metadata", "model", "request_id", "sample_id"}
     | {"source", "tags", "timestamp", "uid", "uuid"}
 )
 """Fields that exports add to a sample, which are ignored. Any other unknown field may have been meant for
@@ -25,8 +24,9 @@ something."""
 _TOOL_DEFINITIONS = frozenset({"tools", "functions"})
 _OTHER_NAMES = {
     "user_prompt": {"question", "instruction", "input", "query", "user", "human", "request"},
-    "response": {"answer", "output", "completion", "assistant", "reply", "chosen", "rejected", "generated_text"},
-    "feedback": {"comment", "critique", "correction", "rating", "score", "label", "thumbs", "thumb", "hindsight"},
+    "response": {"answer", "output", "completion", "assistant", "reply", "rejected", "generated_text"},
+    "feedback": {"comment", "critique", "rating", "score", "label", "thumbs", "thumb", "hindsight"},
+    "correction": {"chosen", "better_answer", "corrected", "expected", "ideal", "preferred", "reference", "solution"},
     "system_prompt": {"system"},
     "prompt_token_ids": {"prompt_ids", "input_ids"},
     "response_token_ids": {"token_ids", "output_ids", "output_token_ids", "completion_token_ids"},
@@ -47,6 +47,7 @@ def read_sample(index: int, value: object) -> DistillBatchItem:
     if isinstance(value, RepeatedFields):
         raise SampleError(index, "", "names a field twice; give each once")
     given = {name: each for name, each in value.items() if not _is_absent(each) and name not in _WITHOUT_EFFECT}
+    given["id"] = _identifier(given.get("id"))
     given = _own_form(index, given)
     _check_names(index, given)
     _check_needed(index, given)
@@ -87,7 +88,7 @@ def _own_form(index: int, given: Mapping[str, object]) -> dict[str, object]:
         own |= {"messages": list(dialogue.earlier), "user_prompt": dialogue.user_prompt}
         if dialogue.response is not None:
             own["response"] = dialogue.response
-        if "feedback" not in own:
+        if "feedback" not in own and "correction" not in own:
             raise SampleError(
                 index, "feedback", f"is missing; give it beside {field}, as a text about the answer that ends them"
             )
@@ -120,21 +121,24 @@ def _meant(name: str) -> str | None:
 
 def _check_needed(index: int, given: Mapping[str, object]) -> None:
     for field in ("user_prompt", "response", "feedback"):
-        if field in given:
+        if field in given or (field == "feedback" and "correction" in given):
             continue
         hint = ""
         if field == "user_prompt" and "prompt" in given:
             hint = "; prompt is the prompt with the chat template applied, user_prompt what the user wrote"
-        raise SampleError(
-            index, field, f"is missing; every sample needs user_prompt, response and feedback, or messages{hint}"
-        )
+        raise SampleError(index, field, f"is missing; {NEEDS}, or messages{hint}")
 
 
 def _typed(index: int, field: str, value: object) -> object:
-    if field in _TEXT_FIELDS:
+    if field in TEXT_FIELDS:
         return _text(index, field, value)
-    if field in _ID_FIELDS:
-        return [_token_id(index, f"{field}[{place}]", each) for place, each in enumerate(_list(index, field, value))]
+    if field == "version":
+        return _version(index, value)
+    if field in _TOKEN_FIELDS:
+        return [
+            _whole(index, f"{field}[{place}]", each, "a token id")
+            for place, each in enumerate(_list(index, field, value))
+        ]
     if field == _LOGPROBS:
         return [_number(index, f"{field}[{place}]", each) for place, each in enumerate(_list(index, field, value))]
     return value
@@ -159,14 +163,26 @@ def _list(index: int, field: str, value: object) -> list[object]:
     raise SampleError(index, field, f"has the wrong type: it is {_form(value)} and must be a list of numbers")
 
 
-def _token_id(index: int, place: str, value: object) -> int:
+def _whole(index: int, place: str, value: object, meaning: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    raise SampleError(
-        index, place, f"has the wrong type: it is {_form(value)} and must be a whole number, a token id"
-    )
+    raise SampleError(index, place, f"has the wrong type: it is {_form(value)} and must be a whole number, {meaning}")
+
+
+def _version(index: int, value: object) -> int:
+    version = _whole(index, "version", value, "the adapter's version that answered")
+    if version < 0:
+        raise SampleError(index, "version", "is negative; give the number of the adapter's version that answered")
+    return version
+
+
+def _identifier(value: object) -> str:
+    """The sample's identifier. Exports have identifiers of any form; one that a version can't record has no
+    effect."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return text if isinstance(text, str) and re.fullmatch(SAMPLE_ID_PATTERN, text) else ""
 
 
 def _number(index: int, place: str, value: object) -> float:

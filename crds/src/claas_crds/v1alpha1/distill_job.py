@@ -11,7 +11,7 @@ from claas_crds.base import OBJECT_NAME, ResourceModel
 from claas_crds.v1alpha1.conditions import Condition
 from claas_crds.v1alpha1.lora_adapter import RELATIVE_PATH
 from claas_crds.v1alpha1.serving import HandoverKind
-from claas_crds.v1alpha1.step import JobPhase, SampleCounts, Timings
+from claas_crds.v1alpha1.step import MOST_INVALID_SAMPLES, InvalidSample, JobPhase, SampleCounts, Timings
 from claas_crds.v1alpha1.training import DistillBatchItem, TrainingOverrides
 from claas_crds.v1alpha1.version import AdapterVersion
 
@@ -74,8 +74,10 @@ class SamplesSource(ResourceModel):
 def _characters() -> str:
     """CEL expression for a lower bound on the bytes of inline samples: one for each character, two for each
     number."""
-    needed = [f"s.{name}.size()" for name in ("user_prompt", "response", "feedback")]
-    texts = [f"(has(s.{name}) ? s.{name}.size() : 0)" for name in ("system_prompt", "prompt")]
+    needed = [f"s.{name}.size()" for name in ("user_prompt", "response")]
+    texts = [
+        f"(has(s.{name}) ? s.{name}.size() : 0)" for name in ("feedback", "correction", "system_prompt", "prompt")
+    ]
     numbers = [
         f"(has(s.{name}) ? 2 * s.{name}.size() : 0)"
         for name in ("prompt_token_ids", "response_token_ids", "response_logprobs")
@@ -186,6 +188,9 @@ class DistillJobStatus(ResourceModel):
     """`timings.servingGap`, for people."""
     samples: SampleCounts = SampleCounts()
     """Counts of the samples that the step was taken on."""
+    invalid_samples: list[InvalidSample] = Field(default=[], max_length=MOST_INVALID_SAMPLES)
+    """The samples for which the job failed with the reason InvalidSample, by index; the first 50 of them. The message
+    says how many there are."""
     handover: HandoverKind | None = None
     """Hand-over of the current or last attempt: what happens to serving during the step."""
     metrics: dict[str, float] = {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from pydantic import Field
+
 from claas_crds.base import ResourceModel
 
 
@@ -82,8 +84,11 @@ class SampleCounts(ResourceModel):
     """Samples in the batch."""
     recorded: int = 0
     """Samples with the token ids and log-probabilities of a recorded rollout."""
+    computed: int = 0
+    """Samples with recorded token ids; their log-probabilities were computed under the version that answered."""
     reconstructed: int = 0
-    """Samples whose token ids or log-probabilities the trainer made; their importance ratio is 1."""
+    """All others: the trainer made their token ids, or takes the adapter's own log-probabilities before the step for
+    the old ones. Their importance ratio is 1."""
     response_tokens: int = 0
     """Response tokens, over which the loss is averaged."""
     recorded_prompts: int = 0
@@ -98,3 +103,16 @@ class SampleCounts(ResourceModel):
     rebuilt_conversations: int = 0
     """Samples with a recorded prompt that does not end with `user_prompt`. Their teacher prompt is rebuilt from the
     sample's texts and lacks whatever only the recorded prompt holds."""
+
+
+MOST_INVALID_SAMPLES = 50
+"""How many invalid samples a status names. A trainer's report has 4 KiB."""
+
+
+class InvalidSample(ResourceModel):
+    """A sample that can't be trained on."""
+
+    index: int = Field(ge=0)
+    """Its place in the batch, from 0."""
+    message: str = ""
+    """Its field, what is wrong and what to do; never a text of the sample. Cut if there are many."""

@@ -133,25 +133,43 @@ class ChatTurn(PayloadModel):
     """What was said, without any template."""
 
 
+SAMPLE_ID_PATTERN = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$"
+"""A sample's identifier, or none."""
+
 _NOT_BLANK: dict[str, JsonValue] = {"pattern": r"\S"}
 """For the API server only: `samples.checks` gives a better message and knows zero-width characters."""
+_EMPTY_OR_NOT_BLANK: dict[str, JsonValue] = {"pattern": r"^$|\S"}
+_SOMETHING_TO_LEARN: dict[str, JsonValue] = {
+    "x-kubernetes-validations": [
+        {
+            "rule": "has(self.feedback) && self.feedback.size() > 0"
+            " || has(self.correction) && self.correction.size() > 0",
+            "message": "every sample needs a feedback, or a correction: the better answer",
+            "fieldPath": ".feedback",
+            "reason": "FieldValueRequired",
+        }
+    ]
+}
 
 
 class DistillBatchItem(PayloadModel):
     """One answer and the feedback on it.
 
     A recorded rollout carries token ids and log-probabilities; a sample written by hand needs only
-    `user_prompt`, `response` and `feedback`.
+    `user_prompt`, `response`, and `feedback` or `correction`.
     """
 
-    model_config = ConfigDict(hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True, json_schema_extra=_SOMETHING_TO_LEARN)
 
     user_prompt: str = Field(json_schema_extra=_NOT_BLANK)
     """What the user asked, without any template."""
     response: str = Field(json_schema_extra=_NOT_BLANK)
     """The answer that the feedback is about."""
-    feedback: str = Field(json_schema_extra=_NOT_BLANK)
-    """What the user said about the answer; the teacher sees it as hindsight."""
+    feedback: str = Field(default="", json_schema_extra=_EMPTY_OR_NOT_BLANK)
+    """What the user said about the answer; the teacher sees it as hindsight. Needed unless there is a
+    `correction`."""
+    correction: str = Field(default="", json_schema_extra=_EMPTY_OR_NOT_BLANK)
+    """A better answer to `user_prompt`, whole; the teacher sees it as hindsight, before the feedback."""
     system_prompt: str = ""
     """The system prompt the answer was given under; empty when there was none."""
     messages: list[ChatTurn] = []
@@ -163,5 +181,10 @@ class DistillBatchItem(PayloadModel):
     response_token_ids: list[int] = []
     """Token ids that the model sampled. Empty: the trainer tokenises `response`."""
     response_logprobs: list[float] = []
-    """Log-probability of each token when it was sampled. Empty: the adapter's own before the step, so the importance
-    ratio is 1."""
+    """Log-probability of each token when it was sampled. Empty: computed under `version`; without a `version`, the
+    adapter's own before the step, so the importance ratio is 1."""
+    version: int | None = Field(default=None, ge=0)
+    """The adapter's version that sampled `response_token_ids`. The trainer computes log-probabilities that were not
+    recorded under this version, at temperature 1. Left out: not known."""
+    id: str = Field(default="", pattern=SAMPLE_ID_PATTERN)
+    """The sender's identifier of this feedback; the version that learned from it records it."""

@@ -42,6 +42,10 @@ class Directory(Protocol):
         """A DistillJob of this gateway's."""
         ...
 
+    def listed(self) -> bool:
+        """Whether everything was listed once; until then what is missing may exist."""
+        ...
+
     def listen(self, changed: Callable[[str, str], None]) -> None:
         """Call `changed(namespace, adapter)` when an adapter or one of its jobs has changed."""
         ...

@@ -7,7 +7,10 @@
 - apiGroups: [claas.dev]
   resources: [distilljobs]
   verbs: [get, list, watch, create]
-# The pods of vLLM.
+# The vLLM Deployments that adapters name, and their pods.
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch]
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]

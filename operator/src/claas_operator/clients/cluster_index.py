@@ -17,14 +17,13 @@ from claas_kube.listing import EVERYTHING, PAGE_OF_SMALL, Selection
 from claas_kube.objects.meta import Manifest, ObjectMeta
 from claas_kube.objects.pods import Pod
 from claas_kube.objects.resources import AdapterObject
+from claas_kube.objects.serving_lease import LEASE_LABEL, MANAGED_LABELS
 from claas_kube.objects.workloads import BatchJob, Lease
 from claas_kube.resources import ADAPTERS, BATCH_JOBS, DISTILL_JOBS, LEASES, PODS, Resource
 from claas_operator.clients.job_view import JobView
 from claas_operator.clients.served_deployment import ServedDeployment, decoded_pod
 from claas_operator.plan import naming
 from claas_operator.plan.serving_lease import (
-    LEASE_LABEL,
-    MANAGED_LABELS,
     SERVED_NAME_LABELS,
     ServedName,
     ServingLease,

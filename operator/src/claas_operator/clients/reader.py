@@ -12,6 +12,7 @@ from claas_kube.api import Api
 from claas_kube.objects.meta import Manifest, ObjectMeta
 from claas_kube.objects.pods import Pod
 from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_kube.objects.serving_lease import SERVING_LEASE_LABELS
 from claas_kube.objects.workloads import BatchJob, Deployment, Event, Lease
 from claas_kube.resources import (
     ADAPTERS,
@@ -31,7 +32,6 @@ from claas_operator.clients.credentials import CredentialReader
 from claas_operator.clients.recent import RECENT_SECONDS, Recent
 from claas_operator.plan import naming
 from claas_operator.plan.serving_lease import (
-    SERVING_LEASE_LABELS,
     ServedName,
     ServingLease,
     lease_name,

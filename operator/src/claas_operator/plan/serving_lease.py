@@ -11,26 +11,30 @@ import hashlib
 import json
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+from pydantic import Field, JsonValue, TypeAdapter
 
 from claas_contract.input import VllmPod
 from claas_contract.jobs import JobIdentity, names_any
 from claas_crds import GROUP
-from claas_crds.v1alpha1.serving import HandoverKind
 from claas_crds.v1alpha1.tls import Scheme, ServingTls
 from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
 from claas_kube.objects.meta import Manifest
+from claas_kube.objects.serving_lease import (
+    DEPLOYMENT_ANNOTATION,
+    GRANT_ANNOTATION,
+    LEASE_LABEL,
+    MANAGED_LABELS,
+    SERVING_LEASE_LABELS,
+    GrantModel,
+    PauseGrant,
+    grant_text,
+)
 from claas_kube.objects.workloads import Lease
 
-GRANT_ANNOTATION = f"{GROUP}/grant"
-DEPLOYMENT_ANNOTATION = f"{GROUP}/deployment"
 SERVED_ANNOTATION = f"{GROUP}/served"
 LAST_TURN_ANNOTATION = f"{GROUP}/last-turn"
 UNACCOUNTED_ANNOTATION = f"{GROUP}/unaccounted"
 SERVED_NAME_ANNOTATION = f"{GROUP}/served-name"
-LEASE_LABEL = f"{GROUP}/lease"
-MANAGED_LABELS = {"app.kubernetes.io/managed-by": "claas-operator"}
-SERVING_LEASE_LABELS = {LEASE_LABEL: "serving", **MANAGED_LABELS}
 SERVED_NAME_LABELS = {LEASE_LABEL: "served-name", **MANAGED_LABELS}
 DEPLOYMENT_LABEL = f"{GROUP}/deployment-hash"
 """On the Lease of a served name: a label's value is too short for a Deployment's name."""
@@ -39,13 +43,7 @@ MOST_UNACCOUNTED = 300
 beyond that the Lease waits for its adapters to look."""
 
 
-class GrantModel(BaseModel):
-    """Part of the annotation."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class Grant(GrantModel):
+class Grant(PauseGrant[VllmPod]):
     """What the jobs of a step were granted."""
 
     jobs: list[JobIdentity] = Field(min_length=1)
@@ -53,18 +51,11 @@ class Grant(GrantModel):
     grant. The attempt's objects are called by the first."""
     adapter_name: str
     adapter_uid: str
-    pods: list[VllmPod]
-    """The pods of this attempt: it puts its version into service there and, with the hand-over Sleep, may pause
-    them."""
-    handover: HandoverKind = HandoverKind.SLEEP
-    """Hand-over of the attempt; never Auto."""
     control_token: SecretKeyRef | None = None
     api_key: SecretKeyRef | None = None
     tls: ServingTls | None = None
     max_pause_seconds: int
     granted_at: datetime
-    asleep_since: datetime | None = None
-    """When the operator first saw one of the pods asleep."""
     stopped_because: str | None = None
     """Why the operator ended the attempt (a reason), if it did."""
 
@@ -81,11 +72,6 @@ class Grant(GrantModel):
     def attempt_of(self, uid: str) -> int | None:
         """The attempt that it allows the job of this UID; None where it was not given to that job."""
         return next((job.attempt for job in self.jobs if job.uid == uid), None)
-
-    @property
-    def may_pause(self) -> tuple[VllmPod, ...]:
-        """The pods that the attempt may pause; only these are ever woken by the operator."""
-        return tuple(self.pods) if self.handover is HandoverKind.SLEEP else ()
 
 
 class ServedRecord(GrantModel):
@@ -185,9 +171,8 @@ def _digest(text: str) -> str:
 
 def read_lease(lease: Lease) -> ServingLease:
     """The serving lease in a Lease object."""
-    text = lease.metadata.annotations.get(GRANT_ANNOTATION)
-    held = bool(lease.spec.holder_identity) and text is not None
-    grant = _read_grant(text, lease.metadata.namespace) if held and text else None
+    text = grant_text(lease)
+    grant = None if text is None else _read_grant(text, lease.metadata.namespace)
     return ServingLease(
         name=lease.metadata.name,
         namespace=lease.metadata.namespace,

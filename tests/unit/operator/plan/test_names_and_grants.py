@@ -19,13 +19,13 @@ from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
 from claas_kube.objects.meta import LabelSelector, ObjectMeta
 from claas_kube.objects.pods import ClaimReference, Container, ContainerMount, Pod, PodSpec, PodVolume
 from claas_kube.objects.resources import JobObject
+from claas_kube.objects.serving_lease import GRANT_ANNOTATION, SERVING_LEASE_LABELS, read_pause_grant
 from claas_kube.objects.workloads import Lease
 from claas_operator.__main__ import LEADER_LEASE
 from claas_operator.observe.mounts import mounted_folder
 from claas_operator.plan import naming
 from claas_operator.plan.queueing import finished, in_queue, queue_key
 from claas_operator.plan.serving_lease import (
-    GRANT_ANNOTATION,
     Grant,
     ServedName,
     ServedRecord,
@@ -118,6 +118,20 @@ def test_a_lease_is_read_as_it_was_written(lease: ServingLease) -> None:
     assert read_lease(Lease.model_validate(stored)) == lease
 
 
+@given(lease=leases)
+def test_what_the_operator_grants_is_what_the_gateway_reads(lease: ServingLease) -> None:
+    stored = Lease.model_validate(json.loads(json.dumps(lease_manifest(lease))))
+    assert stored.metadata.labels == SERVING_LEASE_LABELS
+    read = read_pause_grant(stored)
+    if lease.grant is None:
+        assert read is None
+        return
+    assert read is not None
+    assert [(pod.name, pod.uid) for pod in read.pods] == [(pod.name, pod.uid) for pod in lease.grant.pods]
+    assert [pod.uid for pod in read.may_pause] == [pod.uid for pod in lease.grant.may_pause]
+    assert (read.handover, read.asleep_since) == (lease.grant.handover, lease.grant.asleep_since)
+
+
 @given(
     served=st.builds(ServedName, namespace=st.just(NAMESPACE), deployment=texts, served_name=texts, record=records)
 )
@@ -153,6 +167,15 @@ def test_a_damaged_grant_is_an_error_of_its_lease_alone(left: str) -> None:
     stored["metadata"]["annotations"][GRANT_ANNOTATION] = left
     with pytest.raises(ValueError, match=r"Grant|JSON|property name"):
         read_lease(Lease.model_validate(stored))
+
+
+def test_the_gateway_reads_a_grant_of_release_0_1_0() -> None:
+    pods = [{"name": "vllm-0", "uid": "u0", "url": "http://10.0.0.1:8000"}]
+    left = {"job_uid": "j", "job_name": "a", "attempt": 1, "pods": pods, "handover": "Sleep"}
+    metadata = {"name": "claas-serving-vllm", "annotations": {GRANT_ANNOTATION: json.dumps(left)}}
+    read = read_pause_grant(Lease.model_validate({"metadata": metadata, "spec": {"holderIdentity": "j"}}))
+    assert read is not None
+    assert [pod.uid for pod in read.may_pause] == ["u0"]
 
 
 def test_jobs_queue_by_creation_and_then_by_name() -> None:
