@@ -24,7 +24,7 @@ test: test-fast ## All tests: fast, contract, integration, and on a real cluster
 	$(PYTHON) -m pytest -m "e2e"
 
 .PHONY: test-fast test-fast-step test-fast-trainer test-fast-others
-FAST = -m pytest -q -m "not contract and not integration and not e2e"
+FAST = -m pytest -q -m "not contract and not integration and not e2e and not long"
 STEP_TESTS = $(addprefix tests/unit/trainer/,sdpo forward kernels model)
 # These wait for processes most of the time.
 SUPERVISOR_TESTS = tests/unit/trainer/supervisor
@@ -36,6 +36,10 @@ test-fast-trainer:
 	$(PYTHON) $(FAST) tests/unit/trainer $(addprefix --ignore=,$(STEP_TESTS) $(SUPERVISOR_TESTS))
 test-fast-others:
 	$(PYTHON) $(FAST) $(filter-out tests/unit/trainer,$(wildcard tests/unit/*)) $(SUPERVISOR_TESTS)
+
+.PHONY: test-long
+test-long: ## Tests that take many minutes, none of which a change must pass
+	$(PYTHON) -m pytest -s -m "long"
 
 .PHONY: lint
 lint: ## Style, types, import contracts, generated files

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from claas_crds.v1alpha1.serving import HandoverKind
@@ -12,9 +13,11 @@ from tests.builders.resources import HANDOVER_VARIABLE, chosen_handover
 from tests.cluster import cluster
 from tests.cluster.errors import ClusterError
 from tests.cluster.paths import REPOSITORY_ROOT
-from tests.demo.course import learn
-from tests.demo.report import plot, serving_line, table
+from tests.demo.course import BY_KUBECTL, learn
+from tests.demo.report import feedback_lines, plot, serving_line, table
+from tests.demo.rounds import Round
 from tests.stack import install, serving
+from tests.stack.gateway import Gateway, gateway
 
 NAMESPACE = "demo"
 ADAPTER = "support"
@@ -53,12 +56,14 @@ def demo(handover: HandoverKind, rounds: int, out: Path) -> int:
     stack = install.bring_up(say)
     fresh(stack)
     say("vLLM starts, the initial version is made")
-    serving.create(stack, NAMESPACE)
-    outcome = learn(stack, NAMESPACE, ADAPTER, handover, rounds, say)
+    front = gateway(stack, serving.create(stack, NAMESPACE))
+    outcome = learn(stack, front, NAMESPACE, ADAPTER, handover, rounds, say)
     picture = out / "learning.png"
     plot(outcome.rounds, picture)
     print(f"\n{table(outcome.rounds)}\n")
     print(f"plot: {picture.relative_to(Path.cwd()) if picture.is_relative_to(Path.cwd()) else picture}")
+    print(f"\n{feedback_lines(outcome.rounds)}\n")
+    print(f"asked:  {outcome.shown.question}\nbefore: {outcome.shown.before}\nafter:  {outcome.shown.after}\n")
     print(serving_line(outcome.rounds, outcome.handover))
     print(f"requests of steady clients: {outcome.felt.answered} answered, {len(outcome.felt.failures)} failed")
     for failure in outcome.felt.failures[:5]:
@@ -68,7 +73,7 @@ def demo(handover: HandoverKind, rounds: int, out: Path) -> int:
     shortfalls = outcome.shortfalls()
     for shortfall in shortfalls:
         print(f"not as promised: {shortfall}")
-    print(look_around(stack))
+    print(look_around(stack, front, outcome.rounds))
     return 1 if shortfalls else 0
 
 
@@ -78,15 +83,19 @@ def fresh(stack: install.Stack) -> None:
     serving.remove(stack, serving.Serving(NAMESPACE, "", folder))
 
 
-def look_around(stack: install.Stack) -> str:
-    """Commands to look at what the demo left up."""
+def look_around(stack: install.Stack, front: Gateway, rounds: Sequence[Round]) -> str:
+    """What to look at of what the demo left up."""
+    items = [item for each in rounds for item in each.feedback]
+    follow = [f"  curl -H 'Authorization: Bearer {front.key}' {front.url}/v1/feedback/{items[0]}"] if items else []
     return "\n".join(
         [
             "",
             "The cluster is left up. Look around:",
+            f"  dashboard: {front.url}/v1/dashboard   key: {front.key}",
+            *follow,
             f"  export KUBECONFIG={stack.cluster.kubeconfig}",
             f"  kubectl -n {NAMESPACE} get loraadapters,distilljobs -o wide",
-            f"  kubectl -n {NAMESPACE} describe distilljob round-1",
+            f"  kubectl -n {NAMESPACE} describe distilljob round-{BY_KUBECTL}",
             f"  kubectl -n {NAMESPACE} explain loraadapter.spec.serving",
             f"  kubectl -n {install.SYSTEM_NAMESPACE} logs deploy/{install.OPERATOR_DEPLOYMENT}",
             "  make demo-down",

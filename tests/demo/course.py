@@ -6,13 +6,27 @@ from dataclasses import dataclass
 
 from claas_crds.v1alpha1.serving import HandoverKind
 from tests.builders.resources import lora_adapter
-from tests.demo.rounds import Round, Say, judge, never_paused, take_round
+from tests.demo.rounds import Learner, Round, Say, never_paused
 from tests.stack import resources
+from tests.stack.gateway import Gateway
 from tests.stack.install import Stack
 from tests.stack.traffic import Felt, Traffic
+from tests.tiny_model.tasks import Preference, Question, follows, questions
 
 LEAST_RISE = 0.30
+BY_KUBECTL = 2
+"""The round whose feedback is a DistillJob; that of the others goes through the gateway."""
+SHOWN_SEED = 20
 TRAINING = {"learning_rate": 1e-2, "alpha": 0.5, "teacher_top_k": 20, "weight_decay": 0.0}
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One question, and its likeliest answer before the first round and after the last."""
+
+    question: str
+    before: str
+    after: str
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,7 @@ class Outcome:
     handover: HandoverKind
     rounds: list[Round]
     felt: Felt
+    shown: Shown
 
     @property
     def rise(self) -> float:
@@ -45,6 +60,7 @@ class Outcome:
 
 def learn(
     stack: Stack,
+    gateway: Gateway,
     namespace: str,
     adapter: str,
     handover: HandoverKind,
@@ -54,18 +70,34 @@ def learn(
     job_prefix: str = "round",
     pause_seconds: float = 0.0,
 ) -> Outcome:
-    """Make the adapter in a namespace with a vLLM that serves, and take the rounds, beside clients that pause between
-    questions. Raises RuntimeError when a job fails, TimeoutError when version 0 does not get into service."""
+    """Make the adapter in a namespace with a vLLM that serves, and take the rounds, beside clients of the gateway.
+
+    They pause between questions. Raises RuntimeError when a job fails, TimeoutError when version 0 does not get into
+    service.
+    """
     stack.kubectl.apply([lora_adapter(adapter, namespace, training=TRAINING, handover=handover)])
     resources.wait_served(stack, namespace, adapter, 0, timeout_seconds=600)
-    url = resources.vllm_url(stack, namespace)
     say("version 0 is in service; set-up is done")
     say(f"steps are taken by the hand-over {handover}")
-    results = [Round(0, judge(url, adapter, 0), None, None)]
+    learner = Learner(stack, gateway, namespace, adapter, say)
+    results = [Round(0, learner.judge(0), None, None)]
     say(f"version 0: {results[0].score.compliance:.0%} of unhinted answers are free of emoji")
-    with Traffic(url, adapter, pause_seconds=pause_seconds) as traffic:
+    question, before = _worst_answer(learner)
+    with Traffic(gateway.url, adapter, pause_seconds=pause_seconds, headers=gateway.headers) as traffic:
         for number in range(1, rounds + 1):
-            name = f"{job_prefix}-{number}"
-            results.append(take_round(stack, namespace, adapter, url, name, number, traffic.felt, say))
+            if number == BY_KUBECTL:
+                results.append(learner.round_by_kubectl(f"{job_prefix}-{number}", number, traffic.felt))
+            else:
+                results.append(learner.round_over_http(number, traffic.felt))
             say(f"version {results[-1].version}: {results[-1].score.compliance:.0%} are free of emoji")
-    return Outcome(handover, results, traffic.felt)
+    return Outcome(handover, results, traffic.felt, Shown(question.text, before, learner.answer(question)))
+
+
+def _worst_answer(learner: Learner) -> tuple[Question, str]:
+    """A question whose likeliest answer has an emoji, if one of a few does."""
+    asked = questions(8, seed=SHOWN_SEED)
+    for question in asked:
+        answer = learner.answer(question)
+        if not follows(Preference.NO_EMOJI, answer):
+            return question, answer
+    return asked[0], learner.answer(asked[0])

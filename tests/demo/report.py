@@ -65,6 +65,18 @@ def serving_line(rounds: Sequence[Round], handover: str) -> str:
     return f"hand-over {handover}: {pauses}; longest gap in which no client got a token: {felt:.2f} s"
 
 
+def feedback_lines(rounds: Sequence[Round]) -> str:
+    """Which version learned from which feedback, as the gateway tells it."""
+    lines = []
+    for each in rounds:
+        if each.feedback:
+            more = f" and {len(each.feedback) - 2} more" if len(each.feedback) > 2 else ""
+            lines.append(f"version {each.version} learned from {', '.join(each.feedback[:2])}{more}")
+        elif each.job is not None:
+            lines.append(f"version {each.version} learned from DistillJob {each.job.metadata.name}, by kubectl")
+    return "\n".join(lines)
+
+
 def plot(rounds: Sequence[Round], path: Path) -> None:
     """Compliance of unhinted answers, and the gap in serving, over versions."""
     versions = [each.version for each in rounds]

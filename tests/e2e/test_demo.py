@@ -10,6 +10,7 @@ from claas_crds.v1alpha1.serving import HandoverKind
 from tests.demo.course import learn
 from tests.demo.report import serving_line, table
 from tests.e2e.stage.scene import Scene
+from tests.stack.gateway import gateway
 
 pytestmark = pytest.mark.e2e
 
@@ -27,8 +28,9 @@ def test_the_adapter_of_the_demo_learns_while_no_request_fails(scene: Scene, han
 
     try:
         outcome = learn(
-            scene.stack, scene.namespace, name, handover, ROUNDS, say, job_prefix=name, pause_seconds=PAUSE_SECONDS
-        )
+            scene.stack, gateway(scene.stack, scene.serving), scene.namespace, name, handover, ROUNDS, say,
+            job_prefix=name, pause_seconds=PAUSE_SECONDS,
+        )  # fmt: skip
     finally:
         scene.stack.kubectl("delete", "loraadapter", name, "-n", scene.namespace, "--ignore-not-found", "--wait=true")
     print(table(outcome.rounds))

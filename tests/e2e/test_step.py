@@ -11,6 +11,7 @@ import pytest
 from claas_crds.v1alpha1.serving import HandoverKind
 from tests.builders.resources import sample
 from tests.e2e.stage.handovers import assert_step_was_taken_once, pauses
+from tests.e2e.stage.private_texts import assert_nowhere
 from tests.e2e.stage.scene import Scene
 from tests.stack import rollouts
 from tests.stack.traffic import Traffic
@@ -67,12 +68,19 @@ def test_a_finished_job_tells_its_story(scene: Scene) -> None:
     assert "made by the trainer" in told or "without recorded tokens" in told
 
 
-def test_a_sample_written_by_hand_needs_three_fields_and_status_says_what_was_made(scene: Scene) -> None:
-    scene.apply("by-hand", [sample()])
+def test_a_sample_written_by_hand_needs_three_texts_which_are_found_nowhere_but_in_the_job(scene: Scene) -> None:
+    marks = {"user_prompt": "Quokka8271 asks?", "response": "Wombat5520 says.", "feedback": "Numbat9913 wants"}
+    scene.apply("by-hand", [sample(**marks)])
     job = scene.finished("by-hand")
     assert job.status.phase == "Succeeded"
     assert (job.status.samples.total, job.status.samples.reconstructed) == (1, 1)
     assert job.status.metrics["ratio_max"] == pytest.approx(1.0, abs=1e-4)
+    kubectl = scene.stack.kubectl
+    document = json.loads(kubectl("get", "distilljob", "by-hand", "-n", scene.namespace, "-o", "json"))
+    del document["spec"]["samples"]
+    assert_nowhere(["Quokka8271", "Wombat5520", "Numbat9913"], scene, job, json.dumps(document))
+    assert job.status.trainer_job is not None
+    assert job.status.trainer_job not in kubectl("get", "secrets", "-n", scene.namespace, "-o", "name")
 
 
 def test_a_control_route_is_refused_without_the_token_and_works_with_it(scene: Scene) -> None:
@@ -93,30 +101,3 @@ def test_a_control_route_is_refused_without_the_token_and_works_with_it(scene: S
         token = {"X-Claas-Token": scene.serving.token}
         assert client.get("/is_sleeping", headers=token).json() == {"is_sleeping": False}
         assert client.get("/claas/status", headers=token).status_code == httpx.codes.OK
-
-
-def test_a_sample_text_is_found_nowhere_but_in_the_job(scene: Scene) -> None:
-    marks = {"user_prompt": "Quokka8271 asks?", "response": "Wombat5520 says.", "feedback": "Numbat9913 wants"}
-    job = scene.apply("private", [sample(**marks)])
-    job = scene.finished("private")
-    assert job.status.phase == "Succeeded"
-    kubectl = scene.stack.kubectl
-    everything = []
-    kinds = kubectl("api-resources", "--verbs=list", "--namespaced", "-o", "name").split()
-    for kind in kinds:
-        if kind in ("distilljobs.claas.dev",):
-            continue
-        everything.append(kubectl("get", kind, "-n", scene.namespace, "-o", "json", "--show-managed-fields"))
-    document = json.loads(kubectl("get", "distilljob", "private", "-n", scene.namespace, "-o", "json"))
-    del document["spec"]["samples"]
-    everything.append(json.dumps(document))
-    everything.append(kubectl("logs", "-n", "claas-system", "deployment/claas-operator"))
-    for pod in scene.trainers(job):
-        everything.append(kubectl("logs", "-n", scene.namespace, pod.metadata.name))
-    (version,) = scene.versions_of(job)
-    everything += [path.read_bytes().decode(errors="replace") for path in version.folder.iterdir()]
-    for word in ("Quokka8271", "Wombat5520", "Numbat9913"):
-        assert not [text[:200] for text in everything if word in text], word
-    secrets = kubectl("get", "secrets", "-n", scene.namespace, "-o", "name")
-    assert job.status.trainer_job is not None
-    assert job.status.trainer_job not in secrets

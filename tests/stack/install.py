@@ -11,10 +11,12 @@ from pathlib import Path
 from tests.cluster import cluster
 from tests.cluster.cluster import Cluster, Report, silent
 from tests.cluster.errors import PrerequisiteError
+from tests.cluster.host import volumes
 from tests.cluster.host.process import run
 from tests.cluster.images import building as images
-from tests.cluster.images.specs import OPERATOR, TRAINER, ImageSpec
+from tests.cluster.images.specs import GATEWAY, OPERATOR, TRAINER, ImageSpec
 from tests.cluster.kubectl import Kubectl
+from tests.cluster.layout import full_cluster_folders
 from tests.cluster.paths import REPOSITORY_ROOT
 from tests.cluster.services.binaries import Binary, ensure
 from tests.tiny_model.build import build, default_folder
@@ -22,6 +24,7 @@ from tests.tiny_model.build import build, default_folder
 RELEASE = "claas"
 SYSTEM_NAMESPACE = "claas-system"
 OPERATOR_DEPLOYMENT = "claas-operator"
+GATEWAY_DEPLOYMENT = "claas-operator-gateway"
 CHART = REPOSITORY_ROOT / "helm" / "claas-operator"
 
 
@@ -47,7 +50,7 @@ def timed(report: Report, what: str, do: Callable[[], object]) -> None:
 
 
 def bring_up(report: Report = silent) -> Stack:
-    """Bring up cluster, images and tiny model side by side, then install the operator.
+    """Bring up cluster, images and tiny model side by side, then install operator and gateway.
 
     Raises `PrerequisiteError` for a cluster of the user's: its volumes are not folders of this machine.
     """
@@ -63,7 +66,7 @@ def bring_up(report: Report = silent) -> Stack:
     built = images.build_and_load()
     names = {each.spec.repository: each.name for each in built if each.spec.is_loaded}
     stack = Stack(running, running.kubectl(), folder, names)
-    timed(report, "operator installed by Helm", lambda: install_operator(stack))
+    timed(report, "operator and gateway installed by Helm", lambda: install_release(stack))
     return stack
 
 
@@ -79,20 +82,32 @@ def helm(stack: Stack, *arguments: str, timeout_seconds: float = 180.0) -> str:
     return run([program, "--kubeconfig", stack.cluster.kubeconfig, *arguments], timeout_seconds=timeout_seconds)
 
 
-def install_operator(stack: Stack, *settings: str) -> None:
-    """Install or upgrade the release and wait until the operator is ready."""
+def install_release(stack: Stack, *settings: str) -> None:
+    """Install or upgrade the release and wait until operator and gateway are ready."""
+    _volume_of_the_gateway(stack)
     # A tag may be all digits, and is text all the same.
     texts = [
         *_image_values("image", stack.image(OPERATOR)),
         *_image_values("trainer.image", stack.image(TRAINER)),
+        *_image_values("gateway.image", stack.image(GATEWAY)),
         f"fullnameOverride={OPERATOR_DEPLOYMENT}",
+        "gateway.keys=required",
     ]
     sets = [part for text in texts for part in ("--set-string", text)]
+    sets += ["--set", "gateway.enabled=true"]
     sets += [part for value in settings for part in ("--set", value)]
     helm(
         stack, "upgrade", "--install", RELEASE, str(CHART), "--namespace", SYSTEM_NAMESPACE,
         "--create-namespace", "--wait", "--timeout", "120s", *sets,
     )  # fmt: skip
+
+
+def _volume_of_the_gateway(stack: Stack) -> None:
+    folder = volumes.make_folder(full_cluster_folders(), GATEWAY_DEPLOYMENT)
+    claim = (SYSTEM_NAMESPACE, GATEWAY_DEPLOYMENT)
+    stack.kubectl.apply(
+        [volumes.persistent_volume(GATEWAY_DEPLOYMENT, folder, access_mode="ReadWriteOnce", claim=claim)]
+    )
 
 
 def _image_values(prefix: str, name: str) -> list[str]:

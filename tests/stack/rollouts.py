@@ -1,14 +1,15 @@
-"""Rollouts through vLLM's own API: what a served adapter answers, recorded for training and judged by a rule."""
+"""What a served adapter answers, through vLLM's own API or through the gateway, and how it is judged by a rule."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import httpx
 from pydantic import JsonValue
 
+from tests.stack.gateway import Gateway
 from tests.tiny_model.tasks import Question, content_right, follows
 
 MAX_TOKENS = 48
@@ -18,14 +19,20 @@ TIMEOUT_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Rollout:
-    """One answer as it was sampled. `version` is what the server says answered (`name@7`), if it says."""
+    """One answer as it was sampled. `version` is what the server says answered (`name@7`), if it says; `recorded` is
+    the gateway's name for it. Token ids are only there when they were asked for."""
 
     question: Question
     text: str
-    prompt_token_ids: tuple[int, ...]
-    response_token_ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
     version: str | None
+    recorded: str | None = None
+    prompt_token_ids: tuple[int, ...] = ()
+    response_token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+
+    def as_feedback(self, adapter: str, feedback: str) -> dict[str, JsonValue]:
+        """Somebody's feedback on it, as the gateway takes it from clients that know nothing of rollouts."""
+        return {"lora_id": adapter, "prompt": self.question.text, "response": self.text, "feedback": feedback}
 
     def as_sample(self, feedback: str) -> dict[str, JsonValue]:
         """The rollout with somebody's feedback, as a DistillJob takes it."""
@@ -50,49 +57,68 @@ class Score:
 def sample_rollouts(
     url: str, model: str, questions: Sequence[Question], *, seed: int, temperature: float = 1.0
 ) -> list[Rollout]:
-    """Ask every question once; raises httpx.HTTPError when a request fails."""
-    return asyncio.run(_ask_all(url, model, questions, seed, temperature))
+    """Ask every question once, with token ids and log-probabilities; raises httpx.HTTPError when a request fails."""
+    return asyncio.run(_ask_all(url, {}, _Asking(model, temperature, with_tokens=True), questions, seed))
+
+
+def chat(
+    gateway: Gateway, model: str, questions: Sequence[Question], *, seed: int, temperature: float = 1.0
+) -> list[Rollout]:
+    """Ask every question once through the gateway, as an application does; raises httpx.HTTPError."""
+    asking = _Asking(model, temperature, with_tokens=False)
+    return asyncio.run(_ask_all(gateway.url, gateway.headers, asking, questions, seed))
+
+
+@dataclass(frozen=True)
+class _Asking:
+    model: str
+    temperature: float
+    with_tokens: bool
 
 
 async def _ask_all(
-    url: str, model: str, questions: Sequence[Question], seed: int, temperature: float
+    url: str, headers: Mapping[str, str], asking: _Asking, questions: Sequence[Question], seed: int
 ) -> list[Rollout]:
     slots = asyncio.Semaphore(CONCURRENCY)
-    async with httpx.AsyncClient(base_url=url, timeout=TIMEOUT_SECONDS, trust_env=False) as client:
+    connected = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False)
+    async with connected as client:
 
         async def one(index: int, question: Question) -> Rollout:
             async with slots:
-                return await ask(client, model, question, seed=seed + index, temperature=temperature)
+                return await _ask(client, asking, question, seed + index)
 
         return list(await asyncio.gather(*(one(index, question) for index, question in enumerate(questions))))
 
 
-async def ask(
-    client: httpx.AsyncClient, model: str, question: Question, *, seed: int, temperature: float = 1.0
-) -> Rollout:
-    """Ask one question through the chat route, with token ids and log-probabilities."""
+async def _ask(client: httpx.AsyncClient, asking: _Asking, question: Question, seed: int) -> Rollout:
+    tokens = {"logprobs": True, "return_token_ids": True} if asking.with_tokens else {}
     answer = await client.post(
         "/v1/chat/completions",
         json={
-            "model": model,
+            "model": asking.model,
             "messages": [{"role": "user", "content": question.text}],
             "max_tokens": MAX_TOKENS,
-            "temperature": temperature,
+            "temperature": asking.temperature,
             "seed": seed,
-            "logprobs": True,
-            "return_token_ids": True,
+            **tokens,
         },
     )
     answer.raise_for_status()
     body = answer.json()
     choice = body["choices"][0]
-    return Rollout(
+    told = Rollout(
         question=question,
         text=choice["message"]["content"] or "",
+        version=answer.headers.get("x-claas-version"),
+        recorded=answer.headers.get("x-claas-rollout"),
+    )
+    if not asking.with_tokens:
+        return told
+    return replace(
+        told,
         prompt_token_ids=tuple(body["prompt_token_ids"]),
         response_token_ids=tuple(choice["token_ids"]),
         logprobs=tuple(entry["logprob"] for entry in choice["logprobs"]["content"]),
-        version=answer.headers.get("x-claas-version"),
     )
 
 

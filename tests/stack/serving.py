@@ -25,16 +25,19 @@ from tests.stack.install import Stack
 
 COMPANION_CONFIG_MAP = "claas-vllm-companion"
 TOKEN_FOLDER = "/var/run/claas"
+GATEWAY_KEYS_SECRET = "claas-gateway-keys"
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
 @dataclass(frozen=True)
 class Serving:
-    """What a namespace holds. `volume` is the adapter volume as a folder of this machine."""
+    """What a namespace holds. `volume` is the adapter volume as a folder of this machine, `gateway_key` an API key of
+    its tenant."""
 
     namespace: str
     token: str
     volume: Path
+    gateway_key: str = ""
 
 
 def companion() -> vllm.Companion:
@@ -81,7 +84,7 @@ def create(
     limit_mebibytes: int | None = None,
     serve: bool = True,
 ) -> Serving:
-    """Make the namespace, its volumes and Secret, and the vLLM Deployment (which starts in its own time).
+    """Make the namespace, its volumes and Secrets, and the vLLM Deployment (which starts in its own time).
 
     With `limit_mebibytes` the adapter volume is really full at that size.
     """
@@ -94,7 +97,7 @@ def create(
         if limit_mebibytes is None
         else volumes.make_limited_folder(folders, name, size_mebibytes=limit_mebibytes)
     )
-    token = secrets.token_hex(16)
+    token, key = secrets.token_hex(16), secrets.token_hex(24)
     manifests: list[Manifest] = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": RESTRICTED}},
         {
@@ -102,6 +105,12 @@ def create(
             "kind": "Secret",
             "metadata": {"name": CONTROL_SECRET, "namespace": namespace},
             "stringData": {"token": token},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": GATEWAY_KEYS_SECRET, "namespace": namespace},
+            "stringData": {"application": key},
         },
     ]
     for claim, folder in ((MODEL_CLAIM, model), (ADAPTER_CLAIM, adapters)):
@@ -111,7 +120,7 @@ def create(
     if serve:
         manifests.extend(vllm.manifests(server(stack, namespace, with_companion=with_companion)))
     stack.kubectl.apply(manifests)
-    return Serving(namespace, token, adapters)
+    return Serving(namespace, token, adapters, key)
 
 
 def remove(stack: Stack, serving: Serving) -> None:

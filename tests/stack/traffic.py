@@ -7,6 +7,7 @@ import itertools
 import json
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -46,6 +47,7 @@ class Traffic:
         *,
         ignore_eos: bool = False,
         pause_seconds: float = 0.0,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.felt = Felt()
         self._url = url
@@ -54,6 +56,7 @@ class Traffic:
         self._max_tokens = max_tokens
         self._ignore_eos = ignore_eos
         self._pause_seconds = pause_seconds
+        self._headers = dict(headers or {})
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
 
@@ -77,7 +80,10 @@ class Traffic:
             time.sleep(0.05)
 
     async def _run(self) -> None:
-        async with httpx.AsyncClient(base_url=self._url, timeout=REQUEST_TIMEOUT_SECONDS, trust_env=False) as client:
+        connected = httpx.AsyncClient(
+            base_url=self._url, headers=self._headers, timeout=REQUEST_TIMEOUT_SECONDS, trust_env=False
+        )
+        async with connected as client:
             await asyncio.gather(*(self._client(client, number) for number in range(self._clients)))
 
     async def _client(self, client: httpx.AsyncClient, number: int) -> None:

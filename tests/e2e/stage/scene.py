@@ -198,11 +198,23 @@ class Fault:
         (self.folder / f"{self.point}.go").touch()
 
 
+OPERATOR_PODS = "app.kubernetes.io/component=operator"
+GATEWAY_PODS = "app.kubernetes.io/component=gateway"
+
+
 def operator_pod(stack: Stack) -> Pod:
     """The operator's pod, once it is ready."""
-    selector = f"app.kubernetes.io/name={OPERATOR_DEPLOYMENT}"
+    return _ready_pod(stack, OPERATOR_PODS)
+
+
+def gateway_pod(stack: Stack) -> Pod:
+    """The gateway's pod, once it is ready."""
+    return _ready_pod(stack, GATEWAY_PODS)
+
+
+def _ready_pod(stack: Stack, selector: str) -> Pod:
     ready = wait_for(
-        "the operator",
+        f"a pod with {selector}",
         lambda: [pod for pod in resources.pods(stack, SYSTEM_NAMESPACE, selector) if pod.ready],
         90,
     )
@@ -215,5 +227,4 @@ def scale_operator(stack: Stack, replicas: int) -> None:
     if replicas:
         operator_pod(stack)
         return
-    selector = f"app.kubernetes.io/name={OPERATOR_DEPLOYMENT}"
-    wait_for("the operator to be gone", lambda: not resources.pods(stack, SYSTEM_NAMESPACE, selector), 60)
+    wait_for("the operator to be gone", lambda: not resources.pods(stack, SYSTEM_NAMESPACE, OPERATOR_PODS), 60)
