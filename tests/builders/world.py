@@ -35,6 +35,7 @@ from claas_kube.objects.meta import ObjectMeta
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.plan.lineage.lineage import Lineage
 from claas_operator.plan.naming import attempt_name, init_name
+from claas_operator.plan.samples import SamplesFault
 from claas_operator.plan.server.handover_choice import HandoverChoice
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.traits import ServerTraits
@@ -307,7 +308,7 @@ def job_world(
     no_adapter: bool = False,
     samples_error: str | None = None,
     input_error: str | None = None,
-    sample_fault: str | None = None,
+    sample_fault: SamplesFault | None = None,
     jobs_ahead: int = 0,
     reports: tuple[PublishedVersion, ...] = (),
     unsettled: str | None = None,

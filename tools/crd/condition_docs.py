@@ -234,7 +234,11 @@ _ENDINGS = (
 )
 _TRAINER_FAILURES = (
     (_F.INVALID_INPUT, "The input document or a training setting is wrong."),
-    (_F.INVALID_SAMPLE, "A sample is wrong; the message names the sample and the field. Serving was not paused."),
+    (
+        _F.INVALID_SAMPLE,
+        "Samples are wrong; the message names the first and its field, `status.invalidSamples` each. Serving was not"
+        " paused.",
+    ),
     (_F.MODEL_NOT_FOUND, "The base model, its tokenizer or its chat template can't be read."),
     (_F.HUB_UNREACHABLE, "The hub that has the base model does not answer, and the cache does not hold it."),
     (_F.PARENT_NOT_FOUND, "The version to train from is not on the volume."),

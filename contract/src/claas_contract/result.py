@@ -9,10 +9,12 @@ from pydantic import model_validator
 from claas_contract.base import ContractModel
 from claas_contract.jobs import JobReference
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.step import SampleCounts, Timings
+from claas_crds.v1alpha1.step import InvalidSample, SampleCounts, Timings
 from claas_crds.v1alpha1.version import VersionVerdict
 
 TERMINATION_MESSAGE_LIMIT_BYTES = 4096
+_LONGEST_SAMPLE_MESSAGES = range(240, -1, -20)
+"""Lengths to which the messages about samples are cut, until a report fits."""
 
 
 class PublishedVersion(ContractModel):
@@ -59,15 +61,36 @@ class TrainerResult(ContractModel):
     swapped_pods: list[str] = []
     """Pods that serve the version."""
     samples: SampleCounts = SampleCounts()
+    invalid_samples: list[InvalidSample] = []
+    """With the reason InvalidSample, the samples that are wrong, by index; the first 50 of them."""
     timings: Timings = Timings()
 
     def to_termination_message(self) -> str:
-        """JSON of at most 4,096 bytes; a longer message is cut."""
+        """JSON of at most 4,096 bytes; longer messages are cut, those about samples first."""
         text = self.model_dump_json(exclude_none=True)
-        excess = len(text.encode()) - TERMINATION_MESSAGE_LIMIT_BYTES
+        for longest in _LONGEST_SAMPLE_MESSAGES if self.invalid_samples else ():
+            if _excess(text) <= 0:
+                break
+            text = self._with_sample_messages(longest).model_dump_json(exclude_none=True)
+        excess = _excess(text)
         if excess <= 0:
             return text
         kept = self.message.encode()[: max(0, len(self.message.encode()) - excess - 64)].decode(errors="ignore")
-        return self.model_copy(update={"message": kept + " [cut]", "swapped_pods": []}).model_dump_json(
-            exclude_none=True
+        return (
+            self._with_sample_messages(0)
+            .model_copy(update={"message": kept + " [cut]", "swapped_pods": []})
+            .model_dump_json(exclude_none=True)
         )
+
+    def _with_sample_messages(self, longest: int) -> TrainerResult:
+        cut = [each.model_copy(update={"message": _cut(each.message, longest)}) for each in self.invalid_samples]
+        return self.model_copy(update={"invalid_samples": cut})
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}..."
+
+
+def _excess(text: str) -> int:
+    """Bytes by which a report is too long."""
+    return len(text.encode()) - TERMINATION_MESSAGE_LIMIT_BYTES

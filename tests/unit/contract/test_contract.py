@@ -17,7 +17,7 @@ from claas_contract.result import TERMINATION_MESSAGE_LIMIT_BYTES, PublishedVers
 from claas_crds.v1alpha1.engine import EngineName, EngineSpec
 from claas_crds.v1alpha1.lora import LoraSpec
 from claas_crds.v1alpha1.serving import PauseMode, Probe
-from claas_crds.v1alpha1.step import JobPhase, SampleCounts, Timings
+from claas_crds.v1alpha1.step import MOST_INVALID_SAMPLES, InvalidSample, JobPhase, SampleCounts, Timings
 from claas_crds.v1alpha1.training import SupportKind, TeacherKind, TrainingConfig
 
 # What JSON can carry: no lone surrogates.
@@ -89,6 +89,7 @@ RESULTS = st.builds(
     already_published=st.booleans(),
     swapped_pods=st.lists(TEXT, max_size=3),
     samples=st.builds(SampleCounts, total=NUMBERS, recorded=NUMBERS, reconstructed=NUMBERS, response_tokens=NUMBERS),
+    invalid_samples=st.lists(st.builds(InvalidSample, index=NUMBERS, message=TEXT), max_size=3),
     timings=st.builds(Timings, queued=SECONDS, prepare=SECONDS, step=SECONDS, serving_gap=SECONDS),
 )
 PROGRESS = st.builds(Progress, phase=st.sampled_from(JobPhase), detail=TEXT, paused_since=st.none() | TIMES)
@@ -150,6 +151,27 @@ def test_a_long_message_of_characters_that_grow_in_json_is_cut_to_fit(character:
     text = result.to_termination_message()
     assert len(text.encode()) <= TERMINATION_MESSAGE_LIMIT_BYTES
     assert TrainerResult.model_validate_json(text).message.endswith("[cut]")
+
+
+@given(
+    length=st.integers(0, 400),
+    count=st.integers(1, MOST_INVALID_SAMPLES),
+    message=st.integers(0, 5000),
+    character=st.sampled_from(["x", '"', "\n", "🎉"]),
+)
+def test_a_termination_message_names_every_invalid_sample_however_many_words_are_left(
+    length: int, count: int, message: int, character: str
+) -> None:
+    samples = [InvalidSample(index=10**6 + number, message=character * length) for number in range(count)]
+    result = TrainerResult(
+        succeeded=False, reason=FailureReason.INVALID_SAMPLE, message="m" * message, invalid_samples=samples
+    )
+    text = result.to_termination_message()
+    assert len(text.encode()) <= TERMINATION_MESSAGE_LIMIT_BYTES
+    read = TrainerResult.model_validate_json(text)
+    assert [each.index for each in read.invalid_samples] == [each.index for each in samples]
+    for cut, whole in zip(read.invalid_samples, samples, strict=True):
+        assert cut == whole or cut.message.removesuffix("...") in whole.message
 
 
 def test_a_message_that_fits_is_not_cut() -> None:

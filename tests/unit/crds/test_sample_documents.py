@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from claas_crds.samples.documents import SampleError, read_document
+from claas_crds.samples.checks import InvalidSamplesError, SampleError
+from claas_crds.samples.documents import read_document
 from claas_crds.v1alpha1.training import ChatTurn, DistillBatchItem, TurnRole
 
 GOOD: dict[str, object] = {"user_prompt": "Hi?", "response": "Ho.", "feedback": "shorter"}
@@ -30,9 +31,10 @@ def one(sample: dict[str, object]) -> DistillBatchItem:
 
 
 def refusal(data: bytes) -> SampleError:
-    with pytest.raises(SampleError) as caught:
+    with pytest.raises(InvalidSamplesError) as caught:
         read_document(data)
-    return caught.value
+    (fault,) = caught.value.faults
+    return fault
 
 
 TWO = [FOREIGN, GOOD]
@@ -285,6 +287,24 @@ def test_a_wrong_sample_is_named_with_its_field(changes: dict[str, object], plac
     assert "secret" not in error.message
 
 
+def test_every_wrong_sample_is_named_and_the_status_has_the_first_fifty() -> None:
+    empty = GOOD | {"feedback": " "}
+    with pytest.raises(InvalidSamplesError) as caught:
+        read_document(json.dumps([GOOD, empty, GOOD, 7, *[empty] * 60]).encode())
+    assert str(caught.value).startswith("samples[1].feedback: is empty")
+    assert str(caught.value).endswith("(62 samples are wrong)")
+    named = caught.value.named
+    assert [each.index for each in named] == [1, 3, *range(4, 52)]
+    assert named[0].message.startswith("feedback: is empty")
+    assert named[1].message.startswith("sample: must be a JSON object")
+
+
+def test_a_document_that_can_t_be_read_names_no_sample() -> None:
+    error = error_of(lambda: read_document(b"["))
+    assert error is not None
+    assert error.named == []
+
+
 def test_a_field_that_stands_twice_is_refused_since_one_of_both_would_be_lost() -> None:
     error = refusal(b'[{"user_prompt":"a","response":"b","feedback":"c","feedback":"d"}]')
     assert error.place == "samples[0]"
@@ -338,10 +358,10 @@ VALUES = st.recursive(
 )
 
 
-def error_of(read: Callable[[], object]) -> SampleError | None:
+def error_of(read: Callable[[], object]) -> InvalidSamplesError | None:
     try:
         read()
-    except SampleError as error:
+    except InvalidSamplesError as error:
         return error
     return None
 
@@ -349,10 +369,13 @@ def error_of(read: Callable[[], object]) -> SampleError | None:
 @given(st.lists(st.dictionaries(st.sampled_from(FIELDS) | TEXTS, VALUES, max_size=6), max_size=3))
 def test_no_message_about_any_document_shows_its_text(document: list[dict[str, object]]) -> None:
     error = error_of(lambda: read_document(json.dumps(document).encode()))
-    if error is not None:
-        assert MARK not in str(error)
-        assert error.__cause__ is None
-        assert error.__suppress_context__ or error.__context__ is None
+    if error is None:
+        return
+    assert MARK not in str(error)
+    for fault in error.faults:
+        assert MARK not in str(fault)
+        assert fault.__cause__ is None
+        assert fault.__suppress_context__ or fault.__context__ is None
 
 
 @given(TEXTS)

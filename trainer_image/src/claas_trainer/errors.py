@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from claas_contract.outcome import FailureReason
 from claas_contract.result import PublishedVersion
+from claas_crds.samples.checks import InvalidSamplesError
 
 
 class TrainerError(Exception):
@@ -27,11 +28,11 @@ class InputError(TrainerError):
 
 
 class InvalidSampleError(TrainerError):
-    """A sample is wrong. `field` is its place, such as `samples[3].response_logprobs`."""
+    """Samples are wrong; `invalid` says which."""
 
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(FailureReason.INVALID_SAMPLE, f"{field}: {message}")
-        self.field = field
+    def __init__(self, invalid: InvalidSamplesError) -> None:
+        super().__init__(FailureReason.INVALID_SAMPLE, str(invalid))
+        self.invalid = invalid
 
 
 class StoreError(TrainerError):

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from claas_crds.v1alpha1.step import MOST_INVALID_SAMPLES, InvalidSample
 from claas_crds.v1alpha1.training import DistillBatchItem
 
 _ROUNDING = 1e-4
@@ -34,6 +35,27 @@ class SampleError(ValueError):
         self.index = index
         self.field = field
         self.message = message
+
+
+class InvalidSamplesError(ValueError):
+    """Some samples of a batch are invalid, or the document that contains them is.
+
+    `faults` has one for each invalid sample, in the batch's order.
+    """
+
+    def __init__(self, faults: Sequence[SampleError]) -> None:
+        several = f" ({len(faults)} samples are wrong)" if len(faults) > 1 else ""
+        super().__init__(f"{faults[0]}{several}")
+        self.faults = tuple(faults)
+
+    @property
+    def named(self) -> list[InvalidSample]:
+        """The first invalid samples, as a status names them."""
+        return [
+            InvalidSample(index=fault.index, message=f"{fault.field or 'sample'}: {fault.message}")
+            for fault in self.faults[:MOST_INVALID_SAMPLES]
+            if fault.index is not None
+        ]
 
 
 def is_blank(text: str) -> bool:

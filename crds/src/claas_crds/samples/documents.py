@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from claas_crds.samples.checks import SampleError
+from claas_crds.samples.checks import InvalidSamplesError, SampleError
 from claas_crds.samples.forms import RepeatedFields, read_sample
 from claas_crds.v1alpha1.training import DistillBatchItem
 
-__all__ = ["SampleError", "read_document"]
+__all__ = ["InvalidSamplesError", "read_document"]
 
 _WRAPPER = "samples"
 _CONTAINERS = {
@@ -31,9 +31,23 @@ def read_document(data: bytes) -> list[DistillBatchItem]:
     its conversation as OpenAI's `messages` or ShareGPT's `conversations`.
 
     Raises:
-        SampleError: the document is unreadable, or a sample is wrong. The message never quotes a text.
+        InvalidSamplesError: the document is unreadable, or samples are wrong. The message never quotes a text.
     """
-    return [read_sample(index, value) for index, value in enumerate(_sample_values(_decoded(data)))]
+    samples: list[DistillBatchItem] = []
+    faults: list[SampleError] = []
+    try:
+        values = _sample_values(_decoded(data))
+    except SampleError as error:
+        values = []
+        faults.append(error)
+    for index, value in enumerate(values):
+        try:
+            samples.append(read_sample(index, value))
+        except SampleError as error:
+            faults.append(error)
+    if faults:
+        raise InvalidSamplesError(faults)
+    return samples
 
 
 def _decoded(data: bytes) -> str:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from claas_kube.objects.resources import JobObject
 from claas_kube.resources import CONFIG_MAPS, SECRETS, Resource
 from claas_operator.clients.reader import Reader
-from claas_operator.plan.samples import InlineSamples, document_fault
+from claas_operator.plan.samples import InlineSamples, SamplesFault, document_fault
 
 REMEMBERED = 1000
 """Number of results kept, so that a queued job's samples are not checked at every pass."""
@@ -26,8 +26,8 @@ class SamplesSeen:
     """The object that holds them does not exist."""
     too_large: str | None = None
     """They do not fit into a trainer's input."""
-    invalid: str | None = None
-    """One of them is wrong."""
+    invalid: SamplesFault | None = None
+    """Some of them are wrong."""
 
 
 class SamplesObserver:
@@ -35,7 +35,7 @@ class SamplesObserver:
 
     def __init__(self, read: Reader) -> None:
         self._read = read
-        self._verdicts: OrderedDict[tuple[str, str], str | None] = OrderedDict()
+        self._verdicts: OrderedDict[tuple[str, str], SamplesFault | None] = OrderedDict()
 
     async def look(self, job: JobObject, inline: InlineSamples | None) -> SamplesSeen:
         """Problem with a job's samples; `inline`: the result of checking inline samples."""
@@ -62,9 +62,11 @@ class SamplesObserver:
         if job.status.start_time is not None:
             return SamplesSeen()
         fault = await self._fault(f"{found.uid}/{key}", found.version, found.data)
-        return SamplesSeen(invalid=None if fault is None else f"{fault} ({kind} {name}, key {key})")
+        if fault is None:
+            return SamplesSeen()
+        return SamplesSeen(invalid=replace(fault, message=f"{fault.message} ({kind} {name}, key {key})"))
 
-    async def _fault(self, owner: str, version: str, data: bytes) -> str | None:
+    async def _fault(self, owner: str, version: str, data: bytes) -> SamplesFault | None:
         """Fault of a document, which `owner` and `version` identify."""
         key = (owner, version)
         if key not in self._verdicts:

@@ -7,12 +7,23 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from claas_contract.places import INPUT_DIRECTORY, SAMPLES_DIRECTORY
-from claas_crds.samples.documents import SampleError, read_document
+from claas_crds.samples.documents import InvalidSamplesError, read_document
 from claas_crds.v1alpha1.distill_job import LARGEST_INLINE_BYTES, SamplesSource
+from claas_crds.v1alpha1.step import InvalidSample
 from claas_crds.v1alpha1.training import DistillBatchItem
 
 SAMPLES_FILE_NAME = "samples.json"
 _SAMPLES = TypeAdapter(list[DistillBatchItem])
+
+
+@dataclass(frozen=True, slots=True)
+class SamplesFault:
+    """Samples are wrong."""
+
+    message: str
+    """The first one's place and what is wrong with it, and how many are."""
+    samples: tuple[InvalidSample, ...] = ()
+    """The wrong samples, as the status names them; none if the document can't be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +32,8 @@ class InlineSamples:
 
     too_large: str | None = None
     """No trainer's input can be made of them."""
-    invalid: str | None = None
-    """One of them is wrong."""
+    invalid: SamplesFault | None = None
+    """Some of them are wrong."""
 
 
 def samples_document(source: SamplesSource) -> str | None:
@@ -53,12 +64,12 @@ def check_inline(source: SamplesSource) -> InlineSamples:
     return InlineSamples(invalid=document_fault(document.encode("utf-8", "surrogatepass")))
 
 
-def document_fault(data: bytes) -> str | None:
+def document_fault(data: bytes) -> SamplesFault | None:
     """Fault of a document of samples, without quoting it; None if there is none."""
     try:
         read_document(data)
-    except SampleError as error:
-        return str(error)
+    except InvalidSamplesError as error:
+        return SamplesFault(str(error), tuple(error.named))
     return None
 
 

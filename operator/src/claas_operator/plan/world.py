@@ -13,6 +13,7 @@ from claas_contract.result import PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.version import AdapterVersion
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.plan.lineage.lineage import Lineage
+from claas_operator.plan.samples import SamplesFault
 from claas_operator.plan.server.handover_choice import HandoverChoice
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.traits import ServerTraits
@@ -253,8 +254,8 @@ class JobWorld:
     """Batch Jobs of this job whose pods other containers keep running after the trainer has ended."""
     told: datetime | None = None
     """When the operator last wrote the job's status; None: not since its start."""
-    sample_fault: str | None = None
-    """Fault of a sample that the operator can see. None: none."""
+    sample_fault: SamplesFault | None = None
+    """Faults of samples that the operator can see. None: none."""
 
     @property
     def age_seconds(self) -> float:

@@ -205,7 +205,7 @@ async def test_inline_samples_are_checked_once_when_the_job_is_first_seen(monkey
     assert known is not None
     assert known.inline is not None
     assert known.inline.invalid is not None
-    assert known.inline.invalid.startswith("samples[0].feedback")
+    assert known.inline.invalid.message.startswith("samples[0].feedback")
     assert checked == [1]
     # A finished job's samples are nobody's business any more.
     await view.take({**done("job-2", 1), "metadata": {**done("job-2", 1)["metadata"], "resourceVersion": "8"}})  # type: ignore[dict-item]

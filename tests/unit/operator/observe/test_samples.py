@@ -74,9 +74,9 @@ async def test_a_config_map_is_read_at_once(content: Manifest, said: str | None)
         assert seen.invalid is None
     else:
         assert seen.invalid is not None
-        assert said in seen.invalid
-        assert seen.invalid.endswith("(ConfigMap feedback, key samples.json)")
-        assert TEXT not in seen.invalid
+        assert said in seen.invalid.message
+        assert seen.invalid.message.endswith("(ConfigMap feedback, key samples.json)")
+        assert TEXT not in str(seen.invalid)
 
 
 async def test_a_secret_is_read_at_once() -> None:
@@ -85,7 +85,7 @@ async def test_a_secret_is_read_at_once() -> None:
     small.put(SECRETS, NAMESPACE, {"metadata": {"name": "feedback"}, "data": {"samples.json": encoded}})
     (seen,) = await look(small, job(samples=SamplesSource(secret_ref=KeyReference(name="feedback"))))
     assert seen.invalid is not None
-    assert seen.invalid.startswith("samples[0].feedback")
+    assert seen.invalid.message.startswith("samples[0].feedback")
 
 
 async def test_inline_samples_are_looked_at_without_a_request() -> None:
@@ -93,7 +93,7 @@ async def test_inline_samples_are_looked_at_without_a_request() -> None:
     wrong = job(samples=SamplesSource(inline=[DistillBatchItem.model_validate(WRONG)]))
     (seen,) = await look(small, wrong)
     assert seen.invalid is not None
-    assert seen.invalid.startswith("samples[0].feedback")
+    assert seen.invalid.message.startswith("samples[0].feedback")
     assert small.asked == []
 
 

@@ -27,6 +27,7 @@ from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.lease import plan_lease
 from claas_operator.plan.lineage.lineage import Lineage
 from claas_operator.plan.queueing import finished
+from claas_operator.plan.samples import SamplesFault
 from claas_operator.plan.server.handover_choice import HandoverChoice
 from claas_operator.plan.serving_lease import Grant, ServedName, ServedRecord, ServingLease
 from claas_operator.plan.world import (
@@ -176,7 +177,7 @@ job_worlds = st.builds(
     adapter=st.none() | adapters,
     samples_error=messages,
     input_error=messages,
-    sample_fault=messages,
+    sample_fault=st.none() | st.just(SamplesFault("a message")),
     jobs_ahead=st.integers(0, 3),
     lineage=lineages,
     wanted_replicas=st.integers(0, 2),

@@ -126,7 +126,7 @@ def test_a_conversation_that_the_template_refuses_names_the_sample_and_the_cause
     good = item(user_prompt="hi")
     with pytest.raises(InvalidSampleError) as caught:
         tokenise([good, item(**changes)], model, LIMITS)
-    assert caught.value.field == "samples[1]"
+    assert caught.value.invalid.faults[0].place == "samples[1]"
     assert said in caught.value.message
     assert TEXT not in str(caught.value)
 

@@ -217,7 +217,7 @@ def test_a_recorded_prompt_can_be_required() -> None:
             tokenise([good, item], CHATML, LIMITS, require_recorded_prompt=True)
         return caught.value
 
-    assert refused().field == "samples[1].prompt_token_ids"
+    assert refused().invalid.faults[0].place == "samples[1].prompt_token_ids"
     error = refused(prompt_token_ids=CHATML.encode("<|im_start|>user\nprivate<|im_end|>\n" + ANSWER))
-    assert error.field == "samples[1].user_prompt"
+    assert error.invalid.faults[0].place == "samples[1].user_prompt"
     assert "private" not in str(error)

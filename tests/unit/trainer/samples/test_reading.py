@@ -10,6 +10,7 @@ from typing import Literal
 import pytest
 
 from claas_contract.outcome import FailureReason
+from claas_crds.samples.checks import SampleError
 from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_trainer.errors import InputError, InvalidSampleError
 from claas_trainer.samples.reading import ModelLimits, check_against_model, check_length, read_samples
@@ -24,7 +25,7 @@ def test_a_wrong_sample_in_the_file_is_an_invalid_sample_with_its_place(tmp_path
     with pytest.raises(InvalidSampleError) as caught:
         read_samples(tmp_path / "samples.jsonl")
     assert caught.value.reason is FailureReason.INVALID_SAMPLE
-    assert caught.value.field == "samples[1].feedback"
+    assert caught.value.invalid.faults[0].place == "samples[1].feedback"
     assert "true or false" in caught.value.message
 
 
@@ -38,14 +39,14 @@ def test_a_wrong_sample_in_the_file_is_an_invalid_sample_with_its_place(tmp_path
 )
 def test_a_token_outside_the_vocabulary_is_named(field: str, ids: list[int], place: str) -> None:
     sample = DistillBatchItem.model_validate(RECORDED | {field: ids})
-    with pytest.raises(InvalidSampleError) as caught:
+    with pytest.raises(SampleError) as caught:
         check_against_model(5, sample, LIMITS)
-    assert caught.value.field == place
+    assert caught.value.place == place
 
 
 def test_a_sample_that_just_fits_the_context_is_taken_and_one_token_more_is_not() -> None:
     check_length(0, "feedback", 50, LIMITS)
-    with pytest.raises(InvalidSampleError, match=r"samples\[0\].feedback: is 51 tokens long"):
+    with pytest.raises(SampleError, match=r"samples\[0\].feedback: is 51 tokens long"):
         check_length(0, "feedback", 51, LIMITS)
 
 

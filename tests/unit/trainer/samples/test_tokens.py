@@ -10,6 +10,7 @@ import pytest
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_trainer.errors import InputError, InvalidSampleError
+from claas_trainer.messages.result import failure
 from claas_trainer.model.hub_tokenizer import HubTokenizer, read_tokenizer
 from claas_trainer.samples.chat_template import PromptOrigin, TemplateRenderer
 from claas_trainer.samples.hindsight import HEADING
@@ -96,7 +97,19 @@ def test_a_recorded_prompt_that_hides_the_user_s_text_gives_a_teacher_prompt_mad
 def test_a_hinted_prompt_that_is_too_long_for_the_model_names_the_sample(tokenizer: HubTokenizer) -> None:
     with pytest.raises(InvalidSampleError) as caught:
         tokenise([item(), item(feedback="long " * 40)], tokenizer, ModelLimits(300, 220))
-    assert caught.value.field == "samples[1].feedback"
+    assert caught.value.invalid.faults[0].place == "samples[1].feedback"
+
+
+def test_every_sample_that_does_not_fit_the_model_is_named(tokenizer: HubTokenizer) -> None:
+    batch = [item(response_token_ids=[1, 300]), item(), item(feedback="long " * 40)]
+    with pytest.raises(InvalidSampleError, match=r"samples\[0\].response_token_ids\[1\]: .* \(2 samples are wrong\)"):
+        tokenise(batch, tokenizer, ModelLimits(300, 220))
+    with pytest.raises(InvalidSampleError) as caught:
+        tokenise(batch, tokenizer, ModelLimits(300, 220))
+    told = failure(caught.value)
+    assert told.reason is FailureReason.INVALID_SAMPLE
+    assert [each.index for each in told.invalid_samples] == [0, 2]
+    assert told.invalid_samples[1].message.startswith("feedback: is ")
 
 
 def test_a_model_without_a_chat_template_is_not_usable(folder: Path, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ async def make_batch(
     `chat`: how the servers render prompts, None if unknown. Meanwhile the kernel reads ahead the weights that the
     engine needs.
 
-    Raises TrainerError: SampleError for a sample, InputError for the model.
+    Raises TrainerError: InvalidSampleError for samples, InputError for the model.
     """
     folder = paths.model_folder(document.model)
     if folder is not None and needs.base_weights:

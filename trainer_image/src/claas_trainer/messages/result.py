@@ -5,7 +5,7 @@ from __future__ import annotations
 from claas_contract.outcome import PERMANENT_REASONS, ExitCode, FailureReason, exit_code_for
 from claas_contract.result import PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.version import VersionVerdict
-from claas_trainer.errors import TrainerError, VersionRejectedError
+from claas_trainer.errors import InvalidSampleError, TrainerError, VersionRejectedError
 from claas_trainer.store.errors import errno_name, passing_fault
 
 
@@ -20,7 +20,10 @@ def failure(error: TrainerError) -> TrainerResult:
         message = f"{error.message} (the volume does not answer: {errno_name(fault)})"
         return TrainerResult(succeeded=False, reason=FailureReason.STORAGE_FAILED, message=message)
     version = error.version if isinstance(error, VersionRejectedError) else None
-    return TrainerResult(succeeded=False, reason=error.reason, message=error.message, version=version)
+    invalid = error.invalid.named if isinstance(error, InvalidSampleError) else []
+    return TrainerResult(
+        succeeded=False, reason=error.reason, message=error.message, version=version, invalid_samples=invalid
+    )
 
 
 def internal_failure(error: BaseException) -> TrainerResult:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from claas_crds.samples import documents as sample_documents
+from claas_crds.samples.checks import SampleError
 from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_trainer.errors import InputError, InvalidSampleError
 
@@ -21,15 +22,16 @@ class ModelLimits:
 
 
 def read_samples(path: Path) -> list[DistillBatchItem]:
-    """Reads and checks a samples file. Raises InputError if the file can't be read, SampleError for its content."""
+    """Reads and checks a samples file. Raises InputError if the file can't be read, InvalidSampleError for its
+    content."""
     try:
         data = _as_it_is_spelled(path).read_bytes()
     except OSError as error:
         raise InputError(f"samples_file: {path} can't be read ({type(error).__name__}); check the mount") from error
     try:
         return sample_documents.read_document(data)
-    except sample_documents.SampleError as error:
-        raise InvalidSampleError(error.place, error.message) from None
+    except sample_documents.InvalidSamplesError as error:
+        raise InvalidSampleError(error) from None
 
 
 def _as_it_is_spelled(path: Path) -> Path:
@@ -44,8 +46,9 @@ def check_against_model(index: int, sample: DistillBatchItem, limits: ModelLimit
         ids: list[int] = getattr(sample, field)
         for position, token in enumerate(ids):
             if not 0 <= token < limits.vocabulary_size:
-                raise InvalidSampleError(
-                    f"samples[{index}].{field}[{position}]",
+                raise SampleError(
+                    index,
+                    f"{field}[{position}]",
                     f"is outside the model's vocabulary (0 to {limits.vocabulary_size - 1}); record rollouts with the"
                     " adapter's own base model",
                 )
@@ -54,8 +57,9 @@ def check_against_model(index: int, sample: DistillBatchItem, limits: ModelLimit
 def check_length(index: int, field: str, tokens: int, limits: ModelLimits) -> None:
     """Checks that a prompt with its response fits the model's context. Raises SampleError."""
     if tokens > limits.context_tokens:
-        raise InvalidSampleError(
-            f"samples[{index}].{field}",
+        raise SampleError(
+            index,
+            field,
             f"is {tokens} tokens long with its response and the model's context is {limits.context_tokens};"
             " shorten or leave out this sample",
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from claas_contract.engine import TokenisedSample
+from claas_crds.samples.checks import InvalidSamplesError, SampleError
 from claas_crds.v1alpha1.step import SampleCounts
 from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_trainer.errors import InvalidSampleError, not_found
@@ -70,27 +71,32 @@ def tokenise(
     `renderer` renders prompts that were not recorded: as the server does if one is known, or else with the model's
     own template. `require_recorded_prompt` refuses samples that would need it.
 
-    Raises SampleError for a sample that does not fit the model, InputError for an unusable template.
+    Raises InvalidSampleError for samples that do not fit the model, InputError for an unusable template.
     """
     try:
         prompts = Prompts(tokenizer, renderer or tokenizer.own_template())
     except ChatTemplateError as error:
         raise not_found(f"the chat template can't be used: {error.message}") from None
     samples, origins, teachers = [], [], []
+    faults: list[SampleError] = []
     for index, item in enumerate(items):
-        check_against_model(index, item, limits)
         try:
+            check_against_model(index, item, limits)
             sample, origin, teacher = _tokenise(index, item, prompts, require_recorded_prompt)
+            _check_lengths(index, sample, limits)
         except ChatTemplateError as error:
             if error.by_itself:
                 raise not_found(f"the chat template can't be used: {error.message}") from None
-            raise InvalidSampleError(
-                f"samples[{index}]", f"{error.message}; record the prompt (prompt_token_ids)"
-            ) from None
-        _check_lengths(index, sample, limits)
+            faults.append(SampleError(index, "", f"{error.message}; record the prompt (prompt_token_ids)"))
+            continue
+        except SampleError as error:
+            faults.append(error)
+            continue
         samples.append(sample)
         origins.append(origin)
         teachers.append(teacher)
+    if faults:
+        raise InvalidSampleError(InvalidSamplesError(faults))
     rebuilt = tuple(index for index, teacher in enumerate(teachers) if teacher is TeacherPrompt.REBUILT)
     return TokenisedBatch(tuple(samples), _counts(items, samples, origins, len(rebuilt)), rebuilt)
 
@@ -100,25 +106,27 @@ def _tokenise(
 ) -> tuple[TokenisedSample, PromptOrigin, TeacherPrompt]:
     recorded = bool(item.prompt_token_ids or item.prompt)
     if require_recorded_prompt and not recorded:
-        raise InvalidSampleError(
-            f"samples[{index}].prompt_token_ids",
+        raise SampleError(
+            index,
+            "prompt_token_ids",
             "is missing, and training.require_recorded_prompt is set; record the prompt with the answer",
         )
     student = prompts.student(item)
     try:
         teacher, how = prompts.teacher(item)
     except ControlTextError:
-        raise InvalidSampleError(f"samples[{index}].feedback", _CONTROL_TEXT) from None
+        raise SampleError(index, "feedback", _CONTROL_TEXT) from None
     if require_recorded_prompt and how is TeacherPrompt.REBUILT:
-        raise InvalidSampleError(
-            f"samples[{index}].user_prompt",
+        raise SampleError(
+            index,
+            "user_prompt",
             "is not the last message of a user in the recorded prompt, and training.require_recorded_prompt is set;"
             " give that message as it was sent",
         )
     try:
         response = item.response_token_ids or prompts.response(item.response)
     except ControlTextError:
-        raise InvalidSampleError(f"samples[{index}].response", _CONTROL_TEXT) from None
+        raise SampleError(index, "response", _CONTROL_TEXT) from None
     # Rounding may put a value slightly above 0.
     logprobs = tuple(min(value, 0.0) for value in item.response_logprobs)
     sample = TokenisedSample(
@@ -135,10 +143,10 @@ _CONTROL_TEXT = "spells a control token that this tokenizer can't read as text; 
 
 def _check_lengths(index: int, sample: TokenisedSample, limits: ModelLimits) -> None:
     if not sample.response_ids:
-        raise InvalidSampleError(f"samples[{index}].response", "has no tokens")
+        raise SampleError(index, "response", "has no tokens")
     for field, prompt in (("user_prompt", sample.student_prompt_ids), ("feedback", sample.teacher_prompt_ids)):
         if not prompt:
-            raise InvalidSampleError(f"samples[{index}].{field}", "has no tokens")
+            raise SampleError(index, field, "has no tokens")
         check_length(index, field, len(prompt) + len(sample.response_ids), limits)
 
 

@@ -141,7 +141,10 @@ def input_invalid(draft: JobDraft) -> JobPlan | None:
 def sample_invalid(draft: JobDraft) -> JobPlan | None:
     """Beside the input, for the same reason."""
     fault = draft.world.sample_fault
-    return None if fault is None or begun(draft.world) else draft.fail(FailureReason.INVALID_SAMPLE, fault)
+    if fault is None or begun(draft.world):
+        return None
+    draft.changes["invalid_samples"] = list(fault.samples)
+    return draft.fail(FailureReason.INVALID_SAMPLE, fault.message)
 
 
 def samples_missing(draft: JobDraft) -> JobPlan | None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from claas_contract.outcome import FailureReason
 from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.conditions import JobCondition, JobReason, condition_of
-from claas_crds.v1alpha1.step import JobPhase
+from claas_crds.v1alpha1.step import MOST_INVALID_SAMPLES, JobPhase
 from claas_crds.v1alpha1.version import VersionVerdict
 from claas_operator.plan import naming
 from claas_operator.plan.actions import CreateAttempt
@@ -175,6 +175,8 @@ def _account_failure(draft: JobDraft, failure: Failure) -> JobPlan:
     result = world.attempt.result
     if result is not None and result.version is not None and result.version.verdict is VersionVerdict.REJECTED:
         draft.changes["rejected_version"] = adapter_version(result.version)
+    if result is not None and failure.reason == FailureReason.INVALID_SAMPLE:
+        draft.changes["invalid_samples"] = result.invalid_samples[:MOST_INVALID_SAMPLES]
     draft.retire_attempt()
     if failure.permanent:
         return draft.fail(failure.reason, failure.message)

@@ -14,11 +14,12 @@ from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.conditions import ConditionStatus, condition_of
 from claas_crds.v1alpha1.distill_job import CompletionPoint, DistillJobStatus
 from claas_crds.v1alpha1.serving import HandoverKind
-from claas_crds.v1alpha1.step import JobPhase, SampleCounts
+from claas_crds.v1alpha1.step import InvalidSample, JobPhase, SampleCounts
 from claas_operator.plan.actions import CreateAttempt, DeleteAttempt, DeleteJob, RetireAttempt, WriteLease
 from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.job_draft import TELL_SECONDS, JobPlan
 from claas_operator.plan.queueing import in_queue
+from claas_operator.plan.samples import SamplesFault
 from claas_operator.plan.server.handover_choice import HandoverChoice
 from claas_operator.plan.world import JobWorld, ServerPod, TrainerJob, TrainerState
 from tests.builders.world import (
@@ -54,6 +55,21 @@ NOTHING_FOUND = attempt(TrainerState.SUCCEEDED, result=TrainerResult(succeeded=T
 def failed(reason: FailureReason, exit_code: int = 75, *, number: int = 1) -> TrainerJob:
     result = TrainerResult(succeeded=False, reason=reason, message="what was wrong")
     return attempt(TrainerState.FAILED, number=number, result=result, exit_code=exit_code)
+
+
+def test_invalid_samples_are_named_in_status_whether_the_operator_or_the_trainer_found_them() -> None:
+    named = (InvalidSample(index=1, message="feedback: is empty"), InvalidSample(index=4, message="no"))
+    seen = plan_job(job_world(held=OTHERS, sample_fault=SamplesFault("samples[1].feedback: is empty", named)))
+    assert seen.status.invalid_samples == list(named)
+    result = TrainerResult(
+        succeeded=False, reason=FailureReason.INVALID_SAMPLE, message="samples[1]: no", invalid_samples=list(named)
+    )
+    ended = attempt(TrainerState.FAILED, result=result, exit_code=64)
+    told = plan_job(job_world(job(status=STARTED), held=MINE, now_at=ended))
+    assert told.status.invalid_samples == list(named)
+    assert (told.status.reason, told.status.message) == ("InvalidSample", "samples[1]: no")
+    other = plan_job(job_world(job(status=STARTED), held=MINE, now_at=failed(FailureReason.INTERNAL, 64)))
+    assert other.status.invalid_samples == []
 
 
 def said(plan: JobPlan, kind: str) -> tuple[ConditionStatus, str]:
@@ -333,7 +349,7 @@ FINAL: list[tuple[str, JobWorld, str, list[str]]] = [
     ),
     (
         "a wrong sample, whoever's turn it is",
-        job_world(held=OTHERS, jobs_ahead=7, sample_fault="samples[0].feedback: is empty"),
+        job_world(held=OTHERS, jobs_ahead=7, sample_fault=SamplesFault("samples[0].feedback: is empty")),
         "InvalidSample",
         [],
     ),
