@@ -128,6 +128,8 @@ class FeedbackItem:
     """The same for people; never quotes the item."""
     answer_after: str | None = None
     """What that version answers to the same prompt, once it was asked."""
+    erased: bool = False
+    """Whether its texts were deleted, for their age or for a user. No job is made with it any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""What this gateway is, whether it works, how its routes are described, and the deletion of a user's data."""
+"""Health, and what this gateway is."""

@@ -72,6 +72,8 @@ class Forgotten:
     items: int
     learned: tuple[tuple[str, str, int], ...]
     """Namespace, adapter and version."""
+    learning: tuple[tuple[str, str, str], ...] = ()
+    """Namespace, adapter and batch of what is in a batch now: a version may come that learned from it."""
 
 
 class RolloutStore(Protocol):
@@ -153,7 +155,8 @@ class FeedbackStore(Protocol):
         ...
 
     async def answered_after(self, item_id: str, answer: str) -> None:
-        """Write down what the version that learned from an item answers to its prompt."""
+        """Write down what the version that learned from an item answers to its prompt; of an item without texts
+        nothing is written down."""
         ...
 
 
@@ -186,7 +189,7 @@ class BatchStore(Protocol):
     ) -> bool:
         """Write down how its job ended and what became of each member, in one transaction. `rest` is a new batch of
         the members without an outcome, which train without the refused ones. False if it was accounted for
-        already."""
+        already. Raises ValueError for members that get neither an outcome nor a place in `rest`."""
         ...
 
     async def recent(self, namespace: str | None, adapter: str | None, limit: int) -> Sequence[FeedbackBatch]:
@@ -207,7 +210,8 @@ class HistoryStore(Protocol):
         ...
 
     async def saw_served(self, change: ServiceChange) -> None:
-        """Write down that another version is served, unless the last one written down is that one."""
+        """Write down that another version is served, unless the last one written down is that one, or is of a later
+        time."""
         ...
 
     async def add_score(self, score: ProbeScore) -> None:
@@ -259,12 +263,15 @@ class Store(Protocol):
         ...
 
     async def forget_user(self, namespace: str | None, adapter: str | None, user: str) -> Forgotten:
-        """Delete rollouts and feedback of an end user, within what the caller may see. What is in a job already
-        loses its texts here, and is trained on."""
+        """Delete rollouts and feedback of an end user, within what the caller may see: feedback on answers to them,
+        and feedback that they gave. What waits for a batch is refused (UserDeleted). What is in a batch loses its
+        texts here (`erased`): if its job is made already, it is trained on; a job that is made later leaves it
+        out."""
         ...
 
     async def expire(self, before: datetime) -> int:
-        """Delete rollouts, and texts of final items, from before that time; how many rows."""
+        """Delete rollouts that no open item needs, and texts of final items, from before that time; how many
+        rows."""
         ...
 
     async def healthy(self) -> str | None:

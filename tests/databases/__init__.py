@@ -1,0 +1,1 @@
+"""Databases that tests start as processes of their own."""
