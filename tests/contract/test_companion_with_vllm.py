@@ -1,13 +1,19 @@
 """The companion and the client against the real vLLM on the CPU, with a random tiny Qwen3."""
 
 import asyncio
+import io
 import json
 import time
+import zipfile
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import httpx
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from claas_vllm_client import (
     AdapterNotApplied,
@@ -473,6 +479,36 @@ async def test_clients_read_the_name_they_asked_for_and_learn_of_no_version(site
     told = missing.json()["error"]["message"]
     assert told.startswith("The model `nope` does not exist.")
     assert told.endswith(f"This server has: {BASE_MODEL}, {NAME}")
+
+
+async def test_an_exported_version_is_loaded_by_peft_and_by_vllm_and_answers_as_it_did(
+    site: Site, client: VllmClient, tmp_path: Path
+) -> None:
+    await serve(client, site, 15)
+    headers = {**HEADERS, "X-Claas-Token": TOKEN}
+    async with httpx.AsyncClient(base_url=site.server.url, headers=headers, timeout=60.0, trust_env=False) as http:
+        answer = await http.get(f"/claas/adapters/{NAME}/export")
+        unknown = await http.get("/claas/adapters/nobody/export")
+        refused = await http.get(f"/claas/adapters/{NAME}/export", headers={"X-Claas-Token": "wrong"})
+    assert (answer.status_code, unknown.status_code, refused.status_code) == (200, 404, 403)
+    assert answer.headers["x-claas-version"] == f"{NAME}@15"
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.testzip() is None
+        archive.extractall(tmp_path)
+
+    assert await client.load_adapter("exported", str(tmp_path)) is LoadOutcome.LOADED
+    exported = await client.probe("exported", PROBE.prompt, max_tokens=PROBE.max_tokens)
+    served = await client.probe(NAME, PROBE.prompt, max_tokens=PROBE.max_tokens)
+    assert exported.token_ids == served.token_ids
+    assert await client.unload_adapter("exported")
+    tokens = torch.tensor([served.token_ids])
+    with torch.no_grad():
+        logits = [
+            PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(site.server.model), folder)(tokens).logits
+            for folder in (tmp_path, site.path(15), site.path(14))
+        ]
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.allclose(logits[0], logits[2])
 
 
 async def test_a_version_of_nan_weights_fails_its_probe_and_is_not_served(site: Site, client: VllmClient) -> None:

@@ -33,6 +33,7 @@ class VllmServer:
     companion: CompanionSetup | None
     api_key: str | None
     environment: dict[str, str]
+    flags: tuple[str, ...] = ()
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
@@ -55,6 +56,7 @@ class VllmServer:
             "VLLM_NO_USAGE_STATS": "1",
             "TORCHDYNAMO_DISABLE": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
         }  # fmt: skip
+        arguments += self.flags
         if self.companion:
             arguments += ["--middleware", "claas_vllm.Companion"]
             arguments += ["--worker-extension-cls", "claas_vllm.WeightExport"]
