@@ -13,6 +13,7 @@ from claas_gateway.directory.interface import Directory
 from claas_gateway.metrics import GatewayMetrics
 from claas_gateway.settings import Settings
 from claas_gateway.store.interface import Store
+from claas_gateway.upstream.servers import Upstream
 from claas_kube.api import Api
 
 
@@ -26,7 +27,9 @@ class Services:
     guard: Guard
     api: Api
     http: aiohttp.ClientSession
-    """Connections to vLLM; without a limit, without a total time-out."""
+    """Connections to vLLM, by `upstream.connections.new_session`."""
+    upstream: Upstream
+    """The vLLM pods, over these connections."""
     metrics: GatewayMetrics
     clock: Callable[[], datetime]
     """The time now, in UTC."""

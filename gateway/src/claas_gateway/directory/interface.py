@@ -30,6 +30,10 @@ class Directory(Protocol):
         """All that the caller may see, by identifier."""
         ...
 
+    def base_models(self, namespace: str | None) -> Sequence[str]:
+        """Names of the base models that Deployments of adapters serve, in order."""
+        ...
+
     def versions(self, adapter: Adapter) -> Sequence[AdapterVersion]:
         """The versions in its status."""
         ...

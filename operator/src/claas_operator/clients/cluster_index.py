@@ -12,6 +12,7 @@ from typing import Protocol, TypeAlias, TypeVar
 from claas_kube.api import Api
 from claas_kube.errors import ApiError
 from claas_kube.index.collection import Collection
+from claas_kube.index.served_deployment import ServedDeployment, decoded_pod
 from claas_kube.index.watch import Watch
 from claas_kube.listing import EVERYTHING, PAGE_OF_SMALL, Selection
 from claas_kube.objects.meta import Manifest, ObjectMeta
@@ -21,7 +22,6 @@ from claas_kube.objects.serving_lease import LEASE_LABEL, MANAGED_LABELS
 from claas_kube.objects.workloads import BatchJob, Lease
 from claas_kube.resources import ADAPTERS, BATCH_JOBS, DISTILL_JOBS, LEASES, PODS, Resource
 from claas_operator.clients.job_view import JobView
-from claas_operator.clients.served_deployment import ServedDeployment, decoded_pod
 from claas_operator.plan import naming
 from claas_operator.plan.serving_lease import (
     SERVED_NAME_LABELS,

@@ -57,6 +57,16 @@ class ServedDeployment:
             return None
         return list(self._pods.within(self._namespace))
 
+    def known_pods(self) -> list[Pod]:
+        """The pods of the Deployment's selector as far as they are in the index."""
+        return list(self._pods.within(self._namespace))
+
+    async def ready(self) -> None:
+        """Wait for the first list of the Deployment and, if it exists, of its pods; raises ApiError if that fails."""
+        await self._watch.ready()
+        if self._pod_watch is not None:
+            await self._pod_watch.ready()
+
     def pod(self, name: str) -> Pod | None:
         """The pod with that name, if it is in the index."""
         return self._pods.get(self._namespace, name)

@@ -1,0 +1,94 @@
+"""The texts of an answer, from its bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+
+class _Said(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+    delta: _Said | None = None
+    message: _Said | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    completion_tokens: int | None = None
+
+
+class _Frame(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: msgspec.Raw | None = None
+
+
+_FRAME = msgspec.json.Decoder(_Frame)
+
+
+@dataclass(slots=True)
+class Said:
+    """One answer."""
+
+    pieces: list[str] = field(default_factory=list)
+    finish_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What was said, thinking included if the server left it there."""
+        return "".join(self.pieces)
+
+
+@dataclass(slots=True)
+class Answers:
+    """All answers to a request."""
+
+    said: dict[int, Said] = field(default_factory=dict)
+    completion_tokens: int | None = None
+    """What the server counted, if it told."""
+    failed: bool = False
+    """Whether the server told of an error in the midst."""
+
+    def add(self, document: bytes) -> None:
+        """Take in one JSON document: a whole answer, or an event's data. What is no such document is skipped."""
+        try:
+            frame = _FRAME.decode(document)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        if frame.error is not None:
+            self.failed = True
+        if frame.usage is not None and frame.usage.completion_tokens is not None:
+            self.completion_tokens = frame.usage.completion_tokens
+        for choice in frame.choices:
+            said = self.said.get(choice.index)
+            if said is None:
+                said = self.said[choice.index] = Said()
+            part = choice.delta or choice.message
+            text = part.content if part is not None else choice.text
+            if text:
+                said.pieces.append(text)
+            if choice.finish_reason is not None:
+                said.finish_reason = choice.finish_reason
+
+
+def of_events(pieces: Sequence[bytes]) -> Answers:
+    """The answers in an event stream."""
+    answers = Answers()
+    for line in b"".join(pieces).split(b"\n"):
+        if line.startswith(b"data: {"):
+            answers.add(line[6:])
+    return answers
+
+
+def of_document(body: bytes) -> Answers:
+    """The answers in a JSON document."""
+    answers = Answers()
+    answers.add(body)
+    return answers
