@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
@@ -15,6 +17,7 @@ from prometheus_client import generate_latest
 from claas_crds.v1alpha1.distill_job import DistillJobStatus
 from claas_crds.v1alpha1.serving import HandoverKind
 from claas_crds.v1alpha1.step import JobPhase, Timings
+from claas_gateway.metrics import GatewayMetrics
 from claas_operator.clients.job_view import known_job
 from claas_operator.metrics.counts import Metrics
 from claas_operator.metrics.definitions import METRICS
@@ -22,11 +25,13 @@ from claas_operator.metrics.known_adapters import KnownAdapters
 from claas_operator.metrics.state import ClusterView, Sleepers, StateCollector
 from tests.builders.world import NAMESPACE, NOW, adapter, condition, job
 from tests.cluster.services.binaries import Binary, ensure
-from tests.contract.chart import Object, at, helm_binary, of_kind, one, template
+from tests.contract.chart import CHART, Object, at, helm_binary, of_kind, one, template
 
 pytestmark = pytest.mark.contract
 
 ALERT_TESTS = Path(__file__).with_name("alert_tests.yaml")
+GATEWAY_ALERT_TESTS = ALERT_TESTS.with_name("gateway_alert_tests.yaml")
+GATEWAY = "claas-claas-operator-gateway"
 EVERYTHING = [f"metrics.{each}.enabled=true" for each in ("serviceMonitor", "prometheusRule", "dashboard")]
 
 
@@ -49,11 +54,30 @@ def check(promtool: Path, *arguments: str | Path, text: str | None = None) -> st
     return result.stdout
 
 
-def rule_file(objects: list[Object], folder: Path) -> Path:
-    """What the Prometheus Operator makes of the PrometheusRule."""
-    path = folder / "alerts.yaml"
-    path.write_text(yaml.safe_dump(one(objects, "PrometheusRule")["spec"]))
-    return path
+@dataclass(frozen=True)
+class Rules:
+    """A PrometheusRule of the chart, and the file with its cases, which names the rules' file."""
+
+    rule: Object
+    cases: Path
+
+    def write(self, folder: Path) -> Path:
+        """What the Prometheus Operator makes of the PrometheusRule."""
+        (name,) = yaml.safe_load(self.cases.read_text())["rule_files"]
+        path = folder / cast(str, name)
+        path.write_text(yaml.safe_dump(self.rule["spec"]))
+        return path
+
+    def alerts(self) -> list[Object]:
+        return cast(list[Object], at(self.rule, "spec", "groups", 0, "rules"))
+
+
+@pytest.fixture(scope="session", params=["operator", "gateway"])
+def rules(request: pytest.FixtureRequest, objects: list[Object]) -> Rules:
+    if request.param == "operator":
+        return Rules(one(objects, "PrometheusRule"), ALERT_TESTS)
+    made = template(helm_binary(), *EVERYTHING, "gateway.enabled=true", "gateway.keys=required")
+    return Rules(one(made, "PrometheusRule", GATEWAY), GATEWAY_ALERT_TESTS)
 
 
 def test_the_names_of_the_metrics_keep_to_prometheus_conventions(promtool: Path) -> None:
@@ -85,21 +109,20 @@ def test_a_metric_against_the_conventions_is_found(promtool: Path) -> None:
         check(promtool, "check", "metrics", text="# HELP claas_jobs x\n# TYPE claas_jobs counter\nclaas_jobs 1\n")
 
 
-def test_the_alerts_are_valid_rules(promtool: Path, objects: list[Object], tmp_path: Path) -> None:
-    assert "4 rules found" in check(
-        promtool, "check", "rules", "--lint=all", "--lint-fatal", rule_file(objects, tmp_path)
-    )
+def test_the_alerts_are_valid_rules(promtool: Path, rules: Rules, tmp_path: Path) -> None:
+    said = check(promtool, "check", "rules", "--lint=all", "--lint-fatal", rules.write(tmp_path))
+    assert f"{len(rules.alerts())} rules found" in said
 
 
 def test_the_alerts_are_raised_when_they_should_be_and_not_otherwise(
-    promtool: Path, objects: list[Object], tmp_path: Path
+    promtool: Path, rules: Rules, tmp_path: Path
 ) -> None:
-    rule_file(objects, tmp_path)
-    tests = tmp_path / ALERT_TESTS.name
-    tests.write_text(ALERT_TESTS.read_text())
+    rules.write(tmp_path)
+    tests = tmp_path / rules.cases.name
+    tests.write_text(rules.cases.read_text())
     check(promtool, "test", "rules", tests)
-    alerts = {cast(str, rule["alert"]) for rule in alert_rules(objects)}
-    cases = yaml.safe_load(ALERT_TESTS.read_text())["tests"]
+    alerts = {cast(str, rule["alert"]) for rule in rules.alerts()}
+    cases = yaml.safe_load(rules.cases.read_text())["tests"]
     raised = {each["alertname"]: bool(each.get("exp_alerts")) for case in cases for each in case["alert_rule_test"]}
     assert alerts == set(raised)
     for alert in alerts:
@@ -112,8 +135,14 @@ def test_the_alerts_are_raised_when_they_should_be_and_not_otherwise(
         assert set(said) == {True, False}, f"{alert}: a case in which it is raised, and one in which it is not"
 
 
-def alert_rules(objects: list[Object]) -> list[Object]:
-    return cast(list[Object], at(one(objects, "PrometheusRule"), "spec", "groups", 0, "rules"))
+def test_the_gateways_metrics_keep_to_prometheus_conventions_and_its_alerts_ask_for_those(promtool: Path) -> None:
+    metrics = GatewayMetrics()
+    check(promtool, "check", "metrics", text=generate_latest(metrics.registry).decode())
+    told = {name for each in metrics.registry.collect() for name in (each.name, f"{each.name}_total")}
+    rules_file = CHART / "files" / "monitoring" / "gateway-alerts.yaml"
+    asked = set(re.findall(r"claas_gateway_[a-z_]+", rules_file.read_text()))
+    assert asked
+    assert asked <= told
 
 
 def test_every_expression_of_the_dashboard_is_promql(promtool: Path, objects: list[Object], tmp_path: Path) -> None:

@@ -11,14 +11,19 @@ import pytest
 import yaml
 
 from claas_operator.metrics.definitions import METRICS
-from tools.metrics_page import metrics_table, with_metrics_table
+from tools.metrics_page import gateway_table, metrics_table, with_metrics_table
 
 ROOT = Path(__file__).parents[3]
 MONITORING = ROOT / "helm" / "claas-operator" / "files" / "monitoring"
 PAGE = (ROOT / "docs" / "metrics.md").read_text("utf-8")
-RULES = cast(
-    list[dict[str, str]], yaml.safe_load((MONITORING / "alerts.yaml").read_text("utf-8"))["groups"][0]["rules"]
-)
+
+
+def rules_of(file: str) -> list[dict[str, str]]:
+    groups = yaml.safe_load((MONITORING / file).read_text("utf-8"))["groups"]
+    return cast(list[dict[str, str]], groups[0]["rules"])
+
+
+RULES = rules_of("alerts.yaml")
 PANELS = json.loads((MONITORING / "dashboard.json").read_text("utf-8"))["panels"]
 QUERIES = [rule["expr"] for rule in RULES] + [
     target["expr"] for panel in PANELS for target in panel.get("targets", [])
@@ -59,7 +64,7 @@ def test_the_panels_of_the_dashboard_do_not_overlap() -> None:
         taken |= cells
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+@pytest.mark.parametrize("rule", RULES + rules_of("gateway-alerts.yaml"), ids=lambda rule: rule["alert"])
 def test_each_alert_has_a_paragraph_that_says_what_to_do(rule: dict[str, object]) -> None:
     alert = cast(str, rule["alert"])
     assert cast(dict[str, str], rule["annotations"])["runbook"] == f"docs/metrics.md#{alert.lower()}"
@@ -71,6 +76,7 @@ def test_each_alert_has_a_paragraph_that_says_what_to_do(rule: dict[str, object]
 
 def test_the_page_has_the_table_of_the_metrics_as_they_are() -> None:
     assert metrics_table() in PAGE
+    assert gateway_table() in PAGE
     assert with_metrics_table(PAGE) == PAGE
     with pytest.raises(ValueError, match="not there"):
         with_metrics_table("# Metrics")
