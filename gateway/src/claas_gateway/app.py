@@ -9,4 +9,4 @@ from claas_gateway.services import Services
 
 def create_api(services: Services) -> FastAPI:
     """The routes outside the hot path, and the OpenAPI document of all."""
-    return FastAPI(title="CLaaS gateway", version="0.1.0")
+    return FastAPI(title="CLaaS gateway", version="0.1.0", docs_url=None, redoc_url=None)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
-from fastapi import APIRouter, Form, Request
+from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from claas_gateway.access.guard import Guard
@@ -52,10 +51,11 @@ def router(guard: Guard) -> APIRouter:
         return HTMLResponse(sign_in_page())
 
     @routes.post(SIGN_IN)
-    async def sign_in(request: Request, key: Annotated[str, Form(max_length=4096)] = "") -> Response:
+    async def sign_in(request: Request) -> Response:
         _from_own_page(request)
+        fields = parse_qs((await request.body()).decode("latin-1"))
         try:
-            value = await guard.sign_in(key)
+            value = await guard.sign_in(fields.get("key", [""])[0])
         except GatewayError as error:
             return HTMLResponse(sign_in_page(_SAID.get(error.status, "Try again later.")), error.status)
         answer = RedirectResponse(HOME, 303)
