@@ -3,10 +3,63 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from starlette import types
 
+from claas_gateway.access.edge import Edge
+from claas_gateway.access.handlers import handle_errors
+from claas_gateway.access.sign_in import router as sign_in
+from claas_gateway.dashboard.routes import router as dashboard
+from claas_gateway.feedback.routes import router as feedback
+from claas_gateway.feedback.worker import FeedbackWorker
+from claas_gateway.inference.outlet import Receive, Scope
+from claas_gateway.inference.routes import PATHS, Inference
+from claas_gateway.information.openapi import complete_openapi
+from claas_gateway.information.routes import router as information
+from claas_gateway.metrics import GatewayMetrics
 from claas_gateway.services import Services
 
 
-def create_api(services: Services) -> FastAPI:
+def create_api(services: Services, worker: FeedbackWorker) -> FastAPI:
     """The routes outside the hot path, and the OpenAPI document of all."""
-    return FastAPI(title="CLaaS gateway", version="0.1.0", docs_url=None, redoc_url=None)
+    api = FastAPI(title="CLaaS gateway", version="0.1.0", docs_url=None, redoc_url=None)
+    handle_errors(api)
+    api.include_router(information(services))
+    api.include_router(feedback(services, worker))
+    api.include_router(dashboard(services))
+    api.include_router(sign_in(services.guard))
+    complete_openapi(api)
+    return api
+
+
+class Application:
+    """All routes, and the work behind them, which whoever serves the application runs (`worker.run`)."""
+
+    def __init__(self, services: Services) -> None:
+        self.worker = FeedbackWorker(services)
+        api = _Counted(create_api(services, self.worker), services.metrics)
+        self._inference = Inference(services)
+        self._others = Edge(api, services.guard, services.settings.largest_body_bytes)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: types.Send) -> None:
+        """One connection's request."""
+        if scope["type"] == "http" and scope["path"] in PATHS:
+            await self._inference(scope, receive, send)
+        else:
+            await self._others(scope, receive, send)
+
+
+class _Counted:
+    """Counts answers by route, as it is declared, and status."""
+
+    def __init__(self, app: types.ASGIApp, metrics: GatewayMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: types.Scope, receive: types.Receive, send: types.Send) -> None:
+        async def counted(message: types.Message) -> None:
+            if message["type"] == "http.response.start":
+                route = str(getattr(scope.get("route"), "path", "unknown"))
+                self._metrics.requests.labels(route, message["status"]).inc()
+            await send(message)
+
+        await self._app(scope, receive, counted)

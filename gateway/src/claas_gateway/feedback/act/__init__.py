@@ -1,0 +1,1 @@
+"""What the plans ask for, done: Secrets, files, jobs, records, and prompts asked again."""

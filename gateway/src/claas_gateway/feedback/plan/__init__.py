@@ -1,0 +1,1 @@
+"""What becomes of feedback, decided without I/O."""
