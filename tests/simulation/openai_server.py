@@ -83,6 +83,7 @@ class OpenAIServer:
         application.router.add_post("/tokenize", self._tokenize)
         application.router.add_post("/v1/chat/completions", self._chat)
         application.router.add_post("/v1/completions", self._complete)
+        self.extend(application)
         runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
         await runner.setup()
         try:
@@ -91,6 +92,9 @@ class OpenAIServer:
             yield self
         finally:
             await runner.cleanup()
+
+    def extend(self, application: web.Application) -> None:
+        """Add routes; for servers that can more."""
 
     async def _health(self, request: web.Request) -> web.Response:
         return web.Response()

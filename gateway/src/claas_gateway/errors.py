@@ -10,6 +10,7 @@ GatewayError              something that a client is told
 ├── Unprocessable         422: a value is wrong
 ├── TooMany               429: more requests than the key may make
 ├── Failed                500: a step or an initialisation failed
+├── NotProvided           501: this gateway, or the servers behind it, lack what that takes
 └── NotNow                503: nothing can answer now; try again
 SettingsError             the gateway can't start with its settings
 """
@@ -84,6 +85,12 @@ class Failed(GatewayError):  # noqa: N818  (HTTP's own name)
     """A step or an initialisation failed."""
 
     status = 500
+
+
+class NotProvided(GatewayError):  # noqa: N818  (HTTP's own name is NotImplemented, which Python has)
+    """This gateway, or the servers behind it, lack what the request takes; the message says what to set up."""
+
+    status = 501
 
 
 class NotNow(GatewayError):  # noqa: N818  (HTTP's own name)
