@@ -90,6 +90,12 @@ class Front:
         asleep = set(pods) if handover == "Sleep" else set()
         await self.until_servers(lambda servers: {name for name, sleeps in servers.items() if sleeps} == asleep)
 
+    async def until_ready(self, count: int) -> None:
+        """Wait until the directory knows so many pods as ready."""
+        target = self.services.directory.resolve(BASE, NAMESPACE)
+        servers = self.services.directory.servers
+        await self.small.until(lambda: sum(each.ready for each in servers(target.servers)) == count)
+
     async def until_servers(self, holds: object) -> None:
         """Wait until what the directory knows of the pods (name: may sleep) is so."""
         assert callable(holds)
@@ -190,7 +196,7 @@ async def listening(application: object) -> AsyncIterator[str]:
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
-        server.should_exit = True
+        server.should_exit = server.force_exit = True
         await serving
 
 

@@ -42,6 +42,8 @@ class Script:
     api_key: str | None = None
     dies_after: int | None = None
     """Events after which the connection is cut."""
+    pauses_after: int | None = None
+    """Events after which it falls asleep."""
     piece_seconds: float = 0.0
     """Between two events."""
     lost_ids: int = 0
@@ -61,7 +63,11 @@ class OpenAIServer:
     asked: list[tuple[str, Body]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     awake: asyncio.Event = field(default_factory=asyncio.Event)
+    thinks: asyncio.Event = field(default_factory=asyncio.Event)
+    """Clear it to have answers take long, though it is awake."""
     running: int = 0
+    written: int = 0
+    """Events of streams that were taken."""
     aborted: int = 0
     """Requests whose client went away."""
     host: str = "127.0.0.1"
@@ -76,15 +82,17 @@ class OpenAIServer:
     async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[OpenAIServer]:
         """Listen on a loopback address."""
         self.awake.set()
+        self.thinks.set()
         application = web.Application(client_max_size=64 * 1024 * 1024)
         application.router.add_get("/health", self._health)
         application.router.add_get("/v1/models", self._models)
         application.router.add_get("/claas/status", self._status)
+        application.router.add_get("/is_sleeping", self._is_sleeping)
         application.router.add_post("/tokenize", self._tokenize)
         application.router.add_post("/v1/chat/completions", self._chat)
         application.router.add_post("/v1/completions", self._complete)
         self.extend(application)
-        runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.1)
+        runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.01)
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port).start()
@@ -110,6 +118,9 @@ class OpenAIServer:
         if not self._controlled(request):
             return _error(403, "this route needs the control token")
         return web.json_response({"companion_version": "0.1.0", "aliases": {}})
+
+    async def _is_sleeping(self, request: web.Request) -> web.Response:
+        return web.json_response({"is_sleeping": not self.awake.is_set()})
 
     async def _tokenize(self, request: web.Request) -> web.Response:
         body = await self._read(request)
@@ -154,13 +165,20 @@ class OpenAIServer:
             answer = _Answer(script, body, self._recording(request), chat=chat)
             if body.get("stream"):
                 return await self._stream(request, answer)
-            await self.awake.wait()
+            await self._free()
+            if script.dies_after is not None:
+                assert request.transport is not None
+                request.transport.abort()
             return answer.document()
         except (asyncio.CancelledError, ConnectionResetError):
             self.aborted += 1
             raise
         finally:
             self.running -= 1
+
+    async def _free(self) -> None:
+        await self.awake.wait()
+        await self.thinks.wait()
 
     def _recording(self, request: web.Request) -> str | None:
         wanted = request.headers.get("X-Claas-Record")
@@ -171,12 +189,15 @@ class OpenAIServer:
         stream = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8", **answer.headers()})
         await stream.prepare(request)
         for number, event in enumerate(answer.events()):
-            await self.awake.wait()
+            if script.pauses_after == number:
+                self.awake.clear()
+            await self._free()
             if script.dies_after == number:
                 assert request.transport is not None
                 request.transport.abort()
                 return stream
             await stream.write(event)
+            self.written += 1
             if script.piece_seconds:
                 await asyncio.sleep(script.piece_seconds)
         await stream.write(b"data: [DONE]\n\n")

@@ -34,6 +34,11 @@ class GatewayMetrics:
             ["namespace", "adapter", "evidence"],
             registry=self.registry,
         )
+        self.lost_rollouts = Counter(
+            "claas_gateway_lost_rollouts",
+            "Answers whose rollouts the database refused; the clients got their answers.",
+            registry=self.registry,
+        )
         self.items = Counter(
             "claas_gateway_feedback_items",
             "Items of feedback that have come to an end or been stored, by adapter and state.",

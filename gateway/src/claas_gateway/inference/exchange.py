@@ -1,33 +1,34 @@
-"""One request's way to a pod and back: pods are tried, the answer is passed on, and the rollout stored."""
+"""One request and its answer: asked of a pod, passed on, and stored as rollouts before the client's last bytes."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 import aiohttp
-import msgspec
 
 from claas_gateway.directory.models import Adapter, Server, Target
 from claas_gateway.errors import NotNow
 from claas_gateway.identifiers import Prefix, new_identifier
-from claas_gateway.inference.answers import Answers, of_document, of_events
-from claas_gateway.inference.events import EventCutter
+from claas_gateway.inference.editing.editor import Editor
+from claas_gateway.inference.editing.events import EventCutter
 from claas_gateway.inference.outlet import Headers, Outlet
-from claas_gateway.inference.record import Record, read_record
+from claas_gateway.inference.pods import PodTries
+from claas_gateway.inference.recording.answers import Answers, data_of, of_documents
+from claas_gateway.inference.recording.record import Record, read_record
+from claas_gateway.inference.recording.rollouts import DISCONNECTED, SERVER_LOST, rollouts_of
+from claas_gateway.inference.recording.wire import Injection, inject, wire_record
 from claas_gateway.inference.request import Asked
-from claas_gateway.inference.rollouts import DISCONNECTED, SERVER_LOST, rollouts_of
 from claas_gateway.services import Services
 from claas_gateway.upstream.credentials import ServerCredentials
-from claas_gateway.upstream.servers import NoAnswer
 
 log = logging.getLogger(__name__)
 
-AGAIN_SECONDS = 0.25
-"""How long to wait before the pods are looked at again."""
 STORE_SECONDS = 10.0
 """How long the end of an answer waits for the store."""
-_PASSED_ON = ("traceparent", "tracestate", "x-request-id")
+EVENT_STREAM = b"text/event-stream; charset=utf-8"
+_RECORD_HEADER = "X-Claas-Record"
 _PASSED_BACK = ("content-type", "retry-after", "x-claas-version", "x-request-id")
 
 
@@ -36,148 +37,169 @@ class Exchange:
 
     def __init__(self, services: Services, asked: Asked, target: Target, path: str, outlet: Outlet) -> None:
         self._services = services
-        self._upstream = services.upstream
         self._asked = asked
         self._target = target
         self._path = path
         self._outlet = outlet
         self._rollout_id = new_identifier(Prefix.ROLLOUT)
+        self._adapter = target if isinstance(target, Adapter) else None
         self._served = target.served_name if isinstance(target, Adapter) else target.name
         self._pieces: list[bytes] = []
-        self._recorded = False
-        self.server: Server | None = None
-        """The pod that is asked."""
+        self._stored = False
+        self.tries = PodTries(services.upstream, target.servers)
 
     async def run(self, headers: dict[str, str]) -> None:
-        """Get an answer and pass it on. Raises NotNow, and GatewayError for what can't be answered."""
-        tried: set[str] = set()
-        credentials = await self._upstream.credentials(self._target.servers)
-        while True:
-            self.server = self._upstream.choose(self._target.servers, tried)
-            if self.server is None:
-                tried.clear()
-                await asyncio.sleep(AGAIN_SECONDS)
-                continue
-            try:
-                await self._try(self.server, credentials, headers)
-            except (NoAnswer, aiohttp.ClientError) as error:
-                if self._outlet.begun:
-                    await self._lost()
-                    return
-                log.info("%s did not answer: %s", self.server.pod, type(error).__name__)
-                tried.add(self.server.uid)
-                self._pieces.clear()
-            else:
-                return
+        """Get an answer and pass it on; `headers` go with the request."""
+        self._sent = {"Content-Type": "application/json", **headers}
+        try:
+            await self.tries.run(self._attempt, lambda: not self._outlet.begun)
+        except aiohttp.ClientError:
+            # The server ended in the midst of its answer.
+            await self._store(of_documents(data_of(self._pieces)), None, broken=SERVER_LOST)
+            await self._outlet.fail(NotNow("The model's server ended before its answer did", retry_after_seconds=1))
 
-    async def _try(self, server: Server, credentials: ServerCredentials, headers: dict[str, str]) -> None:
-        sent = {"Content-Type": "application/json", **headers}
-        inside = await self._upstream.records(server, credentials)
+    async def comment(self) -> None:
+        """Keep a stream alive."""
+        if not self._outlet.status:
+            await self._outlet.start(200, [(b"content-type", EVENT_STREAM), self._rollout_header])
+        await self._outlet.comment()
+
+    async def abandon(self) -> None:
+        """The client has gone: keep what there was of the answer."""
+        if self._pieces and not self._stored:
+            await self._store(of_documents(data_of(self._pieces)), None, broken=DISCONNECTED)
+
+    async def _attempt(self, server: Server, credentials: ServerCredentials) -> None:
+        self._pieces.clear()
+        upstream = self._services.upstream
+        logprobs = self._adapter is not None and self._adapter.found.spec.rollouts.logprobs
+        injection, headers = None, self._sent
+        inside = await upstream.records(server, credentials)
         if inside:
-            sent["X-Claas-Record"] = self._wanted
-        body = self._asked.body if self._asked.model == self._served else self._asked.changed(model=self._served)
-        async with self._upstream.ask(
-            server, credentials, "POST", self._path, body=body, headers=sent, control=inside
+            headers = {**headers, _RECORD_HEADER: "ids, logprobs" if logprobs else "ids"}
+            asked = self._asked
+            body = asked.body if asked.model == self._served else asked.changed(model=self._served)
+        else:
+            body, injection = inject(self._asked, self._served, logprobs=logprobs)
+        version = self._version_in(server) if not inside else None
+        async with upstream.ask(
+            server, credentials, "POST", self._path, body=body, headers=headers, control=inside
         ) as response:
             if response.status >= 400:
-                await self._outlet.whole(response.status, self._headers(response), await response.read())
-            elif response.content_type == "text/event-stream":
-                await self._stream(response)
+                said = await response.read()
+                self.tries.refused(server, response.status, adapter=self._adapter is not None)
+                await self._outlet.refuse(response.status, _passed_back(response), said)
+                return
+            if inside and _RECORD_HEADER not in response.headers:
+                upstream.learn(server, records=False)
+            name = self._asked.model or self._served
+            editor = Editor(self._served, name, injection, hide_thinking=self._services.settings.hide_thinking)
+            if response.content_type == "text/event-stream":
+                cutter = await self._stream(response, editor)
+                await self._store(*self._known(data_of(self._pieces), cutter.record, injection, version, server))
+                await self._outlet.finish(cutter.last)
             else:
-                await self._whole(response)
+                body, line = _cut_tail(response, await response.read())
+                stored = await self._store(*self._known([body], line, injection, version, server))
+                headers_back = _passed_back(response)
+                await self._outlet.whole(
+                    response.status,
+                    [*headers_back, self._rollout_header] if stored else headers_back,
+                    editor.document(body),
+                )
 
-    @property
-    def _wanted(self) -> str:
-        target = self._target
-        wants = isinstance(target, Adapter) and target.found.spec.rollouts.logprobs
-        return "ids, logprobs" if wants else "ids"
-
-    async def _stream(self, response: aiohttp.ClientResponse) -> None:
+    async def _stream(self, response: aiohttp.ClientResponse, editor: Editor) -> EventCutter:
+        """Pass a stream on, but for its end. Raises aiohttp's ClientError if it is cut off."""
         cutter = EventCutter()
-        old, new = self._names
-        outlet, pieces, read = self._outlet, self._pieces, response.content.readany
+        outlet, pieces, read, feed, edit = (
+            self._outlet,
+            self._pieces,
+            response.content.readany,
+            cutter.feed,
+            editor.events,
+        )
         while data := await read():
-            events = cutter.feed(data)
+            events = feed(data)
             if events:
                 pieces.append(events)
                 if not outlet.status:
-                    await outlet.start(response.status, self._headers(response, rollout=True))
-                await outlet.write(events.replace(old, new) if old else events)
+                    await outlet.start(response.status, [*_passed_back(response), self._rollout_header])
+                events = edit(events)
+                if events:
+                    await outlet.write(events)
         if not cutter.ended:
-            raise aiohttp.ClientPayloadError("the stream ended without an end")
+            raise aiohttp.ClientPayloadError
         if not outlet.status:
-            await outlet.start(response.status, self._headers(response, rollout=True))
-        await self._store(of_events(pieces), read_record(cutter.record, self._asked.answers))
-        await outlet.finish(cutter.last)
+            await outlet.start(response.status, [*_passed_back(response), self._rollout_header])
+        return cutter
 
-    async def _whole(self, response: aiohttp.ClientResponse) -> None:
-        body = await response.read()
-        kept, _, length = response.headers.get("x-claas-record", "").partition("=")
-        tail = int(length) if kept == "tail" and length.isdecimal() else 0
-        line = body[len(body) - tail :] if tail else None
-        body = body[: len(body) - tail]
-        self._pieces.append(body)
-        stored = await self._store(of_document(body), read_record(line, self._asked.answers))
-        old, new = self._names
-        body = body.replace(old, new, 1) if old else body
-        await self._outlet.whole(response.status, self._headers(response, rollout=stored), body)
+    def _known(
+        self,
+        documents: Sequence[bytes],
+        line: bytes | None,
+        injection: Injection | None,
+        version: int | None,
+        server: Server,
+    ) -> tuple[Answers, Record | None]:
+        """What was said, and what is known of its tokens."""
+        answers = of_documents(documents)
+        if injection is None:
+            return answers, read_record(line, self._asked.answers)
+        still = version if version == self._version_in(server) else None
+        return answers, wire_record(documents, still)
 
-    async def _lost(self) -> None:
-        """The server ended in the midst of its answer."""
-        await self._store(of_events(self._pieces), None, broken=SERVER_LOST)
-        await self._outlet.fail(NotNow("The model's server ended before its answer did", retry_after_seconds=1))
-
-    async def abandon(self) -> None:
-        """The client has gone: keep what it was sent."""
-        if self._outlet.begun and not self._recorded:
-            await self._store(of_events(self._pieces), None, broken=DISCONNECTED)
-
-    @property
-    def _names(self) -> tuple[bytes, bytes]:
-        """What to replace in the answer, and by what; empty: nothing."""
-        asked = self._asked.model
-        if asked is None or asked == self._served:
-            return b"", b""
-        return _model(self._served), _model(asked)
-
-    def _headers(self, response: aiohttp.ClientResponse, *, rollout: bool = False) -> Headers:
-        headers = [
-            (name.encode(), value.encode("latin-1"))
-            for name in _PASSED_BACK
-            if (value := response.headers.get(name)) is not None
-        ]
-        if rollout:
-            headers.append((b"x-claas-rollout", self._rollout_id.encode()))
-        return headers
+    def _version_in(self, server: Server) -> int | None:
+        """The version that a pod serves, as the operator saw it last."""
+        if self._adapter is None:
+            return None
+        now = self._services.directory.adapter(self._adapter.namespace, self._adapter.name)
+        replicas = now.found.status.replicas if now is not None else ()
+        return next((each.version for each in replicas if each.pod == server.pod), None)
 
     async def _store(self, answers: Answers, record: Record | None, *, broken: str | None = None) -> bool:
         """Store the rollouts; False if that failed, which must not keep the client from its answer."""
-        self._recorded = True
+        self._stored = True
         services = self._services
         made = rollouts_of(
             self._asked, self._target, self._rollout_id, answers, record, services.clock(), broken=broken
         )
+        # A client that leaves does not end the writing.
         writing = asyncio.ensure_future(services.store.rollouts.add(made))
+        writing.add_done_callback(self._written)
         try:
             async with asyncio.timeout(STORE_SECONDS):
                 await asyncio.shield(writing)
-        except Exception as error:  # noqa: BLE001  (whatever goes wrong in the store)
-            log.error("a rollout of %s could not be stored: %s", self._served, type(error).__name__)
+        except Exception:  # noqa: BLE001  (whatever goes wrong in the store; told by `_written`)
+            if not writing.done():
+                log.error("a rollout of %s is not stored after %g s", self._served, STORE_SECONDS)
             return False
         for rollout in made:
             kind = "incomplete" if rollout.incomplete is not None else rollout.evidence.value
             services.metrics.rollouts.labels(rollout.namespace, rollout.adapter or "", kind).inc()
         return True
 
+    def _written(self, writing: asyncio.Future[None]) -> None:
+        if not writing.cancelled() and (error := writing.exception()) is not None:
+            log.error("a rollout of %s could not be stored: %s", self._served, type(error).__name__)
+            self._services.metrics.lost_rollouts.inc()
 
-def passed_on(headers: Headers) -> dict[str, str]:
-    """The client's headers that go on to the server; its key does not."""
-    return {
-        name.decode("latin-1"): value.decode("latin-1")
-        for name, value in headers
-        if name.decode("latin-1") in _PASSED_ON
-    }
+    @property
+    def _rollout_header(self) -> tuple[bytes, bytes]:
+        return b"x-claas-rollout", self._rollout_id.encode()
 
 
-def _model(name: str) -> bytes:
-    return b'"model":' + msgspec.json.encode(name)
+def _passed_back(response: aiohttp.ClientResponse) -> Headers:
+    return [
+        (name.encode(), value.encode("latin-1"))
+        for name in _PASSED_BACK
+        if (value := response.headers.get(name)) is not None
+    ]
+
+
+def _cut_tail(response: aiohttp.ClientResponse, body: bytes) -> tuple[bytes, bytes | None]:
+    """A JSON answer and the record behind it."""
+    kept, _, length = response.headers.get(_RECORD_HEADER, "").partition("=")
+    if kept != "tail" or not length.isdecimal():
+        return body, None
+    cut = len(body) - int(length)
+    return body[:cut], body[cut:]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
+from pydantic import JsonValue
 
+from claas_gateway.access.refusals import openai_body, refusal_headers
 from claas_gateway.errors import GatewayError
 from claas_gateway.inference.request import Malformed
 
@@ -17,19 +20,8 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON = (b"content-type", b"application/json")
+_DONE = b"\n\ndata: [DONE]\n\n"
 KEEP_ALIVE = b": keep-alive\n\n"
-_KINDS = {
-    400: "BadRequestError",
-    401: "AuthenticationError",
-    403: "PermissionDeniedError",
-    404: "NotFoundError",
-    405: "MethodNotAllowedError",
-    409: "ConflictError",
-    413: "RequestTooLargeError",
-    422: "UnprocessableEntityError",
-    429: "RateLimitError",
-    503: "ServiceUnavailableError",
-}
 _encode = msgspec.json.Encoder().encode
 
 
@@ -44,7 +36,9 @@ class Outlet:
         """Whether bytes of an answer were sent; comments do not count."""
         self.finished = False
         self.sending = False
-        """Whether the client is slow to take what was sent."""
+        """Whether bytes are waiting for a client that is slow to take them."""
+        self.last = time.monotonic()
+        """When something was sent last, or the request began."""
 
     async def start(self, status: int, headers: Headers) -> None:
         """Send status and headers."""
@@ -57,9 +51,11 @@ class Outlet:
         self.sending = True
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
         self.sending = False
+        self.last = time.monotonic()
 
     async def comment(self) -> None:
         """Send an SSE comment, which clients ignore and which keeps proxies from cutting the connection."""
+        self.last = time.monotonic()
         await self._send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
 
     async def finish(self, data: bytes = b"") -> None:
@@ -74,34 +70,36 @@ class Outlet:
         self.begun = True
         await self.finish(body)
 
+    async def refuse(self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes) -> None:
+        """Pass on a server's refusal; as an event, if comments were sent meanwhile."""
+        if self.status:
+            await self.finish(b"data: " + _one_line(body) + _DONE)
+        else:
+            await self.whole(status, headers, body)
+
     async def fail(self, error: GatewayError) -> None:
         """Tell of an error, in the form that fits what was sent before."""
         if self.finished:
             return
         if self.status:
-            await self.finish(error_event(error))
+            await self.finish(b"data: " + _encode({"error": _described(error)["error"]}) + _DONE)
         else:
-            await self.whole(error.status, [JSON, *error_headers(error)], error_body(error))
+            headers = [(name.lower().encode(), value.encode()) for name, value in refusal_headers(error).items()]
+            await self.whole(error.status, [JSON, *headers], _encode(_described(error)))
+
+    async def method_not_allowed(self, allowed: bytes) -> None:
+        """The path has another method."""
+        body = _encode({"detail": "Method Not Allowed"})
+        await self.whole(405, [JSON, (b"allow", allowed)], body)
 
 
-def error_headers(error: GatewayError) -> Headers:
-    """Headers that go with an error."""
-    if error.retry_after_seconds is None:
-        return []
-    return [(b"retry-after", str(error.retry_after_seconds).encode())]
+def _one_line(body: bytes) -> bytes:
+    try:
+        return msgspec.json.format(body, indent=-1)
+    except msgspec.DecodeError:
+        return _encode({"error": {"message": body.decode(errors="replace")}})
 
 
-def error_body(error: GatewayError) -> bytes:
-    """An error as OpenAI's clients read it, and as CLaaS's do."""
-    detail = error.errors if isinstance(error, Malformed) else error.detail
-    return _encode({"error": _described(error), "detail": detail})
-
-
-def error_event(error: GatewayError) -> bytes:
-    """An error inside a stream, as vLLM tells one."""
-    return b"data: " + _encode({"error": _described(error)}) + b"\n\ndata: [DONE]\n\n"
-
-
-def _described(error: GatewayError) -> dict[str, str | int | None]:
-    kind = _KINDS.get(error.status, "InternalServerError")
-    return {"message": error.detail, "type": kind, "param": None, "code": error.status}
+def _described(error: GatewayError) -> dict[str, JsonValue]:
+    body = openai_body(error)
+    return {**body, "detail": list[JsonValue](error.errors)} if isinstance(error, Malformed) else body

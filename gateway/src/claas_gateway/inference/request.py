@@ -51,6 +51,18 @@ class Asked:
         """Whether a field is there and `true`."""
         return _value(self.fields, name, bool) is True
 
+    def has(self, name: str) -> bool:
+        """Whether a field is there and not null."""
+        return name in self.fields and bytes(self.fields[name]) != b"null"
+
+    def stream_options(self) -> dict[str, JsonValue]:
+        """The options of a stream; empty if there are none."""
+        return cast(dict[str, JsonValue], _value(self.fields, "stream_options", dict) or {})
+
+    def wants_usage(self) -> bool:
+        """Whether a stream should end with the usage."""
+        return self.stream_options().get("include_usage") is True
+
     def changed(self, **values: JsonValue) -> bytes:
         """The body with other values of some fields; the bytes of all others stay."""
         fields = dict(self.fields)

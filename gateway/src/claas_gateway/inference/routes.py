@@ -2,92 +2,114 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 
-from claas_gateway.errors import Failed, GatewayError, TooLarge
-from claas_gateway.inference.exchange import Exchange, passed_on
-from claas_gateway.inference.outlet import Outlet, Receive, Scope, Send
+from claas_gateway.access.bodies import read_body
+from claas_gateway.access.callers import Caller
+from claas_gateway.errors import Failed, GatewayError
+from claas_gateway.inference.exchange import Exchange
+from claas_gateway.inference.models import list_models
+from claas_gateway.inference.outlet import JSON, Headers, Outlet, Receive, Scope, Send
 from claas_gateway.inference.request import read_request
+from claas_gateway.inference.score import Scoring, read_score
+from claas_gateway.inference.supervision import ClientGone, Pace, supervised
 from claas_gateway.records import RolloutKind
 from claas_gateway.services import Services
 
 log = logging.getLogger(__name__)
 
+MODELS = "/v1/models"
+SCORE = "/v1/score"
 KINDS = {"/v1/chat/completions": RolloutKind.CHAT, "/v1/completions": RolloutKind.COMPLETION}
-PATHS = frozenset(KINDS)
+PATHS = frozenset({*KINDS, MODELS, SCORE})
 """The paths that this application answers."""
-TICK_SECONDS = 1.0
-SILENT_SECONDS = 5.0
-"""Silence after which a stream gets a comment."""
+GONE_STATUS = 499
+"""Status in metrics of a request whose client left before an answer began."""
+_PASSED_ON = frozenset({b"traceparent", b"tracestate", b"x-request-id"})
 
 
 class Inference:
     """Answers requests to PATHS."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, pace: Pace | None = None) -> None:
         self._services = services
+        self._pace = pace or Pace(hold_seconds=services.settings.hold_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        path = scope["path"]
-        outlet = Outlet(send)
-        began = time.monotonic()
+        path, outlet, began = scope["path"], Outlet(send), time.monotonic()
         try:
             await self._answer(path, scope, receive, outlet)
         except GatewayError as error:
             await outlet.fail(error)
+        except (ClientGone, ConnectionResetError):
+            pass
         except Exception as error:  # noqa: BLE001  (whatever it is, the client is answered, and texts never logged)
             log.error("%s failed: %s at %s", path, type(error).__name__, _place(error))
-            await outlet.fail(Failed("The gateway failed; its log has more"))
+            await outlet.fail(Failed("The gateway failed; its log says where"))
         metrics = self._services.metrics
-        metrics.requests.labels(path, str(outlet.status or 499)).inc()
+        metrics.requests.labels(path, str(outlet.status or GONE_STATUS)).inc()
         metrics.inference_seconds.labels(path).observe(time.monotonic() - began)
 
     async def _answer(self, path: str, scope: Scope, receive: Receive, outlet: Outlet) -> None:
-        caller = await self._services.guard.admit(scope["headers"])
-        body = await read_body(receive, self._services.settings.largest_body_bytes)
-        if body is None:
-            return
-        asked = read_request(KINDS[path], body)
-        target = self._services.directory.resolve(asked.model, caller.namespace, caller.adapter)
-        exchange = Exchange(self._services, asked, target, path, outlet)
-        work = asyncio.create_task(exchange.run(passed_on(scope["headers"])))
-        gone = asyncio.create_task(receive())
-        try:
-            await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not work.done():
-                work.cancel()
-                await asyncio.wait((work,))
-                await exchange.abandon()
+        services = self._services
+        caller = await services.guard.admit(scope["headers"])
+        if path == MODELS:
+            if scope["method"] in ("GET", "HEAD"):
+                await outlet.whole(200, [JSON], list_models(services.directory, caller))
             else:
-                work.result()
-        finally:
-            gone.cancel()
-            work.cancel()
+                await outlet.method_not_allowed(b"GET")
+            return
+        if scope["method"] != "POST":
+            await outlet.method_not_allowed(b"POST")
+            return
+        body = await read_body(scope, receive, services.settings.largest_body_bytes)
+        if path == SCORE:
+            await self._score(caller, body, receive, outlet)
+        else:
+            await self._exchange(path, caller, body, _passed_on(scope["headers"]), receive, outlet)
+
+    async def _exchange(
+        self, path: str, caller: Caller, body: bytes, headers: dict[str, str], receive: Receive, outlet: Outlet
+    ) -> None:
+        services = self._services
+        asked = read_request(KINDS[path], body)
+        target = services.directory.resolve(asked.model, caller.namespace, caller.adapter)
+        exchange = Exchange(services, asked, target, path, outlet)
+        try:
+            await supervised(
+                exchange.run(headers),
+                receive=receive,
+                outlet=outlet,
+                tries=exchange.tries,
+                comment=exchange.comment if asked.stream else None,
+                pace=self._pace,
+                metrics=services.metrics,
+            )
+        except ClientGone:
+            await exchange.abandon()
+            raise
+
+    async def _score(self, caller: Caller, body: bytes, receive: Receive, outlet: Outlet) -> None:
+        services = self._services
+        asked = read_score(body)
+        target = services.directory.resolve(asked.model, caller.namespace, caller.adapter)
+        scoring = Scoring(services, asked, target, outlet)
+        await supervised(
+            scoring.run(),
+            receive=receive,
+            outlet=outlet,
+            tries=scoring.tries,
+            comment=None,
+            pace=self._pace,
+            metrics=services.metrics,
+        )
 
 
-async def read_body(receive: Receive, largest: int) -> bytes | None:
-    """A request's body; None if the client went away. Raises TooLarge."""
-    message = await receive()
-    if message["type"] == "http.request" and not message.get("more_body", False):
-        body: bytes = message.get("body", b"")
-        if len(body) > largest:
-            raise TooLarge(f"The body is larger than {largest} bytes")
-        return body
-    pieces, size = [], 0
-    while True:
-        if message["type"] != "http.request":
-            return None
-        piece = message.get("body", b"")
-        size += len(piece)
-        if size > largest:
-            raise TooLarge(f"The body is larger than {largest} bytes")
-        pieces.append(piece)
-        if not message.get("more_body", False):
-            return b"".join(pieces)
-        message = await receive()
+def _passed_on(headers: Headers) -> dict[str, str]:
+    """The client's headers that go on to the server; its key does not."""
+    return {name.decode(): value.decode("latin-1") for name, value in headers if name in _PASSED_ON}
 
 
 def _place(error: Exception) -> str:

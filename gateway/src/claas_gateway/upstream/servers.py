@@ -21,6 +21,8 @@ from claas_kube.errors import ApiError
 
 TOKEN_HEADER = "X-Claas-Token"
 STATUS_SECONDS = 5.0
+ASLEEP_SECONDS = 0.8
+"""How long a pod is not asked again whether it sleeps."""
 _LEARNT_SECONDS = 60.0
 """How long a pod counts as one without the companion: it may be started again with it."""
 
@@ -52,6 +54,7 @@ class Upstream:
         self._credentials = KeptCredentials(api, clock)
         self._in_flight: Counter[str] = Counter()
         self._learnt: dict[str, _Learnt] = {}
+        self._asking: dict[str, tuple[float, asyncio.Task[bool]]] = {}
 
     async def credentials(self, group: ServerGroup) -> ServerCredentials:
         """The credentials of a Deployment's servers; raises NotNow if they can't be read."""
@@ -64,9 +67,31 @@ class Upstream:
         """The pod that should take a request; None if none is ready that was not tried."""
         return choose(self._directory.servers(group), self._in_flight, tried)
 
-    def may_sleep(self, group: ServerGroup, uid: str) -> bool:
-        """Whether a step may have put a pod to sleep by now."""
-        return any(server.may_sleep for server in self._directory.servers(group) if server.uid == uid)
+    def forget_credentials(self, group: ServerGroup) -> None:
+        """A server refused them: read them again."""
+        self._credentials.forget(group)
+
+    async def is_asleep(self, group: ServerGroup, server: Server) -> bool:
+        """Whether a pod that a step may put to sleep sleeps; a pod that can't be asked counts as asleep."""
+        if not any(each.may_sleep for each in self._directory.servers(group) if each.uid == server.uid):
+            return False
+        asking = self._asking.get(server.uid)
+        if asking is None or (asking[1].done() and self._clock() - asking[0] >= ASLEEP_SECONDS):
+            asking = self._clock(), asyncio.create_task(self._ask_asleep(group, server))
+            self._asking[server.uid] = asking
+        return await asyncio.shield(asking[1])
+
+    async def _ask_asleep(self, group: ServerGroup, server: Server) -> bool:
+        try:
+            credentials = await self.credentials(group)
+            async with (
+                asyncio.timeout(STATUS_SECONDS),
+                self.ask(server, credentials, "GET", "/is_sleeping", control=True) as response,
+            ):
+                said = await response.read()
+                return response.status != 200 or b"true" in said
+        except (NoAnswer, NotNow, TimeoutError, aiohttp.ClientError):
+            return True
 
     @asynccontextmanager
     async def ask(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -78,17 +78,14 @@ class Answers:
                 said.finish_reason = choice.finish_reason
 
 
-def of_events(pieces: Sequence[bytes]) -> Answers:
-    """The answers in an event stream."""
-    answers = Answers()
-    for line in b"".join(pieces).split(b"\n"):
-        if line.startswith(b"data: {"):
-            answers.add(line[6:])
-    return answers
+def data_of(pieces: Iterable[bytes]) -> list[bytes]:
+    """The JSON documents in the events of a stream."""
+    return [line[6:] for line in b"".join(pieces).split(b"\n") if line.startswith(b"data: {")]
 
 
-def of_document(body: bytes) -> Answers:
-    """The answers in a JSON document."""
+def of_documents(documents: Iterable[bytes]) -> Answers:
+    """The answers in JSON documents: the one of an answer at once, or those of a stream's events."""
     answers = Answers()
-    answers.add(body)
+    for document in documents:
+        answers.add(document)
     return answers

@@ -6,10 +6,10 @@ from datetime import datetime
 
 from claas_gateway.directory.models import Adapter, Target
 from claas_gateway.identifiers import Prefix, new_identifier
-from claas_gateway.inference.answers import Answers, Said
-from claas_gateway.inference.record import NOTHING, Record, Sampled
+from claas_gateway.inference.recording.answers import Answers, Said
+from claas_gateway.inference.recording.record import NOTHING, Record, Sampled
+from claas_gateway.inference.recording.texts import system_prompt, user_prompt
 from claas_gateway.inference.request import Asked
-from claas_gateway.inference.texts import system_prompt, user_prompt
 from claas_gateway.records import Evidence, Rollout
 from claas_gateway.rollouts.hashing import answer_hash, prompt_hash
 from claas_gateway.rollouts.visible import visible_text

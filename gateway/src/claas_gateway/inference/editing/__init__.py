@@ -1,0 +1,1 @@
+"""Edits an answer on its way to the client."""

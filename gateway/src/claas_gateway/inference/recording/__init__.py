@@ -1,0 +1,1 @@
+"""What was asked and answered, and with which tokens, as rollouts."""
