@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
+from pydantic import JsonValue
+
+from claas_gateway.directory.models import Adapter
 from claas_gateway.records import (
     BatchState,
     Evidence,
@@ -23,6 +26,7 @@ from claas_gateway.records import (
 )
 from claas_gateway.rollouts.hashing import answer_hash, prompt_hash
 from claas_gateway.store.interface import Store
+from tests.builders.gateway import gateway_adapter
 
 NOW = datetime(2026, 11, 27, 12, 0, tzinfo=UTC)
 _TIMINGS = {
@@ -58,6 +62,20 @@ class Told:
     refused: str
     waiting: str
     batch: str
+
+
+def coder(namespace: str = "team-a", name: str = "coder", *, served: int = 11, ready: str = "Serving") -> Adapter:
+    """The story's adapter as the directory shows it; `ready` is the reason of its condition Ready."""
+    well = ready == "Serving"
+    condition: dict[str, JsonValue] = {
+        "type": "Ready",
+        "status": "True" if well else "False",
+        "reason": ready,
+        "message": "every ready pod serves it" if well else "the Deployment has no ready pod",
+        "lastTransitionTime": "2026-11-27T07:00:00Z",
+    }
+    status: dict[str, JsonValue] = {"servedVersion": served, "latestVersion": served, "conditions": [condition]}
+    return gateway_adapter(name, namespace, status=status)
 
 
 def rollout(identifier: str, namespace: str, adapter: str, prompt: str, answer: str, at: datetime) -> Rollout:

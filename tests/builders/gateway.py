@@ -69,6 +69,10 @@ class FixedDirectory:
             key=lambda each: each.lora_id,
         )
 
+    def base_models(self, namespace: str | None) -> Sequence[str]:
+        """Those of the adapters."""
+        return sorted({each.base_model for each in self.adapters(namespace)})
+
     def versions(self, adapter: Adapter) -> Sequence[AdapterVersion]:
         """Those in status."""
         return adapter.found.status.versions
@@ -88,6 +92,11 @@ class FixedDirectory:
     def listen(self, changed: Callable[[str, str], None]) -> None:
         """Keep the listener, for the test to call."""
         self.listeners.append(changed)
+
+    def tell(self, namespace: str, adapter: str) -> None:
+        """Call the listeners."""
+        for listener in self.listeners:
+            listener(namespace, adapter)
 
 
 def ready_server(namespace: str, pod: str, *, ready: bool = True, url: str = "http://192.0.2.1:8000") -> Server:

@@ -35,3 +35,5 @@ class Services:
     """The time now, in UTC."""
     checks: dict[str, Callable[[], str | None]] = field(default_factory=dict)
     """What health asks of the gateway's own parts, by their names: None, or what is wrong."""
+    at_stop: list[Callable[[], None]] = field(default_factory=list)
+    """What is called as soon as the gateway is told to stop: answers that would go on for ever end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import msgspec
 
@@ -48,14 +48,18 @@ class _Listener:
 class LiveUpdates:
     """Watches the overview for those who listen."""
 
-    def __init__(self, look: Callable[[], Awaitable[Overview]], directory: Directory) -> None:
+    def __init__(
+        self, look: Callable[[], Awaitable[Overview]], directory: Directory, look_seconds: float = LOOK_SECONDS
+    ) -> None:
         self._look = look
+        self._look_seconds = look_seconds
         self._listeners: set[_Listener] = set()
         self._hint = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
+        self._stopping = False
         directory.listen(self._hinted)
 
-    async def events(self, caller: Caller, only: AdapterKey | None) -> AsyncIterator[bytes]:
+    async def events(self, caller: Caller, only: AdapterKey | None) -> AsyncGenerator[bytes]:
         """An event stream: `changed` with namespace and adapter, for all that the caller sees or for `only` one."""
         listener = _Listener(caller, only)
         self._listeners.add(listener)
@@ -65,7 +69,7 @@ class LiveUpdates:
         ends = loop.time() + STREAM_SECONDS
         try:
             yield f"retry: {_RETRY_MILLISECONDS}\nevent: ready\ndata: {{}}\n\n".encode()
-            while (left := ends - loop.time()) > 0:
+            while (left := ends - loop.time()) > 0 and not self._stopping:
                 try:
                     await asyncio.wait_for(listener.wake.wait(), min(KEEP_ALIVE_SECONDS, left))
                 except TimeoutError:
@@ -76,6 +80,12 @@ class LiveUpdates:
                     yield b"event: changed\ndata: " + data + b"\n\n"
         finally:
             self._listeners.discard(listener)
+
+    def stop(self) -> None:
+        """End all streams: the gateway is about to stop."""
+        self._stopping = True
+        for listener in self._listeners:
+            listener.wake.set()
 
     def _hinted(self, namespace: str, adapter: str) -> None:
         if self._listeners:
@@ -97,7 +107,7 @@ class LiveUpdates:
                     for listener in list(self._listeners):
                         listener.tell(changed)
                 before = now
-            await self._rest(max(LOOK_SECONDS, _LOAD_SHARE * (loop.time() - begun)))
+            await self._rest(max(self._look_seconds, _LOAD_SHARE * (loop.time() - begun)))
 
     async def _rest(self, seconds: float) -> None:
         """Wait; a hint from the directory shortens it, but never below a quarter."""

@@ -71,14 +71,19 @@ def overview(
     histories: Sequence[AdapterHistory],
     counts: Mapping[AdapterKey, Mapping[ItemState, int]],
     batches: Sequence[FeedbackBatch],
+    *,
+    listed: bool,
 ) -> Overview:
-    """Put together what is known of each adapter."""
+    """Put together what is known of each adapter. `listed`: one that is not among `adapters` does not exist."""
     living = {(each.namespace, each.name): each for each in adapters}
     past = {(each.namespace, each.adapter): each for each in histories}
     newest = {(each.namespace, each.adapter): each for each in batches}
     keys = living.keys() | past.keys() | counts.keys() | newest.keys()
     return Overview(
-        {key: _line(key, living.get(key), past.get(key), counts.get(key, {}), newest.get(key)) for key in keys}
+        {
+            key: _line(key, living.get(key), past.get(key), counts.get(key, {}), newest.get(key), listed)
+            for key in keys
+        }
     )
 
 
@@ -88,9 +93,10 @@ def _line(
     history: AdapterHistory | None,
     items: Mapping[ItemState, int],
     batch: FeedbackBatch | None,
+    listed: bool,
 ) -> AdapterLine:
     namespace, name = key
-    state, tone, message = _state(adapter)
+    state, tone, message = _state(adapter, listed)
     served = history.served if history is not None else None
     newest = history.newest if history is not None else None
     head = newest.number if newest is not None else None
@@ -114,7 +120,9 @@ def _line(
     )
 
 
-def _state(adapter: Adapter | None) -> tuple[str, Tone, str]:
+def _state(adapter: Adapter | None, listed: bool) -> tuple[str, Tone, str]:
+    if adapter is None and not listed:
+        return "Unknown", Tone.BUSY, "The gateway has just started and does not know the cluster's adapters yet."
     if adapter is None:
         return "Deleted", Tone.GONE, "The adapter does not exist any more; its history is kept."
     conditions = adapter.found.status.conditions

@@ -11,6 +11,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from claas_gateway.access.keys.sessions import COOKIE
 from claas_gateway.dashboard import chart, formats, timeline
 from claas_gateway.dashboard.assets import Asset
 from claas_gateway.records import BatchState, Evidence, ItemState
@@ -72,6 +73,7 @@ class Pages:
             now=now,
             ago=lambda at: formats.ago(at, now),
             theme=theme if theme in _THEMES else None,
+            signed_in=COOKIE in request.cookies,
             fragment=FRAGMENT_HEADER in request.headers,
             here=lambda **changed: _here(request, changed),
         )

@@ -128,6 +128,7 @@ class DashboardReader:
             await self._store.history.adapters(),
             await self._store.feedback.counts(),
             await self._store.batches.newest(),
+            listed=self._directory.listed(),
         )
 
     async def _line(self, caller: Caller, namespace: str, name: str) -> AdapterLine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import Annotated, Literal, cast
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import HTMLResponse, StreamingResponse
@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from pydantic import BeforeValidator, Field
 
 from claas_gateway.access.callers import Caller
-from claas_gateway.access.guard import Guard
+from claas_gateway.access.dependency import caller_of
 from claas_gateway.dashboard.assets import load_assets
 from claas_gateway.dashboard.live import LiveUpdates
 from claas_gateway.dashboard.pages import PRIVATE_HEADERS, ROOT, Pages
@@ -29,17 +29,12 @@ def _without_empty(value: object) -> object:
     return None if value == "" else value
 
 
-async def caller_of(request: Request) -> Caller:
-    """Who makes the request; `app.state.guard` decides."""
-    return await cast(Guard, request.app.state.guard).admit(request.scope["headers"])
-
-
 Admitted = Annotated[Caller, Depends(caller_of)]
 PageNumber = Annotated[int, Query(ge=1, le=1_000_000, description="Page, from 1.")]
 PerPage = Annotated[int, Query(ge=1, le=100, description="Items on a page.")]
 Bound = Annotated[Annotated[float, Field(allow_inf_nan=False)] | None, BeforeValidator(_without_empty), Query()]
 OneState = Annotated[ItemState | None, BeforeValidator(_without_empty), Query()]
-OneTag = Annotated[str | None, BeforeValidator(_without_empty), Query(max_length=200)]
+OneTag = Annotated[Annotated[str, Field(max_length=200)] | None, BeforeValidator(_without_empty), Query()]
 
 
 def router(services: Services) -> APIRouter:
@@ -48,6 +43,7 @@ def router(services: Services) -> APIRouter:
     pages = Pages(assets, services.clock)
     reader = DashboardReader(services.store, services.directory, services.clock)
     live = LiveUpdates(reader.overview, services.directory)
+    services.at_stop.append(live.stop)
 
     class PageRoute(APIRoute):
         """A route whose "not found" is a page."""

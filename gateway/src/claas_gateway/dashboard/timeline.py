@@ -84,9 +84,7 @@ def _phases(batch: FeedbackBatch, now: datetime) -> list[tuple[str, float]]:
 
 
 def _known(timings: dict[str, float]) -> dict[str, float]:
-    """Timings that are numbers, under the names of `Timings`."""
-    names = {field.alias or name: name for name, field in Timings.model_fields.items()}
-    return {names.get(name, name): value for name, value in timings.items() if 0 <= value < _LONGEST}
+    return {name: value for name, value in timings.items() if 0 <= value < _LONGEST}
 
 
 def _bar(phases: Sequence[tuple[str, float]], longest: float, gap: float | None) -> Bar:

@@ -188,19 +188,19 @@ def panels(lines: Sequence[VersionLine], score_names: Sequence[str]) -> tuple[Pa
 
     drawn = [
         panel("loss", "Loss", numbers, [metric("loss", "loss")], marks),
-        panel("kl", "KL to parent", numbers, [metric("kl_to_parent", "KL to parent, nats per token")], marks),
+        panel("kl", "KL to parent, nats per token", numbers, [metric("kl_to_parent", "KL to parent")], marks),
         panel(
             "scores",
-            "Compliance probes",
+            "Scores of probes",
             numbers,
             [Series(name, tuple(each.scores.get(name) for each in lines)) for name in score_names],
             marks,
         ),
         panel(
             "gap",
-            "Serving gap",
+            "Serving gap, seconds",
             numbers,
-            [Series("serving gap, seconds", tuple(each.seen.serving_gap_seconds for each in lines))],
+            [Series("serving gap", tuple(each.seen.serving_gap_seconds for each in lines))],
             marks,
         ),
     ]

@@ -18,7 +18,7 @@ from claas_gateway.store.schema.tables import batches as batch_table
 from claas_gateway.store.schema.tables import items, requests
 
 _ITEMS = Rows(items, FeedbackItem)
-NOT_FINAL = items.c.state.not_in((ItemState.IN_VERSION, ItemState.REFUSED))
+NOT_FINAL = and_(items.c.state != ItemState.IN_VERSION, items.c.state != ItemState.REFUSED)
 _REQUESTS = Rows(requests, FeedbackRequest)
 _NEWEST_FIRST = (items.c.created.desc(), items.c.id.desc())
 _OLDEST_FIRST = (items.c.created, items.c.request_id, items.c.position)

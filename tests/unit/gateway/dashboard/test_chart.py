@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from claas_gateway.dashboard.chart import (
@@ -26,7 +26,7 @@ values = st.one_of(st.none(), st.floats(), st.floats(0, 1))
 
 @st.composite
 def panels(draw: st.DrawFn) -> Panel:
-    versions = sorted(draw(st.sets(st.integers(0, 10_000), max_size=120)))
+    versions = sorted(draw(st.sets(st.integers(0, 10_000), max_size=90)))
     count = len(versions)
     series = [
         Series(f"line {index}", tuple(draw(st.lists(values, min_size=count, max_size=count))))
@@ -59,6 +59,7 @@ def places(drawn: Panel) -> list[tuple[float, float]]:
     ]
 
 
+@settings(max_examples=50, deadline=None)
 @given(panels())
 def test_whatever_was_measured_all_is_inside_the_frame_and_a_number(drawn: Panel) -> None:
     for x, y in places(drawn):
@@ -66,6 +67,7 @@ def test_whatever_was_measured_all_is_inside_the_frame_and_a_number(drawn: Panel
         assert TOP <= y <= HEIGHT - BOTTOM
 
 
+@settings(max_examples=50, deadline=None)
 @given(panels())
 def test_ticks_are_apart_and_in_order(drawn: Panel) -> None:
     up = [tick.at for tick in drawn.up]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,9 +26,8 @@ def test_phases_follow_one_another_on_the_scale_of_the_longest_batch() -> None:
     assert longest.total == 40
 
 
-@pytest.mark.parametrize("name", ["serving_gap", "servingGap"])
-def test_the_serving_gap_is_told_and_is_no_phase(name: str) -> None:
-    (bar,) = bars([ended(**{"step": 2.0, name: 1.5})], NOW)
+def test_the_serving_gap_is_told_and_is_no_phase() -> None:
+    (bar,) = bars([ended(step=2.0, serving_gap=1.5)], NOW)
     assert bar.gap == 1.5
     assert [each.phase for each in bar.segments] == ["step"]
 

@@ -34,7 +34,7 @@ function likeness(element) {
   const copy = element.cloneNode(true);
   for (const each of copy.querySelectorAll("[data-ago]")) each.textContent = "";
   for (const each of copy.querySelectorAll("details")) each.removeAttribute("open");
-  copy.classList.remove("fresh");
+  for (const each of copy.querySelectorAll(".fresh")) each.classList.remove("fresh");
   return copy.innerHTML;
 }
 
@@ -50,18 +50,27 @@ function focusAgain(region, { kind, href, index }) {
   (alike[index] ?? alike[0])?.focus({ preventScroll: true });
 }
 
+// What a screen reader should say of a region.
+function sentences(region) {
+  const inside = [...region.querySelectorAll("[data-says]")].map((each) => each.dataset.says);
+  return region.dataset.says === undefined ? inside : [region.dataset.says, ...inside];
+}
+
 function replace(old, fresh) {
   const focused = old.contains(document.activeElement) ? placeOf(document.activeElement, old) : null;
   const open = new Map([...old.querySelectorAll("details[data-keep]")].map((each) => [each.dataset.keep, each.open]));
   for (const each of fresh.querySelectorAll("details[data-keep]")) {
     if (open.has(each.dataset.keep)) each.open = open.get(each.dataset.keep);
   }
-  const said = old.dataset.says !== fresh.dataset.says ? fresh.dataset.says : undefined;
+  const before = sentences(old);
+  const said = sentences(fresh).filter((each) => !before.includes(each));
+  const rows = new Set([...old.querySelectorAll("tbody tr")].map(likeness));
+  for (const row of fresh.querySelectorAll("tbody tr")) {
+    if (!rows.has(likeness(row))) row.classList.add("fresh");
+  }
   old.replaceChildren(...fresh.childNodes);
   if (fresh.dataset.says !== undefined) old.dataset.says = fresh.dataset.says;
   if (focused) focusAgain(old, focused);
-  old.classList.remove("fresh");
-  requestAnimationFrame(() => old.classList.add("fresh"));
   return said;
 }
 
@@ -76,15 +85,14 @@ async function refresh() {
   const said = [];
   for (const region of document.querySelectorAll("main [data-live]")) {
     const match = fresh.querySelector(`[data-live="${region.dataset.live}"]`);
-    if (match && likeness(region) !== likeness(match)) said.push(replace(region, match));
+    if (match && likeness(region) !== likeness(match)) said.push(...replace(region, match));
   }
   tellAges();
   const made = document.querySelector('[data-live="made"] time');
   const now = new Date();
   made.dateTime = now.toISOString();
   made.textContent = now.toISOString().slice(0, 19).replace("T", " ");
-  const spoken = said.filter(Boolean).join(" ");
-  if (spoken) announce.textContent = spoken;
+  if (said.length) announce.textContent = said.join(" ");
 }
 
 let due = null;
