@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pwd
@@ -13,6 +14,8 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import asyncpg
 
 from tests.cluster.host.machine import Tool, ensure_tools
 
@@ -27,7 +30,7 @@ _STOP_SECONDS = 30.0
 
 
 class PostgresqlServer:
-    """A running server; databases are made in it by name. `kill` and `start` again: a crash and the recovery."""
+    """A running server; databases are made in it by name. `crash` and `start`: connections end, it recovers."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -35,10 +38,24 @@ class PostgresqlServer:
             probe.bind(("127.0.0.1", 0))
             self.port: int = probe.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
+        self._made = 0
 
     def url(self, database: str) -> str:
         """URL of a database, for SQLAlchemy."""
         return f"postgresql+asyncpg://gateway@127.0.0.1:{self.port}/{database}"
+
+    def create_database(self, like: str = "template1") -> str:
+        """Make a database, as a copy of another one that nobody is connected to; answers its name."""
+        self._made += 1
+        name = f"gateway_{self._made}"
+
+        async def make() -> None:
+            connection = await asyncpg.connect(host="127.0.0.1", port=self.port, user="gateway", database="postgres")
+            await connection.execute(f"CREATE DATABASE {name} TEMPLATE {like}")
+            await connection.close()
+
+        asyncio.run(make())
+        return name
 
     def create(self) -> None:
         """Make the files of the server."""
@@ -64,18 +81,11 @@ class PostgresqlServer:
                 raise RuntimeError(f"PostgreSQL did not start:\n{self._log.read_text()[-2000:]}")
             time.sleep(0.05)
 
-    def kill(self) -> None:
-        """End it at once, as a crash does; the next start recovers."""
-        self._end(signal.SIGQUIT)
-
-    def stop(self) -> None:
-        """Shut it down."""
-        self._end(signal.SIGINT)
-
-    def _end(self, with_signal: signal.Signals) -> None:
+    def crash(self) -> None:
+        """End it at once; the next start recovers."""
         if self._process is None:
             return
-        self._process.send_signal(with_signal)
+        self._process.send_signal(signal.SIGQUIT)
         try:
             self._process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
@@ -111,7 +121,7 @@ def running_postgresql() -> Iterator[PostgresqlServer]:
             server.start()
             yield server
         finally:
-            server.stop()
+            server.crash()
     finally:
         shutil.rmtree(folder)
 

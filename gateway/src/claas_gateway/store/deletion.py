@@ -14,8 +14,8 @@ from claas_gateway.store.interface import Forgotten
 from claas_gateway.store.schema.statements import some_of, within
 from claas_gateway.store.schema.tables import items, rollouts
 
-USER_DELETED = "UserDeleted"
-"""Why an item was refused that nobody may train on any more."""
+ROLLOUT_DELETED = "RolloutDeleted"
+"""Why an item was refused whose texts were deleted before a batch had it."""
 _AT_ONCE = 500
 """Rows that a transaction deletes: the next writer waits for it."""
 _WITHOUT_TEXTS = {
@@ -57,8 +57,8 @@ async def forget_user(database: Database, namespace: str | None, adapter: str | 
             .where(items.c.state == ItemState.STORED, *their_items)
             .values(
                 state=ItemState.REFUSED,
-                reason=USER_DELETED,
-                message="the user's data was deleted before a job had it",
+                reason=ROLLOUT_DELETED,
+                message="The answer that it is about was deleted before it was trained on",
             )
         )
         await connection.execute(update(items).where(*their_items).values(**_WITHOUT_TEXTS, **_WITHOUT_PEOPLE))

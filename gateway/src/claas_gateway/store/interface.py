@@ -264,7 +264,7 @@ class Store(Protocol):
 
     async def forget_user(self, namespace: str | None, adapter: str | None, user: str) -> Forgotten:
         """Delete rollouts and feedback of an end user, within what the caller may see: feedback on answers to them,
-        and feedback that they gave. What waits for a batch is refused (UserDeleted). What is in a batch loses its
+        and feedback that they gave. What waits for a batch is refused (RolloutDeleted). What is in a batch loses its
         texts here (`erased`): if its job is made already, it is trained on; a job that is made later leaves it
         out."""
         ...
