@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_trainer.samples.chat_template import ChatRenderer, ChatTemplateError, PromptOrigin
-from claas_trainer.samples.hindsight import SEPARATOR, Message, Role, as_chat, conversation, hindsight_block
+from claas_trainer.samples.hindsight import SEPARATOR, Message, Role, as_chat, conversation
+from claas_trainer.samples.hints import hint
 from claas_trainer.samples.prompt_turns import Chat, Render, UserTurns
 from claas_trainer.samples.user_text import Piece
 
@@ -113,14 +114,14 @@ class Prompts:
         return None
 
     def _inserted(self, item: DistillBatchItem, recorded: str, end: int) -> list[int]:
-        hint = Piece(SEPARATOR + hindsight_block(item.feedback), from_user=True)
+        inserted = Piece(SEPARATOR + hint(item.feedback, item.correction), from_user=True)
         if item.prompt_token_ids and self._tokenizer.encode(recorded) != item.prompt_token_ids:
             # The recorded tokens differ from the tokenizer's choice; keep them unchanged.
             place = self._token_at(item.prompt_token_ids, recorded[:end])
             if place is not None:
-                block = self._inside_text(hint)
+                block = self._inside_text(inserted)
                 return [*item.prompt_token_ids[:place], *block, *item.prompt_token_ids[place:]]
-        pieces = [Piece(recorded[:end]), hint, Piece(recorded[end:])]
+        pieces = [Piece(recorded[:end]), inserted, Piece(recorded[end:])]
         return self._tokenizer.encode_pieces(pieces, self._control_ids)
 
     def _inside_text(self, piece: Piece) -> list[int]:
@@ -163,7 +164,8 @@ class Prompts:
         before, found, after = renderer.render(as_chat((*earlier, marked)), answer_next=True).partition(mark)
         if not found:
             raise ChatTemplateError(_HIDDEN_MESSAGE, by_itself=True)
-        pieces = [Piece(before), Piece(hindsight_block(item.feedback), from_user=True), Piece(after)]
+        shown = Piece(hint(item.feedback, item.correction), from_user=True)
+        pieces = [Piece(before), shown, Piece(after)]
         return self._tokenizer.encode_pieces(pieces, self._control_ids)
 
     def _renderer_of(self, recorded: str) -> ChatRenderer:

@@ -83,7 +83,7 @@ def tokenise(
         try:
             check_against_model(index, item, limits)
             sample, origin, teacher = _tokenise(index, item, prompts, require_recorded_prompt)
-            _check_lengths(index, sample, limits)
+            _check_lengths(index, item, sample, limits)
         except ChatTemplateError as error:
             if error.by_itself:
                 raise not_found(f"the chat template can't be used: {error.message}") from None
@@ -115,7 +115,7 @@ def _tokenise(
     try:
         teacher, how = prompts.teacher(item)
     except ControlTextError:
-        raise SampleError(index, "feedback", _CONTROL_TEXT) from None
+        raise SampleError(index, _hint_field(item), _CONTROL_TEXT) from None
     if require_recorded_prompt and how is TeacherPrompt.REBUILT:
         raise SampleError(
             index,
@@ -141,10 +141,15 @@ def _tokenise(
 _CONTROL_TEXT = "spells a control token that this tokenizer can't read as text; spell it differently"
 
 
-def _check_lengths(index: int, sample: TokenisedSample, limits: ModelLimits) -> None:
+def _hint_field(item: DistillBatchItem) -> str:
+    """The field that stands for the hindsight in errors: the longer one."""
+    return "correction" if len(item.correction) > len(item.feedback) else "feedback"
+
+
+def _check_lengths(index: int, item: DistillBatchItem, sample: TokenisedSample, limits: ModelLimits) -> None:
     if not sample.response_ids:
         raise SampleError(index, "response", "has no tokens")
-    for field, prompt in (("user_prompt", sample.student_prompt_ids), ("feedback", sample.teacher_prompt_ids)):
+    for field, prompt in (("user_prompt", sample.student_prompt_ids), (_hint_field(item), sample.teacher_prompt_ids)):
         if not prompt:
             raise SampleError(index, field, "has no tokens")
         check_length(index, field, len(prompt) + len(sample.response_ids), limits)
