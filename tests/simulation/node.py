@@ -10,9 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from claas_contract.input import TrainerInput
+from claas_crds.samples.documents import read_document
+from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_kube.objects.meta import Manifest
 from claas_kube.resources import BATCH_JOBS, EVENTS, PODS, SECRETS
 from claas_operator.plan.naming import JOB_UID_LABEL
+from claas_operator.plan.samples import SAMPLES_FILE_NAME
 from tests.simulation import statuses
 from tests.simulation.cluster_api import METADATA_ONLY, ClusterApi, RequestRefusedError, text
 from tests.simulation.cluster_api import field as at
@@ -181,7 +184,8 @@ class Node:
         number = next(self._addresses)
         address = f"127.201.{number // 250}.{number % 250 + 1}"
         token = CONTROL_TOKEN if document.serving is not None and document.serving.has_control_token else None
-        trainer = Trainer(namespace, document, script, self.volume, token)
+        samples = await self._samples(namespace, name, spec) if document.samples_file is not None else []
+        trainer = Trainer(namespace, document, script, self.volume, token, samples)
         served_by = frozenset(pod.name for pod in document.serving.pods) if document.serving else frozenset()
         run = Run(namespace, pod, document, served_by, time.monotonic())
         started = statuses.now()
@@ -216,6 +220,20 @@ class Node:
         if secret is None:
             return None
         return TrainerInput.model_validate_json(base64.b64decode(text(secret, "data", "input.json")))
+
+    async def _samples(self, namespace: str, name: str, spec: Manifest) -> list[DistillBatchItem]:
+        """The attempt's samples, from its input or from the Secret that its pod mounts; none from other places."""
+        volumes = at(spec, "volumes")
+        mounted = [each for each in volumes if isinstance(each, dict)] if isinstance(volumes, list) else []
+        found = next((each.get("secret") for each in mounted if each.get("name") == "claas-samples"), None)
+        place, key = (
+            (text(found, "secretName"), text(found, "items", 0, "key"))
+            if isinstance(found, dict)
+            else (name, SAMPLES_FILE_NAME)
+        )
+        secret = await self.api.get(SECRETS, namespace, place)
+        data = at(secret, "data", key) if secret is not None else None
+        return read_document(base64.b64decode(data)) if isinstance(data, str) else []
 
     async def _report(self, attempt: _Attempt, end: End, deleting: bool) -> bool:
         """Write down how the pod and its Job ended; whether the pod is held open by a sidecar."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -11,8 +12,10 @@ from claas_contract.input import ServingTarget, TrainerInput
 from claas_contract.jobs import JobIdentity
 from claas_contract.outcome import ExitCode, FailureReason, exit_code_for
 from claas_contract.result import PublishedVersion, TrainerResult
+from claas_crds.samples.checks import InvalidSamplesError, SampleError
 from claas_crds.v1alpha1.serving import HandoverKind
 from claas_crds.v1alpha1.step import SampleCounts, Timings
+from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_crds.v1alpha1.version import VersionVerdict
 from claas_vllm_client import PauseMode, VllmClient, ensure_awake, pause_serving, put_in_service
 from tests.simulation.volume import Volume
@@ -57,6 +60,8 @@ class Script:
     hold: bool = False
     refused: str = ""
     """Why no pod can be made for it, in the words of a quota; empty: nothing refuses it."""
+    invalid_ids: frozenset[str] = frozenset()
+    """Identifiers of the samples that it finds invalid."""
     sidecar: bool = False
     """Whether somebody puts a container into its pod that never ends."""
     prepare_seconds: float = 0.1
@@ -82,6 +87,7 @@ class Trainer:
     script: Script
     volume: Volume
     control_token: str | None
+    samples: Sequence[DistillBatchItem] = ()
     told: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> End:
@@ -99,10 +105,11 @@ class Trainer:
         version = self.volume.published_by(self.namespace, folder, job.uid)
         found = version is not None
         if version is None:
-            ended = await self._step(job)
+            ended = self._refused() or await self._step(job)
             if ended is not None:
                 return ended
-            version = self.volume.publish(self.namespace, folder, job, self.document.parent)
+            learned = [sample.id for sample in self.samples if sample.id]
+            version = self.volume.publish(self.namespace, folder, job, self.document.parent, learned)
         ended = await self._at(Moment.PUBLISHED, version)
         if ended is not None:
             return ended
@@ -114,6 +121,19 @@ class Trainer:
         if version is not None:
             return _succeeded(version, found=True)
         return End(ExitCode.SUCCEEDED, TrainerResult(succeeded=True).to_termination_message())
+
+    def _refused(self) -> End | None:
+        """The end of an attempt with invalid samples."""
+        faults = [
+            SampleError(index, "response", "is invalid, as the script says")
+            for index, sample in enumerate(self.samples)
+            if sample.id in self.script.invalid_ids
+        ]
+        if not faults:
+            return None
+        invalid, reason = InvalidSamplesError(faults), FailureReason.INVALID_SAMPLE
+        result = TrainerResult(succeeded=False, reason=reason, message=str(invalid), invalid_samples=invalid.named)
+        return End(exit_code_for(reason), result.to_termination_message())
 
     async def _step(self, job: JobIdentity) -> End | None:
         """The pause (hand-over Sleep), what happens in it, and the wake; an End when the script ends there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from claas_contract.jobs import JobIdentity, JobReference, names_any
@@ -16,6 +17,7 @@ class Volume:
 
     def __init__(self) -> None:
         self._versions: dict[tuple[str, str], list[PublishedVersion]] = {}
+        self._feedback_ids: dict[tuple[str, str, int], tuple[str, ...]] = {}
 
     def versions(self, namespace: str, folder: str) -> list[PublishedVersion]:
         """The versions of an adapter, oldest first."""
@@ -24,6 +26,10 @@ class Volume:
     def folders(self, namespace: str) -> list[tuple[str, list[PublishedVersion]]]:
         """All adapters' folders of a namespace, with their versions."""
         return [(folder, versions) for (place, folder), versions in self._versions.items() if place == namespace]
+
+    def feedback_ids(self, namespace: str, folder: str, number: int) -> tuple[str, ...]:
+        """The feedback that a version learned from, as its `version.json` has it."""
+        return self._feedback_ids.get((namespace, folder, number), ())
 
     def restore(self, namespace: str, folder: str, versions: list[PublishedVersion]) -> None:
         """Have these versions of an adapter."""
@@ -38,11 +44,15 @@ class Volume:
         found = (version for version in self.versions(namespace, folder) if names_any(version.jobs, {job_uid}))
         return next(found, None)
 
-    def publish(self, namespace: str, folder: str, job: JobIdentity, parent: int) -> PublishedVersion:
+    def publish(
+        self, namespace: str, folder: str, job: JobIdentity, parent: int, feedback_ids: Sequence[str] = ()
+    ) -> PublishedVersion:
         """A new version; a job publishes once, and only from a parent that is there."""
         assert self.published_by(namespace, folder, job.uid) is None, f"{job.name} publishes twice"
         assert parent in {version.number for version in self.versions(namespace, folder)}
-        return self._add(namespace, folder, job, parent)
+        version = self._add(namespace, folder, job, parent)
+        self._feedback_ids[namespace, folder, version.number] = tuple(feedback_ids)
+        return version
 
     def can_load(self, namespace: str, path: str) -> bool:
         """Whether a path, as a vLLM pod sees it, is a whole version."""

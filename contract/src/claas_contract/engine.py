@@ -25,8 +25,11 @@ class TokenisedSample(PayloadModel):
     response_ids: tuple[int, ...]
     """The response; recorded ids are the sampled ones."""
     old_logprobs: tuple[float, ...] | None = None
-    """Log-probability of each response token when it was sampled. None if not recorded: the adapter's own before the
-    step are used then, so the importance ratio is 1."""
+    """Log-probability of each response token when it was sampled. None if not recorded: computed under `version`;
+    without a `version`, the adapter's own before the step are used, so the importance ratio is 1."""
+    version: int | None = None
+    """The adapter's version that sampled the response, where `old_logprobs` were not recorded. For the parent of the
+    step they are the adapter's own before it."""
 
     @property
     def tokens(self) -> int:
@@ -47,6 +50,11 @@ class DistillBatchRequestPayload(PayloadModel):
     """The batch, in the order of the job's samples, so `samples[3]` is the same one for the engine and the user."""
     save_in_place: bool = False
     """Replace the parent version instead of keeping it beside the new one."""
+
+    @property
+    def versions(self) -> frozenset[int]:
+        """The versions under which log-probabilities are computed."""
+        return frozenset(sample.version for sample in self.samples if sample.version is not None)
 
     @property
     def tokens(self) -> int:

@@ -89,6 +89,9 @@ class SampleCounts(ResourceModel):
     reconstructed: int = 0
     """All others: the trainer made their token ids, or takes the adapter's own log-probabilities before the step for
     the old ones. Their importance ratio is 1."""
+    lost_versions: int = 0
+    """Those among the reconstructed whose `version` can't be used: it is not on the volume, damaged, or of another
+    shape."""
     response_tokens: int = 0
     """Response tokens, over which the loss is averaged."""
     recorded_prompts: int = 0

@@ -23,6 +23,7 @@ from claas_trainer.attempt.initialise import initial_seed, initialise
 from claas_trainer.attempt.run import run
 from claas_trainer.engines.local import local_step
 from claas_trainer.engines.local.engine import LocalEngine
+from claas_trainer.engines.local.version_files import EarlierVersions, read_parent
 from claas_trainer.engines.local.weight_access import open_weights
 from claas_trainer.engines.registry import chosen_engine
 from claas_trainer.errors import TrainerError
@@ -159,6 +160,59 @@ async def test_a_job_from_an_older_version_gets_the_next_free_number(
     result = await run(job(model, paths, uid="job-2", parent=0), paths, reporter)
     assert result.version is not None
     assert (result.version.number, result.version.parent) == (2, 0)
+
+
+def answered(version: int | None, number: int) -> dict[str, JsonValue]:
+    """A sample with recorded token ids, whose log-probabilities were not recorded."""
+    return {
+        "user_prompt": "Why?",
+        "response": "So.",
+        "feedback": "kinder",
+        "response_token_ids": [20 + number, 40, 60],
+        "version": version,
+        "id": f"fb-{number}",
+    }
+
+
+async def test_log_probabilities_are_computed_under_the_version_that_answered(
+    model: Path, paths: Paths, reporter: Reporter
+) -> None:
+    await attempt(job(model, paths), paths, reporter)
+    for number in (2, 3):
+        await run(job(model, paths, uid=f"job-{number}", parent=number - 1), paths, reporter)
+    versions = paths.adapter_folder("team/coder") / "versions"
+    # What is not needed of a version may be damaged, and what is needed may not.
+    (versions / "1" / "optimizer_master.safetensors").write_bytes(b"damaged")
+    (versions / "2" / "adapter_model.safetensors").write_bytes(b"damaged")
+    task = job(model, paths, uid="job-4", parent=3)
+    batch = [answered(version, number) for number, version in enumerate((1, 2, 3, 9, None))]
+    (paths.scratch / "samples.json").write_text(json.dumps(batch))
+    result = await run(task, paths, reporter)
+    counts = result.samples
+    assert (counts.total, counts.recorded, counts.computed, counts.reconstructed) == (5, 0, 2, 3)
+    assert counts.lost_versions == 2, "version 2 is damaged, version 9 is not there"
+    made = record(paths, 4)
+    assert made.samples == counts
+    assert made.feedback_ids == [f"fb-{number}" for number in range(5)]
+    assert made.local is not None
+    assert made.local.answered_by == {1: record(paths, 1).digest}
+    assert made.metrics["ratio_max"] > 1
+    # One sample of five has a ratio other than 1.
+    assert 0 < abs(made.metrics["ratio_mean"] - 1) < (made.metrics["ratio_max"] - 1)
+
+
+async def test_a_version_of_another_shape_gives_no_log_probabilities(
+    model: Path, paths: Paths, reporter: Reporter
+) -> None:
+    task = job(model, paths)
+    await attempt(task, paths, reporter)
+    other = replace(paths, storage=paths.storage / "other")
+    initialise(task.model_copy(update={"lora": LoraSpec(rank=4, alpha=16)}), other, reporter)
+    parent, _ = read_parent(store(paths).read(1))
+    found = EarlierVersions.read({0: store(paths).read(0), 7: store(other).read(0)}, parent)
+    assert set(found.adapters) == {0}
+    assert found.unusable == {7}
+    assert found.digests == {0: record(paths, 0).digest}
 
 
 async def test_a_server_that_is_gone_fails_before_the_model_is_read(

@@ -16,6 +16,7 @@ LOCAL: dict[str, JsonValue] = {
     "parent_digest": "p",
     "base_fingerprint": "tensors:b",
     "samples_digest": "s",
+    "answered_by": {},
     "tokens": 9,
     "forward": "decoder",
     "device": "NVIDIA H100",
@@ -25,7 +26,7 @@ LOCAL: dict[str, JsonValue] = {
     "checkpointed_layers": 3,
     "serving_residue_bytes": 5,
 }
-REMOTE: dict[str, JsonValue] = {"parent_digest": "p", "samples_digest": "s", "tokens": 9}
+REMOTE: dict[str, JsonValue] = {"parent_digest": "p", "samples_digest": "s", "answered_by": {"3": "d"}, "tokens": 9}
 """Of an engine that tells no device: `step` has what is known of every engine."""
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -29,6 +29,28 @@ class Batch:
     counts: SampleCounts
     model: Path
     """The base model's folder."""
+    feedback_ids: tuple[str, ...] = ()
+    """The identifiers of the samples that have one, in their order."""
+
+    def without_versions(self, lost: Collection[int]) -> Batch:
+        """The batch when these versions can't be used: the importance ratio of their samples is 1."""
+        count = sum(sample.version in lost for sample in self.payload.samples)
+        if not count:
+            return self
+        samples = tuple(
+            sample.model_copy(update={"version": None}) if sample.version in lost else sample
+            for sample in self.payload.samples
+        )
+        changed = {
+            "computed": self.counts.computed - count,
+            "reconstructed": self.counts.reconstructed + count,
+            "lost_versions": self.counts.lost_versions + count,
+        }
+        return replace(
+            self,
+            payload=self.payload.model_copy(update={"samples": samples}),
+            counts=self.counts.model_copy(update=changed),
+        )
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -99,4 +121,4 @@ def _tokenised(
     except ValidationError:
         raise InputError("adapter.lora_id: is no CLaaS identifier such as user123/coder-v1") from None
     log("tokenised", samples=len(payload.samples), tokens=payload.tokens)
-    return Batch(payload, batch.counts, folder)
+    return Batch(payload, batch.counts, folder, tuple(item.id for item in items if item.id))

@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 from claas_contract.input import TrainerInput
 from claas_contract.result import PublishedVersion
 from claas_crds.v1alpha1.engine import EngineName
-from claas_crds.v1alpha1.step import JobPhase, SampleCounts, Timings
+from claas_crds.v1alpha1.step import JobPhase, Timings
 from claas_crds.v1alpha1.version import VersionVerdict
+from claas_trainer.attempt.batch import Batch
 from claas_trainer.attempt.head_fit import base_name
 from claas_trainer.attempt.run_input import RunInput
 from claas_trainer.engines.base import TrainedVersion
@@ -31,11 +32,11 @@ def publish(
     number: int,
     engine: EngineName,
     trained: TrainedVersion,
-    counts: SampleCounts,
+    batch: Batch,
     metrics: Mapping[str, float],
     timings: Timings,
 ) -> tuple[StoredVersion, Timings]:
-    """Publish the result of `engine` as version `number`. `metrics`: metrics besides the engine's own. Raises
+    """Publish the result of `engine` on `batch` as version `number`. `metrics`: metrics of serving. Raises
     StoreError: PUBLISH_CONFLICT if another job took the number meanwhile.
     """
     started = time.monotonic()
@@ -46,6 +47,7 @@ def publish(
         created=datetime.now(UTC),
         parent=task.parent,
         jobs=list(task.jobs),
+        feedback_ids=list(batch.feedback_ids),
         engine=engine.value,
         base_model=base_name(document.model),
         lora=document.lora,
@@ -54,8 +56,8 @@ def publish(
         step=trained.provenance,
         state=trained.state,
         libraries=dict(trained.libraries),
-        metrics=significant({**trained.metrics, **metrics}),
-        samples=counts,
+        metrics=significant({**trained.metrics, **batch.metrics, **metrics}),
+        samples=batch.counts,
         timings=timings,
     )
     publication = store.publish(record, trained.files, owner=task.owner)

@@ -91,6 +91,7 @@ async def _take_step(
         await handover.check(None)
         reporter.phase(JobPhase.PREPARING, f"loading the model for {len(items)} samples")
         batch = await make_batch(document, items, needs, paths, await server_chat(pods))
+        earlier, batch = _earlier_versions(store, task, batch)
         _begin(journal, task, name, number)
         ready = await engine.prepare(
             batch.payload,
@@ -100,8 +101,10 @@ async def _take_step(
                 version=number,
                 tell_progress=lambda detail: reporter.phase(JobPhase.TRAINING, detail),
                 access=handover.access,
+                earlier=earlier,
             ),
         )
+        batch = batch.without_versions(ready.unusable)
         check_pause(parent.record, ready, batch.payload.tokens, document.training.teacher, document.serving)
         store.prepare(owner=task.owner, attempt=task.attempt, needed_bytes=ready.version_bytes)
         await handover.check(ready.gpu)
@@ -112,8 +115,8 @@ async def _take_step(
 
         reporter.phase(JobPhase.PUBLISHING, f"version {number}")
         journal.keep(StepTaken(attempt=task.attempt, at=datetime.now(UTC)))
-        metrics = batch.metrics | _serving_metrics(pause)
-        stored, timings = publish(task, store, number, name, await engine.trained(), batch.counts, metrics, timings)
+        metrics = _serving_metrics(pause)
+        stored, timings = publish(task, store, number, name, await engine.trained(), batch, metrics, timings)
         journal.keep(VersionPublished(attempt=task.attempt, at=datetime.now(UTC), version=number))
         return stored, timings
 
@@ -186,6 +189,13 @@ def _read_parent(store: VersionStore, task: RunInput, paths: Paths) -> StoredVer
         raise VersionRejectedError(published, message, FailureReason.PARENT_REJECTED)
     check_shape(task.document.lora, parent)
     return parent
+
+
+def _earlier_versions(store: VersionStore, task: RunInput, batch: Batch) -> tuple[dict[int, StoredVersion], Batch]:
+    """The versions besides the parent that samples name, and the batch without those that can't be used."""
+    named = batch.payload.versions - {task.parent}
+    found = {number: version for number in sorted(named) if (version := store.with_adapter(number)) is not None}
+    return found, batch.without_versions(named - found.keys())
 
 
 def _summary(published: PublishedVersion, swapped: Sequence[str], pods: Sequence[ServingPod]) -> str:

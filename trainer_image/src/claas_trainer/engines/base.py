@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from claas_contract.engine import DistillBatchRequestPayload, DistillResponse, StateRef
@@ -28,6 +28,9 @@ class EngineTask:
     """Reports progress, such as `micro-batch 3 of 8`; thread-safe."""
     access: ServingAccess
     """The engine's access to serving."""
+    earlier: Mapping[int, StoredVersion] = field(default_factory=dict)
+    """The other versions that samples name, with intact adapters, by number. Old log-probabilities are computed under
+    them."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class EngineReadiness:
     """Name of the step's device, as in a version's record; empty for an engine without one."""
     forward: str = ""
     """The forward, as in a version's record; empty for an engine without a choice."""
+    unusable: frozenset[int] = frozenset()
+    """Numbers of earlier versions under which no log-probabilities can be computed, because they do not fit the
+    parent: the importance ratio of their samples is 1."""
 
 
 @dataclass(frozen=True)

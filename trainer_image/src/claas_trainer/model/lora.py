@@ -160,8 +160,9 @@ def config_file(shape: LoraShape) -> bytes:
     return (json.dumps(config, indent=2, sort_keys=True) + "\n").encode()
 
 
-def read_adapter(folder: Path) -> AdapterWeights:
-    """Reads an adapter from PEFT's two files, of this or another trainer, with float32 tensors.
+def read_adapter(folder: Path, dtype: torch.dtype | None = torch.float32) -> AdapterWeights:
+    """Reads an adapter from PEFT's two files, of this or another trainer, with tensors of this dtype. None: as they
+    are stored, which maps the file and takes no memory of the process.
 
     Raises:
         AdapterError: a file is missing or broken, or the adapter uses a feature that the step does not support.
@@ -186,4 +187,4 @@ def read_adapter(folder: Path) -> AdapterWeights:
     elif not isinstance(targets, str):
         raise AdapterError(f"{folder / CONFIG_FILE}: target_modules must be a list of names, or text")
     shape = LoraShape(rank, alpha, targets)
-    return AdapterWeights(shape, {name: tensor.float() for name, tensor in sorted(tensors.items())})
+    return AdapterWeights(shape, {name: tensor.to(dtype or tensor.dtype) for name, tensor in sorted(tensors.items())})

@@ -134,6 +134,7 @@ def _tokenise(
         teacher_prompt_ids=tuple(teacher),
         response_ids=tuple(response),
         old_logprobs=logprobs or None,
+        version=item.version if item.response_token_ids and not logprobs else None,
     )
     return sample, PromptOrigin.RECORDED if recorded else prompts.origin, how
 
@@ -162,11 +163,13 @@ def _counts(
     rebuilt: int,
 ) -> SampleCounts:
     recorded = sum(bool(item.response_token_ids and item.response_logprobs) for item in items)
+    computed = sum(sample.version is not None for sample in samples)
     made = Counter(origins)
     return SampleCounts(
         total=len(items),
         recorded=recorded,
-        reconstructed=len(items) - recorded,
+        computed=computed,
+        reconstructed=len(items) - recorded - computed,
         response_tokens=sum(len(sample.response_ids) for sample in samples),
         recorded_prompts=made[PromptOrigin.RECORDED],
         server_prompts=made[PromptOrigin.SERVER],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,12 +22,21 @@ class TokenSample:
 
     `old_logprobs`: log-probabilities of the response tokens when they were sampled. None if unknown: the adapter's
     own before the step are used then, so the importance ratio is 1.
+
+    `version`: the version under which `old_policy` computes log-probabilities that were not recorded; the step needs
+    them then.
     """
 
     student_prompt_ids: tuple[int, ...]
     teacher_prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
     old_logprobs: tuple[float, ...] | None = None
+    version: int | None = field(default=None, repr=False)
+
+    @property
+    def waits_for_logprobs(self) -> bool:
+        """Whether its old log-probabilities have to be computed first."""
+        return self.version is not None and self.old_logprobs is None
 
     @property
     def tokens(self) -> int:
@@ -111,13 +120,13 @@ def check_samples(samples: Sequence[TokenSample], vocabulary_size: int) -> None:
     if not samples:
         raise InvalidBatchError("samples: empty; a step needs at least one")
     for index, sample in enumerate(samples):
-        for field in ("student_prompt_ids", "teacher_prompt_ids", "response_ids"):
-            ids: tuple[int, ...] = getattr(sample, field)
+        for name in ("student_prompt_ids", "teacher_prompt_ids", "response_ids"):
+            ids: tuple[int, ...] = getattr(sample, name)
             if not ids:
-                raise InvalidBatchError(f"samples[{index}].{field} is empty: give at least one token id")
+                raise InvalidBatchError(f"samples[{index}].{name} is empty: give at least one token id")
             if min(ids) < 0 or max(ids) >= vocabulary_size:
                 raise InvalidBatchError(
-                    f"samples[{index}].{field} has a token id outside 0..{vocabulary_size - 1}: "
+                    f"samples[{index}].{name} has a token id outside 0..{vocabulary_size - 1}: "
                     "tokenise with the model's own tokenizer"
                 )
         old = sample.old_logprobs
@@ -157,10 +166,11 @@ def micro_batches(samples: Sequence[TokenSample], max_tokens: int) -> Iterator[l
 
 
 def digest(samples: Sequence[TokenSample]) -> str:
-    """sha256 over the samples' token ids and log-probabilities, independent of their order."""
+    """sha256 over the samples' token ids, and their log-probabilities or version, independent of their order."""
     return hashlib.sha256("\n".join(sorted(map(_recorded, samples))).encode()).hexdigest()
 
 
 def _recorded(sample: TokenSample) -> str:
     # As versions have recorded it from the first on, under the class's name of then.
-    return repr(sample).replace(TokenSample.__name__, "StepSample", 1)
+    recorded = repr(sample).replace(TokenSample.__name__, "StepSample", 1)
+    return f"{recorded}@{sample.version}" if sample.waits_for_logprobs else recorded

@@ -156,6 +156,15 @@ def _token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
     return logits.gather(-1, targets).squeeze(-1) - row_logsumexp(logits)
 
 
+def response_logprobs(model: PolicyModel, features: Tensor, targets: Tensor, tile_rows: int) -> Tensor:
+    """Log-probability of each response token, [N], from features, [N, F], and the tokens, [N]."""
+    found = []
+    for start in range(0, len(targets), tile_rows):
+        tile = slice(start, start + tile_rows)
+        found.append(_token_logprobs(model.logits(features[tile]), targets[tile].unsqueeze(-1)))
+    return torch.cat(found)
+
+
 def token_kl(model: PolicyModel, before: Tensor, after: Tensor, tile_rows: int) -> Tensor:
     """KL(before || after) over the whole vocabulary at each token, [N], float64, from features, [N, F]."""
     found = []

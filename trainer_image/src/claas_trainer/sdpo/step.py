@@ -15,7 +15,8 @@ from torch import Tensor
 
 from claas_trainer.sdpo.batch import TokenBatch, TokenSample, check_samples, micro_batches
 from claas_trainer.sdpo.distance import Distance
-from claas_trainer.sdpo.errors import NonFiniteError, PolicyMovedError
+from claas_trainer.sdpo.errors import InvalidBatchError, NonFiniteError, PolicyMovedError
+from claas_trainer.sdpo.fitting import until_it_fits
 from claas_trainer.sdpo.optimizer import AdamWConfig, OptimizerState, Part, PlacedState, adamw_update, clip_gradient
 from claas_trainer.sdpo.parameters import AdapterParameters
 from claas_trainer.sdpo.policy import Network, PolicyModel
@@ -80,6 +81,9 @@ def sdpo_step(
         than `max_kl`. torch.OutOfMemoryError: even the smallest piece does not fit.
     """
     check_samples(samples, model.vocabulary_size)
+    waiting = next((index for index, sample in enumerate(samples) if sample.waits_for_logprobs), None)
+    if waiting is not None:
+        raise InvalidBatchError(f"samples[{waiting}].old_logprobs must be computed first, under the sample's version")
     update = _Update(
         model,
         samples,
@@ -171,17 +175,8 @@ class _Update:
         return parameters.flat.clone() if found is None else found.to(parameters.flat.device, copy=True)
 
     def _accumulate(self, parameters: AdapterParameters, schedule: Schedule) -> tuple[Sums, Distance, Schedule]:
-        while True:
-            try:
-                return *self._pass_over_all(schedule), schedule
-            except torch.OutOfMemoryError:
-                smaller = schedule.halved()
-                if smaller is None:
-                    raise
-            # Outside the except block, so that the traceback's frames no longer keep the allocated memory alive.
-            schedule = smaller
-            parameters.grad.zero_()
-            torch.cuda.empty_cache()
+        (sums, distance), schedule = until_it_fits(self._pass_over_all, schedule, lambda: parameters.grad.zero_())
+        return sums, distance, schedule
 
     def _pass_over_all(self, schedule: Schedule) -> tuple[Sums, Distance]:
         sums = Sums.zero(self._model.device)

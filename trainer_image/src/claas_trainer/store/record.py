@@ -41,7 +41,10 @@ class Provenance(BaseModel):
     parent_digest: str
     """The parent version's `digest`."""
     samples_digest: str
-    """sha256 over the samples' token ids and log-probabilities, independent of their order."""
+    """sha256 over the samples' token ids, and their log-probabilities or the versions under which those were
+    computed, independent of their order."""
+    answered_by: dict[int, str] = {}
+    """Digests of those versions, by number."""
     tokens: int | None = None
     """Tokens of all samples, prompts and responses; None in versions of older trainers."""
 
@@ -90,6 +93,8 @@ class VersionRecord(BaseModel):
     parent: int | None = None
     jobs: list[JobIdentity] = []
     """The DistillJobs that the step was taken for; none for an initial version. Release 0.1.0 recorded one."""
+    feedback_ids: list[str] = []
+    """The identifiers of the samples that have one, in the batch's order."""
     engine: str
     base_model: str
     base_config: str = ""

@@ -26,7 +26,7 @@ from claas_trainer.errors import StoreError
 from claas_trainer.logs import log
 from claas_trainer.store.content import Bytes, FileContent, digest_of, fsync_folder, hash_file, write_file
 from claas_trainer.store.errors import storage_errors, store_error
-from claas_trainer.store.record import RECORD_FILE, VersionRecord
+from claas_trainer.store.record import OPTIMIZER_FILES, RECORD_FILE, VersionRecord
 from claas_trainer.store.staging import make_staging, remove_stale
 from claas_trainer.store.trial import try_volume
 from claas_trainer.store.verdict import UNTRIED, Verdict, read_verdict
@@ -134,11 +134,13 @@ class VersionStore:
             raise self._corrupt(number, f"{RECORD_FILE} says it is version {record.number}")
         return StoredVersion(folder, record, read_verdict(folder))
 
-    def verify(self, version: StoredVersion) -> None:
-        """Recompute all digests. PARENT_CORRUPT names the file that does not match."""
+    def verify(self, version: StoredVersion, *, adapter_alone: bool = False) -> None:
+        """Recompute the digests of all files, or of all but the optimiser's state. PARENT_CORRUPT names the file that
+        does not match."""
         number, files = version.record.number, version.record.files
-        with ThreadPoolExecutor(max(1, len(files))) as readers:
-            hashing = {name: readers.submit(hash_file, version.folder / name) for name in sorted(files)}
+        read = [name for name in sorted(files) if not (adapter_alone and name.startswith(OPTIMIZER_FILES))]
+        with ThreadPoolExecutor(max(1, len(read))) as readers:
+            hashing = {name: readers.submit(hash_file, version.folder / name) for name in read}
         for name, hashed in hashing.items():
             with storage_errors(version.folder / name):
                 try:
@@ -149,6 +151,18 @@ class VersionStore:
                 raise self._corrupt(number, f"{name} does not match its digest")
         if digest_of(files) != version.record.digest:
             raise self._corrupt(number, "the list of files does not match the version's digest")
+
+    def with_adapter(self, number: int) -> StoredVersion | None:
+        """A version with an intact adapter, whatever its optimiser state; None if it is absent or corrupt."""
+        try:
+            version = self.read(number)
+            self.verify(version, adapter_alone=True)
+        except StoreError as error:
+            if error.reason not in _UNUSABLE:
+                raise
+            log("version-unusable", version=number, why=error.message)
+            return None
+        return version
 
     def head(self) -> StoredVersion | None:
         """What training goes on from: the version published last, of those that are whole and neither rejected

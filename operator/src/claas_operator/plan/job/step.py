@@ -148,6 +148,8 @@ def account_success(draft: JobDraft, result: TrainerResult) -> JobPlan:
         said = (
             f"; {made} of {result.samples.total} samples without recorded tokens or log-probabilities" if made else ""
         )
+        if lost := result.samples.lost_versions:
+            said += f" ({lost} of them name a version that can't be used)"
         if rebuilt := result.samples.rebuilt_conversations:
             said += f"; in {rebuilt} recorded prompts user_prompt is not the last message: their teacher saw less"
         draft.conditions.set(

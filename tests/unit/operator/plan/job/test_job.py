@@ -288,6 +288,18 @@ def test_a_step_says_of_how_many_recorded_prompts_the_teacher_saw_less() -> None
     assert plan.status.samples.rebuilt_conversations == 2
 
 
+def test_samples_whose_version_can_t_be_used_are_told() -> None:
+    counts = SampleCounts(total=5, computed=2, reconstructed=3, lost_versions=2)
+    result = TrainerResult(succeeded=True, version=published(1, parent=0), samples=counts)
+    ended = attempt(TrainerState.SUCCEEDED, result=result, exit_code=0)
+    plan = plan_job(job_world(job(status=STARTED), held=MINE, now_at=ended))
+    trained = condition_of(plan.status.conditions, "Trained")
+    assert trained is not None
+    assert "3 of 5 samples without recorded" in trained.message
+    assert "(2 of them name a version that can't be used)" in trained.message
+    assert plan.status.samples == counts
+
+
 def test_a_version_that_an_earlier_attempt_published_is_said_to_be_such() -> None:
     plan = plan_job(job_world(job(status=STARTED), held=MINE, now_at=succeeded(1, already_published=True)))
     assert said(plan, "Trained") == (ConditionStatus.TRUE, "AlreadyPublished")

@@ -19,7 +19,7 @@ from claas_trainer.engines.local.device import device_name, step_device
 from claas_trainer.engines.local.gpu_memory import GpuMemory
 from claas_trainer.engines.local.placement import Fit, Placement, SdpoInput
 from claas_trainer.engines.local.settings import step_config, teacher_of
-from claas_trainer.engines.local.version_files import read_parent, read_state, state_files
+from claas_trainer.engines.local.version_files import EarlierVersions, read_parent, read_state, state_files
 from claas_trainer.engines.local.weight_access import open_weights
 from claas_trainer.errors import EngineError
 from claas_trainer.figures import seconds_since
@@ -34,7 +34,9 @@ from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.model.shape import ModelShape
 from claas_trainer.sdpo.batch import TokenSample, digest
 from claas_trainer.sdpo.errors import UnsupportedModelError
+from claas_trainer.sdpo.old_policy import with_old_logprobs
 from claas_trainer.sdpo.optimizer import OptimizerState
+from claas_trainer.sdpo.settings import Schedule
 from claas_trainer.sdpo.step import SdpoResult, sdpo_step
 from claas_trainer.sdpo.transfers import reserve_pinned
 from claas_trainer.store.content import Bytes, FileContent
@@ -55,6 +57,7 @@ class PreparedTraining:
         base_fingerprint: str,
         placement: Placement,
         state: OptimizerState,
+        earlier: EarlierVersions,
         mapped_folder: Path | None,
     ) -> None:
         """`mapped_folder`: the base model's folder if its weights are used without a copy."""
@@ -65,6 +68,7 @@ class PreparedTraining:
         self._base_fingerprint = base_fingerprint
         self._placement = placement
         self._state = state
+        self._earlier = earlier
         self._fit: Fit | None = None
         self._result: SdpoResult | None = None
 
@@ -76,6 +80,7 @@ class PreparedTraining:
             self._placement.gpu,
             device=device_name(self._placement.device),
             forward=self._placement.forward.value,
+            unusable=self._earlier.unusable,
         )
 
     @property
@@ -91,17 +96,33 @@ class PreparedTraining:
         if self._fit is None:
             raise _out_of_turn("a step before it has its device")
         with weights_blamed(self._mapped_folder):
+            samples, schedule = self._with_old_logprobs(self._fit.schedule)
             self._result = sdpo_step(
                 self._placement.model,
-                self._inputs.samples,
+                samples,
                 self._inputs.config,
                 self._state,
                 self._inputs.teacher,
-                self._fit.schedule,
+                schedule,
                 on_micro_batch=self._before_micro_batch,
             )
         self._metrics = _metrics(self._result, self._fit, self._placement.device)
         return self._metrics
+
+    def _with_old_logprobs(self, schedule: Schedule) -> tuple[tuple[TokenSample, ...], Schedule]:
+        adapters = self._earlier.adapters
+        if not adapters:
+            return self._inputs.samples, schedule
+        started = time.monotonic()
+        found = with_old_logprobs(
+            self._placement.model, self._inputs.samples, adapters, schedule, self._before_old_micro_batch
+        )
+        log("old-logprobs", versions=",".join(map(str, sorted(adapters))), seconds=seconds_since(started))
+        return found
+
+    def _before_old_micro_batch(self, number: int, count: int) -> None:
+        self.task.access.rest()
+        self.task.tell_progress(f"old log-probabilities, micro-batch {number} of {count}")
 
     def _before_micro_batch(self, number: int, count: int) -> None:
         # The generic forward can wait only here.
@@ -134,6 +155,7 @@ class PreparedTraining:
             parent_digest=self.task.parent.record.digest,
             base_fingerprint=self._base_fingerprint,
             samples_digest=digest(self._inputs.samples),
+            answered_by=self._earlier.digests,
             tokens=self._tokens,
             forward=self._placement.forward,
             device=device_name(self._placement.device),
@@ -147,9 +169,10 @@ class PreparedTraining:
 
 def prepare(payload: DistillBatchRequestPayload, task: EngineTask, resources: ExitStack) -> PreparedTraining:
     """Load everything into host memory; `resources` are closed after the step. Raises TrainerError and SdpoError."""
-    samples = tuple(map(_as_sample, payload.samples))
-    inputs = SdpoInput(samples, step_config(payload.training), teacher_of(payload.training))
     adapter, adapter_config = read_parent(task.parent)
+    earlier = EarlierVersions.read(task.earlier, adapter)
+    samples = tuple(_as_sample(sample, earlier) for sample in payload.samples)
+    inputs = SdpoInput(samples, step_config(payload.training), teacher_of(payload.training))
     device = step_device()
     placement, fingerprint = _place(task, adapter, inputs, device, resources)
     on_gpu = device.type == "cuda"
@@ -163,12 +186,17 @@ def prepare(payload: DistillBatchRequestPayload, task: EngineTask, resources: Ex
         placement.warm_up(state)
     log("warmed-up", seconds=seconds_since(started))
     mapped = task.model if task.access.weights is WeightAccess.SHARED else None
-    return PreparedTraining(task, inputs, adapter_config, fingerprint, placement, state, mapped)
+    return PreparedTraining(task, inputs, adapter_config, fingerprint, placement, state, earlier, mapped)
 
 
-def _as_sample(sample: TokenisedSample) -> TokenSample:
+def _as_sample(sample: TokenisedSample, earlier: EarlierVersions) -> TokenSample:
     return TokenSample(
-        sample.student_prompt_ids, sample.teacher_prompt_ids, sample.response_ids, sample.old_logprobs or None
+        sample.student_prompt_ids,
+        sample.teacher_prompt_ids,
+        sample.response_ids,
+        sample.old_logprobs or None,
+        # The parent's log-probabilities are those of the step's own first forward.
+        sample.version if sample.version in earlier.adapters else None,
     )
 
 

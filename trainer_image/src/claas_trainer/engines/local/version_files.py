@@ -1,6 +1,10 @@
-"""The files of a version that training needs: the adapter, and the optimiser's state."""
+"""The files of versions that training needs: the parent's adapter and optimiser state, and the adapters of earlier
+versions, under which old log-probabilities are computed."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -11,6 +15,7 @@ from claas_contract.outcome import FailureReason
 from claas_trainer.engines.local.placement import SdpoInput
 from claas_trainer.errors import EngineError, InputError
 from claas_trainer.forward.weights.finite import is_finite
+from claas_trainer.logs import log
 from claas_trainer.model.lora import AdapterWeights, read_adapter
 from claas_trainer.sdpo.errors import AdapterError, OptimizerStateError
 from claas_trainer.sdpo.optimizer import OptimizerState, Part
@@ -73,3 +78,49 @@ def state_files(state: OptimizerState) -> dict[str, FileContent]:
         part, _, _ = name.partition("/")
         files.setdefault(f"{OPTIMIZER_FILES}_{part}.safetensors", {})[name] = tensor
     return {name: Tensors(tensors, {"format": "pt"}) for name, tensors in files.items()}
+
+
+@dataclass(frozen=True)
+class EarlierVersions:
+    """The earlier versions that samples name."""
+
+    adapters: Mapping[int, Mapping[str, Tensor]]
+    """Tensors by number and published name, mapped from the files, so that many take no more memory than one."""
+    digests: Mapping[int, str]
+    """The versions' digests by number, of those in `adapters`."""
+    unusable: frozenset[int]
+    """The numbers of all others."""
+
+    @classmethod
+    def read(cls, versions: Mapping[int, StoredVersion], parent: AdapterWeights) -> EarlierVersions:
+        """Read those that fit the parent's adapter; a line in the log says why another one does not. Raises
+        StoreError for a fault of the volume."""
+        adapters = {number: _read(version, parent) for number, version in versions.items()}
+        usable = {number: tensors for number, tensors in adapters.items() if tensors is not None}
+        digests = {number: versions[number].record.digest for number in usable}
+        return cls(usable, digests, frozenset(versions.keys() - usable.keys()))
+
+
+def _read(version: StoredVersion, parent: AdapterWeights) -> Mapping[str, Tensor] | None:
+    try:
+        with storage_errors(version.folder):
+            adapter = read_adapter(version.folder, None)
+        why = _differs(adapter, parent)
+    except AdapterError as error:
+        why = str(error)
+    if why is None:
+        return adapter.tensors
+    log("version-unusable", version=version.record.number, why=why)
+    return None
+
+
+def _differs(adapter: AdapterWeights, parent: AdapterWeights) -> str | None:
+    """Why the adapter can't take the parent's place in the model; None: it can."""
+    if (adapter.shape.rank, adapter.shape.alpha) != (parent.shape.rank, parent.shape.alpha):
+        return "it has another rank or alpha than the version to train from"
+    shapes = [{name: tensor.shape for name, tensor in each.tensors.items()} for each in (adapter, parent)]
+    if shapes[0] != shapes[1]:
+        return "it is on other layers than the version to train from"
+    if not all(is_finite(tensor) for tensor in adapter.tensors.values()):
+        return "it has values that are NaN or infinite"
+    return None
