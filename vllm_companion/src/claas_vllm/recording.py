@@ -71,7 +71,9 @@ def record_generate(application: object) -> bool:
             return generate(prompt, sampling_params, *others, **named)
         call = recorder.call(prompt, sampling_params, named.get("lora_request"), logprobs_mode)
         adds = sampling_params.output_kind.name == "DELTA"
-        hides = recorder.logprobs and sampling_params.num_logprobs is None
+        # What vLLM itself asks for; older releases have the setting alone.
+        asked = getattr(sampling_params, "num_logprobs", sampling_params.logprobs)
+        hides = recorder.logprobs and asked is None
         if hides:
             sampling_params = copy.copy(sampling_params)
             sampling_params.logprobs = 0
@@ -95,17 +97,17 @@ class _Call:
         self._wants_logprobs = logprobs
         self._prompt_ids: list[int] = []
         self._outputs: dict[int, _Output] = {}
-        self._finished = False
+        self._finished = self._broken = False
 
     def document(self) -> dict[str, object]:
-        """For JSON. `finished`: each answer came to its own end. `prompt_token_ids` is empty if the prompt was not of
-        text alone: token ids do not tell such a prompt."""
+        """For JSON. `finished`: each answer came to its own end, and all is here. `prompt_token_ids` is empty if
+        the prompt was not of text alone: token ids do not tell such a prompt."""
         outputs = [output.document(index) for index, output in sorted(self._outputs.items())]
-        whole = self._finished and all(output["finish_reason"] not in _CUT_SHORT for output in outputs)
+        cut_short = any(output["finish_reason"] in _CUT_SHORT for output in outputs)
         return {
             "prompt_token_ids": self._prompt_ids if self._is_text else [],
             "sampling": self._sampling,
-            "finished": whole,
+            "finished": self._finished and not self._broken and not cut_short,
             "outputs": outputs,
         }
 
@@ -114,26 +116,34 @@ class _Call:
     ) -> AsyncGenerator[Any, None]:
         """The engine's answers as they come. `adds`: each one has only what is new. `hides`: vLLM itself asked for no
         log-probabilities, and gets none."""
-        outputs, wants_logprobs = self._outputs, self._wants_logprobs
         try:
             async for answer in answers:
-                for part in answer.outputs:
-                    output = outputs.get(part.index)
-                    if output is None or not adds:
-                        output = outputs[part.index] = _Output()
-                    output.token_ids += part.token_ids
-                    if wants_logprobs:
-                        output.logprobs += _sampled_logprobs(part)
-                        if hides:
-                            part.logprobs = part.cumulative_logprob = None
-                    if part.finish_reason is not None:
-                        output.finish_reason, output.stop_reason = part.finish_reason, part.stop_reason
-                if answer.finished:
-                    self._finished = True
-                self._prompt_ids = answer.prompt_token_ids
+                try:
+                    self._take(answer, adds, hides)
+                except Exception as error:  # noqa: BLE001  An unknown vLLM; its answer goes out all the same.
+                    if not self._broken:
+                        logger.warning("An answer can't be recorded: %s", type(error).__name__)
+                    self._broken = True
                 yield answer
         finally:
             await answers.aclose()
+
+    def _take(self, answer: Any, adds: bool, hides: bool) -> None:
+        outputs, wants_logprobs = self._outputs, self._wants_logprobs
+        for part in answer.outputs:
+            output = outputs.get(part.index)
+            if output is None or not adds:
+                output = outputs[part.index] = _Output()
+            output.token_ids += part.token_ids
+            if wants_logprobs:
+                output.logprobs += _sampled_logprobs(part)
+                if hides:
+                    part.logprobs = part.cumulative_logprob = None
+            if part.finish_reason is not None:
+                output.finish_reason, output.stop_reason = part.finish_reason, part.stop_reason
+        if answer.finished:
+            self._finished = True
+        self._prompt_ids = answer.prompt_token_ids
 
 
 class _Output:
