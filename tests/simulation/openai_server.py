@@ -37,6 +37,8 @@ class Script:
     models: Sequence[str] = ("base", "coder")
     """What it serves; any other model is 404. Empty: any."""
     companion: bool = True
+    records: bool = True
+    """Whether that companion records; older ones do not."""
     version: str | None = "coder@7"
     control_token: str | None = "the-control-token"
     api_key: str | None = None
@@ -117,7 +119,7 @@ class OpenAIServer:
             return _error(404, "Not Found")
         if not self._controlled(request):
             return _error(403, "this route needs the control token")
-        return web.json_response({"companion_version": "0.1.0", "aliases": {}})
+        return web.json_response({"companion_version": "0.1.0", "aliases": {}, "records": self.script.records})
 
     async def _is_sleeping(self, request: web.Request) -> web.Response:
         return web.json_response({"is_sleeping": not self.awake.is_set()})
@@ -182,7 +184,8 @@ class OpenAIServer:
 
     def _recording(self, request: web.Request) -> str | None:
         wanted = request.headers.get("X-Claas-Record")
-        return wanted if self.script.companion and self._controlled(request) else None
+        records = self.script.companion and self.script.records
+        return wanted if records and self._controlled(request) else None
 
     async def _stream(self, request: web.Request, answer: _Answer) -> web.StreamResponse:
         script = self.script

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import aiohttp
+import msgspec
 
 from claas_gateway.directory.interface import Directory
 from claas_gateway.directory.models import Server, ServerGroup
@@ -35,6 +36,10 @@ class NoAnswer(Exception):  # noqa: N818  (a state of a server)
 class _Learnt:
     records: bool
     since: float
+
+
+class _Status(msgspec.Struct):
+    records: bool = False
 
 
 class Upstream:
@@ -137,7 +142,7 @@ class Upstream:
                 del self._in_flight[server.uid]
 
     async def records(self, server: Server, credentials: ServerCredentials) -> bool:
-        """Whether a pod records inside, because it runs the companion and takes this control token."""
+        """Whether a pod records inside: its companion takes this control token and says so, as older ones do not."""
         if credentials.control_token is None:
             return False
         learnt = self._learnt.get(server.uid)
@@ -148,9 +153,9 @@ class Upstream:
                 asyncio.timeout(STATUS_SECONDS),
                 self.ask(server, credentials, "GET", "/claas/status", control=True) as response,
             ):
-                await response.read()
-                records = response.status == 200
-        except (TimeoutError, aiohttp.ClientError):
+                body = await response.read()
+                records = response.status == 200 and msgspec.json.decode(body, type=_Status).records
+        except (TimeoutError, aiohttp.ClientError, msgspec.DecodeError):
             return False
         self.learn(server, records=records)
         return records

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -57,6 +58,7 @@ class _Record(msgspec.Struct):
 
 
 _RECORD = msgspec.json.Decoder(_Record)
+_VERSION = re.compile(r"@([0-9]{1,18})(?:-[0-9a-f]{8})?\Z")
 
 
 def read_record(line: bytes | None, answers: int) -> Record | None:
@@ -85,6 +87,7 @@ def read_record(line: bytes | None, answers: int) -> Record | None:
 
 
 def version_number(name: str | None) -> int | None:
-    """The number in a version's name such as `coder@7`; None if there is none."""
-    number = (name or "").rpartition("@")[2]
-    return int(number) if "@" in (name or "") and number.isdecimal() else None
+    """The number in a version's name such as `coder@7`, or `coder@7-0a1b2c3d` when it was loaded again; None if there
+    is none."""
+    found = _VERSION.search(name or "")
+    return int(found[1]) if found else None
