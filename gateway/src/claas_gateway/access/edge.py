@@ -18,13 +18,15 @@ from claas_gateway.access.bodies import read_body
 from claas_gateway.access.dependency import CALLER
 from claas_gateway.access.guard import Guard
 from claas_gateway.access.refusals import claas_body, openai_body, refusal_headers
-from claas_gateway.access.sign_in import HOME, SIGN_IN, SIGN_OUT, sign_in_page
+from claas_gateway.access.sign_in import HOME, SIGN_IN, SIGN_OUT, STYLES, sign_in_page
 from claas_gateway.errors import GatewayError, Unauthenticated
 
 PAGES = HOME
 """Below it a session's cookie will do in a key's place, for GET alone: no other site can make a browser change
 anything."""
-OPEN = frozenset({"/", "/docs", "/health", "/livez", "/openapi.json", "/readyz", "/v1/health", SIGN_IN, SIGN_OUT})
+OPEN = frozenset(
+    {"/", "/docs", "/health", "/livez", "/openapi.json", "/readyz", "/v1/health", SIGN_IN, SIGN_OUT, *STYLES}
+)
 """Paths without keys. What is answered there tells nothing of any tenant."""
 OPENAI_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/models"})
 """Paths whose refusals have OpenAI's shape."""

@@ -14,27 +14,31 @@ from claas_gateway.errors import GatewayError, NotPermitted
 HOME = "/v1/dashboard"
 SIGN_IN = f"{HOME}/sign-in"
 SIGN_OUT = f"{HOME}/sign-out"
+STYLES = (f"{HOME}/static/dashboard.css", f"{HOME}/static/icon.svg")
+"""What the form looks like: the dashboard's files, which hold nothing private."""
 
 
 def sign_in_page(wrong: str = "") -> str:
     """The form; `wrong` is one of our own sentences."""
-    alert = f'<p role="alert">{wrong}</p>' if wrong else ""
+    alert = f'<p role="alert" class="note">{wrong}</p>' if wrong else ""
     return f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>Sign in - CLaaS Dashboard</title>
+<title>Sign in · CLaaS Dashboard</title>
+<link rel="icon" type="image/svg+xml" href="{HOME}/static/icon.svg">
+<link rel="stylesheet" href="{HOME}/static/dashboard.css">
 </head>
-<body>
+<body class="door">
 <main>
-<h1>CLaaS Dashboard</h1>
+<h1><img src="{HOME}/static/icon.svg" alt="" width="28" height="28"> CLaaS Dashboard</h1>
 {alert}
 <form method="post" action="{SIGN_IN}">
-<p><label for="key">API key</label></p>
-<p><input id="key" name="key" type="password" autocomplete="current-password" required autofocus></p>
-<p><button type="submit">Sign in</button></p>
+<label for="key">API key</label>
+<input id="key" name="key" type="password" autocomplete="current-password" required autofocus>
+<button type="submit">Sign in</button>
 </form>
 </main>
 </body>
@@ -82,6 +86,11 @@ def router(guard: Guard) -> APIRouter:
 
 
 _SAID = {401: "This is not a known API key.", 429: "Too many requests with this key. Try again later."}
+
+
+def _field(body: bytes, name: str) -> str:
+    """A field of a form, as browsers send one without files."""
+    return parse_qs(body.decode("ascii", "replace")).get(name, [""])[0]
 
 
 def _over_tls(request: Request) -> bool:

@@ -49,9 +49,14 @@ class LiveUpdates:
     """Watches the overview for those who listen."""
 
     def __init__(
-        self, look: Callable[[], Awaitable[Overview]], directory: Directory, look_seconds: float = LOOK_SECONDS
+        self,
+        look: Callable[[], Awaitable[Overview]],
+        forget: Callable[[], None],
+        directory: Directory,
+        look_seconds: float = LOOK_SECONDS,
     ) -> None:
         self._look = look
+        self._forget = forget
         self._look_seconds = look_seconds
         self._listeners: set[_Listener] = set()
         self._hint = asyncio.Event()
@@ -104,6 +109,9 @@ class LiveUpdates:
             else:
                 if before is not None:
                     changed = now.changed_since(before)
+                    if changed:
+                        # Who hears of it reads at once, and must not be shown what was read before.
+                        self._forget()
                     for listener in list(self._listeners):
                         listener.tell(changed)
                 before = now

@@ -19,6 +19,7 @@ from claas_gateway.dashboard.views import (
     ItemLine,
     ItemList,
     VersionPage,
+    expects_answer,
     panels,
     path_of,
     version_lines,
@@ -43,6 +44,10 @@ class DashboardReader:
         self._directory = directory
         self._clock = clock
         self._shared = SharedAnswers(SHARED_SECONDS, time.monotonic)
+
+    def forget(self) -> None:
+        """Read everything anew: something has changed."""
+        self._shared.forget()
 
     async def overview(self) -> Overview:
         """All adapters; not for a caller's eyes as it is."""
@@ -120,7 +125,7 @@ class DashboardReader:
         if rollout is not None and rollout.namespace != item.namespace:
             rollout = None
         batch = await self._store.batches.get(item.batch_id) if item.batch_id else None
-        return FeedbackPage(item, rollout, batch, path_of(item, batch))
+        return FeedbackPage(item, rollout, batch, path_of(item, batch), expects_answer(item, batch, self._clock()))
 
     async def _overview(self) -> Overview:
         return overview(

@@ -42,7 +42,7 @@ def router(services: Services) -> APIRouter:
     assets = load_assets()
     pages = Pages(assets, services.clock)
     reader = DashboardReader(services.store, services.directory, services.clock)
-    live = LiveUpdates(reader.overview, services.directory)
+    live = LiveUpdates(reader.overview, reader.forget, services.directory)
     services.at_stop.append(live.stop)
 
     class PageRoute(APIRoute):

@@ -30,6 +30,10 @@ class SharedAnswers:
             answer.add_done_callback(lambda done: self._drop_failure(key, done))
         return cast(T, await asyncio.shield(answer))
 
+    def forget(self) -> None:
+        """Have everything made anew: what it was made from has changed."""
+        self._answers = {}
+
     def _drop_failure(self, key: Hashable, done: asyncio.Future[object]) -> None:
         if (done.cancelled() or done.exception() is not None) and self._answers.get(key, (0.0, None))[1] is done:
             del self._answers[key]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from claas_crds.v1alpha1.version import VersionVerdict
@@ -21,6 +21,9 @@ from claas_gateway.records import (
     VersionSeen,
 )
 from claas_gateway.store.interface import ItemFilter
+
+_ASKED_WITHIN = timedelta(minutes=5)
+"""A version is asked the prompts that it learned from within that time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,8 @@ class FeedbackPage:
     rollout: Rollout | None
     batch: FeedbackBatch | None
     path: tuple[Station, ...]
+    expects_answer: bool
+    """Whether the new version may be asked the same prompt in a moment."""
 
 
 def version_lines(
@@ -229,6 +234,13 @@ def path_of(item: FeedbackItem, batch: FeedbackBatch | None) -> tuple[Station, .
         Station(name, _progress(place, reached), at if place <= reached else None)
         for place, (name, at) in enumerate(zip(names, times, strict=True))
     )
+
+
+def expects_answer(item: FeedbackItem, batch: FeedbackBatch | None, now: datetime) -> bool:
+    """Whether the version that learned from an item may be asked its prompt yet."""
+    if item.state is not ItemState.IN_VERSION or item.answer_after is not None or batch is None:
+        return False
+    return batch.accounted is not None and now - batch.accounted < _ASKED_WITHIN
 
 
 def _progress(place: int, reached: int) -> StationState:

@@ -23,16 +23,19 @@ class Watched:
 
     def __init__(self, look_seconds: float = LOOK_SECONDS) -> None:
         self.counts: dict[AdapterKey, dict[ItemState, int]] = {("a", "coder"): {}, ("b", "tone"): {}}
-        self.looks = 0
+        self.looks = self.forgotten = 0
         self.broken = False
         self.directory = FixedDirectory()
-        self.live = LiveUpdates(self.look, self.directory, look_seconds)
+        self.live = LiveUpdates(self.look, self.forget, self.directory, look_seconds)
 
     async def look(self) -> Overview:
         self.looks += 1
         if self.broken:
             raise OSError
         return overview([], [], {key: dict(counts) for key, counts in self.counts.items()}, [], listed=True)
+
+    def forget(self) -> None:
+        self.forgotten += 1
 
     def change(self, *key: str) -> None:
         namespace, adapter = key
@@ -60,6 +63,7 @@ async def test_one_look_serves_all_who_listen() -> None:
     assert 1 <= watched.looks <= 11
     watched.change("a", "coder")
     assert len(await asyncio.gather(*(first_change(each) for each in listeners))) == 100
+    assert watched.forgotten == 1
 
 
 async def test_nobody_looks_when_nobody_listens() -> None:
@@ -134,6 +138,8 @@ async def test_an_answer_is_shared_while_it_is_made_and_for_a_moment_after() -> 
     assert await shared.get("key", make) == 1
     now = 1.1
     assert await shared.get("key", make) == 3
+    shared.forget()
+    assert await shared.get("key", make) == 4
 
 
 async def test_a_failure_is_told_to_all_who_wait_and_not_kept() -> None:

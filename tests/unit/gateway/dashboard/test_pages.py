@@ -175,6 +175,15 @@ async def test_a_refused_item_says_why(site: Site) -> None:
     assert "4,096 fit" in page
 
 
+async def test_an_item_whose_texts_were_deleted_says_so(site: Site) -> None:
+    await site.store.forget_user("team-a", None, "u-17")
+    page = await site.get(f"{HOME}/items/fb-coder-11-0")
+    assert "Its texts were deleted" in page
+    assert "In version 11" in page
+    for text in ("Shorter, please.", "Seine", "Paris."):
+        assert text not in page
+
+
 async def test_what_a_key_does_not_see_is_not_found_and_not_hinted_at(site: Site) -> None:
     places = [
         "/adapters/team-b/tone",

@@ -10,6 +10,7 @@ const announce = document.querySelector("[data-announce]");
 const SPREAD_MILLISECONDS = 500;
 const REST_MILLISECONDS = 1000;
 const SLOW_MILLISECONDS = 60_000;
+const EXPECTING_MILLISECONDS = 10_000;
 
 function tell(state, text) {
   live.dataset.liveState = state;
@@ -162,6 +163,9 @@ setInterval(() => {
 setInterval(() => {
   if (!document.hidden) soon();
 }, SLOW_MILLISECONDS);
+setInterval(() => {
+  if (!document.hidden && document.querySelector("[data-expects]")) soon();
+}, EXPECTING_MILLISECONDS);
 
 // A point of the chart leads to its version, as the link in the table does.
 document.addEventListener("click", (event) => {
