@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 from starlette import types
+from starlette.responses import JSONResponse
 
 from claas_gateway.access.edge import Edge
 from claas_gateway.access.handlers import handle_errors
 from claas_gateway.access.sign_in import router as sign_in
+from claas_gateway.adapters.routes import router as adapters
 from claas_gateway.dashboard.routes import router as dashboard
 from claas_gateway.feedback.routes import router as feedback
 from claas_gateway.feedback.worker import FeedbackWorker
@@ -25,6 +27,7 @@ def create_api(services: Services, worker: FeedbackWorker) -> FastAPI:
     handle_errors(api)
     api.include_router(information(services))
     api.include_router(feedback(services, worker))
+    api.include_router(adapters(services))
     api.include_router(dashboard(services))
     api.include_router(sign_in(services.guard))
     complete_openapi(api)
@@ -36,16 +39,28 @@ class Application:
 
     def __init__(self, services: Services) -> None:
         self.worker = FeedbackWorker(services)
-        api = _Counted(create_api(services, self.worker), services.metrics)
         self._inference = Inference(services)
+        api = _Counted(create_api(services, self.worker), services.metrics)
         self._others = Edge(api, services.guard, services.settings.largest_body_bytes)
+        self._at_stop = services.at_stop
+        self._ending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: types.Send) -> None:
-        """One connection's request."""
-        if scope["type"] == "http" and scope["path"] in PATHS:
+        """One request."""
+        path = scope.get("path")
+        if scope["type"] == "http" and path in PATHS:
             await self._inference(scope, receive, send)
+        elif path == "/readyz" and self._ending:
+            answer = JSONResponse({"ready": False, "reasons": ["the gateway is being stopped"]}, 503)
+            await answer(scope, receive, send)
         else:
             await self._others(scope, receive, send)
+
+    def end(self) -> None:
+        """Be ready no longer, and end what would go on for long. Answers of models go on to their end."""
+        self._ending = True
+        for stop in self._at_stop:
+            stop()
 
 
 class _Counted:
@@ -59,7 +74,7 @@ class _Counted:
         async def counted(message: types.Message) -> None:
             if message["type"] == "http.response.start":
                 route = str(getattr(scope.get("route"), "path", "unknown"))
-                self._metrics.requests.labels(route, message["status"]).inc()
+                self._metrics.requests.labels(route, str(message["status"])).inc()
             await send(message)
 
         await self._app(scope, receive, counted)

@@ -41,6 +41,7 @@ class FeedbackWorker:
         self._trouble: str | None = None
         services.directory.listen(self._queue.wake)
         services.checks["feedback"] = self.check
+        services.at_stop.append(self.waiters.end)
 
     def wake(self, namespace: str, adapter: str, *, at_once: bool) -> None:
         """New items are stored."""
