@@ -266,8 +266,8 @@ class _Answer:
                 last = self._script.finish_reason if number == len(pieces) - 1 else None
                 delta: Body = {"content": piece} if self._chat else {}
                 choice = self._part(index, delta, last, piece)
-                if not self._chat and self._ids and number == 0:
-                    choice["prompt_token_ids"] = list(PROMPT_IDS)
+                if not self._chat:
+                    choice["prompt_token_ids"] = list(PROMPT_IDS) if self._ids and number == 0 else None
                 events.append(self._event([choice]))
         options = self._body.get("stream_options")
         if isinstance(options, dict) and options.get("include_usage"):
@@ -330,6 +330,13 @@ class _Answer:
             choice["text"] = self._text
             choice["prompt_token_ids"] = list[JsonValue](PROMPT_IDS) if self._ids else None
         choice["logprobs"] = self._logprobs_of(self._text)
+        prompt = self._body.get("prompt")
+        if self._body.get("prompt_logprobs") is not None and isinstance(prompt, list):
+            told: list[JsonValue] = [
+                {str(token): {"logprob": LOGPROB, "rank": 1, "decoded_token": chr(int(str(token)))}}
+                for token in prompt
+            ]
+            choice["prompt_logprobs"] = [None, *told[1:]]
         choice["finish_reason"] = "tool_calls" if called else self._script.finish_reason
         choice["stop_reason"] = None
         choice["token_ids"] = list[JsonValue](self._token_ids()) if self._ids else None

@@ -59,6 +59,8 @@ class ThinkingFilter:
             shown += self._trimmed(step())
             if self._mode is before:
                 return shown
+            if before is _Mode.PLAIN and (self._mode is _Mode.HIDDEN_CHANNEL or not self._shown):
+                self._dropped = True
 
     def end(self) -> str:
         """The visible text that waited for more."""
@@ -73,10 +75,8 @@ class ThinkingFilter:
         shown = self._held[:at]
         if mark == _THINK:
             self._mode, self._held = _Mode.THINKING, self._held[at + len(mark) :]
-            self._dropped = self._dropped or not self._shown
         else:
             self._mode, self._held = _Mode.HIDDEN_CHANNEL, self._held[at:]
-            self._dropped = True
         return shown
 
     def _thinking(self) -> str:

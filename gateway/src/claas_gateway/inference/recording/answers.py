@@ -27,7 +27,7 @@ class _Usage(msgspec.Struct):
 class _Frame(msgspec.Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: dict[str, object] | str | None = None
 
 
 _FRAME = msgspec.json.Decoder(_Frame)
