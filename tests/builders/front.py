@@ -133,6 +133,24 @@ def _model() -> Manifest:
     return {"name": BASE, "source": {"persistentVolumeClaim": {"claimName": "model", "path": "tiny"}}}
 
 
+def place(
+    small: SmallApi,
+    addresses: Sequence[str],
+    port: int,
+    *,
+    control_secret: str | None = "vllm-control",
+    adapter_spec: Mapping[str, JsonValue] | None = None,
+) -> None:
+    """Have an adapter, its Deployment with a pod at each address, and the control token."""
+    small.put(ADAPTERS, NAMESPACE, adapter(port=port, control_secret=control_secret, spec=adapter_spec))
+    selector: Manifest = {"selector": {"matchLabels": dict(_LABELS)}}
+    small.put(DEPLOYMENTS, NAMESPACE, {"metadata": {"name": DEPLOYMENT}, "spec": selector})
+    token = base64.b64encode(TOKEN.encode()).decode()
+    small.put(SECRETS, NAMESPACE, {"metadata": {"name": "vllm-control"}, "data": {"token": token}})
+    for number, address in enumerate(addresses):
+        small.put(PODS, NAMESPACE, vllm_pod(f"vllm-{number}", address))
+
+
 @asynccontextmanager
 async def front(
     *servers: OpenAIServer,
@@ -143,16 +161,12 @@ async def front(
     """A gateway before these servers, each in a pod: `vllm-0`, `vllm-1` and so on."""
     async with AsyncExitStack() as stack:
         port = 0
-        small = SmallApi()
         for number, server in enumerate(servers):
             await stack.enter_async_context(server.serving(f"127.0.0.{number + 1}", port))
             port = server.port
-            small.put(PODS, NAMESPACE, vllm_pod(f"vllm-{number}", server.host))
-        made = adapter(port=port or 8000, control_secret=control_secret, spec=adapter_spec)
-        small.put(ADAPTERS, NAMESPACE, made)
-        selector: Manifest = {"selector": {"matchLabels": dict(_LABELS)}}
-        small.put(DEPLOYMENTS, NAMESPACE, {"metadata": {"name": DEPLOYMENT}, "spec": selector})
-        small.put(SECRETS, NAMESPACE, {"metadata": {"name": "vllm-control"}, "data": {"token": _base64(TOKEN)}})
+        small = SmallApi()
+        addresses = [server.host for server in servers]
+        place(small, addresses, port or 8000, control_secret=control_secret, adapter_spec=adapter_spec)
         api = await stack.enter_async_context(serving_api(small))
         directory = WatchedDirectory(api, [NAMESPACE])
         watching = asyncio.create_task(directory.run())
@@ -203,7 +217,3 @@ async def listening(application: object) -> AsyncIterator[str]:
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait((task,))
-
-
-def _base64(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
