@@ -20,8 +20,8 @@ import gc
 import json
 import os
 import statistics
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -45,6 +45,7 @@ from claas_trainer.forward.transformer.warm_up import WarmUp
 from claas_trainer.forward.weights.host import HostWeights
 from claas_trainer.model.shape import ModelShape
 from claas_trainer.sdpo.batch import TokenSample
+from claas_trainer.sdpo.old_policy import with_old_logprobs
 from claas_trainer.sdpo.optimizer import OptimizerState
 from claas_trainer.sdpo.settings import SdpoConfig
 from claas_trainer.sdpo.step import sdpo_step
@@ -99,10 +100,16 @@ class Bench:
     """One shape on one device."""
 
     def __init__(
-        self, shape: ModelShape, device: torch.device, rank: int, repeats: int, profiled: bool = False
+        self,
+        shape: ModelShape,
+        device: torch.device,
+        rank: int,
+        repeats: int,
+        profiled: bool = False,
+        answered_by: int = 0,
     ) -> None:
         self.shape, self.device, self.rank, self.repeats = shape, device, rank, repeats
-        self.profiled = profiled
+        self.profiled, self.answered_by = profiled, answered_by
         self.on_gpu = device.type == "cuda"
         self.dtype = torch.bfloat16 if self.on_gpu else torch.float32
         self.tensors = adapter_shapes(shape, rank)
@@ -142,7 +149,18 @@ class Bench:
             sustained_rate(self.device, self.dtype, 0.5)
             self.forget()
         taken = seconds(self.device, lambda: self.acquire(plan))
-        take = partial(sdpo_step, model, samples, SdpoConfig(), state, schedule=plan.schedule)
+        adapters = {
+            number: {name: each.to(self.dtype) for name, each in masters.items()}
+            for number in range(self.answered_by)
+        }
+
+        def take() -> None:
+            answered: Sequence[TokenSample] = samples
+            if adapters:
+                named = [replace(sample, version=index % len(adapters)) for index, sample in enumerate(samples)]
+                answered, _ = with_old_logprobs(model, named, adapters, plan.schedule, lambda number, count: None)
+            sdpo_step(model, answered, SdpoConfig(), state, schedule=plan.schedule)
+
         times, driver = [], 0
         for _ in range(self.repeats + 1):
             times.append(seconds(self.device, take))
@@ -153,6 +171,7 @@ class Bench:
         if card_gib:
             torch.cuda.set_per_process_memory_fraction(1.0, self.device)
         name = f"ours, card of {card_gib} GiB" if card_gib else "ours"
+        name += f", answered by {len(adapters)} versions" if adapters else ""
         cut = f"{plan.schedule.micro_batch_tokens} tokens, {plan.checkpointed_layers} checkpointed"
         print(f"{name}: weights came in {taken:.3f} s; steps {[round(x, 3) for x in times]}", file=sys.stderr)
         return self.row(name, work, cut, times, plan, driver)
@@ -232,11 +251,20 @@ def main() -> None:
     parser.add_argument("--plain", type=int, default=4, help="samples in a micro-batch of the plain step; 0 for none")
     parser.add_argument("--plain-checkpointed", action="store_true")
     parser.add_argument("--sweep", action="store_true", help="many sizes, ours alone")
+    parser.add_argument(
+        "--answered-by",
+        type=int,
+        default=0,
+        metavar="N",
+        help="old log-probabilities are not recorded: computed under N earlier versions",
+    )
     parser.add_argument("--profile", action="store_true", help="print where the time goes, of ours")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    bench = Bench(SHAPES[arguments.shape], device, arguments.rank, arguments.repeats, arguments.profile)
+    bench = Bench(
+        SHAPES[arguments.shape], device, arguments.rank, arguments.repeats, arguments.profile, arguments.answered_by
+    )
     default = ["16,512,128,512"] if device.type == "cuda" else ["8,96,32,96"]
     works = [work_of(text, ragged=arguments.ragged) for text in arguments.work or default]
     cards = [float(text) for text in arguments.card_gib.split(",")]

@@ -411,6 +411,32 @@ def test_a_step_beside_the_server_pauses_nothing_and_tells_what_it_cost(pod: Pod
     assert served_version(pod) == f"{NAME}@{parent + 1}"
 
 
+def test_log_probabilities_computed_under_the_version_that_answered_are_those_that_vllm_recorded(pod: Pod) -> None:
+    answered = pod.store.numbers()[-1]
+    answer = pod.ask(NAME, 16)
+    assert answer.headers["x-claas-version"] == f"{NAME}@{answered}"
+    code, _ = pod.attempt(
+        TrainerCommand.RUN, pod.document(uid="uid-between", parent=answered, samples=hand_written())
+    )
+    assert code == ExitCode.SUCCEEDED
+    recorded = recorded_sample(answer)
+    computed = {name: value for name, value in recorded.items() if name != "response_logprobs"} | {
+        "version": answered
+    }
+    results = []
+    for uid, sample in (("uid-recorded", recorded), ("uid-computed", computed)):
+        code, result = pod.attempt(TrainerCommand.RUN, pod.document(uid=uid, parent=answered + 1, samples=[sample]))
+        assert code == ExitCode.SUCCEEDED, result
+        assert result.version is not None
+        results.append(result)
+    counts = [(each.samples.recorded, each.samples.computed, each.samples.reconstructed) for each in results]
+    assert counts == [(1, 0, 0), (0, 1, 0)]
+    metrics = [each.version.metrics for each in results if each.version is not None]
+    assert abs(metrics[0]["ratio_max"] - 1) > 1e-3, "the version between has moved the policy"
+    for name in ("loss", "ratio_mean", "ratio_max", "grad_norm"):
+        assert metrics[1][name] == pytest.approx(metrics[0][name], rel=2e-3), name
+
+
 def test_no_text_of_a_sample_was_logged_by_anything_above(pod: Pod) -> None:
     log = pod.log.read_text()
     assert "prepared" in log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -169,6 +170,38 @@ def test_a_job_is_tried_again_as_its_trainers_exit_code_says(
     assert len(scene.runs("step")) == attempts == job.status.failed_attempts
     assert pod.server.app.sleeps == []
     assert scene.adapter().status.latest_version == 0
+
+
+def test_every_invalid_sample_is_named_and_a_version_records_the_feedback_that_it_learned_from(
+    operator: OperatorProcess, scene: Scene
+) -> None:
+    scene.serve()
+    scene.ready_adapter()
+
+    def apply(job: str, blank: tuple[int, ...] = ()) -> None:
+        """A job on five samples in a Secret."""
+        batch = [
+            {"user_prompt": "q", "response": "a", "feedback": " " if n in blank else "f", "id": f"fb-{n}"}
+            for n in range(5)
+        ]
+        scene.make_secret(job, {"samples.json": json.dumps(batch)})
+        scene.apply_job(job, samples={"secretRef": {"name": job}})
+
+    apply("malformed", blank=(1, 4))
+    seen = scene.wait_until("malformed", "Failed")
+    assert scene.runs("malformed") == [], "the operator needs no trainer to see it"
+    scene.script(Script(invalid_ids=frozenset({"fb-0", "fb-3"})), job="unfit")
+    apply("unfit")
+    told = scene.wait_until("unfit", "Failed")
+    for job, wrong, field in ((seen, [1, 4], "feedback"), (told, [0, 3], "response")):
+        assert reason_of(job.status.conditions, "Failed") == "InvalidSample"
+        assert [each.index for each in job.status.invalid_samples] == wrong
+        assert all(each.message.startswith(f"{field}: is ") for each in job.status.invalid_samples)
+        assert "(2 samples are wrong)" in (job.status.message or "")
+    apply("good")
+    assert scene.wait_until("good", "Complete").status.produced_version == 1
+    folder = f"{scene.namespace}/tone"
+    assert scene.simulation.volume.feedback_ids(scene.namespace, folder, 1) == tuple(f"fb-{n}" for n in range(5))
 
 
 def test_a_trainer_that_ends_well_and_says_nothing_has_failed(operator: OperatorProcess, scene: Scene) -> None:
