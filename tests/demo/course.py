@@ -8,7 +8,7 @@ from claas_crds.v1alpha1.serving import HandoverKind
 from tests.builders.resources import lora_adapter
 from tests.demo.rounds import Learner, Round, Say, never_paused
 from tests.stack import resources
-from tests.stack.gateway import Gateway
+from tests.stack.gateway import Gateway, wait_until_it_answers
 from tests.stack.install import Stack
 from tests.stack.traffic import Felt, Traffic
 from tests.tiny_model.tasks import Preference, Question, follows, questions
@@ -77,6 +77,7 @@ def learn(
     """
     stack.kubectl.apply([lora_adapter(adapter, namespace, training=TRAINING, handover=handover)])
     resources.wait_served(stack, namespace, adapter, 0, timeout_seconds=600)
+    wait_until_it_answers(gateway)
     say("version 0 is in service; set-up is done")
     say(f"steps are taken by the hand-over {handover}")
     learner = Learner(stack, gateway, namespace, adapter, say)

@@ -12,7 +12,7 @@ from tests.e2e.stage.handovers import pauses
 from tests.e2e.stage.scene import Scene
 from tests.stack import rollouts
 from tests.stack.crowd import Crowd, SleepWatch, Span
-from tests.stack.gateway import Gateway, gateway
+from tests.stack.gateway import Gateway, gateway, wait_until_it_answers
 from tests.tiny_model.tasks import Preference, feedback, questions
 
 pytestmark = pytest.mark.long
@@ -48,6 +48,7 @@ def test_no_request_of_many_clients_fails_and_none_takes_longer_than_the_pause_a
     scene: Scene, handover: HandoverKind
 ) -> None:
     front = gateway(scene.stack, scene.serving)
+    wait_until_it_answers(front)
     crowd = Crowd(front, scene.adapter_name, CLIENTS, MAX_TOKENS)
     began = time.monotonic()
     asking = threading.Thread(target=crowd.run, args=(SECONDS,), daemon=True)

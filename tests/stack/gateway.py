@@ -77,20 +77,18 @@ class Gateway:
 
 
 def gateway(stack: Stack, serving: Serving) -> Gateway:
-    """The gateway, with the key of a namespace, once it answers with that key; raises TimeoutError."""
+    """The gateway, with the key of a namespace."""
     address = ("get", "service", GATEWAY_DEPLOYMENT, "-n", SYSTEM_NAMESPACE, "-o", "jsonpath={.spec.clusterIP}")
-    found = Gateway(f"http://{stack.kubectl(*address).strip()}", serving.gateway_key)
-    wait_until_it_answers(found)
-    return found
+    return Gateway(f"http://{stack.kubectl(*address).strip()}", serving.gateway_key)
 
 
-def wait_until_it_answers(found: Gateway, timeout_seconds: float = 90.0) -> None:
-    """Wait until it is there and knows the key; raises TimeoutError."""
+def wait_until_it_answers(gateway: Gateway, timeout_seconds: float = 90.0) -> None:
+    """Wait until it is there and knows the key, as it does once the namespace has an adapter; raises TimeoutError."""
     deadline = time.monotonic() + timeout_seconds
     said = ""
     while time.monotonic() < deadline:
         try:
-            with found.client(5.0) as client:
+            with gateway.client(5.0) as client:
                 answer = client.get("/v1/models")
             if answer.status_code == httpx.codes.OK:
                 return
@@ -98,4 +96,4 @@ def wait_until_it_answers(found: Gateway, timeout_seconds: float = 90.0) -> None
         except httpx.HTTPError as error:
             said = type(error).__name__
         time.sleep(0.25)
-    raise TimeoutError(f"the gateway at {found.url} did not answer within {timeout_seconds:g} s: {said}")
+    raise TimeoutError(f"the gateway at {gateway.url} did not answer within {timeout_seconds:g} s: {said}")
