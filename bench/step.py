@@ -45,7 +45,7 @@ from claas_trainer.forward.transformer.warm_up import WarmUp
 from claas_trainer.forward.weights.host import HostWeights
 from claas_trainer.model.shape import ModelShape
 from claas_trainer.sdpo.batch import TokenSample
-from claas_trainer.sdpo.old_policy import with_old_logprobs
+from claas_trainer.sdpo.old_policy import OLD_VECTORS, with_old_logprobs
 from claas_trainer.sdpo.optimizer import OptimizerState
 from claas_trainer.sdpo.settings import SdpoConfig
 from claas_trainer.sdpo.step import sdpo_step
@@ -144,7 +144,7 @@ class Bench:
             total = torch.cuda.mem_get_info(self.device)[1]
             torch.cuda.set_per_process_memory_fraction(self.available(card_gib) / total, self.device)
         if self.on_gpu:
-            reserve_pinned(model.layout.elements, 3)
+            reserve_pinned(model.layout.elements, 3 + min(self.answered_by, OLD_VECTORS))
             # Serving keeps the clocks up until the pause begins; after a rest they need a tenth of a second.
             sustained_rate(self.device, self.dtype, 0.5)
             self.forget()

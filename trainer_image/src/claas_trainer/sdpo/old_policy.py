@@ -21,6 +21,9 @@ from claas_trainer.sdpo.policy import Network, PolicyModel
 from claas_trainer.sdpo.scoring import response_logprobs
 from claas_trainer.sdpo.settings import Schedule
 
+OLD_VECTORS = 2
+"""Vectors in host memory: the one that is being used, and the next."""
+
 
 def with_old_logprobs(
     model: PolicyModel,
@@ -72,7 +75,7 @@ def _computed(
         on_micro_batch(number, len(groups))
         if version != placed:
             model.clear()
-            model.place(model.layout.gather(adapters[version]))
+            model.place(model.layout.gather(adapters[version], pin=model.device.type == "cuda"))
             model.refresh()
             placed = version
         prompts, responses = [s.student_prompt_ids for s in group], [s.response_ids for s in group]

@@ -34,7 +34,7 @@ from claas_trainer.model.lora import AdapterWeights
 from claas_trainer.model.shape import ModelShape
 from claas_trainer.sdpo.batch import TokenSample, digest
 from claas_trainer.sdpo.errors import UnsupportedModelError
-from claas_trainer.sdpo.old_policy import with_old_logprobs
+from claas_trainer.sdpo.old_policy import OLD_VECTORS, with_old_logprobs
 from claas_trainer.sdpo.optimizer import OptimizerState
 from claas_trainer.sdpo.settings import Schedule
 from claas_trainer.sdpo.step import SdpoResult, sdpo_step
@@ -179,7 +179,7 @@ def prepare(payload: DistillBatchRequestPayload, task: EngineTask, resources: Ex
     state = read_state(task.parent, placement.model.layout, inputs, pin=on_gpu)
     state = state or OptimizerState.fresh(adapter.tensors, placement.model.layout, pin=on_gpu)
     if on_gpu:
-        reserve_pinned(state.layout.elements, _vectors(inputs))
+        reserve_pinned(state.layout.elements, _vectors(inputs) + min(len(earlier.adapters), OLD_VECTORS))
     log("placed", forward=placement.forward.value, device=device_name(device))
     started = time.monotonic()
     with weights_blamed(task.model):
