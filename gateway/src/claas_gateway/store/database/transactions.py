@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.sql.dml import Insert
 
 from claas_gateway.errors import NotNow
 
@@ -28,6 +29,18 @@ _RETRIED_STATES = ("08", "40001", "40P01", "53300", "57P")
 _log = logging.getLogger(__name__)
 
 
+class Inserts(Protocol):
+    """A quicker way to insert rows."""
+
+    async def insert(self, statement: Insert, rows: Sequence[Mapping[str, object]]) -> None:
+        """Insert rows in one transaction."""
+        ...
+
+    async def close(self) -> None:
+        """Close its connections."""
+        ...
+
+
 class Database:
     """Runs transactions. `lasting` writes are on the disk when they return; the others survive the end of this
     process, but on SQLite not a loss of power."""
@@ -38,11 +51,13 @@ class Database:
         writer: AsyncEngine,
         quick_writer: AsyncEngine,
         purge: Callable[[], None] | None = None,
+        inserts: Inserts | None = None,
     ) -> None:
         self._reader = reader
         self._writer = writer
         self._quick_writer = quick_writer
         self._purge = purge
+        self._inserts = inserts
         self.is_sqlite = writer.dialect.name == "sqlite"
         self._one_writer = asyncio.Lock()
         self._running: set[asyncio.Task[object]] = set()
@@ -59,6 +74,18 @@ class Database:
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
 
+    async def insert(self, statement: Insert, rows: Sequence[Mapping[str, object]]) -> None:
+        """Insert rows, not lasting, in the quickest way there is."""
+        if self._inserts is not None:
+            async with self._turn():
+                await self._inserts.insert(statement, rows)
+            return
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(statement, rows)
+
+        await self.write(work, lasting=False)
+
     async def purge(self) -> None:
         """Let the files forget what was deleted, as far as the database does not do so in its own time."""
         if self._purge is not None:
@@ -69,6 +96,8 @@ class Database:
         """Wait for transactions that run, and close the connections."""
         while self._running:
             await asyncio.wait(set(self._running))
+        if self._inserts is not None:
+            await self._inserts.close()
         for engine in {self._reader, self._quick_writer, self._writer}:
             await engine.dispose()
 
