@@ -107,7 +107,7 @@ class SqlBatches:
                 .values(phase=phase)
             )
 
-        await self._database.write(work, lasting=False)
+        await self._database.write(work)
 
     async def account(
         self, batch: FeedbackBatch, outcomes: Sequence[ItemOutcome], rest: FeedbackBatch | None = None

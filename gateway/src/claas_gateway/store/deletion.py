@@ -94,7 +94,7 @@ async def expire(database: Database, before: datetime) -> int:
         return int(deleted.rowcount + erased.rowcount)
 
     total = 0
-    while count := await database.write(some, lasting=False):
+    while count := await database.write(some):
         total += count
     if total:
         await database.purge()

@@ -70,4 +70,9 @@ class SqlRollouts:
         await self._group.close()
 
     async def _store(self, added: Sequence[Rollout]) -> None:
-        await self._database.insert(self._insert, [values_of(rollout) for rollout in added])
+        rows = [values_of(rollout) for rollout in added]
+
+        async def work(connection: AsyncConnection) -> None:
+            await connection.execute(self._insert, rows)
+
+        await self._database.append(rollouts, rows, work)

@@ -34,8 +34,7 @@ async def open_store(url: str) -> AsyncIterator[Store]:
         raise SettingsError("CLAAS_GATEWAY_DATABASE_URL is not a URL") from None
     with contextlib.ExitStack() as claims:
         if parsed.drivername == "sqlite+aiosqlite":
-            claims.enter_context(sqlite.claimed_file(parsed))
-            database = sqlite.open_database(parsed)
+            database = sqlite.open_database(parsed, claims.enter_context(sqlite.claimed_file(parsed)))
         elif parsed.drivername == "postgresql+asyncpg":
             database = postgresql.open_database(parsed)
         else:

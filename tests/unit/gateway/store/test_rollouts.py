@@ -83,8 +83,7 @@ async def test_a_rollout_that_can_not_be_stored_fails_its_own_caller_alone(store
     calls = [store.rollouts.add([build_rollout(f"good-{number}")]) for number in range(20)]
     calls.insert(7, store.rollouts.add([build_rollout("with-it"), build_rollout("bad", token_ids=(-1,))]))
     results = await asyncio.gather(*calls, return_exceptions=True)
-    assert [type(result).__name__ for result in results if result is not None] == ["StatementError"]
-    assert results[7] is not None
+    assert [place for place, result in enumerate(results) if result is not None] == [7]
     for number in range(20):
         assert await store.rollouts.get(f"good-{number}") is not None
     assert await store.rollouts.get("with-it") is None

@@ -21,4 +21,4 @@ def open_database(url: URL) -> Database:
         pool_recycle=1800,
         hide_parameters=True,
     )
-    return Database(engine, engine, engine)
+    return Database(engine, engine)

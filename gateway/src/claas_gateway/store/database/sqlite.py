@@ -1,27 +1,43 @@
-"""SQLite: one file, one process."""
+"""SQLite: one file, one process.
+
+Most goes through SQLAlchemy's connections, whose commits are synced to the disk. Rollouts don't: there are as many of
+them as answers, and a commit by SQLAlchemy and aiosqlite takes seven times the CPU of one by sqlite3 itself. They are
+not synced, but the next synced commit syncs them with it: feedback never lies there without its rollout.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import fcntl
+import logging
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from sqlalchemy import URL, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Table, event
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
-from sqlalchemy.sql.dml import Insert
 
 from claas_gateway.errors import SettingsError
-from claas_gateway.store.database.transactions import Database
+from claas_gateway.store.database.transactions import Database, Values, describe, not_now
 
 _READERS = 4
 _BUSY_MILLISECONDS = 10_000
 """How long a write waits for a tool outside the gateway, such as one that makes a backup."""
+_SETTINGS = (
+    f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}",
+    # Before the first table: what is deleted leaves the file, too.
+    "PRAGMA auto_vacuum=INCREMENTAL",
+    "PRAGMA journal_mode=WAL",
+    "PRAGMA foreign_keys=ON",
+    "PRAGMA secure_delete=ON",
+)
+
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -49,73 +65,98 @@ def claimed_file(url: URL) -> Iterator[Path]:
         os.close(lock)
 
 
-def open_database(url: URL) -> Database:
-    """The connections: those that read, one whose commits are synced, and one whose are not."""
+def open_database(url: URL, path: Path) -> Database:
+    """Connections that read, one that writes, and the file itself."""
     return Database(
-        _engine(url, _READERS, begin="BEGIN", settings=("PRAGMA query_only=ON",)),
-        _engine(url, 1, begin="BEGIN IMMEDIATE", settings=("PRAGMA synchronous=FULL",)),
-        _engine(url, 1, begin="BEGIN IMMEDIATE", settings=("PRAGMA synchronous=NORMAL",)),
-        purge=lambda: _purge(str(url.database)),
-        inserts=_ThreadInserts(url),
+        _engine(url, _READERS, begin="BEGIN", setting="PRAGMA query_only=ON"),
+        _engine(url, 1, begin="BEGIN IMMEDIATE", setting="PRAGMA synchronous=FULL"),
+        SqliteFile(path),
     )
 
 
-class _ThreadInserts:
-    """Inserts rows in a thread of its own, a transaction at a time. The event loop hands over once for each, where
-    aiosqlite hands over for each step of a transaction, which would double what the gateway adds to an answer."""
+class SqliteFile:
+    """The file, in a thread of its own."""
 
-    def __init__(self, url: URL) -> None:
-        self._engine = create_engine(url.set(drivername="sqlite"), pool_size=1, max_overflow=0, hide_parameters=True)
-        _prepare(self._engine, "BEGIN IMMEDIATE", ("PRAGMA synchronous=NORMAL",))
-        self._thread = ThreadPoolExecutor(1, "inserts")
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite")
+        self._connection: sqlite3.Connection | None = None
+        self._inserts: dict[str, _Insert] = {}
 
-    async def insert(self, statement: Insert, rows: Sequence[Mapping[str, object]]) -> None:
-        """Insert rows in one transaction, whose end survives that of this process."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._insert, statement, rows)
+    async def append(self, table: Table, rows: Sequence[Values]) -> None:
+        """Commit rows whose keys are not there yet, without a sync. Raises NotNow."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._append, table, rows)
+
+    async def purge(self) -> None:
+        """Free pages leave the file, and the write-ahead log, which has the old pages, ends."""
+        # Not by `execute`, which takes one step of a vacuum: one page.
+        command = "PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)"
+        await asyncio.get_running_loop().run_in_executor(self._thread, lambda: self._opened().executescript(command))
 
     async def close(self) -> None:
-        """Close the connection."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._engine.dispose)
+        """Close the connection and end the thread."""
+        if self._connection is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
         self._thread.shutdown()
 
-    def _insert(self, statement: Insert, rows: Sequence[Mapping[str, object]]) -> None:
-        with self._engine.begin() as connection:
-            connection.execute(statement, rows)
+    def _append(self, table: Table, rows: Sequence[Values]) -> None:
+        if table.name not in self._inserts:
+            self._inserts[table.name] = _Insert(table)
+        insert = self._inserts[table.name]
+        bound = [insert.bound(row) for row in rows]
+        connection = self._opened()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(insert.statement, bound)
+            connection.execute("COMMIT")
+        except BaseException as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                _log.warning("the database failed a transaction: %s", describe(error))
+                raise not_now() from None
+            raise
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = sqlite3.connect(self._path, isolation_level=None)
+            _prepare(self._connection, "PRAGMA synchronous=NORMAL")
+        return self._connection
 
 
-def _purge(path: str) -> None:
-    """Free pages leave the file, and the write-ahead log, which has the old pages, ends."""
-    with contextlib.closing(sqlite3.connect(path, timeout=_BUSY_MILLISECONDS / 1000, isolation_level=None)) as file:
-        # Not by `execute`, which takes one step of it: one page.
-        file.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
+class _Insert:
+    """An insertion as SQLAlchemy compiles it, with what its column types make of values."""
+
+    def __init__(self, table: Table) -> None:
+        dialect = sqlite.dialect(paramstyle="qmark")
+        self.statement = str(sqlite.insert(table).on_conflict_do_nothing().compile(dialect=dialect))
+        self._columns: list[tuple[str, Callable[[object], object] | None]] = [
+            (column.name, column.type.dialect_impl(dialect).bind_processor(dialect)) for column in table.columns
+        ]
+
+    def bound(self, row: Values) -> list[object]:
+        """The values of a row, as the driver takes them."""
+        return [row[name] if convert is None else convert(row[name]) for name, convert in self._columns]
 
 
-def _engine(url: URL, connections: int, *, begin: str, settings: tuple[str, ...]) -> AsyncEngine:
+def _engine(url: URL, connections: int, *, begin: str, setting: str) -> AsyncEngine:
     engine = create_async_engine(url, pool_size=connections, max_overflow=0, hide_parameters=True)
-    _prepare(engine.sync_engine, begin, settings)
-    return engine
 
-
-def _prepare(engine: Engine, begin: str, settings: tuple[str, ...]) -> None:
-    """Settings of each connection, and how a transaction begins."""
-
-    @event.listens_for(engine, "connect")
+    @event.listens_for(engine.sync_engine, "connect")
     def _connected(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
         # sqlite3 would begin transactions by itself, and not all of them.
         connection.isolation_level = None
-        cursor = connection.cursor()
-        for setting in (
-            f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}",
-            # Before the first table: what is deleted leaves the file, too.
-            "PRAGMA auto_vacuum=INCREMENTAL",
-            "PRAGMA journal_mode=WAL",
-            "PRAGMA foreign_keys=ON",
-            "PRAGMA secure_delete=ON",
-            *settings,
-        ):
-            cursor.execute(setting)
-        cursor.close()
+        _prepare(connection, setting)
 
-    @event.listens_for(engine, "begin")
-    def _begin(connection: object) -> None:
-        connection.exec_driver_sql(begin)  # type: ignore[attr-defined]
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+    return engine
+
+
+def _prepare(connection: sqlite3.Connection, setting: str) -> None:
+    cursor = connection.cursor()
+    for each in (*_SETTINGS, setting):
+        cursor.execute(each)
+    cursor.close()

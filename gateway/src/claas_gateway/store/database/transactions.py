@@ -7,19 +7,19 @@ lost, even while it was committing. So a work finds out by identifiers what is w
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Table
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.sql.dml import Insert
 
 from claas_gateway.errors import NotNow
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[T]]
+Values = Mapping[str, object]
 
 _ATTEMPTS = 6
 _FIRST_PAUSE_SECONDS = 0.05
@@ -29,89 +29,77 @@ _RETRIED_STATES = ("08", "40001", "40P01", "53300", "57P")
 _log = logging.getLogger(__name__)
 
 
-class Inserts(Protocol):
-    """A quicker way to insert rows."""
+class DirectFile(Protocol):
+    """What is done with SQLite's file without SQLAlchemy's connections; one call at a time."""
 
-    async def insert(self, statement: Insert, rows: Sequence[Mapping[str, object]]) -> None:
-        """Insert rows in one transaction."""
+    async def append(self, table: Table, rows: Sequence[Values]) -> None:
+        """Commit rows whose keys are not there yet, without a sync."""
+        ...
+
+    async def purge(self) -> None:
+        """Let the files forget what was deleted."""
         ...
 
     async def close(self) -> None:
-        """Close its connections."""
+        """Close it."""
         ...
 
 
 class Database:
-    """Runs transactions. `lasting` writes are on the disk when they return; the others survive the end of this
-    process, but on SQLite not a loss of power."""
+    """Runs transactions. `file` is SQLite's; None: PostgreSQL."""
 
-    def __init__(
-        self,
-        reader: AsyncEngine,
-        writer: AsyncEngine,
-        quick_writer: AsyncEngine,
-        purge: Callable[[], None] | None = None,
-        inserts: Inserts | None = None,
-    ) -> None:
+    def __init__(self, reader: AsyncEngine, writer: AsyncEngine, file: DirectFile | None = None) -> None:
         self._reader = reader
         self._writer = writer
-        self._quick_writer = quick_writer
-        self._purge = purge
-        self._inserts = inserts
-        self.is_sqlite = writer.dialect.name == "sqlite"
+        self._file = file
         self._one_writer = asyncio.Lock()
         self._running: set[asyncio.Task[object]] = set()
 
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is SQLite, not PostgreSQL."""
+        return self._file is not None
+
     async def read(self, work: Work[T]) -> T:
-        """Run a transaction that writes nothing."""
+        """Run a transaction that writes nothing. Raises NotNow."""
         return await self._repeating(self._reader, work)
 
-    async def write(self, work: Work[T], *, lasting: bool = True) -> T:
-        """Run a transaction that writes. It runs to its end even if the caller is cancelled."""
-        engine = self._writer if lasting else self._quick_writer
-        task = asyncio.create_task(self._write(engine, work))
+    async def write(self, work: Work[T]) -> T:
+        """Run a transaction that writes. It runs to its end even if the caller is cancelled. Raises NotNow."""
+        task = asyncio.create_task(self._write(work))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
 
-    async def insert(self, statement: Insert, rows: Sequence[Mapping[str, object]]) -> None:
-        """Insert rows, not lasting, in the quickest way there is."""
-        if self._inserts is not None:
-            async with self._turn():
-                await self._inserts.insert(statement, rows)
+    async def append(self, table: Table, rows: Sequence[Values], otherwise: Work[None]) -> None:
+        """Commit new rows as quickly as can be: on SQLite they survive the end of this process, but the last ones not
+        a loss of power. `otherwise` does the same on PostgreSQL. Raises NotNow."""
+        if self._file is None:
+            await self.write(otherwise)
             return
-
-        async def work(connection: AsyncConnection) -> None:
-            await connection.execute(statement, rows)
-
-        await self.write(work, lasting=False)
+        async with self._one_writer:
+            await self._file.append(table, rows)
 
     async def purge(self) -> None:
         """Let the files forget what was deleted, as far as the database does not do so in its own time."""
-        if self._purge is not None:
+        if self._file is not None:
             async with self._one_writer:
-                await asyncio.to_thread(self._purge)
+                await self._file.purge()
 
     async def close(self) -> None:
         """Wait for transactions that run, and close the connections."""
         while self._running:
             await asyncio.wait(set(self._running))
-        if self._inserts is not None:
-            await self._inserts.close()
-        for engine in {self._reader, self._quick_writer, self._writer}:
+        for engine in {self._reader, self._writer}:
             await engine.dispose()
+        if self._file is not None:
+            await self._file.close()
 
-    async def _write(self, engine: AsyncEngine, work: Work[T]) -> T:
-        async with self._turn():
-            return await self._repeating(engine, work)
-
-    @contextlib.asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        if not self.is_sqlite:
-            yield
-            return
+    async def _write(self, work: Work[T]) -> T:
+        if self._file is None:
+            return await self._repeating(self._writer, work)
         async with self._one_writer:
-            yield
+            return await self._repeating(self._writer, work)
 
     async def _repeating(self, engine: AsyncEngine, work: Work[T]) -> T:
         pause = _FIRST_PAUSE_SECONDS
@@ -120,14 +108,20 @@ class Database:
                 async with engine.begin() as connection:
                     return await work(connection)
             except Exception as error:
-                if not _may_pass(error):
+                may_pass = _may_pass(error)
+                if not may_pass and not isinstance(error, OperationalError):
                     raise
                 _log.warning("the database failed a transaction: %s", describe(error))
-                if not left:
+                if not may_pass or not left:
                     break
                 await asyncio.sleep(pause)
                 pause *= 2
-        raise NotNow("the database can't be reached; try again", retry_after_seconds=5)
+        raise not_now()
+
+
+def not_now() -> NotNow:
+    """What clients are told when the database fails: the log says how."""
+    return NotNow("the database fails; try again", retry_after_seconds=5)
 
 
 def describe(error: BaseException) -> str:
