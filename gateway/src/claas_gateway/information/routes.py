@@ -69,6 +69,18 @@ class LearnedVersion(BaseModel):
     version: int
 
 
+class LearningBatch(BaseModel):
+    """A batch with feedback of the user's that has not come to its end."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    namespace: str
+    adapter: str
+    """The LoraAdapter."""
+    batch_id: str
+    """What its DistillJob is called, if it is made already."""
+
+
 class UserDeletion(BaseModel):
     """What was deleted, and where it can't be deleted."""
 
@@ -81,6 +93,9 @@ class UserDeletion(BaseModel):
     learned: list[LearnedVersion]
     """Versions that learned from the user's feedback. What they learned is in their weights: go back to an older one
     where it has to go."""
+    learning: list[LearningBatch]
+    """Batches that the user's feedback is in now. If the job is made already, its version may learn from it;
+    another is made without it."""
 
 
 def router(services: Services) -> APIRouter:
@@ -129,6 +144,7 @@ def router(services: Services) -> APIRouter:
         item that is in a job already loses its texts here, and is still trained on. Repeating it is harmless."""
         gone = await services.store.forget_user(caller.namespace, caller.adapter, user)
         learned = [LearnedVersion(namespace=at, adapter=adapter, version=n) for at, adapter, n in gone.learned]
-        return UserDeletion(rollouts=gone.rollouts, items=gone.items, learned=learned)
+        learning = [LearningBatch(namespace=at, adapter=adapter, batch_id=b) for at, adapter, b in gone.learning]
+        return UserDeletion(rollouts=gone.rollouts, items=gone.items, learned=learned, learning=learning)
 
     return routes

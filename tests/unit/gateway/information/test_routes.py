@@ -32,7 +32,7 @@ class Database:
 
     async def forget_user(self, namespace: str | None, adapter: str | None, user: str) -> Forgotten:
         self.forgotten.append((namespace, adapter, user))
-        return Forgotten(rollouts=3, items=2, learned=(("team", "tone", 7),))
+        return Forgotten(rollouts=3, items=2, learned=(("team", "tone", 7),), learning=(("team", "tone", "bt-1"),))
 
 
 @dataclass
@@ -126,6 +126,7 @@ async def test_a_user_s_data_is_deleted_within_what_the_key_sees(
         "rollouts": 3,
         "items": 2,
         "learned": [{"namespace": "team", "adapter": "tone", "version": 7}],
+        "learning": [{"namespace": "team", "adapter": "tone", "batch_id": "bt-1"}],
     }
     assert around.store.forgotten == [("team", "tone", user.replace("%2F", "/"))]
 
