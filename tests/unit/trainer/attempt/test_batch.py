@@ -64,6 +64,30 @@ async def test_samples_keep_their_places_and_their_texts_stay_behind(model: Path
     assert (batch.counts.total, batch.payload.lora_id) == (3, "user/coder")
 
 
+async def test_samples_of_a_version_that_can_t_be_used_are_counted_as_reconstructed(
+    model: Path, paths: Paths
+) -> None:
+    items = [ITEM.model_copy(update={"response_token_ids": [5, 6], "version": number}) for number in (1, 2, 2, None)]
+    batch = await made(model, paths, items)
+    assert batch.payload.versions == {1, 2}
+    assert (batch.counts.computed, batch.counts.reconstructed) == (3, 1)
+    without = batch.without_versions({2})
+    assert [each.version for each in without.payload.samples] == [1, None, None, None]
+    counts = without.counts
+    assert (counts.total, counts.computed, counts.reconstructed, counts.lost_versions) == (4, 1, 3, 2)
+    assert without.without_versions({7}) is without
+
+
+async def test_a_forward_pass_under_an_earlier_version_is_a_third_of_a_sample_s_work(
+    model: Path, paths: Paths
+) -> None:
+    items = [ITEM.model_copy(update={"response_token_ids": [5, 6], "version": number}) for number in (1, 2, None)]
+    batch = await made(model, paths, items)
+    each = batch.payload.samples[0].tokens
+    assert batch.payload.tokens == 3 * each
+    assert batch.work_tokens(parent=2) == 3 * each + each // 3
+
+
 @pytest.mark.parametrize("needs", [HERE, ELSEWHERE], ids=["computes here", "computes elsewhere"])
 async def test_weights_are_read_ahead_for_an_engine_that_needs_them_alone(
     needs: EngineNeeds, model: Path, paths: Paths, monkeypatch: pytest.MonkeyPatch

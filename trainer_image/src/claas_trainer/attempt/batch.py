@@ -52,6 +52,12 @@ class Batch:
             counts=self.counts.model_copy(update=changed),
         )
 
+    def work_tokens(self, parent: int) -> int:
+        """The tokens of the step. A forward pass under an earlier version counts as a third of a sample, which takes
+        two forward passes and a backward one."""
+        again = sum(each.tokens for each in self.payload.samples if each.version not in (None, parent))
+        return self.payload.tokens + again // 3
+
     @property
     def metrics(self) -> dict[str, float]:
         """Metrics of the hindsight in recorded prompts."""

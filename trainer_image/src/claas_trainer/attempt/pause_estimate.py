@@ -1,9 +1,9 @@
 """Estimates before the pause whether a step fits into the longest pause, from its parent's step.
 
 Only if the parent's step paused serving too, on a device of the same name, with the same forward and kind of teacher.
-Apart from constant parts, a step's time grows at least linearly with its tokens. Since the parent's step may have
-been slow by chance, only a batch of at least twice the tokens is judged, and it is refused only if the estimate
-exceeds the limit by half.
+Apart from constant parts, a step's time grows at least linearly with its tokens. The parent's step may have been slow
+by chance, or have run its samples through earlier versions too. Therefore only a batch of at least twice the tokens
+is judged, and it is refused only if the estimate exceeds the limit by half.
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ async def _take_step(
             ),
         )
         batch = batch.without_versions(ready.unusable)
-        check_pause(parent.record, ready, batch.payload.tokens, document.training.teacher, document.serving)
+        tokens = batch.work_tokens(task.parent)
+        check_pause(parent.record, ready, tokens, document.training.teacher, document.serving)
         store.prepare(owner=task.owner, attempt=task.attempt, needed_bytes=ready.version_bytes)
         await handover.check(ready.gpu)
         timings = Timings(prepare=seconds_since(began))
