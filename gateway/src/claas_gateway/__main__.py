@@ -153,13 +153,18 @@ async def _metrics_endpoint(registry: CollectorRegistry, port: int) -> AsyncIter
         await runner.cleanup()
 
 
+def quieten() -> None:
+    """Keep out of the log what libraries tell in detail at any level: parameters of statements are private texts."""
+    for telling in ("aiohttp.access", "aiosqlite", "sqlalchemy", "alembic"):
+        logging.getLogger(telling).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
 def main() -> int:
     """Run the gateway; the exit status."""
     try:
         settings = Settings.from_environment(os.environ)
         logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        for noisy in ("aiohttp.access", "aiosqlite", "sqlalchemy", "alembic"):
-            logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLogger().level))
+        quieten()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_signal(settings))
     except SettingsError as error:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import traceback
+from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,6 +29,8 @@ OPEN = frozenset(
     {"/", "/docs", "/health", "/livez", "/openapi.json", "/readyz", "/v1/health", SIGN_IN, SIGN_OUT, *STYLES}
 )
 """Paths without keys. What is answered there tells nothing of any tenant."""
+OPEN_BODY_BYTES = 16 * 1024
+"""Largest body of a request to them."""
 OPENAI_PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/models"})
 """Paths whose refusals have OpenAI's shape."""
 CONTENT_POLICY = "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
@@ -75,20 +78,19 @@ class Edge:
         except ConnectionResetError:
             return
         except Exception as error:  # noqa: BLE001  (logged without its message, which may quote a client)
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            _log.error(
-                "%s at %s:%s while answering %s", type(error).__name__, place.filename, place.lineno, scope["method"]
-            )
+            _log.error("%s at %s while answering %s", type(error).__name__, _place(error), scope["method"])
             if not began:
                 await refuse(scope, sent, GatewayError("internal error; the gateway's log says where"))
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
+        largest = min(self._largest, OPEN_BODY_BYTES)
         if path not in OPEN:
             browsing = scope["method"] in ("GET", "HEAD") and (path == PAGES or path.startswith(f"{PAGES}/"))
             admit = self._guard.admit_browser if browsing else self._guard.admit
             scope[CALLER] = await admit(scope["headers"])
-        body = await read_body(scope, receive, self._largest)
+            largest = self._largest
+        body = await read_body(scope, receive, largest)
         told = False
 
         async def replay() -> Message:
@@ -99,6 +101,13 @@ class Edge:
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self._app(scope, replay, send)
+
+
+def _place(error: Exception) -> str:
+    """Where our own code was when it happened."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "claas_gateway" in Path(frame.filename).parts] or frames
+    return f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
 
 
 async def refuse(scope: Scope, send: Send, error: GatewayError) -> None:

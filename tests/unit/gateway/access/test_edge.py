@@ -152,6 +152,13 @@ async def test_a_large_body_is_refused_with_and_without_its_length(client: httpx
         assert "1000 bytes" in answer.json()["detail"]
 
 
+async def test_a_large_body_without_a_key_is_refused_also_on_an_open_path(world: World) -> None:
+    app = Edge(small_app(world.guard), world.guard, 10_000_000)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+        assert (await client.post("/v1/dashboard/sign-in", content=b"x" * 17_000)).status_code == 413
+        assert (await client.post("/v1/words", content=b"x" * 17_000, headers=BEARER)).status_code == 422
+
+
 async def test_a_body_is_not_read_before_the_key_is_known(client: httpx.AsyncClient) -> None:
     def never() -> Iterator[bytes]:
         raise AssertionError("read")

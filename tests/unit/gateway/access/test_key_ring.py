@@ -8,12 +8,14 @@ import logging
 
 import pytest
 
+from claas_gateway.access.guard import key_places
 from claas_gateway.access.keys.ring import FRESH_SECONDS, KNOWN_SECONDS, SEARCH_SECONDS, KeyRing
 from claas_gateway.access.keys.secret_keys import KeyPlace, digest_of, keys_of
 from claas_gateway.errors import NotNow, Unauthenticated
 from claas_kube.errors import Forbidden, Unavailable
 from claas_kube.objects.meta import Manifest
 from claas_kube.resources import Resource
+from tests.builders.gateway import FixedDirectory, gateway_adapter, gateway_settings
 
 TEAM = KeyPlace("team", "claas-gateway-keys", None)
 TONE = KeyPlace("team", "tone-claas-gateway-keys", "tone")
@@ -185,6 +187,27 @@ async def test_an_adapter_that_is_gone_takes_its_keys_along(secrets: Secrets, cl
     clock.now += SEARCH_SECONDS + 1
     await known(ring, "a-key-that-nobody-has")
     assert await known(ring, KEY) == "Unauthenticated"
+
+
+@pytest.mark.parametrize(
+    ("watched", "places"),
+    [
+        ((), {"a": ["keys", "tone-keys"], "b": ["calm-keys", "keys"]}),
+        (("a", "c"), {"a": ["keys", "tone-keys"], "b": ["calm-keys"], "c": ["keys"]}),
+    ],
+)
+def test_keys_lie_in_the_watched_namespaces_or_where_adapters_are(
+    watched: tuple[str, ...], places: dict[str, list[str]]
+) -> None:
+    directory = FixedDirectory([gateway_adapter("tone", "a"), gateway_adapter("calm", "b")])
+    settings = gateway_settings(watch_namespaces=watched, keys_secret="keys")
+    found: dict[str, list[str]] = {}
+    for place in key_places(settings, directory) or ():
+        found[place.namespace] = sorted([*found.get(place.namespace, []), place.secret])
+        assert place.adapter == (place.secret.removesuffix("-keys") if place.secret != "keys" else None)
+    assert found == places
+    directory.complete = False
+    assert key_places(settings, directory) is None
 
 
 @pytest.mark.parametrize(
