@@ -60,6 +60,8 @@ class Simulation:
         self.port = free_ports(1)[0]
         self.volume = Volume()
         self.scripts: dict[tuple[str, str, int], Script] = {}
+        self.usual: dict[str, Callable[[], Script]] = {}
+        """Makes the scripts of a namespace's attempts that were given none."""
         self.servers: list[VllmServer] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="simulation", daemon=True)
@@ -110,7 +112,8 @@ class Simulation:
     def _script_for(self, namespace: str, document: TrainerInput) -> Script:
         job = next(iter(document.jobs), None)
         key = (namespace, job.name, job.attempt) if job else (namespace, "", 0)
-        return self.scripts.setdefault(key, Script())
+        made = self.scripts.get(key)
+        return made or self.scripts.setdefault(key, self.usual.get(namespace, Script)())
 
 
 @dataclass

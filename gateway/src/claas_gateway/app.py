@@ -6,11 +6,12 @@ from fastapi import FastAPI
 from starlette import types
 from starlette.responses import JSONResponse
 
-from claas_gateway.access.edge import Edge
+from claas_gateway.access.edge import OPEN, Edge, refuse
 from claas_gateway.access.handlers import handle_errors
 from claas_gateway.access.sign_in import router as sign_in
 from claas_gateway.adapters.routes import router as adapters
 from claas_gateway.dashboard.routes import router as dashboard
+from claas_gateway.errors import NotNow
 from claas_gateway.feedback.routes import router as feedback
 from claas_gateway.feedback.worker import FeedbackWorker
 from claas_gateway.inference.outlet import Receive, Scope
@@ -42,13 +43,17 @@ class Application:
         self._inference = Inference(services)
         api = _Counted(create_api(services, self.worker), services.metrics)
         self._others = Edge(api, services.guard, services.settings.largest_body_bytes)
+        self._directory = services.directory
         self._at_stop = services.at_stop
         self._ending = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: types.Send) -> None:
         """One request."""
         path = scope.get("path")
-        if scope["type"] == "http" and path in PATHS:
+        if scope["type"] == "http" and path not in OPEN and not self._directory.listed():
+            # An adapter that is not known yet would be told not to exist.
+            await refuse(scope, send, NotNow("the gateway starts: try again", retry_after_seconds=1))
+        elif scope["type"] == "http" and path in PATHS:
             await self._inference(scope, receive, send)
         elif path == "/readyz" and self._ending:
             answer = JSONResponse({"ready": False, "reasons": ["the gateway is being stopped"]}, 503)

@@ -209,7 +209,6 @@ class Passes:
                 self._on_learned(adapter, ended, members)
         if end.job_uid is not None:
             await self._submission.remove_samples(batch)
-            await self._submission.release(batch)
 
     def _count(self, batch: FeedbackBatch, members: Sequence[FeedbackItem], outcomes: Sequence[ItemOutcome]) -> None:
         metrics, place = self._services.metrics, (batch.namespace, batch.adapter)

@@ -60,7 +60,7 @@ class FeedbackWorker:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._queue.run())
             tasks.create_task(self._repeat(self._resync, RESYNC_SECONDS))
-            tasks.create_task(self._repeat(self._sweep, _EXPIRY_SECONDS))
+            tasks.create_task(self._repeat(self.sweep, _EXPIRY_SECONDS))
             if self._services.settings.retention_days:
                 tasks.create_task(self._repeat(self._expire, _EXPIRY_SECONDS))
 
@@ -81,7 +81,7 @@ class FeedbackWorker:
         if rows:
             log.info("deleted texts of %d rows from before %s", rows, before.isoformat(timespec="seconds"))
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
         """Remove samples of batches that were accounted for when a gateway was killed."""
         for batch in await self._services.store.batches.recent(None, None, _SWEPT_BATCHES):
             if batch.state is BatchState.ACCOUNTED:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from claas_gateway.directory.models import Adapter
 from claas_gateway.feedback.act.volumes import SampleVolumes
 from claas_gateway.feedback.plan.manifests import (
-    ACCOUNTED_TTL_SECONDS,
     job_manifest,
     owned_by_job,
     secret_manifest,
@@ -16,7 +15,6 @@ from claas_gateway.feedback.plan.samples import LARGEST_SECRET_BYTES
 from claas_gateway.records import FeedbackBatch
 from claas_kube.api import Api
 from claas_kube.errors import ApiError, Conflict
-from claas_kube.objects.meta import Manifest
 from claas_kube.objects.resources import JobObject
 from claas_kube.resources import DISTILL_JOBS, SECRETS
 
@@ -81,15 +79,6 @@ class Submission:
             metadata = found["metadata"]
             assert isinstance(metadata, dict)
             await self.api.delete(SECRETS, batch.namespace, batch.id, uid=str(metadata["uid"]))
-
-    async def release(self, batch: FeedbackBatch) -> None:
-        """Let the finished job go before long."""
-        patch: Manifest = {"spec": {"ttlSecondsAfterFinished": ACCOUNTED_TTL_SECONDS}}
-        try:
-            await self.api.merge(DISTILL_JOBS, batch.namespace, batch.id, patch, metadata_only=True)
-        except ApiError as error:
-            if error.status != 404:
-                raise
 
     async def _create(self, batch: FeedbackBatch, claim: str | None) -> JobObject:
         try:

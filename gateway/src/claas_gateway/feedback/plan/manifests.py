@@ -16,10 +16,8 @@ GATEWAY_LABEL = "claas.dev/gateway"
 BATCH_LABEL = "claas.dev/feedback-batch"
 """On a batch's DistillJob and its Secret: the batch."""
 SAMPLES_KEY = "samples.json"
-FIRST_TTL_SECONDS = 7 * 86_400
-"""How long a finished job waits for a gateway that is away, so that its end is not missed."""
-ACCOUNTED_TTL_SECONDS = 3600
-"""How long a job is left to look at once it is accounted for."""
+TTL_SECONDS = 3 * 86_400
+"""How long a finished job stays: a gateway that was away for less finds out how it ended."""
 SAMPLES_FOLDER = ".claas-gateway-samples"
 """Folder of large batches' samples, below a volume's root."""
 
@@ -32,7 +30,7 @@ def job_manifest(batch: FeedbackBatch, file_claim: str | None) -> Manifest:
     spec: Manifest = {
         "adapterRef": {"name": batch.adapter},
         "samples": samples,
-        "ttlSecondsAfterFinished": FIRST_TTL_SECONDS,
+        "ttlSecondsAfterFinished": TTL_SECONDS,
     }
     if batch.training:
         spec["training"] = dict(batch.training)
