@@ -11,8 +11,9 @@ from fastapi import FastAPI
 
 from claas_gateway.access.callers import EVERYTHING, Caller
 from claas_gateway.access.edge import Edge
-from claas_gateway.access.guard import Headers
+from claas_gateway.access.guard import Guard, Headers
 from claas_gateway.access.handlers import handle_errors
+from claas_gateway.access.sign_in import router as sign_in
 from claas_gateway.dashboard.routes import router
 from claas_gateway.directory.interface import Directory
 from claas_gateway.metrics import GatewayMetrics
@@ -43,9 +44,9 @@ class ChosenCaller:
 
 
 def dashboard_app(
-    store: Store, directory: Directory, guard: ChosenCaller, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    store: Store, directory: Directory, guard: Guard, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 ) -> Edge:
-    """The dashboard's routes; they need neither the API server nor vLLM."""
+    """The dashboard and its form to sign in; they need neither the API server nor vLLM."""
     services = Services(
         settings=gateway_settings(),
         store=store,
@@ -60,4 +61,5 @@ def dashboard_app(
     app = FastAPI()
     handle_errors(app)
     app.include_router(router(services))
+    app.include_router(sign_in(guard))
     return Edge(app, guard, services.settings.largest_body_bytes)
