@@ -70,6 +70,8 @@ class Front:
     small: SmallApi
     store: KeptRollouts
     url: str = ""
+    base: str = BASE
+    """The base model's name."""
 
     def pod(self, name: str, server: OpenAIServer, *, ready: bool = True) -> None:
         """Have a vLLM pod; all servers share a port, each has a loopback address of its own."""
@@ -92,14 +94,14 @@ class Front:
 
     async def until_ready(self, count: int) -> None:
         """Wait until the directory knows so many pods as ready."""
-        target = self.services.directory.resolve(BASE, NAMESPACE)
+        target = self.services.directory.resolve(self.base, NAMESPACE)
         servers = self.services.directory.servers
         await self.small.until(lambda: sum(each.ready for each in servers(target.servers)) == count)
 
     async def until_servers(self, holds: object) -> None:
         """Wait until what the directory knows of the pods (name: may sleep) is so."""
         assert callable(holds)
-        target = self.services.directory.resolve(BASE, NAMESPACE)
+        target = self.services.directory.resolve(self.base, NAMESPACE)
         await self.small.until(
             lambda: holds({each.pod: each.may_sleep for each in self.services.directory.servers(target.servers)})
         )
@@ -156,9 +158,11 @@ async def front(
     *servers: OpenAIServer,
     control_secret: str | None = "vllm-control",
     adapter_spec: Mapping[str, JsonValue] | None = None,
+    base: str = BASE,
     **changed: str,
 ) -> AsyncIterator[Front]:
-    """A gateway before these servers, each in a pod: `vllm-0`, `vllm-1` and so on."""
+    """A gateway before these servers, each in a pod: `vllm-0`, `vllm-1` and so on. `base`: the model's name
+    in `adapter_spec`."""
     async with AsyncExitStack() as stack:
         port = 0
         for number, server in enumerate(servers):
@@ -185,7 +189,7 @@ async def front(
             metrics=GatewayMetrics(),
             clock=lambda: datetime.now(UTC),
         )
-        found = Front(services, small, kept)
+        found = Front(services, small, kept, base=base)
         await found.until_servers(lambda known: len(known) == len(servers))
         yield found
 

@@ -29,7 +29,8 @@ SAID = (
     "Here is my thought process: Where? Here is my response: There."
     '<tool_call>\n{"name": "look", "arguments": {"at": "sky"}}\n</tool_call>'
 )
-FORCED = {"structured_outputs": {"choice": [SAID]}, "max_tokens": 500}
+# In chunks of several tokens: a long answer in single ones is never cut twice alike on a busy machine.
+FORCED = {"structured_outputs": {"choice": [SAID]}, "max_tokens": 500, "stream_interval": 8}
 TOOLS = {
     "tools": [
         {

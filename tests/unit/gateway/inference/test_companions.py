@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import aiohttp
 import pytest
+from pydantic import JsonValue
 
 from claas_gateway.inference.recording.record import version_number
+from claas_gateway.inference.recording.wire import Injection
 from claas_gateway.inference.routes import Inference
 from claas_gateway.records import Evidence
 from tests.builders.front import front, listening
@@ -37,3 +39,35 @@ async def test_ids_are_asked_for_with_the_answer_where_the_companion_does_not_re
         [rollout] = made.store.kept
     assert rollout.evidence is Evidence.WIRE
     assert rollout.trainable
+
+
+@pytest.mark.parametrize(
+    ("delta", "extra", "kept"),
+    [
+        ("{}", '"logprobs":null,"token_ids":[5]', False),
+        ("{}", '"logprobs":{"content":[]},"token_ids":[5]', True),
+        ('{"content":"a"}', '"logprobs":null,"token_ids":[5]', True),
+        ("{}", '"finish_reason":"stop","token_ids":[5]', True),
+    ],
+)
+def test_of_the_chunks_without_text_a_client_gets_those_that_carry_what_it_asked_for(
+    delta: str, extra: str, kept: bool
+) -> None:
+    event = f'data: {{"choices":[{{"index":0,"delta":{delta},{extra}}}]}}\n\n'.encode()
+    stripped = Injection(ids=True, logprobs=False, usage=False).strip_events(event)
+    assert stripped == (event.replace(b"[5]", b"null") if kept else b"")
+
+
+@pytest.mark.parametrize(("body", "asks"), [({}, True), ({"echo": True}, False)])
+async def test_an_echo_is_not_asked_for_ids_which_would_take_its_place(
+    body: dict[str, JsonValue], asks: bool
+) -> None:
+    server = OpenAIServer(Script(companion=False))
+    async with (
+        front(server) as made,
+        listening(Inference(made.services)) as url,
+        aiohttp.ClientSession() as http,
+        http.post(f"{url}/v1/completions", json={"model": "coder", "prompt": "hi", **body}) as answer,
+    ):
+        assert answer.status == 200
+    assert ("return_token_ids" in server.asked[-1][1]) is asks

@@ -56,7 +56,11 @@ class Injection:
             return not (self.usage and document.get("usage") is not None)
         if not (self.ids or self.logprobs):
             return True
-        return any(choice.get("delta") != {} or choice.get("finish_reason") is not None for choice in choices)
+        own = [name for name, ours in (("token_ids", self.ids), ("logprobs", self.logprobs)) if not ours]
+        return any(
+            choice.get("delta") != {} or any(choice.get(name) is not None for name in ("finish_reason", *own))
+            for choice in choices
+        )
 
     def _strip(self, document: dict[str, JsonValue]) -> None:
         # Without them the server says null where it has the field.
@@ -73,7 +77,8 @@ def inject(asked: Asked, model: str, *, logprobs: bool) -> tuple[bytes, Injectio
     chat = asked.kind is RolloutKind.CHAT
     changes: dict[str, JsonValue] = {"model": model}
     injection = Injection(
-        ids=not asked.flag("return_token_ids"),
+        # An echo with ids has them in place of the prompt's text.
+        ids=not asked.flag("return_token_ids") and (chat or not asked.flag("echo")),
         logprobs=logprobs and not (asked.flag("logprobs") if chat else asked.has("logprobs")),
         usage=asked.stream and not asked.wants_usage(),
     )
