@@ -54,17 +54,21 @@ class Adapters:
 
     async def init(self, request: LoraInitRequest, caller: Annotated[Caller, Depends(caller_of)]) -> LoraInitAnswer:
         """Make an adapter, and answer once it serves. The same request repeated has the same answer; another one with
-        a name that is taken gets 409. An adapter that does not come to serve is removed again."""
+        a name that is taken gets 409. A new adapter that does not come to serve is removed again."""
         if self._template is None:
             raise NotProvided(
                 "this gateway makes no adapters: apply a LoraAdapter, or set the chart's gateway.adapterTemplate"
             )
         permit(caller, self._template, request)
         known = self._sharing_names(caller, self._template)
-        made = find_made(self._template, request, known)
-        if made is None:
-            made = await self._make(self._template, request)
-        await self._serving(caller, self._template, made)
+        there = find_made(self._template, request, known)
+        if there is not None:
+            wrong = await self._wait.until_served(there.namespace, there.name, there.uid, INIT_SECONDS)
+            if wrong is not None:
+                # It stays: it may have learned, and what is in the way may pass.
+                raise _failed(wrong)
+        else:
+            await self._serving(caller, self._template, await self._make(self._template, request))
         return LoraInitAnswer(lora_id=f"{request.lora_id}-init")
 
     async def listing(

@@ -27,7 +27,12 @@ class ServingWait:
         directory.listen(self._wake)
 
     async def until_served(
-        self, namespace: str, name: str, uid: str, seconds: float, look: Callable[[Adapter], str | None]
+        self,
+        namespace: str,
+        name: str,
+        uid: str,
+        seconds: float,
+        look: Callable[[Adapter], str | None] = lambda adapter: None,
     ) -> str | None:
         """None once the adapter with that UID serves; else why it does not, or will not, after `seconds` at most.
         `look` is asked at each look whether something else is in the way."""
@@ -42,11 +47,11 @@ class ServingWait:
                 adapter = self._directory.adapter(namespace, name)
                 if adapter is not None and adapter.uid == uid:
                     seen = True
-                    if is_true(adapter.found.status.conditions, AdapterCondition.SERVED):
-                        return None
                     obstacle = look(adapter)
                     if obstacle is not None:
                         return obstacle
+                    if is_true(adapter.found.status.conditions, AdapterCondition.SERVED):
+                        return None
                     ready = condition_of(adapter.found.status.conditions, AdapterCondition.READY)
                     refused = ready is not None and ready.reason == AdapterReason.LOAD_FAILED
                     refused_since = (refused_since or self._clock()) if refused else None

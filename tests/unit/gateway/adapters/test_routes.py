@@ -19,6 +19,7 @@ from aiohttp import web
 from fastapi import FastAPI
 from pydantic import JsonValue
 
+from claas_crds.v1alpha1.conditions import is_true
 from claas_gateway.access.callers import EVERYTHING, Caller
 from claas_gateway.access.dependency import CALLER
 from claas_gateway.access.handlers import handle_errors
@@ -131,11 +132,10 @@ async def test_the_same_request_repeated_makes_nothing_new_and_another_one_confl
 
 async def test_two_requests_at_a_time_for_one_name_make_one_adapter(template: Path) -> None:
     async with scene(template=template) as found:
-        held = asyncio.Event()
-        found.conditions = lambda adapter: [] if not held.is_set() else [condition("Served")]
+        found.conditions = lambda adapter: []
         both = asyncio.gather(found.init("acme/new"), found.init("acme-new"))
-        done, _ = await asyncio.wait({asyncio.ensure_future(both)}, timeout=0.3)
-        assert not done
+        created = ("POST", ADAPTERS.path(NAMESPACE))
+        await found.front.small.until(lambda: found.front.small.asked.count(created) == 2)
         for path, each in list(found.front.small.objects.items()):
             if path.startswith(f"{ADAPTERS.path(NAMESPACE)}/"):
                 found.front.small.put(ADAPTERS, NAMESPACE, {**each, "status": {"conditions": [condition("Served")]}})
@@ -164,6 +164,27 @@ async def test_an_adapter_that_does_not_come_to_serve_is_removed_and_the_reason_
         assert answer.json()["detail"].startswith("LoRA initialization failed: ")
         assert said in answer.json()["detail"]
         assert found.known() == [ADAPTER]
+
+
+async def test_an_adapter_that_was_there_before_is_never_removed(
+    template: Path,
+) -> None:
+    async with scene(template=template) as found:
+        assert (await found.init("acme/new")).status_code == 200
+        (name,) = set(found.known()) - {ADAPTER}
+        made = found.front.small.found(ADAPTERS, NAMESPACE, name)
+        stalled = [condition("Served", "False"), condition("Ready", "False", message="no pod"), condition("Stalled")]
+        found.front.small.put(ADAPTERS, NAMESPACE, {**made, "status": {"conditions": [*stalled]}})
+        await found.front.small.until(lambda: not is_served(found, name))
+        answer = await found.init("acme/new")
+        assert answer.status_code == 500
+        assert "no pod" in answer.json()["detail"]
+        assert name in found.known()
+
+
+def is_served(scene: Scene, name: str) -> bool:
+    adapter = scene.front.services.directory.adapter(NAMESPACE, name)
+    return adapter is not None and is_true(adapter.found.status.conditions, "Served")
 
 
 async def test_an_adapter_that_is_deleted_meanwhile_is_told(template: Path) -> None:
