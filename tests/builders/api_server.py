@@ -20,6 +20,8 @@ from claas_kube.resources import Resource
 Refuse = Callable[[str, str], web.Response | None]
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Sleep = Callable[[float], Awaitable[None]]
+_LARGEST_BODY_BYTES = 3 * 1024 * 1024
+"""As the real one."""
 
 
 def refusal(status: int, message: str, reason: str = "Invalid") -> web.Response:
@@ -241,7 +243,7 @@ async def api_to(
     answer: Answer, sleep: Sleep = _no_sleep, on_answer: OnAnswer = lambda *_: None
 ) -> AsyncIterator[Api]:
     """The operator's Api, connected to a server in process that answers all requests so."""
-    application = web.Application()
+    application = web.Application(client_max_size=_LARGEST_BODY_BYTES)
     application.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()

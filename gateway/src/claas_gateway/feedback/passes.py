@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 MOST_OPEN_BATCHES = 16
 """So many batches of an adapter may wait for their steps; further items then wait to be gathered."""
-OnLearned = Callable[[Adapter, FeedbackBatch, Sequence[FeedbackItem]], None]
-"""Told of a batch that became a version, with its items."""
+OnLearned = Callable[[Adapter, int, Sequence[FeedbackItem]], None]
+"""Told of a version that learned from items, with these."""
 
 
 class Passes:
@@ -206,7 +206,7 @@ class Passes:
         if first:
             self._count(ended, members, outcomes)
             if adapter is not None and ended.version is not None:
-                self._on_learned(adapter, ended, members)
+                self._on_learned(adapter, ended.version, members)
         if end.job_uid is not None:
             await self._submission.remove_samples(batch)
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
+from claas_gateway.feedback.act.replay import Replay
 from claas_gateway.feedback.act.submission import Submission
 from claas_gateway.feedback.act.volumes import SampleVolumes
 from claas_gateway.feedback.passes import Passes
@@ -35,7 +36,8 @@ class FeedbackWorker:
         self.waiters = Waiters()
         self.volumes = SampleVolumes(services.settings.sample_volumes, services.settings.pod_namespace)
         self._submission = Submission(services.api, self.volumes)
-        passes = Passes(services, self._submission, self.waiters, lambda *_: None)
+        self._replay = Replay(services.store, services.upstream, services.settings.replays_per_batch)
+        passes = Passes(services, self._submission, self.waiters, self._replay.add)
         self._queue = PassQueue(passes.run)
         self._came_round = services.clock()
         self._trouble: str | None = None
@@ -59,6 +61,7 @@ class FeedbackWorker:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._queue.run())
+            tasks.create_task(self._replay.run())
             tasks.create_task(self._repeat(self._resync, RESYNC_SECONDS))
             tasks.create_task(self._repeat(self.sweep, _EXPIRY_SECONDS))
             if self._services.settings.retention_days:

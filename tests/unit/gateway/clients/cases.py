@@ -182,6 +182,19 @@ CHATS = [
     ),
     Case("a completion needs a prompt", "POST", TEXT, {"model": MODEL}, status=422, types=_LIST),
     Case("models are listed", "GET", "/v1/models", equals={"object": "list"}, types={"data.0.id": str}),
+    Case(
+        "an answer is scored",
+        "POST",
+        "/v1/score",
+        {"model": MODEL, "messages": ASKED, "completion": "The Danube"},
+        types={
+            "logprobs": list,
+            "tokens": list,
+            "prompt_tokens": int,
+            "completion_tokens": int,
+            "logprob_sum": float,
+        },
+    ),
 ]
 
 FEEDBACKS = [
