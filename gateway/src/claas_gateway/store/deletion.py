@@ -41,7 +41,10 @@ async def forget_user(database: Database, namespace: str | None, adapter: str | 
         *within(items, namespace, adapter),
     )
 
+    attempt: Forgotten | None = None
+
     async def work(connection: AsyncConnection) -> Forgotten:
+        nonlocal attempt
         found = (
             await connection.execute(
                 select(
@@ -73,7 +76,10 @@ async def forget_user(database: Database, namespace: str | None, adapter: str | 
             for row in found
             if row.state in (ItemState.BATCHED, ItemState.IN_JOB)
         }
-        return Forgotten(deleted.rowcount, len(found), tuple(sorted(learned)), tuple(sorted(learning)))
+        if attempt is not None and not found and not deleted.rowcount:
+            return attempt  # It was committed before its connection was lost.
+        attempt = Forgotten(deleted.rowcount, len(found), tuple(sorted(learned)), tuple(sorted(learning)))
+        return attempt
 
     forgotten = await database.write(work)
     await database.purge()

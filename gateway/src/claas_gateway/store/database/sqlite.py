@@ -28,13 +28,15 @@ from claas_gateway.store.database.transactions import Database, Values, describe
 _READERS = 4
 _BUSY_MILLISECONDS = 10_000
 """How long a write waits for a tool outside the gateway, such as one that makes a backup."""
-_SETTINGS = (
-    f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}",
-    # Before the first table: what is deleted leaves the file, too.
+_EACH = ("PRAGMA foreign_keys=ON", "PRAGMA secure_delete=ON")
+"""Settings of each connection."""
+_READING = ("PRAGMA query_only=ON",)
+_APPENDING = ("PRAGMA synchronous=NORMAL",)
+_WRITING = (
+    # The first two are the file's own. They come before the first table, and take the writer's lock each time.
     "PRAGMA auto_vacuum=INCREMENTAL",
     "PRAGMA journal_mode=WAL",
-    "PRAGMA foreign_keys=ON",
-    "PRAGMA secure_delete=ON",
+    "PRAGMA synchronous=FULL",
 )
 
 _log = logging.getLogger(__name__)
@@ -68,8 +70,8 @@ def claimed_file(url: URL) -> Iterator[Path]:
 def open_database(url: URL, path: Path) -> Database:
     """Connections that read, one that writes, and the file itself."""
     return Database(
-        _engine(url, _READERS, begin="BEGIN", setting="PRAGMA query_only=ON"),
-        _engine(url, 1, begin="BEGIN IMMEDIATE", setting="PRAGMA synchronous=FULL"),
+        _engine(url, _READERS, begin="BEGIN", settings=_READING),
+        _engine(url, 1, begin="BEGIN IMMEDIATE", settings=_WRITING),
         SqliteFile(path),
     )
 
@@ -120,7 +122,7 @@ class SqliteFile:
     def _opened(self) -> sqlite3.Connection:
         if self._connection is None:
             self._connection = sqlite3.connect(self._path, isolation_level=None)
-            _prepare(self._connection, "PRAGMA synchronous=NORMAL")
+            _prepare(self._connection, _APPENDING)
         return self._connection
 
 
@@ -139,14 +141,14 @@ class _Insert:
         return [row[name] if convert is None else convert(row[name]) for name, convert in self._columns]
 
 
-def _engine(url: URL, connections: int, *, begin: str, setting: str) -> AsyncEngine:
+def _engine(url: URL, connections: int, *, begin: str, settings: Sequence[str]) -> AsyncEngine:
     engine = create_async_engine(url, pool_size=connections, max_overflow=0, hide_parameters=True)
 
     @event.listens_for(engine.sync_engine, "connect")
     def _connected(connection: sqlite3.Connection, _: ConnectionPoolEntry) -> None:
         # sqlite3 would begin transactions by itself, and not all of them.
         connection.isolation_level = None
-        _prepare(connection, setting)
+        _prepare(connection, settings)
 
     @event.listens_for(engine.sync_engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -155,8 +157,8 @@ def _engine(url: URL, connections: int, *, begin: str, setting: str) -> AsyncEng
     return engine
 
 
-def _prepare(connection: sqlite3.Connection, setting: str) -> None:
+def _prepare(connection: sqlite3.Connection, settings: Sequence[str]) -> None:
     cursor = connection.cursor()
-    for each in (*_SETTINGS, setting):
+    for each in (f"PRAGMA busy_timeout={_BUSY_MILLISECONDS}", *_EACH, *settings):
         cursor.execute(each)
     cursor.close()

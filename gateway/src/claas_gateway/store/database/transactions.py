@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 
 from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from claas_gateway.errors import NotNow
@@ -109,7 +110,7 @@ class Database:
                     return await work(connection)
             except Exception as error:
                 may_pass = _may_pass(error)
-                if not may_pass and not isinstance(error, OperationalError):
+                if not may_pass and not isinstance(error, (OperationalError, NoConnectionFree)):
                     raise
                 _log.warning("the database failed a transaction: %s", describe(error))
                 if not may_pass or not left:
