@@ -26,13 +26,13 @@ Work = Callable[[AsyncConnection], Awaitable[object]]
 @pytest.fixture
 def lost_answers(monkeypatch: pytest.MonkeyPatch, store: Store) -> Store:
     """A store whose connection is lost after each commit, before its answer came."""
-    real = Database._write
+    real = Database._repeating
 
-    async def write(self: Database, work: Work) -> object:
-        await real(self, work)
-        return await real(self, work)
+    async def repeating(self: Database, engine: AsyncEngine, work: Work) -> object:
+        await real(self, engine, work)
+        return await real(self, engine, work)
 
-    monkeypatch.setattr(Database, "_write", write)
+    monkeypatch.setattr(Database, "_repeating", repeating)
     return store
 
 

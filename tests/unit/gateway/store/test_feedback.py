@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
 
 import pytest
@@ -85,6 +86,19 @@ async def test_nothing_of_a_request_is_stored_if_one_item_can_not_be(store: Stor
         await store.feedback.accept(build_request("request"), items)
     assert await store.feedback.request("request") is None
     assert await store.feedback.item("good") is None
+
+
+async def test_a_request_that_can_not_be_stored_fails_its_own_caller_alone(store: Store) -> None:
+    def accept(name: str, batch: str | None) -> Awaitable[Accepted]:
+        item = build_item(f"item-{name}", request=name, batch=batch)
+        return store.feedback.accept(build_request(name, key=name), [item])
+
+    calls = [accept(f"good-{number}", None) for number in range(6)]
+    calls.insert(3, accept("bad", "of-nobody"))
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [isinstance(result, IntegrityError) for result in results] == [place == 3 for place in range(7)]
+    assert not any(result.repeated for result in results if isinstance(result, Accepted))
+    assert (await store.feedback.page(None, None, 1, 1)).total == 6
 
 
 async def test_a_page_shows_the_newest_first_and_counts_all(store: Store) -> None:

@@ -1,7 +1,8 @@
 """Transactions: on SQLite one writer at a time, on PostgreSQL as many as the pool has connections.
 
-The work of a transaction may run again: when the database says so (two transactions met), and when the connection was
-lost, even while it was committing. So a work finds out by identifiers what is written already.
+The work of a transaction may run again: when the database says so (two transactions met), when the connection was
+lost, even while it was committing, and on SQLite when another one that shared its commit failed. So a work finds out
+by identifiers what is written already.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from claas_gateway.errors import NotNow
+from claas_gateway.store.database.group_commit import GroupCommit
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[T]]
 Values = Mapping[str, object]
+_Job = Work[None]
 
 _ATTEMPTS = 6
 _FIRST_PAUSE_SECONDS = 0.05
@@ -54,6 +57,7 @@ class Database:
         self._writer = writer
         self._file = file
         self._one_writer = asyncio.Lock()
+        self._group: GroupCommit[_Job] = GroupCommit(self._write_together)
         self._running: set[asyncio.Task[object]] = set()
 
     @property
@@ -66,11 +70,21 @@ class Database:
         return await self._repeating(self._reader, work)
 
     async def write(self, work: Work[T]) -> T:
-        """Run a transaction that writes. It runs to its end even if the caller is cancelled. Raises NotNow."""
-        task = asyncio.create_task(self._write(work))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return await asyncio.shield(task)
+        """Run a transaction that writes. It runs to its end even if the caller is cancelled. Concurrent ones share a
+        commit on SQLite, which syncs. Raises NotNow."""
+        result: list[T] = []
+
+        async def job(connection: AsyncConnection) -> None:
+            result[:] = [await work(connection)]
+
+        if self._file is not None:
+            await self._group.add([job])
+        else:
+            task = asyncio.create_task(self._repeating(self._writer, job))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+            await asyncio.shield(task)
+        return result[0]
 
     async def append(self, table: Table, rows: Sequence[Values], otherwise: Work[None]) -> None:
         """Commit new rows as quickly as can be: on SQLite they survive the end of this process, but the last ones not
@@ -89,6 +103,7 @@ class Database:
 
     async def close(self) -> None:
         """Wait for transactions that run, and close the connections."""
+        await self._group.close()
         while self._running:
             await asyncio.wait(set(self._running))
         for engine in {self._reader, self._writer}:
@@ -96,11 +111,13 @@ class Database:
         if self._file is not None:
             await self._file.close()
 
-    async def _write(self, work: Work[T]) -> T:
-        if self._file is None:
-            return await self._repeating(self._writer, work)
+    async def _write_together(self, jobs: Sequence[_Job]) -> None:
+        async def work(connection: AsyncConnection) -> None:
+            for job in jobs:
+                await job(connection)
+
         async with self._one_writer:
-            return await self._repeating(self._writer, work)
+            await self._repeating(self._writer, work)
 
     async def _repeating(self, engine: AsyncEngine, work: Work[T]) -> T:
         pause = _FIRST_PAUSE_SECONDS
