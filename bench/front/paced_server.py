@@ -112,7 +112,7 @@ class _Connection(asyncio.Protocol):
     def _answer(self, head: bytes, body: bytes) -> None:
         recorded = b"x-claas-record:" in head and TOKEN.encode() in head
         if head.startswith(b"get"):
-            self._whole(b"{}", b"")
+            self._whole(b'{"records": true, "is_sleeping": false}', b"")
             return
         asked = json.loads(body)
         if not asked.get("stream"):

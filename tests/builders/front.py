@@ -69,7 +69,6 @@ class Front:
     services: Services
     small: SmallApi
     store: KeptRollouts
-    url: str = ""
     base: str = BASE
     """The base model's name."""
 
@@ -171,32 +170,41 @@ async def front(
         small = SmallApi()
         addresses = [server.host for server in servers]
         place(small, addresses, port or 8000, control_secret=control_secret, adapter_spec=adapter_spec)
-        api = await stack.enter_async_context(serving_api(small))
-        directory = WatchedDirectory(api, [NAMESPACE])
-        watching = asyncio.create_task(directory.run())
-        stack.push_async_callback(_cancelled, watching)
-        await directory.ready()
-        http = await stack.enter_async_context(new_session())
-        kept = KeptRollouts()
-        services = Services(
-            settings=settings(**changed),
-            store=cast(Store, kept),
-            directory=directory,
-            guard=OpenGuard(),
-            api=api,
-            http=http,
-            upstream=Upstream(http, api, directory),
-            metrics=GatewayMetrics(),
-            clock=lambda: datetime.now(UTC),
-        )
-        found = Front(services, small, kept, base=base)
-        await found.until_servers(lambda known: len(known) == len(servers))
-        yield found
+        yield await stack.enter_async_context(front_of(small, len(servers), base=base, **changed))
 
 
 @asynccontextmanager
-async def listening(application: object) -> AsyncIterator[str]:
-    """Serve an ASGI application as the gateway is served; gives its URL."""
+async def front_of(small: SmallApi, pods: int, *, base: str = BASE, **changed: str) -> AsyncIterator[Front]:
+    """A gateway of what that API server has: an adapter whose Deployment has so many pods."""
+    async with serving_api(small) as api, new_session() as http:
+        directory = WatchedDirectory(api, [NAMESPACE])
+        watching = asyncio.create_task(directory.run())
+        try:
+            await directory.ready()
+            kept = KeptRollouts()
+            services = Services(
+                settings=settings(**changed),
+                store=cast(Store, kept),
+                directory=directory,
+                guard=OpenGuard(),
+                api=api,
+                http=http,
+                upstream=Upstream(http, api, directory),
+                metrics=GatewayMetrics(),
+                clock=lambda: datetime.now(UTC),
+            )
+            found = Front(services, small, kept, base=base)
+            [one] = directory.adapters(NAMESPACE)
+            await small.until(lambda: len(directory.servers(one.servers)) == pods)
+            yield found
+        finally:
+            watching.cancel()
+            await asyncio.wait((watching,))
+
+
+@asynccontextmanager
+async def running(application: object) -> AsyncIterator[tuple[uvicorn.Server, str]]:
+    """Serve an ASGI application as the gateway is served; gives the server and its URL. Ends when it has stopped."""
     config = uvicorn.Config(
         application,  # type: ignore[arg-type]
         host="127.0.0.1",
@@ -204,7 +212,6 @@ async def listening(application: object) -> AsyncIterator[str]:
         log_level="warning",
         lifespan="off",
         http="httptools",
-        timeout_graceful_shutdown=5,
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server._serve())
@@ -212,12 +219,17 @@ async def listening(application: object) -> AsyncIterator[str]:
         await asyncio.sleep(0.005)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield f"http://127.0.0.1:{port}"
+        yield server, f"http://127.0.0.1:{port}"
     finally:
-        server.should_exit = server.force_exit = True
+        server.should_exit = True
         await serving
 
 
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait((task,))
+@asynccontextmanager
+async def listening(application: object) -> AsyncIterator[str]:
+    """The same, gives the URL alone, and stops without waiting for requests."""
+    async with running(application) as (server, url):
+        try:
+            yield url
+        finally:
+            server.force_exit = True

@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 STORE_SECONDS = 10.0
 """How long the end of an answer waits for the store."""
 EVENT_STREAM = b"text/event-stream; charset=utf-8"
+UNBUFFERED = (b"x-accel-buffering", b"no")
+"""Asks nginx to pass a stream on as it comes."""
 _RECORD_HEADER = "X-Claas-Record"
 _PASSED_BACK = ("content-type", "retry-after", "x-claas-version", "x-request-id")
 
@@ -35,7 +37,9 @@ _PASSED_BACK = ("content-type", "retry-after", "x-claas-version", "x-request-id"
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, services: Services, asked: Asked, target: Target, path: str, outlet: Outlet) -> None:
+    def __init__(
+        self, services: Services, asked: Asked, target: Target, path: str, outlet: Outlet, hold_seconds: float
+    ) -> None:
         self._services = services
         self._asked = asked
         self._target = target
@@ -46,7 +50,7 @@ class Exchange:
         self._served = target.served_name if isinstance(target, Adapter) else target.name
         self._pieces: list[bytes] = []
         self._stored = False
-        self.tries = PodTries(services.upstream, target.servers)
+        self.tries = PodTries(services.upstream, target.servers, hold_seconds)
 
     async def run(self, headers: dict[str, str]) -> None:
         """Get an answer and pass it on; `headers` go with the request."""
@@ -61,7 +65,7 @@ class Exchange:
     async def comment(self) -> None:
         """Keep a stream alive."""
         if not self._outlet.status:
-            await self._outlet.start(200, [(b"content-type", EVENT_STREAM), self._rollout_header])
+            await self._outlet.start(200, [(b"content-type", EVENT_STREAM), UNBUFFERED, self._rollout_header])
         await self._outlet.comment()
 
     async def abandon(self) -> None:
@@ -123,14 +127,14 @@ class Exchange:
             if events:
                 pieces.append(events)
                 if not outlet.status:
-                    await outlet.start(response.status, [*_passed_back(response), self._rollout_header])
+                    await outlet.start(response.status, [*_passed_back(response), UNBUFFERED, self._rollout_header])
                 events = edit(events)
                 if events:
                     await outlet.write(events)
         if not cutter.ended:
             raise aiohttp.ClientPayloadError
         if not outlet.status:
-            await outlet.start(response.status, [*_passed_back(response), self._rollout_header])
+            await outlet.start(response.status, [*_passed_back(response), UNBUFFERED, self._rollout_header])
         return cutter
 
     def _known(
@@ -160,17 +164,20 @@ class Exchange:
         """Store the rollouts; False if that failed, which must not keep the client from its answer."""
         self._stored = True
         services = self._services
-        made = rollouts_of(
-            self._asked, self._target, self._rollout_id, answers, record, services.clock(), broken=broken
-        )
-        # A client that leaves does not end the writing.
-        writing = asyncio.ensure_future(services.store.rollouts.add(made))
-        writing.add_done_callback(self._written)
+        writing: asyncio.Future[None] | None = None
         try:
+            made = rollouts_of(
+                self._asked, self._target, self._rollout_id, answers, record, services.clock(), broken=broken
+            )
+            # A client that leaves does not end the writing.
+            writing = asyncio.ensure_future(services.store.rollouts.add(made))
+            writing.add_done_callback(self._written)
             async with asyncio.timeout(STORE_SECONDS):
                 await asyncio.shield(writing)
-        except Exception:  # noqa: BLE001  (whatever goes wrong in the store; told by `_written`)
-            if not writing.done():
+        except Exception as error:  # noqa: BLE001  (whatever goes wrong in the store)
+            if writing is None:
+                self._lost(error)
+            elif not writing.done():
                 log.error("a rollout of %s is not stored after %g s", self._served, STORE_SECONDS)
             return False
         for rollout in made:
@@ -180,8 +187,11 @@ class Exchange:
 
     def _written(self, writing: asyncio.Future[None]) -> None:
         if not writing.cancelled() and (error := writing.exception()) is not None:
-            log.error("a rollout of %s could not be stored: %s", self._served, type(error).__name__)
-            self._services.metrics.lost_rollouts.inc()
+            self._lost(error)
+
+    def _lost(self, error: BaseException) -> None:
+        log.error("a rollout of %s could not be stored: %s", self._served, type(error).__name__)
+        self._services.metrics.lost_rollouts.inc()
 
     @property
     def _rollout_header(self) -> tuple[bytes, bytes]:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 import aiohttp
 
 from claas_gateway.directory.models import Server, ServerGroup
+from claas_gateway.errors import NotNow
 from claas_gateway.upstream.credentials import ServerCredentials
 from claas_gateway.upstream.servers import NoAnswer, Upstream
 
@@ -20,15 +21,20 @@ AGAIN_SECONDS = 0.25
 ELSEWHERE = frozenset({502, 503, 504})
 """Statuses for which another pod is asked, if there is one."""
 
+RETRY_SECONDS = 5
+"""What a client is told to wait for when the gateway gives up."""
+
 Attempt = Callable[[Server, ServerCredentials], Awaitable[None]]
 
 
 class PodTries:
     """The pods that one request tries."""
 
-    def __init__(self, upstream: Upstream, group: ServerGroup) -> None:
+    def __init__(self, upstream: Upstream, group: ServerGroup, hold_seconds: float) -> None:
         self._upstream = upstream
         self._group = group
+        self._hold_seconds = hold_seconds
+        self._failing_since: float | None = None
         self._tried: set[str] = set()
         self._asked_anew = False
         self.server: Server | None = None
@@ -36,13 +42,15 @@ class PodTries:
 
     async def run(self, attempt: Attempt, may_repeat: Callable[[], bool]) -> None:
         """Let a pod answer. `attempt` raises NoAnswer or aiohttp's ClientError if it did not, which is raised from
-        here only when `may_repeat` forbids to try again."""
+        here only when `may_repeat` forbids to try again. Raises NotNow when pods have failed for `hold_seconds`."""
+        clock = asyncio.get_running_loop().time
         while True:
             self.server = server = self._upstream.choose(self._group, self._tried)
             if server is None:
                 self._tried.clear()
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
+            began = clock()
             try:
                 await attempt(server, await self._upstream.credentials(self._group))
             except (NoAnswer, aiohttp.ClientError) as error:
@@ -50,6 +58,11 @@ class PodTries:
                     raise
                 log.info("%s did not answer: %s", server.pod, error if isinstance(error, NoAnswer) else type(error))
                 self._tried.add(server.uid)
+                self._failing_since = began if self._failing_since is None else self._failing_since
+                if clock() - self._failing_since >= self._hold_seconds:
+                    raise NotNow(
+                        "The model's servers do not answer; try again", retry_after_seconds=RETRY_SECONDS
+                    ) from None
             else:
                 return
 

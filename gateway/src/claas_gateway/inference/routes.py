@@ -76,7 +76,7 @@ class Inference:
         services = self._services
         asked = read_request(KINDS[path], body)
         target = services.directory.resolve(asked.model, caller.namespace, caller.adapter)
-        exchange = Exchange(services, asked, target, path, outlet)
+        exchange = Exchange(services, asked, target, path, outlet, self._pace.hold_seconds)
         try:
             await supervised(
                 exchange.run(headers),
@@ -95,7 +95,7 @@ class Inference:
         services = self._services
         asked = read_score(body)
         target = services.directory.resolve(asked.model, caller.namespace, caller.adapter)
-        scoring = Scoring(services, asked, target, outlet)
+        scoring = Scoring(services, asked, target, outlet, self._pace.hold_seconds)
         await supervised(
             scoring.run(),
             receive=receive,

@@ -66,13 +66,15 @@ def read_score(body: bytes) -> ScoreAsked:
 class Scoring:
     """One request for a score."""
 
-    def __init__(self, services: Services, asked: ScoreAsked, target: Target, outlet: Outlet) -> None:
+    def __init__(
+        self, services: Services, asked: ScoreAsked, target: Target, outlet: Outlet, hold_seconds: float
+    ) -> None:
         self._upstream = services.upstream
         self._asked = asked
         self._is_adapter = isinstance(target, Adapter)
         self._served = target.served_name if isinstance(target, Adapter) else target.name
         self._outlet = outlet
-        self.tries = PodTries(services.upstream, target.servers)
+        self.tries = PodTries(services.upstream, target.servers, hold_seconds)
 
     async def run(self) -> None:
         """Get the score and answer with it. The chat template is the server's."""

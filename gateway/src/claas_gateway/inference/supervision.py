@@ -8,11 +8,8 @@ from dataclasses import dataclass
 
 from claas_gateway.errors import NotNow
 from claas_gateway.inference.outlet import Outlet, Receive
-from claas_gateway.inference.pods import PodTries
+from claas_gateway.inference.pods import RETRY_SECONDS, PodTries
 from claas_gateway.metrics import GatewayMetrics
-
-RETRY_SECONDS = 5
-"""What a client is told to wait for when the gateway gives up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +69,7 @@ async def supervised(
             elif stuck:
                 stuck = False
                 metrics.held.dec()
-            if silent and comment is not None and not outlet.sending and not answering.done():
+            if silent and comment is not None and not (outlet.sending or outlet.finished or answering.done()):
                 await comment()
     finally:
         if stuck:

@@ -6,9 +6,12 @@ import asyncio
 import json
 from contextlib import suppress
 
+import aiohttp
 import pytest
 
+from claas_gateway.inference.routes import Inference
 from claas_gateway.inference.supervision import Pace
+from tests.builders.front import front, running
 from tests.simulation.openai_server import OpenAIServer, Script
 from tests.unit.gateway.inference.asking import ANSWER, MESSAGES, QUICK, asking, said
 
@@ -160,3 +163,25 @@ async def test_a_slow_client_slows_the_server_down() -> None:
             await asyncio.sleep(0.5)
             assert server.written < 1_500
             response.close()
+
+
+async def test_a_stream_that_began_ends_though_the_gateway_is_told_to_stop() -> None:
+    server = OpenAIServer(Script(pauses_after=5))
+    async with front(server) as made, aiohttp.ClientSession() as http:
+        async with running(Inference(made.services)) as (gateway, url):
+            body = {"model": "coder", "messages": MESSAGES, "stream": True}
+            async with http.post(f"{url}/v1/chat/completions", json=body) as response:
+                begun = await response.content.readuntil(b"\n\n")
+                gateway.should_exit = True
+                await asyncio.sleep(0.2)
+                server.awake.set()
+                assert said((begun + await response.read()).decode()) == ANSWER
+        assert [each.incomplete for each in made.store.kept] == [None]
+
+
+async def test_servers_that_can_not_be_reached_are_given_up_in_time() -> None:
+    async with asking(OpenAIServer(Script(dies_after=0)), pace=QUICK) as client:
+        status, body, headers = await client.chat()
+        assert status == 503
+        assert int(headers["retry-after"]) > 0
+        assert "do not answer" in body or "not ready" in body

@@ -20,6 +20,7 @@ SERVER_FAILED = "ServerFailed"
 NO_RECORD = "NoRecord"
 COUNTS_DIFFER = "CountsDiffer"
 NOT_FINISHED = "NotFinished"
+_CUT_SHORT = (None, "abort", "error")
 
 
 def rollouts_of(
@@ -86,6 +87,6 @@ def _incomplete(answers: Answers, said: Said, sampled: Sampled, *, differs: bool
         return NO_RECORD
     if differs:
         return COUNTS_DIFFER
-    if not sampled.finished or (said.finish_reason or sampled.finish_reason) is None:
+    if not sampled.finished or (said.finish_reason or sampled.finish_reason) in _CUT_SHORT:
         return NOT_FINISHED
     return None
