@@ -16,12 +16,12 @@ from pydantic import JsonValue
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from tests.e2e.stage import processes
 from tests.e2e.stage.handovers import assert_step_was_taken_once
 from tests.e2e.stage.private_texts import assert_nowhere
 from tests.e2e.stage.scene import Scene, gateway_pod
 from tests.stack import rollouts
 from tests.stack.gateway import Gateway, gateway, wait_until_it_answers
-from tests.stack.install import SYSTEM_NAMESPACE
 from tests.stack.resources import wait_for
 from tests.stack.traffic import Traffic
 from tests.tiny_model.tasks import Preference, feedback, questions
@@ -118,14 +118,10 @@ def test_a_client_finds_its_request_again_after_the_gateway_was_killed_in_mid_st
     with scene.held_at("stepping") as fault, ThreadPoolExecutor(1) as pool:
         asked = pool.submit(front.give_feedback, items, idempotency_key=key)
         fault.reached()
-        killed = gateway_pod(scene.stack).metadata.name
-        scene.stack.kubectl(
-            "delete", "pod", killed, "-n", SYSTEM_NAMESPACE, "--grace-period=0", "--force", "--wait=false"
-        )
+        processes.kill(gateway_pod(scene.stack))
         with pytest.raises(httpx.TransportError):
             asked.result(60)
         fault.go_on()
-        wait_for("another gateway", lambda: gateway_pod(scene.stack).metadata.name != killed, 90)
         wait_until_it_answers(front)
         given = front.give_feedback(items, idempotency_key=key)
     assert [(item.state, item.version) for item in given.items] == [("in-version", before + 1)] * len(items)

@@ -15,7 +15,7 @@ from claas_gateway.store.interface import ANY_ITEM, Accepted, ItemFilter, ItemPa
 from claas_gateway.store.schema.rows import Rows, values_of
 from claas_gateway.store.schema.statements import contains_text, insert_unless_there, within
 from claas_gateway.store.schema.tables import batches as batch_table
-from claas_gateway.store.schema.tables import items, requests
+from claas_gateway.store.schema.tables import items, requests, versions
 
 _ITEMS = Rows(items, FeedbackItem)
 NOT_FINAL = and_(items.c.state != ItemState.IN_VERSION, items.c.state != ItemState.REFUSED)
@@ -64,11 +64,22 @@ class SqlFeedback:
         return found[0] if found else None
 
     async def items_of_version(self, namespace: str, adapter: str, version: int) -> Sequence[FeedbackItem]:
-        """The items that a version learned from."""
+        """The items that a version learned from.
+
+        An adapter that was deleted and begun anew counts from 0 again: items of its predecessor's version of that
+        number, which another job made, are left out.
+        """
+        another = (
+            select(batch_table.c.id)
+            .join(versions, versions.c.job_uid != batch_table.c.job_uid)
+            .where(batch_table.c.id == items.c.batch_id, versions.c.number == version)
+            .where(*within(versions, namespace, adapter))
+        )
         return await self._items(
             items.c.state == ItemState.IN_VERSION,
             items.c.version == version,
             *within(items, namespace, adapter),
+            ~another.exists(),
             order=_OLDEST_FIRST,
         )
 

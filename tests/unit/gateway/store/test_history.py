@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from claas_gateway.records import ProbeScore, ServiceChange, VersionSeen
+from claas_gateway.records import BatchState, ItemOutcome, ItemState, ProbeScore, ServiceChange, VersionSeen
 from claas_gateway.store.interface import AdapterHistory, Store
-from tests.builders.gateway_records import after
+from tests.builders.gateway_records import after, build_batch, build_item, build_request
 
 
 def version(number: int, **changes: object) -> VersionSeen:
@@ -84,3 +84,17 @@ async def test_adapters_are_known_by_their_versions_or_their_service(store: Stor
         AdapterHistory("team", "coder", version(2), 1),
         AdapterHistory("team", "writer", version(9, adapter="writer"), None),
     ]
+
+
+async def test_an_adapter_that_was_begun_anew_does_not_inherit_what_its_predecessors_versions_learned_from(
+    store: Store,
+) -> None:
+    for name in ("old", "new"):
+        await store.feedback.accept(build_request(f"request-{name}"), [build_item(name, request=f"request-{name}")])
+        batch = build_batch(f"batch-{name}")
+        await store.batches.form(batch, [name])
+        await store.batches.submitted(batch.id, f"uid-{name}", after(1))
+        end = replace(batch, state=BatchState.ACCOUNTED, job_uid=f"uid-{name}", accounted=after(2), version=1)
+        await store.batches.account(end, [ItemOutcome(name, ItemState.IN_VERSION, version=1)])
+        await store.history.saw_versions([version(1, job_uid=f"uid-{name}")])
+        assert [item.id for item in await store.feedback.items_of_version("team", "coder", 1)] == [name]
