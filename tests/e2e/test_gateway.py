@@ -97,7 +97,7 @@ def test_the_exported_zip_loads_with_peft_and_holds_the_version_in_service(
     scene: Scene, front: Gateway, tmp_path: Path
 ) -> None:
     with front.client(60) as client:
-        answer = client.get("/v1/lora/export", params={"lora_id": scene.adapter_name}).raise_for_status()
+        answer = client.get("/v1/lora/export", params={"lora_id": scene.adapter().lora_id}).raise_for_status()
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         archive.extractall(tmp_path)
     base = AutoModelForCausalLM.from_pretrained(scene.stack.model_folder, dtype=torch.float32)

@@ -21,6 +21,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 from claas_gateway.access.guard import Guard, KeyGuard, OpenGuard, key_places
 from claas_gateway.access.keys.ring import KeyRing
 from claas_gateway.access.rates import Rates
+from claas_gateway.adapters.template import read_template
 from claas_gateway.app import Application
 from claas_gateway.directory.interface import Directory
 from claas_gateway.directory.watching import WatchedDirectory
@@ -132,7 +133,9 @@ def _guard(settings: Settings, api: Api, directory: Directory) -> Guard:
     if not settings.keys_required:
         log.warning("API keys are off: whoever reaches the gateway may use every adapter")
         return OpenGuard()
-    ring = KeyRing(api, lambda: key_places(settings, directory), time.monotonic)
+    template = settings.adapter_template
+    made_in = read_template(template).namespace if template is not None else None
+    ring = KeyRing(api, lambda: key_places(settings, directory, made_in), time.monotonic)
     return KeyGuard(ring, Rates(settings.requests_per_minute, time.monotonic), lambda: datetime.now(UTC))
 
 

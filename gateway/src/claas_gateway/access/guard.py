@@ -94,13 +94,17 @@ class KeyGuard:
         return key.caller
 
 
-def key_places(settings: Settings, directory: Directory) -> Sequence[KeyPlace] | None:
-    """The Secrets that may hold keys: one for each namespace that is watched, or that has adapters when all are
-    watched, and one for each adapter. None until the adapters are known."""
+def key_places(settings: Settings, directory: Directory, made_in: str | None = None) -> Sequence[KeyPlace] | None:
+    """The Secrets that may hold keys; None until the adapters are known.
+
+    One for each namespace that is watched, or when all are for each that has adapters and for `made_in`, where
+    clients make them; and one for each adapter.
+    """
     if not directory.listed():
         return None
     adapters = directory.adapters(None)
-    namespaces = settings.watch_namespaces or sorted({adapter.namespace for adapter in adapters})
+    used = {adapter.namespace for adapter in adapters} | ({made_in} if made_in else set())
+    namespaces = settings.watch_namespaces or sorted(used)
     secret = settings.keys_secret
     return [
         *(KeyPlace(namespace, secret, None) for namespace in namespaces),

@@ -210,6 +210,11 @@ def test_keys_lie_in_the_watched_namespaces_or_where_adapters_are(
     assert key_places(settings, directory) is None
 
 
+def test_keys_lie_where_clients_make_adapters_too_before_there_is_one() -> None:
+    made = [place.namespace for place in key_places(gateway_settings(), FixedDirectory([]), "made-here") or ()]
+    assert made == ["made-here"]
+
+
 @pytest.mark.parametrize(
     ("raw", "fault"),
     [
