@@ -50,9 +50,7 @@ class Outcome:
     versions: int = 0
 
     def __str__(self) -> str:
-        states = Counter(
-            item.state if item.reason is None else f"refused: {item.reason}" for item in self.items.values()
-        )
+        states = Counter(item.reason or item.state.value for item in self.items.values())
         return (
             f"{len(self.items)} items in {self.seconds:.0f} s, {self.jobs} jobs, {self.versions} versions,"
             f" kills {dict(self.kills)}, ends {dict(states)}"

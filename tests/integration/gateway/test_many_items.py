@@ -38,7 +38,7 @@ def _run(scene: Scene, operator: OperatorProcess, folder: Path, count: int, pace
 def test_five_hundred_items_while_gateway_and_operator_are_killed(
     killed_operator: OperatorProcess, scene: Scene, tmp_path: Path
 ) -> None:
-    _run(scene, killed_operator, tmp_path, 500, Pace(), seconds=240)
+    _run(scene, killed_operator, tmp_path, 500, Pace(), seconds=480)
 
 
 @pytest.mark.long

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 MOST_OPEN_BATCHES = 16
 """So many batches of an adapter may wait for their steps; further items then wait to be gathered."""
+MOST_LOOKED_AT = 512
+"""How many waiting items a pass looks at, unless a batch takes more."""
 OnLearned = Callable[[Adapter, int, Sequence[FeedbackItem]], None]
 """Told of a version that learned from items, with these."""
 
@@ -51,7 +53,7 @@ class Passes:
         adapter = self._directory.adapter(namespace, name)
         if adapter is not None:
             await self._history.note(adapter)
-        again = [await self._gather(namespace, name, adapter)]
+        again: list[float | None] = []
         failed: list[Exception] = []
         unaccounted = await self._store.batches.unaccounted(namespace, name)
         self._tell_of_others((namespace, name), {batch.id for batch in unaccounted})
@@ -60,6 +62,9 @@ class Passes:
                 again.append(await self._advance(batch, adapter))
             except Exception as error:  # noqa: BLE001  (one batch never holds up another; raised below)
                 failed.append(error)
+        if len(unaccounted) < MOST_OPEN_BATCHES:
+            # After what clients wait for: what gathers may be much.
+            again.append(await self._gather(namespace, name, adapter))
         if failed:
             raise failed[0]
         return min((seconds for seconds in again if seconds is not None), default=None)
@@ -72,16 +77,14 @@ class Passes:
 
     async def _gather(self, namespace: str, name: str, adapter: Adapter | None) -> float | None:
         """Form the batches that are due; the seconds until the next one is."""
-        feedback = self._store.feedback
-        if len(await self._store.batches.unaccounted(namespace, name)) >= MOST_OPEN_BATCHES:
-            return None
-        items = await feedback.waiting(namespace, name)
+        items = await self._store.feedback.waiting(namespace, name)
         if not items:
             return None
         if adapter is None:
             return await self._refuse_without_adapter(namespace, name, items)
         gathering = adapter.found.spec.feedback
-        waiting = [each for item in items if (each := await self._measured(item)) is not None]
+        looked_at = items[: max(MOST_LOOKED_AT, gathering.max_items)]
+        waiting = [each for item in looked_at if (each := await self._measured(item)) is not None]
         window = timedelta(seconds=gathering.window_seconds)
         now = self._services.clock()
         plan = batches_of(waiting, Gathering(window, gathering.max_items), now)
@@ -90,6 +93,8 @@ class Passes:
             await self._store.batches.form(batch, [item.id for item in members])
             for item in members:
                 self._sizes.pop(item.id, None)
+        if plan.due:
+            return 0.0
         return max(0.0, (plan.again - now).total_seconds()) if plan.again is not None else None
 
     async def _measured(self, item: FeedbackItem) -> WaitingItem | None:

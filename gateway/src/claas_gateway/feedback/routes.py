@@ -76,6 +76,8 @@ def router(services: Services, worker: FeedbackWorker) -> APIRouter:
     @routes.get("/v1/feedback/{feedback_id}", response_model=ItemDetail | FeedbackResponse)
     async def look(feedback_id: str, caller: Admitted) -> ItemDetail | FeedbackResponse:
         """How far an item of feedback, or a request with its items, has come."""
+        if not feedback_id.isprintable():
+            raise NotFound("no such feedback")
         item = await services.store.feedback.item(feedback_id)
         if item is not None and caller.sees(item.namespace, item.adapter):
             return item_detail(item)
@@ -119,7 +121,7 @@ def _place(services: Services, adapter: str, caller: Caller) -> tuple[str, str]:
         target = None
     if isinstance(target, Adapter):
         return target.namespace, target.name
-    if caller.namespace is not None and caller.sees(caller.namespace, adapter):
+    if caller.namespace is not None and caller.sees(caller.namespace, adapter) and adapter.isprintable():
         return caller.namespace, adapter
     raise NotFound(f"LoRA not found: {adapter}")
 

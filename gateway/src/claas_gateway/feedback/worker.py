@@ -59,6 +59,9 @@ class FeedbackWorker:
 
     async def run(self) -> None:
         """Work until cancelled."""
+        for adapter in self._services.directory.adapters(None):
+            # Versions may have come while no gateway ran.
+            self._queue.wake(adapter.namespace, adapter.name)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._queue.run())
             tasks.create_task(self._replay.run())
@@ -72,7 +75,6 @@ class FeedbackWorker:
         store = self._services.store
         places = set(await store.feedback.waiting_adapters())
         places |= {(batch.namespace, batch.adapter) for batch in await store.batches.unaccounted()}
-        places |= {(adapter.namespace, adapter.name) for adapter in self._services.directory.adapters(None)}
         for place in places:
             self._queue.wake(*place)
         self.waiters.tell_all()
