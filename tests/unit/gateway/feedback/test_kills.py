@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from pydantic import JsonValue
@@ -16,51 +14,14 @@ from claas_gateway.feedback.act.volumes import SampleVolumes
 from claas_gateway.feedback.passes import Passes
 from claas_gateway.feedback.waiters import Waiters
 from claas_gateway.services import Services
-from claas_gateway.store.interface import Store
-from claas_kube.api import Api
 from claas_kube.objects.meta import Manifest
 from tests.builders.front import NAMESPACE
 from tests.builders.gateway_records import build_rollout
 from tests.builders.whole_gateway import Ending, WholeGateway, fails, succeeds, whole_gateway
+from tests.unit.gateway.feedback.mortal import KilledError, Life
 
 ADAPTER = "coder"
 MOST_CALLS = 60
-
-
-class KilledError(Exception):
-    """The process ends here."""
-
-
-@dataclass
-class Life:
-    """How many calls to the API server and the store a gateway lives for."""
-
-    calls: int
-
-    def around(self, part: object) -> Any:
-        """The same part, for so long."""
-        return _Mortal(part, self)
-
-
-class _Mortal:
-    def __init__(self, part: object, life: Life) -> None:
-        self._part = part
-        self._life = life
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._part, name)
-        if name in ("rollouts", "feedback", "batches", "history"):
-            return _Mortal(found, self._life)
-        return self._dying(found)
-
-    def _dying(self, call: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
-        async def called(*args: object, **kwargs: object) -> object:
-            self._life.calls -= 1
-            if self._life.calls < 0:
-                raise KilledError
-            return await call(*args, **kwargs)
-
-        return called
 
 
 def _passes(services: Services) -> Passes:
@@ -112,16 +73,10 @@ async def test_a_gateway_killed_before_any_of_its_calls_makes_each_job_once_and_
         whole.ending = ending
         for number in range(MOST_CALLS):
             before = set(whole.jobs())
-            life = Life(number)
-            mortal = replace(
-                whole.services,
-                store=cast(Store, life.around(whole.store)),
-                api=cast(Api, life.around(whole.services.api)),
-            )
             ids = await _send(whole, number)
             survived = True
             try:
-                await _run(_passes(mortal), whole)
+                await _run(_passes(Life(number).of(whole.services)), whole)
             except KilledError:
                 survived = False
             await _run(_passes(whole.services), whole)
