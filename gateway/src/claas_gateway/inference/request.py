@@ -95,7 +95,7 @@ def read_fields(body: bytes) -> Fields:
         return _FIELDS.decode(body)
     except msgspec.ValidationError:
         raise Malformed("dict_type", ("body",), "Input should be a JSON object") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Malformed("json_invalid", ("body",), "JSON decode error") from None
 
 

@@ -57,6 +57,14 @@ def test_a_stream_that_is_cut_off_has_no_end_and_no_record(stream: tuple[bytes, 
     assert cutter.record is None
 
 
+@given(cut(STREAMS.map(lambda events: events + b": claas-record " + RECORD + b"\n\n")))
+def test_a_record_behind_a_stream_without_an_end_reaches_no_client(stream: tuple[bytes, list[bytes]]) -> None:
+    whole, pieces = stream
+    cutter = EventCutter()
+    assert b"".join(map(cutter.feed, pieces)) == whole.removesuffix(b": claas-record " + RECORD + b"\n\n")
+    assert not cutter.ended
+
+
 @pytest.mark.parametrize("tail", [b"", b": claas-record {", b": claas-record {}\n", b": another comment\n\n"])
 def test_half_a_record_is_none(tail: bytes) -> None:
     cutter = EventCutter()

@@ -121,7 +121,16 @@ def test_a_changed_body_keeps_the_bytes_of_all_other_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"{", b"[]", b'{"messages": null}', b'{"model": 1, "messages": []}', b"\xff{}"]
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"messages": null}',
+        b'{"model": 1, "messages": []}',
+        b"\xff{}",
+        b'{"messages": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
+    ],
 )
 def test_a_body_that_is_no_request_is_malformed(body: bytes) -> None:
     with pytest.raises(Malformed):

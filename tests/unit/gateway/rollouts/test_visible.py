@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,3 +42,31 @@ def test_white_space_does_not_change_the_hash(before: str, after: str, between: 
 @given(st.text(st.characters(exclude_characters="<"), min_size=1))
 def test_an_answer_has_the_hash_of_its_visible_part(text: str) -> None:
     assert answer_hash(f"<think>secret</think>\n\n{text}") == answer_hash(text)
+
+
+_FINAL = re.compile(
+    r"<\|channel\|>final(?:\s.*?)?<\|message\|>(.*?)(?:<\|(?:return|end|start)\|>|\Z)",
+    re.DOTALL,
+)
+_PARTS = ["<|channel|>", "<|channel|>final", "final", " ", "\n", "x", "<|message|>", "<|end|>", "<|return|>", "<"]
+
+
+@given(st.lists(st.sampled_from(_PARTS), max_size=14).map("".join))
+def test_final_channels_are_what_one_pattern_finds(text: str) -> None:
+    answer = f"<|channel|>{text}"
+    assert visible_text(answer) == "".join(_FINAL.findall(answer)).strip()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "<|channel|>final " * 20_000,
+        "<|channel|>finalx" * 20_000 + "<|message|>",
+        "<|channel|>final<|message|>" * 20_000,
+        "<think>" * 50_000,
+    ],
+)
+def test_no_answer_that_a_client_makes_up_takes_long(answer: str) -> None:
+    began = time.process_time()
+    visible_text(answer)
+    assert time.process_time() - began < 0.5

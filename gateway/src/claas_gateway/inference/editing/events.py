@@ -38,6 +38,9 @@ class EventCutter:
             self._tail = data[at:] + self._begun
             self._begun = b""
             return data[:at]
+        if _COMMENT in data and (at := _line_at(data, _COMMENT)) >= 0:
+            # A stream without an end may have a record all the same, which is not the client's.
+            return data[:at]
         return data
 
     @property
