@@ -18,6 +18,8 @@ from claas_gateway.records import FeedbackBatch, FeedbackItem, ItemState
 from claas_gateway.store.interface import Accepted
 
 FINAL = frozenset({ItemState.IN_VERSION, ItemState.REFUSED})
+ACCEPTED = "accepted"
+REFUSED = "refused"
 _CLAAS_NAMES = {
     "total_loss": "loss",
     "distill_loss": "divergence",
@@ -41,12 +43,13 @@ def learned_in(accepted: Accepted) -> str | None:
 
 
 def response(accepted: Accepted, batch: FeedbackBatch | None) -> FeedbackResponse:
-    """The answer to a request. `batch`: the one that made a version of its items."""
+    """The answer to a request. `batch`: the one that made a version of its items; without it a step is not told
+    of."""
     request, items = accepted.request, accepted.items
     place = f"/v1/feedback/{request.id}"
     size = sum(item.state is not ItemState.REFUSED for item in items)
     answer = FeedbackResponse(
-        status="accepted",
+        status=ACCEPTED,
         request_id=request.id,
         lora_id=request.lora_id,
         feedback_log_path=place,
@@ -57,7 +60,7 @@ def response(accepted: Accepted, batch: FeedbackBatch | None) -> FeedbackRespons
     if not is_final(accepted):
         return answer
     if batch is None:
-        return answer.model_copy(update={"status": "refused"})
+        return answer if learned_in(accepted) else answer.model_copy(update={"status": REFUSED})
     result = DistillResult(lora_id=request.lora_id, metadata=_metadata(batch.metrics, size))
     timings = batch.timings
     return answer.model_copy(

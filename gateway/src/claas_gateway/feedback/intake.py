@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Sequence
@@ -13,8 +14,8 @@ from claas_gateway.access.callers import Caller
 from claas_gateway.directory.models import Adapter
 from claas_gateway.errors import Conflicting, GatewayError, NotFound, TooLarge
 from claas_gateway.feedback.passes import new_batch
-from claas_gateway.feedback.plan.checks import Fault, common_training, rollout_fault, sample_fault
-from claas_gateway.feedback.plan.samples import LARGEST_SECRET_BYTES, encoded, sample_of
+from claas_gateway.feedback.plan.checks import Fault, common_training, rollout_fault, sample_size
+from claas_gateway.feedback.plan.samples import LARGEST_SECRET_BYTES
 from claas_gateway.feedback.wire import FeedbackBody, FeedbackRequestBody
 from claas_gateway.feedback.worker import FeedbackWorker
 from claas_gateway.identifiers import Prefix, new_identifier
@@ -34,6 +35,12 @@ class Sent:
     """The body as the client sent it."""
     mode: RequestMode
     idempotency_key: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """The API key. Secrets of several adapters may have entries of the same name, which are different keys."""
+        caller = self.caller
+        return caller.key_name if caller.adapter is None else f"{caller.adapter}/{caller.key_name}"
 
     @property
     def body_hash(self) -> str:
@@ -86,7 +93,7 @@ class Intake:
         if sent.idempotency_key is None or adapter is None:
             return None
         store = self._services.store.feedback
-        earlier = await store.by_key(adapter.namespace, sent.caller.key_name, sent.idempotency_key)
+        earlier = await store.by_key(adapter.namespace, sent.owner, sent.idempotency_key)
         if earlier is not None and earlier.request.body_hash != sent.body_hash:
             raise Conflicting("this Idempotency-Key was used with another body: use a new key for a new request")
         return earlier
@@ -123,7 +130,7 @@ class Intake:
             mode=sent.mode,
             created=now,
             body_hash=sent.body_hash,
-            key_name=sent.caller.key_name,
+            key_name=sent.owner,
             idempotency_key=sent.idempotency_key,
         )
         items: list[FeedbackItem] = []
@@ -133,13 +140,13 @@ class Intake:
             item = _item(request, position, body, rollout, training)
             fault = faults[position]
             if fault is None and rollout is not None:
-                fault = sample_fault(item, rollout, most_bytes)
-            faults[position] = fault
-            if fault is not None:
-                item = _refused(item, fault)
-            elif rollout is not None:
-                size += len(encoded(sample_of(item, rollout))) + 1
-            items.append(item)
+                # In a thread: many long answers take seconds, and everybody's streams would stand still.
+                measured = await asyncio.to_thread(sample_size, item, rollout, most_bytes)
+                if isinstance(measured, Fault):
+                    fault = faults[position] = measured
+                else:
+                    size += measured + 1
+            items.append(item if fault is None else _refused(item, fault))
         good = [item for item in items if item.state is ItemState.STORED]
         if not good:
             raise next(fault.error() for fault in faults if fault is not None)

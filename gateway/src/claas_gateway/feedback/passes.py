@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -41,8 +41,8 @@ class Passes:
         self._waiters = waiters
         self._on_learned = on_learned
         self._history = History(services.directory, services.store.history, services.clock)
-        self._sizes: dict[str, int] = {}
-        """Bytes of waiting items' samples, by item."""
+        self._sizes: dict[tuple[str, str], dict[str, int]] = {}
+        """Bytes of waiting items' samples, by adapter and item."""
         self._gone_since: dict[str, datetime] = {}
         """Since when the job of a submitted batch is missing, by batch."""
         self._unaccounted: dict[tuple[str, str], set[str]] = {}
@@ -78,34 +78,36 @@ class Passes:
     async def _gather(self, namespace: str, name: str, adapter: Adapter | None) -> float | None:
         """Form the batches that are due; the seconds until the next one is."""
         items = await self._store.feedback.waiting(namespace, name)
+        # What waits no longer is forgotten, whoever took it.
+        known = self._sizes.pop((namespace, name), {})
         if not items:
             return None
         if adapter is None:
             return await self._refuse_without_adapter(namespace, name, items)
         gathering = adapter.found.spec.feedback
         looked_at = items[: max(MOST_LOOKED_AT, gathering.max_items)]
-        waiting = [each for item in looked_at if (each := await self._measured(item)) is not None]
+        waiting = [each for item in looked_at if (each := await self._measured(item, known)) is not None]
+        self._sizes[namespace, name] = {each.item.id: each.size for each in waiting}
         window = timedelta(seconds=gathering.window_seconds)
         now = self._services.clock()
         plan = batches_of(waiting, Gathering(window, gathering.max_items), now)
         for members in plan.due:
             batch = new_batch(adapter, members[0], now)
             await self._store.batches.form(batch, [item.id for item in members])
-            for item in members:
-                self._sizes.pop(item.id, None)
         if plan.due:
             return 0.0
         return max(0.0, (plan.again - now).total_seconds()) if plan.again is not None else None
 
-    async def _measured(self, item: FeedbackItem) -> WaitingItem | None:
+    async def _measured(self, item: FeedbackItem, known: Mapping[str, int]) -> WaitingItem | None:
         """The item with its sample's size; refused when its answer is gone."""
-        if item.id not in self._sizes:
+        size = known.get(item.id)
+        if size is None:
             rollout = await self._store.rollouts.get(item.rollout_id or "")
             if rollout is None:
                 await self._refuse([item], Refusal.ROLLOUT_DELETED, _ROLLOUT_DELETED)
                 return None
-            self._sizes[item.id] = len(encoded(sample_of(item, rollout))) + 1
-        return WaitingItem(item, self._sizes[item.id])
+            size = len(encoded(sample_of(item, rollout))) + 1
+        return WaitingItem(item, size)
 
     async def _advance(self, batch: FeedbackBatch, adapter: Adapter | None) -> float | None:
         """Take a batch a step further; the seconds until it is worth another look."""

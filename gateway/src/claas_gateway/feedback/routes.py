@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
@@ -13,6 +14,8 @@ from claas_gateway.access.dependency import caller_of
 from claas_gateway.directory.models import Adapter
 from claas_gateway.errors import NotFound
 from claas_gateway.feedback.answers import (
+    ACCEPTED,
+    REFUSED,
     is_final,
     item_detail,
     learned_in,
@@ -20,6 +23,7 @@ from claas_gateway.feedback.answers import (
     response,
 )
 from claas_gateway.feedback.intake import Intake, Sent
+from claas_gateway.feedback.queue import told as told_of
 from claas_gateway.feedback.wire import (
     FeedbackRequestBody,
     FeedbackResponse,
@@ -32,6 +36,8 @@ from claas_gateway.feedback.worker import FeedbackWorker
 from claas_gateway.records import ProbeScore, RequestMode
 from claas_gateway.services import Services
 from claas_gateway.store.interface import Accepted
+
+log = logging.getLogger(__name__)
 
 Admitted = Annotated[Caller, Depends(caller_of)]
 _LARGEST_VERSION = 2**31 - 1
@@ -134,7 +140,10 @@ async def _finished(services: Services, worker: FeedbackWorker, accepted: Accept
     with waiters.on(request.id, request.namespace, request.adapter) as worth_a_look:
         while True:
             worth_a_look.clear()
-            accepted = await services.store.feedback.request(request.id) or accepted
+            try:
+                accepted = await services.store.feedback.request(request.id) or accepted
+            except Exception as error:  # noqa: BLE001  (it is stored: no failure may have the client send it again)
+                log.warning("feedback %s can't be looked at: %s", request.id, told_of(error))
             if is_final(accepted) or waiters.ending:
                 return accepted
             try:
@@ -150,12 +159,16 @@ async def _told(services: Services, accepted: Accepted) -> FeedbackResponse:
 
 
 async def _answer(services: Services, accepted: Accepted, *, waited: bool) -> JSONResponse:
-    """200 with the step, 202 while it is still to come, or why there was none."""
-    told = await _told(services, accepted)
-    if waited and is_final(accepted) and told.distill_result is None:
+    """200 with the step, 202 while it is still to come or can't be told of, or why there was none."""
+    try:
+        told = await _told(services, accepted)
+    except Exception as error:  # noqa: BLE001  (it is stored: no failure may have the client send it again)
+        log.warning("the step of feedback %s can't be looked at: %s", accepted.request.id, told_of(error))
+        told = response(accepted, None)
+    if waited and told.status == REFUSED:
         status, refused = refusal(accepted)
         return JSONResponse(refused.model_dump(mode="json"), status)
-    status = 200 if waited and is_final(accepted) else 202
+    status = 200 if waited and told.status != ACCEPTED else 202
     answer = JSONResponse(told.model_dump(mode="json"), status)
     if status == 202:
         answer.headers["Location"] = told.status_url

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -13,10 +14,20 @@ import aiohttp
 import pytest
 from pydantic import JsonValue
 
-from claas_gateway.records import Evidence, ItemState, Rollout, VersionSeen
+from claas_gateway.access.callers import Caller
+from claas_gateway.errors import NotNow
+from claas_gateway.feedback import intake
+from claas_gateway.feedback.act.submission import Submission
+from claas_gateway.feedback.act.volumes import SampleVolumes
+from claas_gateway.feedback.intake import Sent
+from claas_gateway.feedback.passes import Passes
+from claas_gateway.feedback.plan.checks import sample_size
+from claas_gateway.feedback.waiters import Waiters
+from claas_gateway.feedback.wire import FeedbackRequestBody
+from claas_gateway.records import Evidence, FeedbackItem, ItemState, RequestMode, Rollout, VersionSeen
 from claas_kube.resources import ADAPTERS, DISTILL_JOBS
 from tests.builders.front import NAMESPACE
-from tests.builders.gateway_records import START, build_rollout
+from tests.builders.gateway_records import START, build_batch, build_rollout
 from tests.builders.whole_gateway import WholeGateway, fails, never, succeeds, whole_gateway
 
 FEEDBACK = "/v1/feedback"
@@ -58,6 +69,7 @@ async def test_a_step_that_takes_longer_than_a_request_waits_is_answered_in_the_
         status, told, headers = await whole.send("POST", FEEDBACK, body())
         assert (status, told["status"], told["distill_result"], told["batch_size"]) == (202, "accepted", None, 1)
         assert headers["Location"] == told["status_url"] == f"{FEEDBACK}/{told['request_id']}"
+        await whole.small.until(lambda: bool(whole.jobs()))
         whole.ending = succeeds(8)
         (job,) = whole.jobs()
         whole.finish(job)
@@ -316,3 +328,66 @@ async def _until_served(whole: WholeGateway, version: int) -> None:
 def _version(number: int) -> JsonValue:
     digest = base64.b16encode(bytes([number])).decode()
     return {"number": number, "path": f"v/{number}", "digest": digest, "created": "2026-11-27T07:00:00Z"}
+
+
+@pytest.mark.parametrize("read", ["request", "batch"])
+async def test_what_is_stored_is_answered_with_202_though_it_can_not_be_looked_at_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: str
+) -> None:
+    async def away(identifier: str) -> None:
+        raise NotNow("the database fails; try again")
+
+    async with whole_gateway(tmp_path, FEEDBACK_WAIT_SECONDS="0.3") as whole:
+        await knows(whole)
+        if read == "request":
+            monkeypatch.setattr(whole.store.feedback, "request", away)
+        else:
+            monkeypatch.setattr(whole.store.batches, "get", away)
+        status, told, headers = await whole.send("POST", FEEDBACK, body())
+        assert (status, told["status"], told["distill_result"]) == (202, "accepted", None)
+        assert headers["Location"] == told["status_url"]
+        assert await ended(whole, ids(told)[0]) is ItemState.IN_VERSION
+        monkeypatch.undo()
+        status, told, _ = await whole.send("GET", str(told["status_url"]))
+        assert (status, told["status"]) == (200, "ok")
+
+
+async def test_samples_are_checked_in_a_thread_so_that_streams_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[threading.Thread] = []
+
+    def noted(item: FeedbackItem, rollout: Rollout, most_bytes: int | None) -> object:
+        threads.append(threading.current_thread())
+        return sample_size(item, rollout, most_bytes)
+
+    monkeypatch.setattr(intake, "sample_size", noted)
+    async with whole_gateway(tmp_path) as whole:
+        await knows(whole)
+        status, _, _ = await whole.send("POST", FEEDBACK, body())
+        assert status == 200
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+async def test_nothing_is_remembered_of_items_that_another_replica_took(tmp_path: Path) -> None:
+    async with whole_gateway(tmp_path, works=False) as whole:
+        await knows(whole)
+        _, told, _ = await whole.send("POST", FEEDBACK, body(), Prefer="respond-async")
+        volumes = SampleVolumes(None, NAMESPACE)
+        services = whole.services
+        passes = Passes(services, Submission(services.api, volumes), Waiters(), lambda adapter, version, items: None)
+        await passes.run(NAMESPACE, "coder")
+        assert list(passes._sizes[NAMESPACE, "coder"]) == ids(told)
+        assert await whole.store.batches.form(
+            replace(build_batch("bt-other", namespace=NAMESPACE), training={}), ids(told)
+        )
+        await passes.run(NAMESPACE, "coder")
+        assert passes._sizes == {}
+
+
+def test_keys_of_one_name_in_the_secrets_of_several_adapters_have_idempotency_keys_of_their_own() -> None:
+    parsed = FeedbackRequestBody.model_validate(body())
+    callers = [Caller("shop", "team"), Caller("shop", "team", "coder"), Caller("shop", "team", "writer")]
+    owners = {Sent(caller, parsed, body(), RequestMode.SYNC, "k1").owner for caller in callers}
+    assert len(owners) == len(callers)

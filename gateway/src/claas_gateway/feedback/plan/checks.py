@@ -68,8 +68,9 @@ def rollout_fault(body: FeedbackBody, rollout: Rollout | None, *, allow_reconstr
     return None
 
 
-def sample_fault(item: FeedbackItem, rollout: Rollout, most_bytes: int | None) -> Fault | None:
-    """Whether the item can be a sample. `most_bytes`: the most that a batch can hold; None: any size."""
+def sample_size(item: FeedbackItem, rollout: Rollout, most_bytes: int | None) -> int | Fault:
+    """The item's size as a sample, in bytes, or why it can't be one. `most_bytes`: the most that a batch can hold;
+    None: any size. Takes up to a tenth of a second."""
     sample = sample_of(item, rollout)
     fault = fault_of(sample)
     if fault is not None:
@@ -77,4 +78,4 @@ def sample_fault(item: FeedbackItem, rollout: Rollout, most_bytes: int | None) -
     size = len(encoded(sample))
     if most_bytes is not None and size > most_bytes:
         return Fault(Refusal.TOO_LARGE, f"one item takes {size} bytes as a sample; a batch holds {most_bytes}")
-    return None
+    return size
