@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from claas_gateway.records import BatchState, FeedbackItem, ItemOutcome, ItemState
+from claas_gateway.store.database import sqlite
 from claas_gateway.store.interface import Forgotten, Store
 from claas_gateway.store.sql_store import open_store
 from tests.builders.gateway_records import START, after, build_batch, build_item, build_request, build_rollout
@@ -170,3 +172,25 @@ async def test_deleted_texts_are_in_none_of_the_files_of_sqlite(sqlite_file: Pat
             await store.expire(START + timedelta(days=1))
         assert SECRET.encode() not in content()
         assert len(content()) < len(before) / 4
+
+
+async def test_pages_leave_the_file_in_parts_between_which_others_write(
+    sqlite_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free: list[int] = []
+    count = sqlite._free_pages
+
+    def counted(connection: sqlite3.Connection) -> int:
+        free.append(count(connection))
+        return free[-1]
+
+    monkeypatch.setattr(sqlite, "_free_pages", counted)
+    monkeypatch.setattr(sqlite, "PURGED_PAGES", 4)
+    path = shutil.copy(sqlite_file, tmp_path)
+    async with open_store(f"sqlite+aiosqlite:///{path}") as store:
+        await store.rollouts.add([build_rollout(f"r{place}", user="u-1", answer="x" * 9_000) for place in range(8)])
+        await store.forget_user(None, None, "u-1")
+    parts = [before - left for before, left in zip(free[::2], free[1::2], strict=True)]
+    assert free[-1] == 0
+    assert len(parts) > 2
+    assert max(parts) <= 4

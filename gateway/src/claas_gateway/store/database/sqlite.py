@@ -28,6 +28,8 @@ from claas_gateway.store.database.transactions import Database, Values, describe
 _READERS = 4
 _BUSY_MILLISECONDS = 10_000
 """How long a write waits for a tool outside the gateway, such as one that makes a backup."""
+PURGED_PAGES = 2_000
+"""Pages that leave the file at a time, which takes about a tenth of a second: answers wait for it."""
 _EACH = ("PRAGMA foreign_keys=ON", "PRAGMA secure_delete=ON")
 """Settings of each connection."""
 _READING = ("PRAGMA query_only=ON",)
@@ -89,17 +91,26 @@ class SqliteFile:
         """Commit rows whose keys are not there yet, without a sync. Raises NotNow."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._append, table, rows)
 
-    async def purge(self) -> None:
-        """Free pages leave the file, and the write-ahead log, which has the old pages, ends."""
-        # Not by `execute`, which takes one step of a vacuum: one page.
-        command = "PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)"
-        await asyncio.get_running_loop().run_in_executor(self._thread, lambda: self._opened().executescript(command))
+    async def purge(self) -> bool:
+        """Some free pages leave the file; whether there are more. After the last ones the write-ahead log, which has
+        the old pages, ends."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._purge)
 
     async def close(self) -> None:
         """Close the connection and end the thread."""
         if self._connection is not None:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.close)
         self._thread.shutdown()
+
+    def _purge(self) -> bool:
+        connection = self._opened()
+        before = _free_pages(connection)
+        # Not by `execute`, which takes one step of a vacuum: one page.
+        connection.executescript(f"PRAGMA incremental_vacuum({PURGED_PAGES})")
+        if 0 < _free_pages(connection) < before:
+            return True
+        connection.executescript("PRAGMA wal_checkpoint(TRUNCATE)")
+        return False
 
     def _append(self, table: Table, rows: Sequence[Values]) -> None:
         if table.name not in self._inserts:
@@ -139,6 +150,10 @@ class _Insert:
     def bound(self, row: Values) -> list[object]:
         """The values of a row, as the driver takes them."""
         return [row[name] if convert is None else convert(row[name]) for name, convert in self._columns]
+
+
+def _free_pages(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA freelist_count").fetchone()[0])
 
 
 def _engine(url: URL, connections: int, *, begin: str, settings: Sequence[str]) -> AsyncEngine:

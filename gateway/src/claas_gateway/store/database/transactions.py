@@ -40,8 +40,8 @@ class DirectFile(Protocol):
         """Commit rows whose keys are not there yet, without a sync."""
         ...
 
-    async def purge(self) -> None:
-        """Let the files forget what was deleted."""
+    async def purge(self) -> bool:
+        """Let the files forget some of what was deleted; whether there is more."""
         ...
 
     async def close(self) -> None:
@@ -97,9 +97,11 @@ class Database:
 
     async def purge(self) -> None:
         """Let the files forget what was deleted, as far as the database does not do so in its own time."""
-        if self._file is not None:
+        more = self._file is not None
+        while more and self._file is not None:
+            # Writers that wait get their turn in between.
             async with self._one_writer:
-                await self._file.purge()
+                more = await self._file.purge()
 
     async def close(self) -> None:
         """Wait for transactions that run, and close the connections."""
