@@ -30,6 +30,10 @@ def refusal(status: int, message: str, reason: str = "Invalid") -> web.Response:
     return web.json_response(body, status=status)
 
 
+CREATED = "2026-11-01T00:00:00Z"
+"""When objects were created that do not say."""
+
+
 @dataclass
 class SmallApi:
     """Keeps what is written, and counts what is asked. `refuse` answers in its place where it wants to."""
@@ -106,6 +110,7 @@ class SmallApi:
         self.version += 1
         stamped: Manifest = {
             "uid": f"uid-of-{metadata['name']}",
+            "creationTimestamp": CREATED,
             "generation": 1,
             **metadata,
             "namespace": namespace,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from claas_crds.v1alpha1.serving import Serving
 from claas_kube.objects.resources import AdapterObject
@@ -38,6 +39,11 @@ class Adapter:
     def uid(self) -> str:
         """Its UID."""
         return self.found.metadata.uid
+
+    @property
+    def created(self) -> datetime | None:
+        """When it was created."""
+        return self.found.metadata.creation_timestamp
 
     @property
     def lora_id(self) -> str:

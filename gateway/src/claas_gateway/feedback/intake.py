@@ -15,7 +15,7 @@ from claas_gateway.directory.models import Adapter
 from claas_gateway.errors import Conflicting, GatewayError, NotFound, TooLarge
 from claas_gateway.feedback.passes import new_batch
 from claas_gateway.feedback.plan.checks import Fault, common_training, rollout_fault, sample_size
-from claas_gateway.feedback.plan.samples import LARGEST_SECRET_BYTES
+from claas_gateway.feedback.plan.samples import LARGEST_SECRET_BYTES, of_adapter
 from claas_gateway.feedback.wire import FeedbackBody, FeedbackRequestBody
 from claas_gateway.feedback.worker import FeedbackWorker
 from claas_gateway.identifiers import Prefix, new_identifier
@@ -65,7 +65,8 @@ class Intake:
         if earlier is not None:
             return earlier
         allow = adapter is not None and adapter.found.spec.feedback.allow_reconstructed
-        rollouts = [await self._rollout(sent.caller, adapter, body) for body in bodies]
+        found = [await self._rollout(sent.caller, adapter, body) for body in bodies]
+        rollouts = [rollout and of_adapter(rollout, adapter.created if adapter else None) for rollout in found]
         faults = [
             rollout_fault(body, rollout, allow_reconstructed=allow)
             for body, rollout in zip(bodies, rollouts, strict=True)

@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 
 from claas_crds.v1alpha1.version import VersionVerdict
 from claas_gateway.directory.models import Adapter
+from claas_gateway.feedback.act.batch_samples import ROLLOUT_DELETED, BatchSamples
 from claas_gateway.feedback.act.history import History
 from claas_gateway.feedback.act.submission import RefusedError, Submission
 from claas_gateway.feedback.plan.batching import Gathering, WaitingItem, batches_of
 from claas_gateway.feedback.plan.following import End, Follow, Made, Refusal, Submit, Wait, decide
-from claas_gateway.feedback.plan.samples import document, encoded, sample_of
 from claas_gateway.feedback.waiters import Waiters
 from claas_gateway.identifiers import Prefix, new_identifier
 from claas_gateway.records import BatchState, FeedbackBatch, FeedbackItem, ItemOutcome, ItemState
@@ -39,6 +39,7 @@ class Passes:
         self._directory = services.directory
         self._submission = submission
         self._waiters = waiters
+        self._samples = BatchSamples(services.store.rollouts)
         self._on_learned = on_learned
         self._history = History(services.directory, services.store.history, services.clock)
         self._sizes: dict[tuple[str, str], dict[str, int]] = {}
@@ -102,11 +103,10 @@ class Passes:
         """The item with its sample's size; refused when its answer is gone."""
         size = known.get(item.id)
         if size is None:
-            rollout = await self._store.rollouts.get(item.rollout_id or "")
-            if rollout is None:
-                await self._refuse([item], Refusal.ROLLOUT_DELETED, _ROLLOUT_DELETED)
+            size = await self._samples.size(item)
+            if size is None:
+                await self._refuse([item], Refusal.ROLLOUT_DELETED, ROLLOUT_DELETED)
                 return None
-            size = len(encoded(sample_of(item, rollout))) + 1
         return WaitingItem(item, size)
 
     async def _advance(self, batch: FeedbackBatch, adapter: Adapter | None) -> float | None:
@@ -151,20 +151,12 @@ class Passes:
             await self._account(batch, None, End(reason=Refusal.ADAPTER_NOT_FOUND, message=_ADAPTER_DELETED))
             return 0.0
         members = await self._store.feedback.items_of_batch(batch.id)
-        lines: list[bytes] = []
-        bad: dict[int, str] = {}
-        for place, item in enumerate(members):
-            rollout = await self._store.rollouts.get(item.rollout_id or "")
-            if rollout is None:
-                bad[place] = _ROLLOUT_DELETED
-            else:
-                lines.append(encoded(sample_of(item, rollout)))
-        if bad or not members:
-            end = End(reason=Refusal.ROLLOUT_DELETED, message=_ROLLOUT_DELETED, bad=bad)
-            await self._account(batch, adapter, end)
+        made = await self._samples.document(adapter, members)
+        if isinstance(made, End):
+            await self._account(batch, adapter, made)
             return 0.0
         try:
-            job_uid = await self._submission.submit(batch, adapter, document(lines))
+            job_uid = await self._submission.submit(batch, adapter, made)
         except RefusedError as error:
             await self._account(batch, adapter, End(reason=Refusal.JOB_REFUSED, message=str(error)))
             return 0.0
@@ -248,7 +240,6 @@ class Passes:
         return await self._services.api.get(ADAPTERS, namespace, name) is not None
 
 
-_ROLLOUT_DELETED = "The answer that it is about was deleted before it was trained on"
 _ADAPTER_DELETED = "The LoraAdapter was deleted before a step was taken"
 
 

@@ -84,6 +84,8 @@ class Upstream:
         if asking is None or (asking[1].done() and self._clock() - asking[0] >= ASLEEP_SECONDS):
             asking = self._clock(), asyncio.create_task(self._ask_asleep(group, server))
             self._asking[server.uid] = asking
+            if len(self._asking) > 4096:
+                self._asking.pop(next(iter(self._asking)))
         return await asyncio.shield(asking[1])
 
     async def _ask_asleep(self, group: ServerGroup, server: Server) -> bool:

@@ -7,6 +7,7 @@ import base64
 import json
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
@@ -391,3 +392,24 @@ def test_keys_of_one_name_in_the_secrets_of_several_adapters_have_idempotency_ke
     callers = [Caller("shop", "team"), Caller("shop", "team", "coder"), Caller("shop", "team", "writer")]
     owners = {Sent(caller, parsed, body(), RequestMode.SYNC, "k1").owner for caller in callers}
     assert len(owners) == len(callers)
+
+
+async def test_an_answer_of_an_earlier_adapter_of_that_name_is_not_held_against_this_ones_versions(
+    tmp_path: Path,
+) -> None:
+    async with whole_gateway(tmp_path) as whole:
+        (adapter,) = (each for each in whole.services.directory.adapters(None) if each.name == "coder")
+        assert adapter.created is not None
+        before = adapter.created - timedelta(days=1)
+        recorded = build_rollout("ro-1", namespace=NAMESPACE, created=adapter.created)
+        own = replace(recorded, response_logprobs=())
+        await knows(
+            whole,
+            own,
+            replace(own, id="ro-2", created=before),
+            replace(recorded, id="ro-3", created=before),
+        )
+        status, told, _ = await whole.send("POST", FEEDBACK, body(item("ro-1"), item("ro-2"), item("ro-3")))
+        assert (status, told["batch_size"]) == (200, 2)
+        (job,) = whole.jobs()
+        assert [sample.get("version") for sample in whole.samples[job]] == [3, None]

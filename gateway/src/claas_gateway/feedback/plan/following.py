@@ -30,6 +30,8 @@ class Refusal(StrEnum):
     """The answer was deleted before it was trained on."""
     NO_LOGPROBS = "NoLogprobs"
     """The answer's tokens are not known."""
+    EARLIER_ADAPTER = "EarlierAdapter"
+    """An adapter of the same name gave the answer that was deleted since, and with it the version to compare with."""
     NO_ROLLOUT = "NoRollout"
     """No such answer is recorded."""
     INVALID_SAMPLE = "InvalidSample"

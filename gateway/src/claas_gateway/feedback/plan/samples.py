@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
 
 from pydantic import JsonValue
 
@@ -13,6 +15,14 @@ from claas_gateway.records import FeedbackItem, Rollout, RolloutKind
 
 LARGEST_SECRET_BYTES = 900_000
 """Largest document of samples that goes into a Secret, which holds 1 MiB with all that belongs to it."""
+
+
+def of_adapter(rollout: Rollout, adapter_created: datetime | None) -> Rollout:
+    """The rollout as an adapter that was created then may use it. An answer from before was given by an earlier
+    adapter of the same name, whose versions have nothing to do with this one's."""
+    if adapter_created is None or rollout.version is None or rollout.created >= adapter_created:
+        return rollout
+    return replace(rollout, version=None)
 
 
 def is_exact(rollout: Rollout) -> bool:
