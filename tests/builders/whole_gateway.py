@@ -17,6 +17,7 @@ import aiohttp
 from pydantic import JsonValue
 
 from claas_gateway.access.guard import OpenGuard
+from claas_gateway.adapters.planning import MANAGED_BY, MANAGER
 from claas_gateway.app import Application
 from claas_gateway.directory.watching import WatchedDirectory
 from claas_gateway.metrics import GatewayMetrics
@@ -34,6 +35,8 @@ from tests.simulation.openai_server import OpenAIServer
 
 Ending = Callable[[Manifest], Manifest]
 """The status in which a job ends."""
+Beginning = Callable[[Manifest], Manifest]
+"""The status that a new adapter gets."""
 METRICS: Mapping[str, JsonValue] = {
     "loss": 0.5,
     "divergence": 0.4,
@@ -67,15 +70,27 @@ def never(job: Manifest) -> Manifest:
     return {"phase": "Training"}
 
 
-def condition(kind: str, reason: str, message: str = "told") -> Manifest:
-    """A condition that holds."""
+def serves(adapter: Manifest) -> Manifest:
+    """The adapter is in service."""
+    return {"conditions": [condition("Served", "Serving"), condition("Ready", "Serving")]}
+
+
+def stalls(adapter: Manifest) -> Manifest:
+    """The adapter will not come to serve."""
+    why = ("StorageNotMounted", "vLLM lacks the claim")
+    return {"conditions": [condition("Ready", *why, status="False"), condition("Stalled", *why)]}
+
+
+def condition(kind: str, reason: str, message: str = "told", *, status: str = "True") -> Manifest:
+    """A condition that holds, unless its status is another."""
     since = "2026-11-27T07:00:00Z"
-    return {"type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": since}
+    return {"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": since}
 
 
 @dataclass
 class WholeGateway:
-    """A gateway that listens, and what is around it. `ending` says how jobs end."""
+    """A gateway that listens, and what is around it. `ending` says how jobs end, `beginning` what becomes of adapters
+    that the gateway makes."""
 
     services: Services
     application: Application
@@ -85,6 +100,7 @@ class WholeGateway:
     url: str
     http: aiohttp.ClientSession
     ending: Ending = field(default_factory=succeeds)
+    beginning: Beginning = serves
     samples: dict[str, list[Manifest]] = field(default_factory=dict)
     """The samples that each job found in its Secret."""
 
@@ -92,6 +108,13 @@ class WholeGateway:
         """Names of the DistillJobs there are."""
         prefix = DISTILL_JOBS.path(NAMESPACE) + "/"
         return [path.removeprefix(prefix) for path in self.small.objects if path.startswith(prefix)]
+
+    def made(self) -> list[str]:
+        """Names of the LoraAdapters that the gateway made."""
+        prefix = ADAPTERS.path(NAMESPACE) + "/"
+        found = [each for path, each in self.small.objects.items() if path.startswith(prefix)]
+        metadata = [cast(dict[str, dict[str, str]], each["metadata"]) for each in found]
+        return [str(each["name"]) for each in metadata if each.get("labels", {}).get(MANAGED_BY) == MANAGER]
 
     def secrets(self) -> list[str]:
         """Names of the Secrets of batches."""
@@ -109,9 +132,13 @@ class WholeGateway:
         self.small.put(DISTILL_JOBS, NAMESPACE, {**job, "status": self.ending(job)})
 
     async def operate(self) -> None:
-        """Be the operator to each new job."""
+        """Be the operator to each new job and adapter."""
         seen: set[str] = set()
         while True:
+            for name in self.made():
+                new = self.small.found(ADAPTERS, NAMESPACE, name)
+                if "status" not in new:
+                    self.small.put(ADAPTERS, NAMESPACE, {**new, "status": self.beginning(new)})
             for name in self.jobs():
                 if name not in seen:
                     seen.add(name)

@@ -164,6 +164,10 @@ class OpenAIServer:
                 return _error(404, f"The model `{body.get('model')}` does not exist.")
             if script.status != 200:
                 return _error(script.status, script.error)
+            if body.get("stream_options") and not body.get("stream"):
+                return _error(400, "Stream options can only be defined when `stream=True`.")
+            if body.get("tools") == []:
+                return _error(400, "`tools` must not be an empty array.")
             answer = _Answer(script, body, self._recording(request), chat=chat)
             if body.get("stream"):
                 return await self._stream(request, answer)

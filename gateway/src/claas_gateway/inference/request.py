@@ -1,4 +1,4 @@
-"""A client's request: what the gateway needs of it. Everything else goes on untouched."""
+"""A client's request: what the gateway needs of it. All but fields without effect goes on untouched."""
 
 from __future__ import annotations
 
@@ -78,12 +78,17 @@ def read_request(kind: RolloutKind, body: bytes) -> Asked:
     if needed not in fields or bytes(fields[needed]) == b"null":
         raise Malformed("missing", ("body", needed), "Field required")
     count = _value(fields, "n", int)
+    stream = _value(fields, "stream", bool) is True
+    idle = _without_effect(fields, stream)
+    if idle:
+        fields = {name: value for name, value in fields.items() if name not in idle}
+        body = _encode(fields)
     return Asked(
         kind=kind,
         body=body,
         fields=fields,
         model=read_model(fields),
-        stream=_value(fields, "stream", bool) is True,
+        stream=stream,
         answers=max(1, count) if count is not None else 1,
         user=_value(fields, "user", str) or None,
     )
@@ -107,6 +112,18 @@ def read_model(fields: Fields) -> str | None:
     if model is None:
         raise Malformed("string_type", ("body", "model"), "Input should be a valid string")
     return model or None
+
+
+def _without_effect(fields: Fields, stream: bool) -> frozenset[str]:
+    """Fields that ask for nothing, which clients send all the same, and vLLM refuses."""
+    idle = set()
+    if "stream_options" in fields and not stream:
+        idle.add("stream_options")
+    if "tools" in fields and _value(fields, "tools", list) == []:
+        idle.add("tools")
+        if _value(fields, "tool_choice", str) == "auto":
+            idle.add("tool_choice")
+    return frozenset(idle)
 
 
 def _value(fields: Fields, name: str, kind: type[T]) -> T | None:

@@ -1,7 +1,7 @@
 """Requests that existing clients of CLaaS make, and what they rely on in the answers.
 
 Each row was written from what those clients read. Left out: routes of the Tinker backend, which this release does not
-have; the pass-through to vLLM's own routes, which would open control routes; and the evaluation's pages.
+have, and the evaluation's pages.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
-CHAT, TEXT, FEEDBACK, LORA = "/v1/chat/completions", "/v1/completions", "/v1/feedback", "/v1/lora"
+from tests.builders.front import BASE
+
+CHAT, TEXT, FEEDBACK = "/v1/chat/completions", "/v1/completions", "/v1/feedback"
+LORA, DASHBOARD = "/v1/lora", "/v1/dashboard"
 QUESTION = "Which river flows through Vienna?"
 ANSWER = "The Danube flows through Vienna."
 WISH = "Name the river alone."
 SYSTEM: JsonValue = {"role": "system", "content": "You are a guide."}
 ASKED: list[JsonValue] = [SYSTEM, {"role": "user", "content": QUESTION}]
+SECOND_BASE = "second-base"
+REPOSITORY = "Qwen/Qwen3-8B"
+"""Where the base model comes from, by which clients name it too."""
 MODEL = "acme-tone-init"
 """The dashed form of the identifier that init answered."""
 
@@ -36,6 +42,18 @@ class Given:
     fails: bool = False
     """Whether the step fails for good."""
     upstream_status: int = 200
+    alone: bool = False
+    """Whether the gateway is a new one, with an empty store."""
+    fed_back: Sequence[str] = ()
+    """Feedback that was given before on answers to the question."""
+    busy: bool = False
+    """Whether vLLM is in the midst of another answer, which ends after the request alone."""
+    down: bool = False
+    """Whether no vLLM pod is ready."""
+    several_bases: bool = False
+    """Whether a second base model is served."""
+    stalls: bool = False
+    """Whether a new adapter never comes to serve."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,14 @@ class Case:
     contains: Mapping[str, Sequence[str]] = field(default_factory=dict)
     text: Sequence[str] = ()
     """What the body contains, whatever its form."""
+    lacks: Sequence[str] = ()
+    """What the body does not contain."""
+    content_type: str = ""
+    """What the media type begins with."""
+    sent: Mapping[str, JsonValue] = field(default_factory=dict)
+    """Fields of the request as it reaches vLLM."""
+    unsent: Sequence[str] = ()
+    """Fields that do not reach it."""
     stream: str | None = None
     """The `object` of the events, if it is a stream."""
 
@@ -68,14 +94,14 @@ def item(**more: JsonValue) -> dict[str, JsonValue]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def feedback(*items: JsonValue, **orchestration: JsonValue) -> JsonValue:
+def feedback(*items: JsonValue) -> JsonValue:
     hints: dict[str, JsonValue] = {
         "sleep_before": True,
         "wake_after": True,
         "wake_on_failure": True,
         "sleep_level": 1,
     }
-    return {"requests": list(items) or [item()], "orchestration": hints | orchestration}
+    return {"requests": list(items) or [item()], "orchestration": hints}
 
 
 _ASKED = Given(asked=True)
@@ -107,7 +133,11 @@ CHATS = [
             "choices.0.message.content": ANSWER,
             "choices.0.finish_reason": "stop",
         },
-        types={"id": str, "created": int, "usage.prompt_tokens": int, "usage.total_tokens": int},
+        types={
+            "id": str,
+            "created": int,
+            **{f"usage.{kind}_tokens": int for kind in ("prompt", "completion", "total")},
+        },
     ),
     Case(
         "thinking is no part of the answer",
@@ -116,6 +146,7 @@ CHATS = [
         chat(),
         given=Given("<think>a river, a river</think>\n\nThe Danube"),
         equals={"choices.0.message.content": "The Danube"},
+        lacks=["a river"],
     ),
     Case(
         "of channels the final one is the answer",
@@ -127,6 +158,7 @@ CHATS = [
             "<|channel|>final<|message|>The Danube<|return|>"
         ),
         equals={"choices.0.message.content": "The Danube"},
+        lacks=["a river"],
     ),
     Case(
         "without the final channel there is no answer",
@@ -135,6 +167,7 @@ CHATS = [
         chat(),
         given=Given("<|channel|>analysis<|message|>a river, a ri"),
         equals={"choices.0.message.content": ""},
+        lacks=["a river"],
     ),
     Case(
         "a turn may have no content",
@@ -155,14 +188,37 @@ CHATS = [
             "choices.0.logprobs.content.0.top_logprobs": list,
         },
     ),
-    Case("the model may be left out", "POST", CHAT, {"messages": ASKED, "max_tokens": 1}, types={"model": str}),
     Case(
-        "unknown fields do not matter",
+        "the model may be left out",
+        "POST",
+        CHAT,
+        {"messages": ASKED[1:], "max_tokens": 1},
+        types={"model": str, "choices.0.message.content": str},
+    ),
+    Case(
+        "the model may be left out only where one base model is served",
+        "POST",
+        CHAT,
+        {"messages": ASKED[1:], "max_tokens": 1},
+        given=Given(several_bases=True),
+        status=422,
+        contains={"detail": [BASE, SECOND_BASE]},
+    ),
+    Case(
+        "fields of OpenAI's clients are passed on, and those that ask for nothing do no harm",
         "POST",
         CHAT,
         chat(n=1, tools=[], stream_options={"include_usage": True}, seed=1, user="u1", store=False),
+        sent={"n": 1, "seed": 1, "user": "u1", "store": False},
+        unsent=["tools", "stream_options"],
     ),
-    Case("stop words and nucleus", "POST", CHAT, chat(stop=["\n\n"], top_p=0.9)),
+    Case(
+        "stop words and nucleus",
+        "POST",
+        CHAT,
+        chat(stop=["\n\n"], top_p=0.9),
+        sent={"stop": ["\n\n"], "top_p": 0.9},
+    ),
     Case(
         "the server's complaint about the length arrives as its own",
         "POST",
@@ -181,7 +237,7 @@ CHATS = [
         stream="text_completion",
     ),
     Case("a completion needs a prompt", "POST", TEXT, {"model": MODEL}, status=422, types=_LIST),
-    Case("models are listed", "GET", "/v1/models", equals={"object": "list"}, types={"data.0.id": str}),
+    Case("models are listed", "GET", "/v1/models", equals={"object": "list"}, types={"data": list, "data.0.id": str}),
     Case(
         "an answer is scored",
         "POST",
@@ -246,7 +302,7 @@ FEEDBACKS = [
     _malformed("no feedback", feedback(item(feedback=None))),
     _malformed("an empty answer", feedback(item(response=""))),
     _malformed("an empty feedback", feedback(item(feedback=""))),
-    _malformed("a level of sleep that does not exist", feedback(item(), sleep_level=0)),
+    _malformed("a level of sleep that does not exist", {"requests": [item()], "orchestration": {"sleep_level": 0}}),
     _training("alpha above its range", 422, alpha=1.5),
     _training("is_clip below its range", 422, is_clip=-1),
     _training("max_grad_norm below its range", 422, max_grad_norm=-0.1),
@@ -267,7 +323,11 @@ FEEDBACKS = [
         equals={"vllm.slept": True},
     ),
     Case(
-        "the other level of sleep is taken as a hint", "POST", FEEDBACK, feedback(item(), sleep_level=2), given=_ASKED
+        "the other level of sleep is taken as a hint",
+        "POST",
+        FEEDBACK,
+        {"requests": [item()], "orchestration": {"sleep_level": 2}},
+        given=_ASKED,
     ),
     Case(
         "an answer that was never given",
@@ -344,6 +404,14 @@ FEEDBACKS = [
         contains={"detail": ["Feedback update failed in phase 'distill'"]},
         types={"request_id": str, "items.0.id": str},
     ),
+    Case(
+        "a busy server is no reason to refuse",
+        "POST",
+        FEEDBACK,
+        feedback(),
+        given=Given(asked=True, busy=True),
+        equals={"status": "ok", "batch_size": 1},
+    ),
     Case("recent feedback has no route", "GET", f"{FEEDBACK}/recent", status=404),
     Case(
         "a text completion is recorded too",
@@ -371,21 +439,86 @@ FEEDBACKS = [
             "distill_result.metadata.mean_is_ratio": 1.25,
             "distill_result.metadata.clip_fraction": 0.0625,
         },
+        lacks=["teacher_scored_texts"],
     ),
 ]
 
 OTHERS = [
+    Case("vLLM's own routes are not passed through", "GET", "/v1/vllm/v1/models", status=404),
     Case("what it is", "GET", "/", types={"status": str}),
-    Case("health for probes", "GET", "/health", types={"status": str}),
-    Case("health", "GET", "/v1/health", types={"status": str, "worker.status": str}),
+    Case("health for probes", "GET", "/health", equals={"status": "healthy"}),
+    Case("health", "GET", "/v1/health", equals={"status": "healthy", "worker.status": "healthy"}),
+    Case(
+        "health is told with 200 also when nothing serves",
+        "GET",
+        "/v1/health",
+        given=Given(down=True),
+        equals={"status": "degraded", "worker.status": "unhealthy"},
+        types={"worker.error": str},
+    ),
     Case("the page about the routes", "GET", "/docs"),
     Case("the document about the routes", "GET", "/openapi.json", types={"openapi": str, "paths": dict}),
-    Case("the dashboard", "GET", "/v1/dashboard", text=["CLaaS Dashboard"]),
-    Case("the dashboard has no page 0", "GET", "/v1/dashboard?page=0", status=422, types=_LIST),
-    Case("the dashboard has no empty pages", "GET", "/v1/dashboard?per_page=0", status=422, types=_LIST),
+    Case(
+        "the dashboard without feedback",
+        "GET",
+        DASHBOARD,
+        given=Given(alone=True),
+        text=["CLaaS Dashboard", "Page 1 of 1"],
+        lacks=[QUESTION],
+        content_type="text/html",
+    ),
+    Case(
+        "the dashboard shows feedback and its prompt",
+        "GET",
+        DASHBOARD,
+        given=Given(fed_back=["Say it in verse."]),
+        text=["CLaaS Dashboard", QUESTION, "Say it in verse."],
+        content_type="text/html",
+    ),
+    Case(
+        "the dashboard has pages",
+        "GET",
+        f"{DASHBOARD}?page=1&per_page=1",
+        given=Given(alone=True, fed_back=["In German.", WISH]),
+        text=["Page 1 of 2", WISH],
+        lacks=["In German."],
+    ),
+    Case(
+        "the dashboard runs no markup of others",
+        "GET",
+        DASHBOARD,
+        given=Given(fed_back=["<script>alert(1)</script>"]),
+        text=["&lt;script&gt;alert(1)"],
+        lacks=["<script>alert"],
+    ),
+    Case("the dashboard has no page 0", "GET", f"{DASHBOARD}?page=0", status=422, types=_LIST),
+    Case("the dashboard has no empty pages", "GET", f"{DASHBOARD}?per_page=0", status=422, types=_LIST),
 ]
 
 LORAS = [
+    Case("an adapter is made", "POST", f"{LORA}/init", {"lora_id": "acme/new"}, equals={"lora_id": "acme/new-init"}),
+    Case(
+        "an adapter is made with its size",
+        "POST",
+        f"{LORA}/init",
+        {
+            "lora_id": "acme/new",
+            "base_model": REPOSITORY,
+            "lora_r": 32,
+            "lora_alpha": 64,
+            "target_modules": ["q_proj", "v_proj"],
+        },
+        types={"lora_id": str},
+    ),
+    Case(
+        "an adapter that does not come to serve",
+        "POST",
+        f"{LORA}/init",
+        {"lora_id": "acme/new"},
+        given=Given(stalls=True),
+        status=500,
+        contains={"detail": ["LoRA initialization failed"]},
+    ),
     Case("adapters are listed", "GET", LORA, equals={"loras": ["acme/tone-init", "acme/tone-latest"]}),
     Case("adapters by a prefix", "GET", f"{LORA}?prefix=zzz/", equals={"loras": []}),
     Case("a prefix that is no path", "GET", f"{LORA}?prefix=../", equals={"loras": []}),

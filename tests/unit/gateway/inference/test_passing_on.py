@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from pydantic import JsonValue
 
 from claas_gateway.records import Evidence
 from tests.simulation.openai_server import PROMPT_IDS, OpenAIServer, Script
@@ -51,6 +52,35 @@ async def test_the_model_is_called_as_it_was_asked_for(stream: bool) -> None:
         assert status == 200
         assert '"model":"team-coder-init"' in body
         assert '"model":"coder"' not in body
+
+
+TOOL: JsonValue = {"type": "function", "function": {"name": "look", "parameters": {}}}
+USAGE: JsonValue = {"include_usage": True}
+
+
+@pytest.mark.parametrize(
+    ("asked", "left_out"),
+    [
+        ({"tools": []}, {"tools"}),
+        ({"tools": [], "tool_choice": "auto"}, {"tools", "tool_choice"}),
+        ({"tools": [], "tool_choice": "none"}, {"tools"}),
+        ({"tools": [TOOL], "tool_choice": "auto"}, set()),
+        ({"stream_options": USAGE, "stream": False}, {"stream_options"}),
+        ({"stream_options": USAGE, "stream": True}, set()),
+    ],
+)
+@pytest.mark.parametrize("model", ["coder", "team-coder-init"])
+async def test_fields_that_ask_for_nothing_are_left_out_and_no_others(
+    model: str, asked: dict[str, JsonValue], left_out: set[str]
+) -> None:
+    server = OpenAIServer()
+    async with asking(server) as client:
+        status, text, _ = await client.chat(model, **asked)
+        assert status == 200, text
+        (path, sent) = server.asked[-1]
+        assert path == "/v1/chat/completions"
+        kept = {name: value for name, value in asked.items() if name not in left_out}
+        assert sent == {"model": "coder", "messages": MESSAGES, **kept}
 
 
 async def test_a_request_without_a_model_goes_to_the_only_base_model() -> None:
