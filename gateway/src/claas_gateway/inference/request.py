@@ -78,8 +78,7 @@ def read_request(kind: RolloutKind, body: bytes) -> Asked:
     if needed not in fields or bytes(fields[needed]) == b"null":
         raise Malformed("missing", ("body", needed), "Field required")
     count = _value(fields, "n", int)
-    stream = _value(fields, "stream", bool) is True
-    idle = _without_effect(fields, stream)
+    idle = _without_effect(fields)
     if idle:
         fields = {name: value for name, value in fields.items() if name not in idle}
         body = _encode(fields)
@@ -88,7 +87,7 @@ def read_request(kind: RolloutKind, body: bytes) -> Asked:
         body=body,
         fields=fields,
         model=read_model(fields),
-        stream=stream,
+        stream=_value(fields, "stream", bool) is True,
         answers=max(1, count) if count is not None else 1,
         user=_value(fields, "user", str) or None,
     )
@@ -114,10 +113,11 @@ def read_model(fields: Fields) -> str | None:
     return model or None
 
 
-def _without_effect(fields: Fields, stream: bool) -> frozenset[str]:
+def _without_effect(fields: Fields) -> frozenset[str]:
     """Fields that ask for nothing, which clients send all the same, and vLLM refuses."""
     idle = set()
-    if "stream_options" in fields and not stream:
+    # vLLM takes more than `true` for a stream.
+    if "stream_options" in fields and bytes(fields.get("stream", b"null")) in (b"null", b"false"):
         idle.add("stream_options")
     if "tools" in fields and _value(fields, "tools", list) == []:
         idle.add("tools")

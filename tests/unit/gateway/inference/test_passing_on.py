@@ -66,7 +66,9 @@ USAGE: JsonValue = {"include_usage": True}
         ({"tools": [], "tool_choice": "none"}, {"tools"}),
         ({"tools": [TOOL], "tool_choice": "auto"}, set()),
         ({"stream_options": USAGE, "stream": False}, {"stream_options"}),
+        ({"stream_options": USAGE, "stream": None}, {"stream_options"}),
         ({"stream_options": USAGE, "stream": True}, set()),
+        ({"stream_options": USAGE, "stream": "true"}, set()),
     ],
 )
 @pytest.mark.parametrize("model", ["coder", "team-coder-init"])
