@@ -179,7 +179,7 @@ def version(namespace: str, adapter: str, number: int, at: datetime, *, verdict:
         created=at,
         parent=_PARENTS.get(number, number - 1) if number else None,
         job=f"bt-{adapter}-{number}" if number else None,
-        job_uid=f"uid-{number}" if number else None,
+        job_uid=f"uid-bt-{adapter}-{number}" if number else None,
         metrics={"loss": 0.3 + 0.6 * 0.85**number + wave, "kl_to_parent": 0.01 + 0.02 * 0.9**number + wave / 20}
         if number
         else {},
