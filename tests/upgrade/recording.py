@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import cast
 
 import httpx
+from pydantic import JsonValue
 
 from claas_contract.result import PublishedVersion
 from claas_kube.objects.meta import Manifest
@@ -33,6 +34,15 @@ def stored_under(manifest: Manifest) -> str:
     kind, namespace = text(manifest, "kind"), text(manifest, "metadata", "namespace")
     folder = _STORED_UNDER.get(kind, f"{kind.lower()}s")
     return "/".join(part for part in ("/registry", folder, namespace, text(manifest, "metadata", "name")) if part)
+
+
+def restricted(now: JsonValue, recorded: JsonValue) -> JsonValue:
+    """A value without the fields that the recorded one lacks: those of later releases."""
+    if isinstance(now, dict) and isinstance(recorded, dict):
+        return {name: restricted(each, recorded[name]) for name, each in now.items() if name in recorded}
+    if isinstance(now, list) and isinstance(recorded, list) and len(now) == len(recorded):
+        return [restricted(each, other) for each, other in zip(now, recorded, strict=True)]
+    return now
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pydantic import JsonValue
 
 from claas_contract.progress import Progress
 from claas_contract.result import TrainerResult
@@ -29,7 +28,7 @@ from claas_vllm.alias_folder import AliasFolder
 from tests.builders.models import build_tiny_qwen3
 from tests.simulation.cluster_api import field, text
 from tests.unit.trainer.attempts import SAMPLES
-from tests.upgrade.recording import RELEASES, Recording
+from tests.upgrade.recording import RELEASES, Recording, restricted
 
 
 @pytest.fixture(params=RELEASES)
@@ -81,14 +80,7 @@ def test_status_that_is_read_and_written_back_says_the_same(recording: Recording
         recorded = field(recording.of_kind(kind)[name], "status")
         assert isinstance(recorded, dict)
         written = status.model_dump(mode="json", by_alias=True, exclude_none=True)
-        assert _restricted(written, recorded) == recorded
-
-
-def _restricted(written: JsonValue, recorded: JsonValue) -> JsonValue:
-    """What is written, without fields that the release did not know."""
-    if isinstance(written, dict) and isinstance(recorded, dict):
-        return {name: _restricted(written.get(name), value) for name, value in recorded.items()}
-    return written
+        assert restricted(written, recorded) == recorded
 
 
 def test_leases_are_read_with_their_grants_and_notes(recording: Recording) -> None:
