@@ -28,7 +28,7 @@ FAST = -m pytest -q -m "not contract and not integration and not e2e and not lon
 STEP_TESTS = $(addprefix tests/unit/trainer/,sdpo forward kernels model)
 # These wait for processes most of the time.
 SUPERVISOR_TESTS = tests/unit/trainer/supervisor
-test-fast: ## The tests that need no server and no cluster, in two minutes: three parts at a time
+test-fast: ## The tests that need no server and no cluster, in a few minutes: three parts at a time
 	$(MAKE) --no-print-directory --output-sync=target --jobs=3 test-fast-trainer test-fast-step test-fast-others
 test-fast-step:
 	$(PYTHON) $(FAST) $(STEP_TESTS)

@@ -9,6 +9,9 @@ from typing import cast
 import pytest
 from pydantic import JsonValue
 
+from claas_kube.objects.meta import Manifest
+from claas_kube.resources import LEASES
+from tests.builders.front import NAMESPACE
 from tests.builders.whole_gateway import WholeGateway, succeeds, whole_gateway
 
 ASKED: list[JsonValue] = [{"role": "user", "content": "Why?"}]
@@ -60,3 +63,25 @@ async def test_another_version_s_answer_is_not_taken_for_this_one_s(tmp_path: Pa
         assert item.answer_after is None
         asked = [path for path, _ in whole.server.asked if path == "/v1/chat/completions"]
         assert len(asked) == (1 if replays == "0" else 2)
+
+
+async def test_a_step_s_grant_that_outlives_the_step_keeps_nobody_from_asking_again(tmp_path: Path) -> None:
+    async with whole_gateway(tmp_path) as whole:
+        whole.ending = succeeds(7)
+        grant: Manifest = {
+            "metadata": {
+                "name": "claas-serving-vllm",
+                "labels": {"claas.dev/lease": "serving", "app.kubernetes.io/managed-by": "claas-operator"},
+                "annotations": {
+                    "claas.dev/deployment": "vllm",
+                    "claas.dev/grant": '{"pods":[{"name":"vllm-0","uid":"uid-of-vllm-0","url":"http://x"}],'
+                    '"handover":"Sleep"}',
+                },
+            },
+            "spec": {"holderIdentity": "a-job"},
+        }
+        whole.small.put(LEASES, NAMESPACE, grant)
+        directory = whole.services.directory
+        (coder,) = (each for each in directory.adapters(None) if each.name == "coder")
+        await whole.small.until(lambda: all(each.may_sleep for each in directory.servers(coder.servers)))
+        assert await _answered_after(whole, await _learn(whole)) == "It is."

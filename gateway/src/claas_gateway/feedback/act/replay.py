@@ -1,7 +1,6 @@
 """Asks the prompts of a batch again, of the version that learned from it, for people to compare.
 
-One prompt at a time, and never of a pod that may be put to sleep. What goes wrong is left at that: it is no part of
-learning.
+One prompt at a time, and never of a pod that sleeps. What goes wrong is left at that: it is no part of learning.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 import msgspec
 from pydantic import JsonValue
 
-from claas_gateway.directory.models import Adapter
+from claas_gateway.directory.models import Adapter, Server, ServerGroup
 from claas_gateway.records import FeedbackItem, Rollout, RolloutKind
 from claas_gateway.rollouts.visible import visible_text
 from claas_gateway.store.interface import Store
@@ -27,6 +26,7 @@ log = logging.getLogger(__name__)
 _MOST_WAITING = 64
 _MOST_TOKENS = 512
 _SECONDS = 60.0
+_LOOK_SECONDS = 1.0
 _PATHS = {RolloutKind.CHAT: "/v1/chat/completions", RolloutKind.COMPLETION: "/v1/completions"}
 _LEFT_OUT = frozenset(
     {"stream", "stream_options", "n", "best_of", "seed", "logprobs", "top_logprobs", "prompt_logprobs", "user"}
@@ -82,9 +82,9 @@ class Replay:
 
     async def _ask(self, asked: _Asked) -> None:
         rollout = await self._store.rollouts.get(asked.item.rollout_id or "")
-        server = self._upstream.choose(asked.adapter.servers)
-        if rollout is None or server is None or server.may_sleep:
+        if rollout is None:
             return
+        server = await self._awake(asked.adapter.servers)
         credentials = await self._upstream.credentials(asked.adapter.servers)
         body = json.dumps(request_again(rollout, asked.adapter.served_name)).encode()
         headers = {"Content-Type": "application/json"}
@@ -98,6 +98,14 @@ class Replay:
         choice = msgspec.json.decode(said, type=_Answer).choices[0]
         text = choice.text if choice.message is None else choice.message.content
         await self._store.feedback.answered_after(asked.item.id, visible_text(text or ""))
+
+    async def _awake(self, group: ServerGroup) -> Server:
+        """A pod that answers. A step's grant often outlives the step, so the pod itself is asked."""
+        while True:
+            server = self._upstream.choose(group)
+            if server is not None and not await self._upstream.is_asleep(group, server):
+                return server
+            await asyncio.sleep(_LOOK_SECONDS)
 
 
 def request_again(rollout: Rollout, model: str) -> dict[str, JsonValue]:
