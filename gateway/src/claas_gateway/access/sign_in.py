@@ -88,11 +88,6 @@ def router(guard: Guard) -> APIRouter:
 _SAID = {401: "This is not a known API key.", 429: "Too many requests with this key. Try again later."}
 
 
-def _field(body: bytes, name: str) -> str:
-    """A field of a form, as browsers send one without files."""
-    return parse_qs(body.decode("ascii", "replace")).get(name, [""])[0]
-
-
 def _over_tls(request: Request) -> bool:
     return request.url.scheme == "https" or request.headers.get("x-forwarded-proto", "") == "https"
 
