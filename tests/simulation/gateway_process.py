@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,14 +12,14 @@ import httpx
 from claas_gateway.records import Rollout
 from claas_gateway.store.sql_store import open_store
 from tests.cluster.light import LightCluster
-from tests.cluster.paths import REPOSITORY_ROOT
 from tests.cluster.services.control_plane import free_ports
+from tests.simulation.program import Program
 
 SOURCES = ("crds/src", "kube/src", "gateway/src")
 START_SECONDS = 60.0
 
 
-class GatewayProcess:
+class GatewayProcess(Program):
     """`python -m claas_gateway` against one API server; started, killed and started again on its database."""
 
     def __init__(
@@ -37,15 +33,9 @@ class GatewayProcess:
         settings: Mapping[str, str] | None = None,
     ) -> None:
         port, metrics_port = free_ports(2)
-        self.log = folder / f"{name}.log"
         self.url = f"http://127.0.0.1:{port}"
         self.database_url = database_url or f"sqlite+aiosqlite:///{folder}/gateway.db"
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "PYTHONPATH": os.pathsep.join(str(REPOSITORY_ROOT / source) for source in SOURCES),
-            "PYTHONUNBUFFERED": "1",
-            "KUBECONFIG": str(cluster.operator_kubeconfig),
+        program = {
             "CLAAS_GATEWAY_KEYS": "off",
             "CLAAS_GATEWAY_DATABASE_URL": self.database_url,
             "CLAAS_GATEWAY_PORT": str(port),
@@ -54,7 +44,7 @@ class GatewayProcess:
             "POD_NAME": name,
             **(settings or {}),
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__("claas_gateway", cluster, folder / f"{name}.log", SOURCES, program)
 
     def keep(self, rollouts: Sequence[Rollout]) -> None:
         """Store rollouts, as if it had served them; it must not run."""
@@ -64,22 +54,6 @@ class GatewayProcess:
                 await store.rollouts.add(rollouts)
 
         asyncio.run(stored())
-
-    @property
-    def running(self) -> bool:
-        """Whether the process lives."""
-        return self._process is not None and self._process.poll() is None
-
-    def start(self) -> None:
-        """Start the process; it may not be ready yet."""
-        assert not self.running
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "claas_gateway"],
-                env=self.environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
 
     def start_ready(self) -> None:
         """Start the process and wait until it is ready."""
@@ -95,24 +69,3 @@ class GatewayProcess:
             return httpx.get(f"{self.url}/readyz", timeout=2).status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait(timeout=10)
-
-    def stop(self) -> int:
-        """SIGTERM; the exit status. Killed when it does not end."""
-        assert self._process is not None
-        if self.running:
-            self._process.send_signal(signal.SIGTERM)
-        try:
-            return self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return -signal.SIGKILL
-
-    def tail(self) -> str:
-        """The end of the log, for messages of failed tests."""
-        return self.log.read_text(errors="replace")[-4000:]

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +11,7 @@ from tests.cluster.kubectl import kubectl_for
 from tests.cluster.light import LightCluster
 from tests.cluster.paths import REPOSITORY_ROOT
 from tests.cluster.services.control_plane import free_ports
+from tests.simulation.program import Program
 
 OPERATOR_NAMESPACE = "claas-system"
 SOURCES = ("crds/src", "contract/src", "kube/src", "vllm_client/src", "operator/src", "vllm_companion/src")
@@ -31,7 +28,7 @@ def install(cluster: LightCluster) -> None:
     kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(namespace))
 
 
-class OperatorProcess:
+class OperatorProcess(Program):
     """`python -m claas_operator` against one API server; started, killed and started again."""
 
     def __init__(
@@ -43,14 +40,8 @@ class OperatorProcess:
         health_port: int,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        self.log = log
         self.metrics_port = free_ports(1)[0]
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(log.parent),
-            "PYTHONPATH": os.pathsep.join(str(REPOSITORY_ROOT / source) for source in SOURCES),
-            "PYTHONUNBUFFERED": "1",
-            "KUBECONFIG": str(cluster.operator_kubeconfig),
+        program = {
             "CLAAS_TRAINER_IMAGE": TRAINER_IMAGE,
             "CLAAS_LOG_LEVEL": "DEBUG",
             "CLAAS_HEALTH_PORT": str(health_port),
@@ -59,31 +50,13 @@ class OperatorProcess:
             "POD_NAMESPACE": OPERATOR_NAMESPACE,
             **(settings or {}),
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__("claas_operator", cluster, log, SOURCES, program)
         self._read_from = 0
-
-    @property
-    def running(self) -> bool:
-        """Whether the process lives."""
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def pid(self) -> int:
-        """The process's id."""
-        assert self._process is not None
-        return self._process.pid
 
     def start(self) -> None:
         """Start the process; it may not lead yet."""
-        assert not self.running
         self._read_from = self.log.stat().st_size if self.log.exists() else 0
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "claas_operator"],
-                env=self.environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        super().start()
 
     def leads(self) -> bool:
         """Whether the process has begun to lead since it was started."""
@@ -103,24 +76,3 @@ class OperatorProcess:
             assert self.running, f"the operator ended: {self.tail()}"
             assert time.monotonic() < deadline, f"the operator does not lead: {self.tail()}"
             time.sleep(0.05)
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait(timeout=10)
-
-    def stop(self) -> int:
-        """SIGTERM; the exit status. Killed when it does not end."""
-        assert self._process is not None
-        if self.running:
-            self._process.send_signal(signal.SIGTERM)
-        try:
-            return self._process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return -signal.SIGKILL
-
-    def tail(self) -> str:
-        """The end of the log, for messages of failed tests."""
-        return self.log.read_text(errors="replace")[-4000:]
