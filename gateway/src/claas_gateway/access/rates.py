@@ -9,6 +9,9 @@ from dataclasses import dataclass
 _MOST_BUCKETS = 10_000
 """Buckets kept; when there are more, those that are full again are dropped, which changes nothing."""
 
+_ROUNDING = 1e-6
+"""Tokens: what sums of times lose. A key that waited as it was told has its token."""
+
 
 @dataclass(slots=True)
 class _Bucket:
@@ -36,8 +39,8 @@ class Rates:
             bucket = self._buckets[key] = _Bucket(float(self._per_minute), now)
         bucket.tokens = min(float(self._per_minute), bucket.tokens + max(0.0, now - bucket.at) * per_second)
         bucket.at = now
-        if bucket.tokens >= 1.0:
-            bucket.tokens -= 1.0
+        if bucket.tokens >= 1.0 - _ROUNDING:
+            bucket.tokens = max(0.0, bucket.tokens - 1.0)
             return 0
         return max(1, math.ceil((1.0 - bucket.tokens) / per_second))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from claas_gateway.access.rates import Rates
 
 
+@example(1, [4.610876686783376, 0.0])
 @given(st.integers(1, 600), st.lists(st.floats(0, 30), min_size=1, max_size=200))
 def test_no_minute_has_more_than_twice_the_rate_and_a_key_that_waits_as_told_is_served(
     per_minute: int, pauses: list[float]
