@@ -254,6 +254,16 @@ _TRAINER_FAILURES = (
         " to do.",
     ),
     (_F.ENGINE_UNAVAILABLE, "The engine is not available in this image or on this node."),
+    (_F.CREDENTIALS_REFUSED, "The engine's service refused the API key, or the key can't be read."),
+    (_F.BILLING_REQUIRED, "The engine's service wants to be paid first."),
+    (_F.RATE_LIMITED, "The engine's service refused requests because there were too many."),
+    (_F.MODEL_RETIRED, "The engine's service does not train the base model, or does not any more."),
+    (
+        _F.CHECKPOINT_EXPIRED,
+        "The engine's service no longer has the checkpoint of the version to train from; the message says what to"
+        " do.",
+    ),
+    (_F.SERVICE_UNREACHABLE, "The engine's service does not answer, or not within the step's time."),
     (_F.GPU_MISMATCH, "The trainer's GPU is not the one that vLLM runs on; serving was not paused."),
     (_F.GPU_MEMORY_NOT_FREED, "vLLM slept, but its GPU memory did not become free."),
     (_F.OUT_OF_MEMORY, "The step does not fit into memory; it is not retried."),

@@ -74,6 +74,8 @@ def _resolved(node: Schema, definitions: dict[str, Schema]) -> Schema:
         beside = {key: value for key, value in node.items() if key != "anyOf"}
         if len(options) == 1:
             return _resolved({**options[0], **beside}, definitions)
+        if all(option.keys() == {"required"} for option in options):
+            return node  # Value validations, which the API server takes as they are.
         if {cast(str, option.get("type")) for option in options} == {"string", "integer"}:
             return {**beside, "x-kubernetes-int-or-string": True}
         raise ValueError(f"a field of a resource can't be one of several types: {options}")

@@ -47,6 +47,18 @@ class FailureReason(StrEnum):
     """Serving rejected the version to train from."""
     ENGINE_UNAVAILABLE = "EngineUnavailable"
     """The engine is not available in this image or on this node."""
+    CREDENTIALS_REFUSED = "CredentialsRefused"
+    """The engine's service refused the API key."""
+    BILLING_REQUIRED = "BillingRequired"
+    """The engine's service wants to be paid first."""
+    RATE_LIMITED = "RateLimited"
+    """The engine's service refused requests because there were too many."""
+    MODEL_RETIRED = "ModelRetired"
+    """The engine's service does not train the base model, or does not any more."""
+    CHECKPOINT_EXPIRED = "CheckpointExpired"
+    """The engine's service no longer has the checkpoint of the version to train from."""
+    SERVICE_UNREACHABLE = "ServiceUnreachable"
+    """The engine's service does not answer, or not in time."""
     GPU_MISMATCH = "GpuMismatch"
     """The trainer's GPU is not vLLM's."""
     GPU_MEMORY_NOT_FREED = "GpuMemoryNotFreed"
@@ -106,6 +118,8 @@ PERMANENT_REASONS = frozenset(
         FailureReason.ADAPTER_MISMATCH,
         FailureReason.FOREIGN_ADAPTER,
         FailureReason.ENGINE_UNAVAILABLE,
+        FailureReason.MODEL_RETIRED,
+        FailureReason.CHECKPOINT_EXPIRED,
         FailureReason.GPU_MISMATCH,
         FailureReason.OUT_OF_MEMORY,
         FailureReason.WEIGHTS_NOT_SHAREABLE,

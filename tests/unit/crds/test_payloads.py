@@ -46,7 +46,7 @@ def test_training_has_the_known_defaults() -> None:
         "is_clip": 5.0,
         "max_grad_norm": 1.0,
         "kl_reg_weight": 0.0,
-        "teacher_top_k": 100,
+        "teacher_top_k": None,
     }
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Self
 
-from pydantic import ConfigDict, JsonValue, model_validator
+from pydantic import ConfigDict, Field, JsonValue, model_validator
 
 from claas_crds.base import ResourceModel
+from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
 
 
 class EngineName(StrEnum):
@@ -15,6 +16,8 @@ class EngineName(StrEnum):
 
     LOCAL = "local"
     """PyTorch in the trainer pod, on a GPU or a CPU."""
+    TINKER = "tinker"
+    """The Tinker service, which trains and keeps the weights."""
 
 
 def _name_or_union(schema: dict[str, JsonValue]) -> None:
@@ -23,8 +26,7 @@ def _name_or_union(schema: dict[str, JsonValue]) -> None:
     A type would be clearer and let CEL count the members. With `type: object`, though, the API server (1.34) refuses
     each status write and each server-side apply of an object that was stored with a name, even of unchanged fields.
     Without a type CEL can't be used, so the members are counted by value validations, which bind one kind of value
-    each: numbers, booleans and lists are ruled out, strings match a name, objects have one member. With a second
-    engine `required` becomes `anyOf`, a member each.
+    each: numbers, booleans and lists are ruled out, strings match a name, objects have one member.
     """
     names = "|".join(EngineName)
     del schema["type"]
@@ -34,7 +36,7 @@ def _name_or_union(schema: dict[str, JsonValue]) -> None:
             "pattern": f"^({names})$",
             "minProperties": 1,
             "maxProperties": 1,
-            "required": [EngineName.LOCAL.value],
+            "anyOf": [{"required": [name.value]} for name in EngineName],
             "minItems": 1,
             "maxItems": 0,
             "minimum": 1,
@@ -48,6 +50,28 @@ class LocalEngineSpec(ResourceModel):
     """PyTorch in the trainer pod, on a GPU or a CPU. It has no settings of its own."""
 
 
+class TinkerEngineSpec(ResourceModel):
+    """The Tinker service, which trains and keeps the weights; no GPU is needed (docs/tinker.md)."""
+
+    api_key_secret_ref: SecretKeyRef = SecretKeyRef(name="claas-tinker", key="api-key")
+    """The API key, in a Secret of the same namespace."""
+    base_model: str | None = Field(default=None, min_length=1, max_length=200)
+    """The service's name of the base model, such as `Qwen/Qwen3-8B`. Default: `model.source.hub.repository`, or else
+    `model.name`."""
+    base_url: str | None = Field(default=None, max_length=500, json_schema_extra={"pattern": r"^https?://[^\s]+$"})
+    """Address of the service, if not the SDK's own."""
+    project_id: str | None = Field(default=None, min_length=1, max_length=200)
+    """The project that training runs belong to."""
+    export: bool = False
+    """Also write each version as a PEFT adapter, which a vLLM in the cluster serves. Not needed with
+    `serving.tinkerProxy`."""
+    step_timeout_seconds: int = Field(default=1800, ge=60, le=86400)
+    """Longest time of one attempt at a step, in seconds. One that takes longer is ended and tried again."""
+    superseded_checkpoint_ttl_seconds: int = Field(default=2592000, ge=3600, le=315360000)
+    """Time that the service keeps the checkpoints of a version that is neither the head nor the head's parent, in
+    seconds; a rollback needs them. Those two are kept without limit."""
+
+
 class EngineSpec(ResourceModel):
     """One engine and its settings: exactly one member is set. A name alone is read as that engine without settings;
     release 0.1.0 knew no other form."""
@@ -56,6 +80,9 @@ class EngineSpec(ResourceModel):
 
     local: LocalEngineSpec | None = None
     """PyTorch in the trainer pod, on a GPU or a CPU. It has no settings of its own: `local: {}`."""
+    tinker: TinkerEngineSpec | None = None
+    """The Tinker service, which trains and keeps the weights; `tinker: {}` takes the key from the Secret
+    `claas-tinker`."""
 
     @model_validator(mode="before")
     @classmethod

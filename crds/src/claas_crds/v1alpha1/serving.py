@@ -57,11 +57,21 @@ class Probe(ResourceModel):
     """Length of the answer, in tokens."""
 
 
-class Serving(ResourceModel):
-    """The vLLM servers of the adapter."""
+class TinkerProxy(ResourceModel):
+    """The inference proxy, which answers by the version's checkpoint in the Tinker service; the operator makes its
+    Deployment."""
 
-    deployment_ref: DeploymentReference
+    replicas: int = Field(default=1, ge=1, le=50)
+    """Number of its pods."""
+
+
+class Serving(ResourceModel):
+    """The servers of the adapter: vLLM, or the inference proxy of the Tinker service."""
+
+    deployment_ref: DeploymentReference | None = None
     """The Deployment whose pods run vLLM."""
+    tinker_proxy: TinkerProxy | None = None
+    """The inference proxy, in place of vLLM; for `engine.tinker` only."""
     container: str | None = None
     """The container that runs vLLM; the first one of the Deployment's template when left out."""
     port: int = Field(default=8000, ge=1, le=65535)

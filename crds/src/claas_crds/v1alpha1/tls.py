@@ -59,5 +59,9 @@ SERVING_RULES: list[JsonValue] = [
         "rule": "!has(self.tls) || (has(self.scheme) && self.scheme == 'https')",
         "message": "tls needs scheme: https",
         "fieldPath": ".tls",
-    }
+    },
+    {
+        "rule": "has(self.deploymentRef) != has(self.tinkerProxy)",
+        "message": "exactly one of deploymentRef and tinkerProxy must be set",
+    },
 ]

@@ -50,9 +50,9 @@ class TrainingConfig(PayloadModel):
     kl_reg_weight: float = Field(default=0.0, ge=0, le=1)
     """Weight of the KL penalty that keeps the adapter near the base model; 0 saves a forward pass of the base
     model."""
-    teacher_top_k: int = Field(default=100, ge=10, le=100)
+    teacher_top_k: int | None = Field(default=None, ge=10, le=100)
     """K: how many of the student's most likely tokens are compared with the teacher. `support` says how the others
-    are treated."""
+    are treated. Default: 100, and with Tinker 20, as many as the service tells."""
     support: SupportKind = SupportKind.TOP_K_TAIL
     """Tokens over which student and teacher are compared: `top_k_tail`, the student's top K and one bucket for the
     rest; `top_k_renormalised`, the top K alone, both distributions renormalised; `full`, the whole vocabulary, which

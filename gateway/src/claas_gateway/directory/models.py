@@ -63,8 +63,9 @@ class Adapter:
     @property
     def servers(self) -> ServerGroup:
         """The pods that serve it."""
-        serving = self.found.spec.serving
-        return ServerGroup(self.namespace, serving.deployment_ref.name, serving)
+        token = self.found.control_token
+        serving = self.found.spec.serving.model_copy(update={"control_token_secret_ref": token})
+        return ServerGroup(self.namespace, self.found.deployment_name, serving)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,9 +61,7 @@ class WatchedDirectory:
     def __init__(self, api: Api, namespaces: Sequence[str]) -> None:
         """`namespaces`: those to watch; empty: all."""
         self._api = api
-        self._adapters: Collection[AdapterObject] = Collection(
-            _adapter, lambda adapter: [adapter.spec.serving.deployment_ref.name]
-        )
+        self._adapters: Collection[AdapterObject] = Collection(_adapter, lambda adapter: [adapter.deployment_name])
         self._jobs: Collection[JobObject] = Collection(_job)
         self._leases: Collection[Granted] = Collection(granted, lambda lease: [lease.deployment])
         self._names = NameTable()
@@ -221,7 +219,7 @@ class WatchedDirectory:
         self._bases_known.clear()
         for adapter in (before, after):
             if adapter is not None:
-                self._follow_deployment((namespace, adapter.spec.serving.deployment_ref.name))
+                self._follow_deployment((namespace, adapter.deployment_name))
         self._tell(namespace, name)
 
     def _follow_deployment(self, at: Place) -> None:

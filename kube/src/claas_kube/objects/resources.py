@@ -5,7 +5,12 @@ from __future__ import annotations
 from claas_crds.base import ResourceModel
 from claas_crds.v1alpha1.distill_job import DistillJobSpec, DistillJobStatus
 from claas_crds.v1alpha1.lora_adapter import LoraAdapterSpec, LoraAdapterStatus
+from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
 from claas_kube.objects.meta import ObjectMeta
+
+PROXY_SUFFIX = "-tinker-proxy"
+"""An adapter's inference proxy: the Deployment's name is the adapter's with this suffix."""
+PROXY_TOKEN_KEY = "token"
 
 
 class AdapterObject(ResourceModel):
@@ -24,6 +29,20 @@ class AdapterObject(ResourceModel):
     def lora_id(self) -> str:
         """The CLaaS identifier."""
         return self.spec.lora_id or f"{self.metadata.namespace}/{self.metadata.name}"
+
+    @property
+    def deployment_name(self) -> str:
+        """The Deployment whose pods serve it: the user's, or that of its inference proxy."""
+        reference = self.spec.serving.deployment_ref
+        return reference.name if reference is not None else f"{self.metadata.name}{PROXY_SUFFIX}"
+
+    @property
+    def control_token(self) -> SecretKeyRef | None:
+        """The servers' control token: the user's; an inference proxy without one has the operator's."""
+        serving = self.spec.serving
+        if serving.control_token_secret_ref is not None or serving.tinker_proxy is None:
+            return serving.control_token_secret_ref
+        return SecretKeyRef(name=self.deployment_name, key=PROXY_TOKEN_KEY)
 
     @property
     def storage_path(self) -> str:

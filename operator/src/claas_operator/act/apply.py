@@ -186,7 +186,7 @@ class Applier:
     async def _credentials(self, adapter: AdapterObject) -> servers.Credentials:
         spec = adapter.spec.serving
         return await self._read.credentials.of(
-            adapter.metadata.namespace, spec.control_token_secret_ref, spec.api_key_secret_ref, spec.tls
+            adapter.metadata.namespace, adapter.control_token, spec.api_key_secret_ref, spec.tls
         )
 
     async def _write_lease(self, lease: ServingLease) -> None:
@@ -265,7 +265,7 @@ class Applier:
     ) -> None:
         """Create the input, then the batch Job; both may exist already, from before a restart of the operator."""
         namespace = adapter.metadata.namespace
-        deployment = await self._read.deployment(namespace, adapter.spec.serving.deployment_ref.name)
+        deployment = await self._read.deployment(namespace, adapter.deployment_name)
         selector = deployment.spec.selector if deployment else None
         metadata = manifests.child_metadata(name, owner, adapter.metadata, command)
         await self._api.apply(SECRETS, namespace, manifests.input_secret(metadata, document, samples))

@@ -105,8 +105,8 @@ def serving_mounts(adapter: AdapterObject) -> list[Mount]:
     """Volumes of a pod that pauses and swaps: control token, API key, and CA."""
     serving = adapter.spec.serving
     mounts = []
-    if serving.control_token_secret_ref is not None:
-        reference = serving.control_token_secret_ref
+    if adapter.control_token is not None:
+        reference = adapter.control_token
         mounts.append(secret_mount(reference.name, "claas-control", reference, "/var/run/claas/control"))
     if serving.api_key_secret_ref is not None:
         reference = serving.api_key_secret_ref

@@ -72,7 +72,7 @@ def _serving(adapter: AdapterObject, grant: Grant) -> ServingTarget:
         drain_timeout_seconds=spec.drain_timeout_seconds,
         max_pause_seconds=spec.max_pause_seconds,
         probe=spec.probe,
-        has_control_token=spec.control_token_secret_ref is not None,
+        has_control_token=adapter.control_token is not None,
         has_api_key=spec.api_key_secret_ref is not None,
         tls=server_trust(spec.tls),
     )

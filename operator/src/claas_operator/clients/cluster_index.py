@@ -86,7 +86,7 @@ class ClusterIndex:
         self._api = api
         self.jobs = jobs
         self.adapters: Collection[AdapterObject] = Collection(
-            _adapter, lambda adapter: [adapter.spec.serving.deployment_ref.name, served_as(adapter)]
+            _adapter, lambda adapter: [adapter.deployment_name, served_as(adapter)]
         )
         self.batch_jobs: Collection[BatchJob] = Collection(_batch_job, lambda job: _owners_of(job.metadata))
         self.trainer_pods: Collection[Pod] = Collection(
@@ -183,7 +183,7 @@ class ClusterIndex:
         for adapter in (before, after):
             if adapter is None:
                 continue
-            at = (namespace, adapter.spec.serving.deployment_ref.name)
+            at = (namespace, adapter.deployment_name)
             if not self.adapters.grouped(*at):
                 self._served.pop(at, None)
                 if (following := self._following.pop(at, None)) is not None:
@@ -226,4 +226,4 @@ def batch_job_key(name: str) -> Hashable:
 
 def served_as(adapter: AdapterObject) -> Hashable:
     """What adapters with the same Deployment and served name are grouped under."""
-    return (adapter.spec.serving.deployment_ref.name, adapter.served_name)
+    return (adapter.deployment_name, adapter.served_name)

@@ -119,7 +119,7 @@ class Reader:
         if self._index is not None:
             return self._index.adapters.grouped(namespace, deployment)
         found = [_readable_adapter(each) for each in await self._api.list(ADAPTERS, namespace)]
-        return [each for each in found if each is not None and each.spec.serving.deployment_ref.name == deployment]
+        return [each for each in found if each is not None and each.deployment_name == deployment]
 
     async def unreadable_adapters(self, namespace: str) -> frozenset[str]:
         """Names of the LoraAdapters of a namespace that this release can't read."""
@@ -133,7 +133,7 @@ class Reader:
 
     async def namesakes(self, adapter: AdapterObject) -> list[AdapterObject]:
         """The LoraAdapters with the Deployment and the served name of this one, itself too."""
-        namespace, deployment = adapter.metadata.namespace, adapter.spec.serving.deployment_ref.name
+        namespace, deployment = adapter.metadata.namespace, adapter.deployment_name
         if self._index is not None:
             return self._index.adapters.grouped(namespace, served_as(adapter))
         others = await self.adapters_of(namespace, deployment)

@@ -42,7 +42,7 @@ class Wakers:
         elif known is not None:
             # An adapter that this release can't read counts as not ready.
             status = after.status if after is not None else LoraAdapterStatus()
-            deployment = known.spec.serving.deployment_ref.name
+            deployment = known.deployment_name
             self.adapters.take(namespace, name, deployment, status, datetime.now(UTC))
         # Its status is our own: what a pass wrote there is no news to the next one.
         if before is None or after is None or _wanted(before.metadata) != _wanted(after.metadata):
@@ -59,7 +59,7 @@ class Wakers:
             # Others wait behind it, or for the lease that it holds.
             adapter = self._index.adapters.get(namespace, before.adapter)
             if adapter is not None:
-                deployment = adapter.spec.serving.deployment_ref.name
+                deployment = adapter.deployment_name
                 self._queue.wake(Key(Kind.LEASE, namespace, lease_name(deployment)))
 
     def _batch_job_changed(self, namespace: str, name: str, before: BatchJob | None, after: BatchJob | None) -> None:

@@ -112,7 +112,7 @@ class Reconciler:
         for (namespace, name), entry in self._index.adapters.entries(None).items():
             key = Key(Kind.ADAPTER, namespace, name)
             self.queue.wake(key)
-            lease = lease_name(entry.value.spec.serving.deployment_ref.name) if entry.value is not None else None
+            lease = lease_name(entry.value.deployment_name) if entry.value is not None else None
             if lease is not None and self._index.leases.entry(namespace, lease) is None:
                 # Somebody deleted the Lease, or it was not made yet: no pass over it wakes the queued jobs.
                 self._wake_jobs(key, queued=True)
@@ -164,7 +164,7 @@ class Reconciler:
             self.queue.wake(key)  # Its trainer is let go once the first version stands in status.
         if plan.status.versions != known:
             # The Lease is kept for a job until the adapter knows its version.
-            deployment = adapter.spec.serving.deployment_ref.name
+            deployment = adapter.deployment_name
             self.queue.wake(Key(Kind.LEASE, key.namespace, lease_name(deployment)))
         return plan.requeue_seconds
 
@@ -222,7 +222,7 @@ class Reconciler:
         elif plan.creations:
             # A step that has ended by then is not shown in the adapter's status.
             self.queue.wake(adapter, TELL_ADAPTER_SECONDS)
-        deployment = world.adapter.spec.serving.deployment_ref.name if world.adapter is not None else None
+        deployment = world.adapter.deployment_name if world.adapter is not None else None
         if deployment is not None:
             log_transitions(
                 Key(Kind.LEASE, key.namespace, lease_name(deployment)), *lease_transitions(world.lease, plan.actions)

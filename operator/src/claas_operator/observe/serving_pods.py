@@ -43,9 +43,7 @@ async def serving_pods(
     container = deployment.spec.template.spec.container(name) if deployment is not None else None
     credentials = None
     if ask and pods:
-        credentials = await read.credentials.of(
-            namespace, spec.control_token_secret_ref, spec.api_key_secret_ref, spec.tls
-        )
+        credentials = await read.credentials.of(namespace, adapter.control_token, spec.api_key_secret_ref, spec.tls)
     return tuple(
         await asyncio.gather(
             *(

@@ -64,12 +64,12 @@ class Observer:
         """The world of a LoraAdapter; `failures` are failed loads, by the pod's UID."""
         namespace = adapter.metadata.namespace
         spec = adapter.spec
-        deployment = await self._read.deployment(namespace, spec.serving.deployment_ref.name)
-        lease = await self._read.lease(namespace, spec.serving.deployment_ref.name)
+        deployment = await self._read.deployment(namespace, adapter.deployment_name)
+        lease = await self._read.lease(namespace, adapter.deployment_name)
         jobs = self._jobs.of_adapters(namespace, [adapter.metadata.name])
         pods = await serving_pods(self._read, adapter, deployment, failures, ask=True)
         said = reported(pods)
-        sharing = await self._read.adapters_of(namespace, spec.serving.deployment_ref.name)
+        sharing = await self._read.adapters_of(namespace, adapter.deployment_name)
         return AdapterWorld(
             now=datetime.now(UTC),
             adapter=adapter,
@@ -77,9 +77,7 @@ class Observer:
             secrets=await self._secrets(adapter),
             deployment_found=deployment is not None,
             wanted_replicas=deployment.spec.replicas if deployment else 0,
-            no_pod=no_pod_because(
-                spec.serving.deployment_ref.name, deployment, [(pod.name, pod.trouble) for pod in pods]
-            ),
+            no_pod=no_pod_because(adapter.deployment_name, deployment, [(pod.name, pod.trouble) for pod in pods]),
             pods=pods,
             init=await self._attempt(namespace, naming.init_name(adapter.metadata)),
             lease=lease,
@@ -88,7 +86,7 @@ class Observer:
             running_job=running_job(adapter, lease, jobs),
             recovery=await self._adoption(adapter, lease),
             name_taken_by=_name_taken_by(adapter, await self._read.namesakes(adapter)),
-            served=await self._read.served_name(namespace, spec.serving.deployment_ref.name, adapter.served_name),
+            served=await self._read.served_name(namespace, adapter.deployment_name, adapter.served_name),
             adapters_here=len(sharing),
             companion_current=await self._companion_current(namespace),
             handover=choose_handover(adapter, needs_of(adapter, self._engine), deployment, said),
@@ -108,7 +106,7 @@ class Observer:
         attempt = await self._attempt(namespace, name)
         attempt = await self._with_progress(namespace, attempt)
         trainers = await self._read.trainer_pods(namespace, job.metadata.uid)
-        deployment_name = adapter.spec.serving.deployment_ref.name if adapter else None
+        deployment_name = adapter.deployment_name if adapter else None
         deployment = await self._read.deployment(namespace, deployment_name) if deployment_name else None
         lease = released or (await self._read.lease(namespace, deployment_name) if deployment_name else None)
         mine = lease is not None and lease.held_by(job.metadata.uid)
@@ -282,7 +280,7 @@ class Observer:
         spec = adapter.spec
         hub = spec.model.source.hub
         named = {
-            "spec.serving.controlTokenSecretRef": spec.serving.control_token_secret_ref,
+            "spec.serving.controlTokenSecretRef": adapter.control_token,
             "spec.serving.apiKeySecretRef": spec.serving.api_key_secret_ref,
             "spec.model.source.hub.tokenSecretRef": hub.token_secret_ref if hub else None,
         }
@@ -317,7 +315,7 @@ class Observer:
 
     async def _jobs_ahead(self, job: JobObject, adapter: AdapterObject, lease: ServingLease | None) -> int:
         namespace = job.metadata.namespace
-        others = await self._read.adapters_of(namespace, adapter.spec.serving.deployment_ref.name)
+        others = await self._read.adapters_of(namespace, adapter.deployment_name)
         sharing = [other.metadata.name for other in others]
         waiting = [
             other

@@ -14,11 +14,11 @@ from claas_contract.result import PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.engine import EngineName
 from claas_crds.v1alpha1.step import JobPhase, Timings
 from claas_trainer.attempt.batch import Batch, make_batch
-from claas_trainer.attempt.head_fit import check_shape
+from claas_trainer.attempt.head_fit import base_name, check_shape
 from claas_trainer.attempt.pause_estimate import check_pause
 from claas_trainer.attempt.publication import publish, put_in_service
 from claas_trainer.attempt.run_input import RunInput
-from claas_trainer.engines.base import EngineTask, TrainingEngine
+from claas_trainer.engines.base import EngineTask, RemoteTask, TrainingEngine
 from claas_trainer.engines.registry import chosen_engine, make_engine
 from claas_trainer.errors import VersionRejectedError
 from claas_trainer.figures import seconds, seconds_since
@@ -102,6 +102,7 @@ async def _take_step(
                 tell_progress=lambda detail: reporter.phase(JobPhase.TRAINING, detail),
                 access=handover.access,
                 earlier=earlier,
+                remote=RemoteTask(document.engine, document.lora, base_name(document.model), journal, task.jobs[0]),
             ),
         )
         batch = batch.without_versions(ready.unusable)

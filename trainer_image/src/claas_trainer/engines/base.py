@@ -8,10 +8,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from claas_contract.engine import DistillBatchRequestPayload, DistillResponse, StateRef
+from claas_contract.jobs import JobIdentity
+from claas_crds.v1alpha1.engine import EngineSpec
+from claas_crds.v1alpha1.lora import LoraSpec
 from claas_trainer.engines.access import GpuNeed, ServingAccess
 from claas_trainer.store.content import FileContent
+from claas_trainer.store.journal import RunJournal
 from claas_trainer.store.record import Provenance
 from claas_trainer.store.versions import StoredVersion
+
+
+@dataclass(frozen=True)
+class RemoteTask:
+    """Input of an engine that computes elsewhere, besides the token ids."""
+
+    spec: EngineSpec
+    """The engine with its settings."""
+    lora: LoraSpec
+    """Shape of the adapter."""
+    base_model: str
+    """Name of the base model in a version's record."""
+    journal: RunJournal
+    """The job's journal: what earlier attempts have asked of the service."""
+    job: JobIdentity
+    """The job that the step is taken for, and the attempt at it."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +51,8 @@ class EngineTask:
     earlier: Mapping[int, StoredVersion] = field(default_factory=dict)
     """The other versions that samples name, with intact adapters, by number. Old log-probabilities are computed under
     them."""
+    remote: RemoteTask | None = None
+    """For an engine that computes elsewhere."""
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from claas_trainer.errors import EngineError, InputError
 
 ENGINES: Mapping[EngineName, tuple[str, str]] = {
     EngineName.LOCAL: ("claas_trainer.engines.local.engine", "LocalEngine"),
+    EngineName.TINKER: ("claas_trainer.engines.tinker.engine", "TinkerEngine"),
 }
 
 

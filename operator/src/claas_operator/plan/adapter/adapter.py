@@ -108,7 +108,7 @@ def _lineage(world: AdapterWorld, adoption: Adoption) -> Lineage:
 def _lease_actions(world: AdapterWorld, desired: AdapterVersion | None, adoption: Adoption) -> list[Action]:
     """What will be served is written down before it is, so that it can be taken out of service without the adapter,
     and a job that is accounted for is forgotten."""
-    namespace, deployment = world.adapter.metadata.namespace, world.adapter.spec.serving.deployment_ref.name
+    namespace, deployment = world.adapter.metadata.namespace, world.adapter.deployment_name
     before = world.lease
     lease = without(before or new_lease(namespace, deployment), adoption.settled)
     actions: list[Action] = []
@@ -135,7 +135,7 @@ def _served_record(world: AdapterWorld) -> ServedRecord:
         adapter_uid=world.adapter.metadata.uid,
         port=serving.port,
         scheme=serving.scheme,
-        control_token=serving.control_token_secret_ref,
+        control_token=world.adapter.control_token,
         api_key=serving.api_key_secret_ref,
         tls=serving.tls,
     )

@@ -53,7 +53,7 @@ def deployment_missing(view: AdapterView) -> Readiness | None:
     """Before all checks of the Deployment and its pods."""
     if view.world.deployment_found:
         return None
-    deployment = view.world.adapter.spec.serving.deployment_ref.name
+    deployment = view.world.adapter.deployment_name
     said = f"spec.serving.deploymentRef.name: there is no Deployment {deployment} in this namespace"
     return Readiness(False, AdapterReason.DEPLOYMENT_NOT_FOUND, said)
 
@@ -67,19 +67,20 @@ def served_name_taken(view: AdapterView) -> Readiness | None:
         False,
         AdapterReason.SERVED_NAME_TAKEN,
         f"spec.serving.servedName: LoraAdapter {world.name_taken_by} is served as {world.adapter.served_name} by"
-        f" Deployment {world.adapter.spec.serving.deployment_ref.name} already: choose another name",
+        f" Deployment {world.adapter.deployment_name} already: choose another name",
     )
 
 
 def container_missing(view: AdapterView) -> Readiness | None:
     """Before mounts and settings, which are read from that container."""
-    serving, containers = view.world.adapter.spec.serving, view.world.containers
+    adapter, containers = view.world.adapter, view.world.containers
+    serving = adapter.spec.serving
     if serving.container is None or containers is None or serving.container in containers:
         return None
     return Readiness(
         False,
         AdapterReason.CONTAINER_NOT_FOUND,
-        f"spec.serving.container: Deployment {serving.deployment_ref.name} has no container {serving.container};"
+        f"spec.serving.container: Deployment {adapter.deployment_name} has no container {serving.container};"
         f" it has {', '.join(containers)}",
     )
 
@@ -94,7 +95,7 @@ def storage_not_mounted(view: AdapterView) -> Readiness | None:
     return Readiness(
         False,
         AdapterReason.STORAGE_NOT_MOUNTED,
-        f"Pod {pod.name} of Deployment {spec.serving.deployment_ref.name} does not see folder"
+        f"Pod {pod.name} of Deployment {world.adapter.deployment_name} does not see folder"
         f" {world.adapter.storage_path} of PersistentVolumeClaim {spec.storage.claim_name}: {pod.storage_problem};"
         " mount the claim in the vLLM container, so that it can read the versions",
     )

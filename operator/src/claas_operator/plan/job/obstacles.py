@@ -103,7 +103,7 @@ def no_pod(world: JobWorld) -> Obstacle | None:
     """Last: no pod is ready, for no reason found above."""
     if world.adapter is None or any(pod.ready for pod in world.pods):
         return None
-    deployment = world.adapter.spec.serving.deployment_ref.name
+    deployment = world.adapter.deployment_name
     if world.pods or world.wanted_replicas:
         return not_ready(no_pod_because(deployment, None, [(pod.name, pod.trouble) for pod in world.pods]))
     if world.job.spec.complete_when is CompletionPoint.PUBLISHED:
@@ -152,13 +152,13 @@ def grant_lease(world: JobWorld) -> WriteLease:
         adapter_uid=adapter.metadata.uid,
         pods=[pod.as_target() for pod in world.pods if pod.ready and pod.url],
         handover=world.handover.kind,
-        control_token=serving.control_token_secret_ref,
+        control_token=adapter.control_token,
         api_key=serving.api_key_secret_ref,
         tls=serving.tls,
         max_pause_seconds=serving.max_pause_seconds,
         granted_at=world.now,
     )
-    lease = world.lease or new_lease(adapter.metadata.namespace, serving.deployment_ref.name)
+    lease = world.lease or new_lease(adapter.metadata.namespace, adapter.deployment_name)
     return WriteLease(lease.model_copy(update={"grant": grant, "last_turn": adapter.metadata.name}))
 
 

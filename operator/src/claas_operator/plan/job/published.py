@@ -85,7 +85,7 @@ def _why_not(world: JobWorld, produced: int) -> str:
     """Why the version is not in service yet."""
     assert world.adapter is not None
     if not world.pods:
-        deployment = world.adapter.spec.serving.deployment_ref.name
+        deployment = world.adapter.deployment_name
         return f"Version {produced} is published; Deployment {deployment} has no pod to serve it"
     ready = condition_of(world.adapter.status.conditions, AdapterCondition.READY)
     said = f": {ready.message}" if ready is not None and not is_true([ready], AdapterCondition.READY) else ""

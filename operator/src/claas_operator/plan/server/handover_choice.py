@@ -49,13 +49,13 @@ def choose_handover(
     serving = adapter.spec.serving
     if deployment is None:
         if serving.handover is HandoverKind.AUTO:
-            return HandoverChoice(None, f"there is no Deployment {serving.deployment_ref.name} to choose by")
+            return HandoverChoice(None, f"there is no Deployment {adapter.deployment_name} to choose by")
         return HandoverChoice(serving.handover, "spec.serving.handover says so")
     pod = deployment.spec.template.spec
     if serving.handover is HandoverKind.AUTO and _differ(reported):
         return HandoverChoice(
             None,
-            f"pods of Deployment {serving.deployment_ref.name} run with different {SLEEP_FLAG} or {EXPORT_FLAG}: wait"
+            f"pods of Deployment {adapter.deployment_name} run with different {SLEEP_FLAG} or {EXPORT_FLAG}: wait"
             " until its rollout has ended, or say in spec.serving.handover which hand-over it is",
         )
     server = server_of(adapter, deployment, reported)

@@ -10,6 +10,8 @@ from claas_trainer.sdpo.teachers.base import Teacher
 from claas_trainer.sdpo.teachers.frozen import FrozenTeacher
 from claas_trainer.sdpo.teachers.trust_region import TrustRegionTeacher
 
+_TOP_K = 100
+
 
 def step_config(training: TrainingConfig) -> SdpoConfig:
     """The step's settings."""
@@ -19,7 +21,7 @@ def step_config(training: TrainingConfig) -> SdpoConfig:
         is_clip=training.is_clip,
         max_grad_norm=training.max_grad_norm,
         kl_reg_weight=training.kl_reg_weight,
-        teacher_top_k=training.teacher_top_k,
+        teacher_top_k=training.teacher_top_k or _TOP_K,
         support=Support(training.support.value),
         weight_decay=training.weight_decay,
         max_kl=training.max_kl,

@@ -1,0 +1,1 @@
+"""The Tinker service, as the trainer and the inference proxy use it."""

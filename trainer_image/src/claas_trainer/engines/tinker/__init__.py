@@ -1,0 +1,1 @@
+"""The Tinker engine: the service computes, and keeps the weights."""
