@@ -30,6 +30,8 @@ class PublishedVersion(ContractModel):
     """The DistillJobs that it was trained for; none for an initial version. Release 0.1.0 named one, by `job_name`
     and `job_uid`."""
     metrics: dict[str, float] = {}
+    weights: str | None = None
+    """Address of its weights in the engine's service; None if they are in its folder alone."""
     verdict: VersionVerdict = VersionVerdict.UNTRIED
     """The verdict recorded beside the version on the volume."""
 

@@ -206,6 +206,8 @@ class DistillJobStatus(ResourceModel):
     """That version's folder below the volume's root."""
     produced_digest: str | None = None
     """That version's digest."""
+    produced_weights: str | None = None
+    """Address of that version's weights in the engine's service; unset if they are in its folder alone."""
     published_time: datetime | None = None
     """When it was published."""
     rejected_version: AdapterVersion | None = None

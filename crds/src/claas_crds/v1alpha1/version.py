@@ -44,5 +44,7 @@ class AdapterVersion(ResourceModel):
     """The version it was trained from."""
     metrics: dict[str, float] = {}
     """Training metrics of its step."""
+    weights: str | None = None
+    """Address of its weights in the engine's service; unset if they are in its folder alone."""
     verdict: VersionVerdict = VersionVerdict.UNTRIED
     """Whether serving accepted it. A rejected version is never served or trained from."""

@@ -108,6 +108,7 @@ def _published(metadata: ObjectMeta, status: DistillJobStatus) -> PublishedVersi
         parent=status.parent_version,
         jobs=[JobReference(name=metadata.name, uid=metadata.uid)],
         metrics=status.metrics,
+        weights=status.produced_weights,
     )
 
 

@@ -65,6 +65,7 @@ def succeeded_status(status: DistillJobStatus, result: TrainerResult, version: P
         "produced_version": version.number,
         "produced_path": version.path,
         "produced_digest": version.digest,
+        "produced_weights": version.weights,
         "published_time": version.created,
         "parent_version": version.parent,
         "metrics": version.metrics,

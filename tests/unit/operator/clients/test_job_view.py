@@ -11,21 +11,23 @@ from datetime import timedelta
 import pytest
 from pydantic import JsonValue
 
+from claas_contract.result import TrainerResult
 from claas_crds import API_VERSION
 from claas_crds.v1alpha1.distill_job import SamplesSource
 from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_kube.listing import PAGE_SIZE
 from claas_kube.objects.meta import Manifest
-from claas_kube.objects.resources import JobObject
+from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_kube.resources import ADAPTERS, DEPLOYMENTS, DISTILL_JOBS
 from claas_operator.clients import job_view
 from claas_operator.clients.job_view import JobView, KnownJob
 from claas_operator.keys import Key, Kind
 from claas_operator.loop.reconcile import Reconciler
+from claas_operator.plan.attempt_outcome import succeeded_status
 from claas_operator.plan.samples import InlineSamples, check_inline
 from tests.builders.api_server import SmallApi, serving_api
 from tests.builders.reconciler import watching
-from tests.builders.world import NAMESPACE, NOW, adapter, job
+from tests.builders.world import NAMESPACE, NOW, adapter, job, published
 
 MANY = 250
 
@@ -95,6 +97,18 @@ async def test_finished_jobs_are_listed_once_by_pages_and_cost_no_request() -> N
         reconciler.resync()
         later = await quiet(small)
         assert not any("distilljobs" in asked or "leases" in asked for asked in later)
+
+
+async def test_the_weights_that_a_service_keeps_come_from_a_trainer_s_report_to_job_and_adapter() -> None:
+    made = published(1, parent=0).model_copy(update={"weights": "tinker://run:train:0/sampler_weights/step-v1"})
+    status = succeeded_status(job("step").status, TrainerResult(succeeded=True), made)
+    ended = JobObject.model_validate(done("step", 1)).status.model_copy(update=status)
+    told = ended.model_dump(mode="json", by_alias=True, exclude_none=True)
+    assert told["producedWeights"] == made.weights
+    async with cluster([{**done("step", 1), "status": told}]) as (small, _):
+        await quiet(small)
+        versions = AdapterObject.model_validate(small.found(ADAPTERS, NAMESPACE, "tone")).status.versions
+        assert [version.weights for version in versions] == [None, made.weights]
 
 
 async def test_a_waiting_job_is_looked_at_without_reading_any_job() -> None:

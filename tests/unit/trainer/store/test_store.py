@@ -61,6 +61,12 @@ def test_a_published_version_reads_back_and_matches_its_digest(store: VersionSto
     assert sorted(path.name for path in store.versions.iterdir()) == ["0"]
 
 
+def test_the_operator_is_told_where_a_service_keeps_the_weights(store: VersionStore) -> None:
+    kept = record(0).model_copy(update={"weights": "tinker://run:train:0/sampler_weights/job-1-v0"})
+    store.publish(kept, {"tinker.json": Bytes(b"{}")}, owner="job-1")
+    assert store.read(0).published("team/coder/versions/0").weights == kept.weights
+
+
 def test_a_server_of_another_user_can_read_a_version(store: VersionStore) -> None:
     folder = store.publish(record(0), FILES, owner="job-1").version.folder
     assert folder.stat().st_mode & 0o055 == 0o055

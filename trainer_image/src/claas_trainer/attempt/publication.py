@@ -55,6 +55,7 @@ def publish(
         seed=document.training.seed,
         step=trained.provenance,
         state=trained.state,
+        weights=trained.weights,
         libraries=dict(trained.libraries),
         metrics=significant({**trained.metrics, **batch.metrics, **metrics}),
         samples=batch.counts,

@@ -82,6 +82,8 @@ class TrainedVersion:
     provenance: Provenance | None = None
     state: StateRef | None = None
     """Where the optimiser state is; None when the step left none."""
+    weights: str | None = None
+    """Address of the weights in the engine's service; None if they are in the files alone."""
 
 
 class TrainingEngine(ABC):

@@ -109,6 +109,8 @@ class VersionRecord(BaseModel):
     state: StateRef | None = None
     """Where its optimiser state is. None without one, as for version 0, and in versions of trainers that did not
     record it; `optimizer_state` tells these apart."""
+    weights: str | None = None
+    """Address of its weights in the engine's service; None if they are in its folder alone."""
     libraries: dict[str, str] = {}
     metrics: dict[str, float] = {}
     samples: SampleCounts = SampleCounts()

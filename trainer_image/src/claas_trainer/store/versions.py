@@ -60,6 +60,7 @@ class StoredVersion:
             parent=record.parent,
             jobs=[JobReference(name=job.name, uid=job.uid) for job in record.jobs],
             metrics=record.metrics,
+            weights=record.weights,
             verdict=self.verdict.verdict,
         )
 

@@ -65,6 +65,7 @@ def adapter_version(version: PublishedVersion) -> AdapterVersion:
         job_uid=job.uid if job else None,
         parent=version.parent,
         metrics=version.metrics,
+        weights=version.weights,
         verdict=version.verdict,
     )
 
