@@ -1,0 +1,1 @@
+"""Servers that speak the wire of services we train with."""

@@ -1,0 +1,231 @@
+"""The peer as tests use it: `with TinkerPeer(model_folder) as peer: tinker.ServiceClient(base_url=peer.url, ...)`."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable, Collection, Coroutine
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pydantic import ValidationError
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from tinker.types.get_server_capabilities_response import SupportedModel
+
+from tests.peers.tinker.calls import Call, Operation
+from tests.peers.tinker.checkpoints import Checkpoints, RefusedError
+from tests.peers.tinker.failures import (
+    Answer,
+    Cut,
+    Do,
+    Effect,
+    Fails,
+    NeverComes,
+    Rule,
+    Rules,
+    When,
+    wait_and_do,
+)
+from tests.peers.tinker.jobs import Cycle
+from tests.peers.tinker.listener import Listener
+from tests.peers.tinker.model.lora import BaseModel
+from tests.peers.tinker.model.sampling import SamplingLimits
+from tests.peers.tinker.model.wire import TrainRequest, read_train_request
+from tests.peers.tinker.routes import Handler, Incoming, Routes, Settings, refusal
+from tests.peers.tinker.service import Order, Service
+from tests.peers.tinker.state import State
+
+API_KEY = "tml-peer"
+MODEL_NAME = "peer/tiny-qwen3"
+
+
+class TinkerPeer:
+    """A Tinker service with one base model. Its state outlives `cut` and `come_back`, not the object."""
+
+    def __init__(
+        self,
+        model_folder: Path,
+        port: int = 0,
+        *,
+        host: str = "127.0.0.1",
+        model_name: str = MODEL_NAME,
+        api_key: str | None = None,
+        cycle_s: float = 0.0,
+        long_poll_s: float = 20.0,
+        session_timeout_s: float | None = None,
+        gone_status: int = 404,
+        limits: SamplingLimits | None = None,
+        max_rank: int = 128,
+        url_lifetime_s: float = 900.0,
+        compress: bool = True,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """`api_key` None accepts every key; `session_timeout_s` None lets sessions live without heartbeats."""
+        self.model_name = model_name
+        self.host = host
+        self.calls: list[Call] = []
+        self._api_key = api_key
+        self._rules = Rules()
+        self._lock = threading.Lock()
+        self.model = BaseModel(model_folder)
+        self.checkpoints = Checkpoints(now, gone_status)
+        self.state = State(self.checkpoints, Cycle(cycle_s), session_timeout_s, self._after_work)
+        self.service = Service(self.model, self.state, limits=limits or SamplingLimits(), max_rank=max_rank)
+        self.offer(model_name)
+        settings = Settings(compress, long_poll_s, timedelta(seconds=url_lifetime_s))
+        table = Routes(self.service, settings).table
+        routes = [
+            Route(f"/api/v1{path}", self._endpoint(operation, handler), methods=[method])
+            for operation, (method, path, handler) in table.items()
+        ]
+        self._listener = Listener(Starlette(routes=routes), host, port)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self._listener.port}"
+
+    def start(self) -> Self:
+        self._listener.start()
+        return self
+
+    def stop(self) -> None:
+        self._listener.stop()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def fail(
+        self,
+        at: Operation | Collection[Operation],
+        effect: Effect,
+        *,
+        when: When = When.RECEIVED,
+        first: int = 1,
+        times: int | None = None,
+        of: Operation | None = None,
+        run: str | None = None,
+    ) -> Rule:
+        """Order an effect for calls from the `first` matching one on, `times` of them, for ever without.
+
+        `of` narrows RETRIEVE to results of one operation, `run` to one run or sampler.
+        """
+        operations = frozenset([at] if isinstance(at, Operation) else at)
+        return self._rules.add(Rule(operations, effect, when, first, times, of, run))
+
+    def do(
+        self, at: Operation, function: Callable[[Call], None], *, when: When = When.RECEIVED, first: int = 1
+    ) -> Rule:
+        """Call a function of the test once, at the `first` call of an operation."""
+        return self.fail(at, Do(function), when=when, first=first, times=1)
+
+    def clear_failures(self) -> None:
+        self._rules.clear()
+
+    def cut(self) -> None:
+        """Be gone, as from the network: what was accepted is done all the same."""
+        self._listener.cut()
+
+    def come_back(self) -> None:
+        """Be reachable again at the same address, with all that was there."""
+        self._listener.start()
+
+    def offer(self, model_name: str, *, trainable: bool = True, sampleable: bool = True) -> None:
+        """List a model (all names mean the one base model)."""
+        self.service.models[model_name] = SupportedModel(
+            model_name=model_name,
+            max_context_length=self.model.context_length,
+            trainable=trainable,
+            sampleable=sampleable,
+        )
+
+    def retire(self, model_name: str | None = None) -> None:
+        """List a model no more."""
+        self.service.models.pop(model_name or self.model_name, None)
+
+    def called(self, operation: Operation) -> list[Call]:
+        """Calls of one operation, oldest first."""
+        with self._lock:
+            return [call for call in self.calls if call.operation is operation]
+
+    def _endpoint(
+        self, operation: Operation, handler: Handler
+    ) -> Callable[[Request], Coroutine[None, None, Response]]:
+        async def endpoint(request: Request) -> Response:
+            body = await request.body()
+            try:
+                call, train = self._read(operation, request, body)
+            except ValueError as error:
+                return refusal(error)
+            with self._lock:
+                self.calls.append(call)
+            response = await self._answer(handler, request, body, call, train)
+            call.status = response.status_code
+            return response
+
+        return endpoint
+
+    async def _answer(
+        self, handler: Handler, request: Request, body: bytes, call: Call, train: TrainRequest | None
+    ) -> Response:
+        signed = call.operation is Operation.EXTERNAL_FILE
+        if self._api_key is not None and not signed and request.headers.get("x-api-key") != self._api_key:
+            return JSONResponse({"detail": "the API key is not valid"}, status_code=401)
+        effects = self._rules.effects(call, When.RECEIVED)
+        await self._carry_out(effects, call)
+        for effect in effects:
+            if isinstance(effect, Answer):
+                return JSONResponse({"detail": "ordered failure"}, effect.status, effect.headers)
+        order = Order(
+            never=any(isinstance(effect, NeverComes) for effect in effects),
+            fails=next((effect for effect in effects if isinstance(effect, Fails)), None),
+        )
+        try:
+            response = await handler(Incoming(call, request, body, train, order))
+        except (RefusedError, ValidationError, ValueError) as error:
+            return refusal(error)
+        effects = self._rules.effects(call, When.ACCEPTED)
+        await self._carry_out(effects, call)
+        for effect in effects:
+            if isinstance(effect, Answer):
+                return JSONResponse({"detail": "ordered failure"}, effect.status, effect.headers)
+        return response
+
+    async def _carry_out(self, effects: list[Effect], call: Call) -> None:
+        if effects:
+            await asyncio.to_thread(wait_and_do, effects, call)
+        if any(isinstance(effect, Cut) for effect in effects):
+            self.cut()
+            await asyncio.sleep(3600)
+
+    def _after_work(self, call: Call) -> None:
+        effects = self._rules.effects(call, When.DONE)
+        wait_and_do(effects, call)
+        if any(isinstance(effect, Cut) for effect in effects):
+            self.cut()
+
+    def _read(self, operation: Operation, request: Request, body: bytes) -> tuple[Call, TrainRequest | None]:
+        """What the request is about."""
+        if operation is Operation.FORWARD_BACKWARD:
+            train = read_train_request(body, request.headers.get("content-encoding"))
+            operation = Operation.FORWARD if train.forward_only else operation
+            return Call(operation, train.run, train.seq), train
+        named = request.path_params.get("run") or request.path_params.get("sampler")
+        fields = json.loads(body) if body else {}
+        if operation is Operation.RETRIEVE:
+            job = self.state.jobs.get(fields.get("request_id", ""))
+            if job is None:
+                return Call(operation, request_id=fields.get("request_id")), None
+            return Call(operation, job.call.run, job.call.seq, job.call.operation, job.request_id), None
+        run = named or fields.get("model_id") or fields.get("sampling_session_id")
+        if run is None and fields.get("model_seq_id") is not None:
+            run = f"{fields.get('session_id')}:train:{fields['model_seq_id']}"
+        return Call(operation, run, fields.get("seq_id")), None
