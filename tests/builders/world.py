@@ -18,6 +18,7 @@ from claas_crds.v1alpha1.distill_job import (
     DistillJobStatus,
     SamplesSource,
 )
+from claas_crds.v1alpha1.engine import EngineSpec
 from claas_crds.v1alpha1.lora_adapter import (
     BaseModelSpec,
     ClaimVolume,
@@ -133,6 +134,7 @@ def adapter(
     deleted: bool = False,
     serving: dict[str, JsonValue] | None = None,
     trainer: TrainerPod | None = None,
+    engine: EngineSpec | None = None,
 ) -> AdapterObject:
     """A LoraAdapter; by default version 0 is published and served."""
     return AdapterObject(
@@ -144,6 +146,7 @@ def adapter(
             serving=Serving.model_validate({"deploymentRef": {"name": DEPLOYMENT}, **(serving or {})}),
             storage=Storage(claim_name="adapters"),
             trainer=trainer or TrainerPod(),
+            engine=engine,
         ),
         status=LoraAdapterStatus(
             conditions=list(conditions),

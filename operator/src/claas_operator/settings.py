@@ -10,6 +10,8 @@ from claas_crds.v1alpha1.engine import EngineName
 from claas_crds.v1alpha1.trainer_pod import Identity
 from claas_operator.errors import SettingsError
 
+DEFAULT_CONCURRENT_STEPS = 10
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -17,12 +19,18 @@ class Settings:
 
     trainer_image: str
     """Default image of trainer pods."""
+    remote_trainer_image: str
+    """Default image of trainer pods whose engine computes elsewhere."""
+    proxy_image: str
+    """Image of inference proxies."""
     trainer_image_pull_policy: str
-    """imagePullPolicy of that image."""
+    """imagePullPolicy of those images."""
     trainer_identity: Identity
     """Default user and groups of trainer pods."""
     engine: EngineName
     """Default engine."""
+    max_concurrent_steps: int
+    """How many attempts of engines that compute elsewhere may run at once, in all namespaces."""
     watch_namespaces: tuple[str, ...]
     """Namespaces to watch; empty: all."""
     resync_seconds: float
@@ -57,6 +65,13 @@ class Settings:
         image = environment.get("CLAAS_TRAINER_IMAGE", "")
         if not image:
             raise SettingsError("CLAAS_TRAINER_IMAGE is not set: name the image of trainer pods")
+        remote_image = environment.get("CLAAS_REMOTE_TRAINER_IMAGE", "") or image
+        try:
+            max_concurrent_steps = int(environment.get("CLAAS_MAX_CONCURRENT_STEPS", "") or DEFAULT_CONCURRENT_STEPS)
+        except ValueError:
+            raise SettingsError("CLAAS_MAX_CONCURRENT_STEPS is not a whole number") from None
+        if max_concurrent_steps < 1:
+            raise SettingsError("CLAAS_MAX_CONCURRENT_STEPS is less than 1")
         try:
             resync_seconds = float(environment.get("CLAAS_RESYNC_SECONDS", "30"))
         except ValueError:
@@ -71,9 +86,12 @@ class Settings:
         namespaces = environment.get("CLAAS_WATCH_NAMESPACES", "")
         return cls(
             trainer_image=image,
+            remote_trainer_image=remote_image,
+            proxy_image=environment.get("CLAAS_INFERENCE_PROXY_IMAGE", "") or remote_image,
             trainer_image_pull_policy=environment.get("CLAAS_TRAINER_IMAGE_PULL_POLICY", "IfNotPresent"),
             trainer_identity=identity,
             engine=engine,
+            max_concurrent_steps=max_concurrent_steps,
             watch_namespaces=tuple(name.strip() for name in namespaces.split(",") if name.strip()),
             resync_seconds=resync_seconds,
             default_ttl_seconds=default_ttl_seconds,

@@ -21,6 +21,18 @@ def test_settings_need_nothing_but_the_trainers_image() -> None:
     assert (settings.resync_seconds, settings.health_port, settings.metrics_port) == (30.0, 8081, 8080)
 
 
+def test_trainers_and_proxies_of_a_remote_engine_have_images_of_their_own_or_the_trainers() -> None:
+    settings = Settings.from_environment(IMAGE)
+    assert (settings.remote_trainer_image, settings.proxy_image) == ("trainer:1", "trainer:1")
+    settings = Settings.from_environment({**IMAGE, "CLAAS_REMOTE_TRAINER_IMAGE": "slim:1"})
+    assert (settings.trainer_image, settings.remote_trainer_image, settings.proxy_image) == (
+        "trainer:1",
+        "slim:1",
+        "slim:1",
+    )
+    assert Settings.from_environment({**IMAGE, "CLAAS_INFERENCE_PROXY_IMAGE": "proxy:1"}).proxy_image == "proxy:1"
+
+
 def test_namespaces_are_a_list_with_or_without_blanks() -> None:
     settings = Settings.from_environment({**IMAGE, "CLAAS_WATCH_NAMESPACES": "a, b,,c "})
     assert settings.watch_namespaces == ("a", "b", "c")
@@ -34,6 +46,8 @@ def test_namespaces_are_a_list_with_or_without_blanks() -> None:
         ({**IMAGE, "CLAAS_RESYNC_SECONDS": "soon"}, "CLAAS_RESYNC_SECONDS"),
         ({**IMAGE, "CLAAS_DEFAULT_TTL_SECONDS": "a week"}, "CLAAS_DEFAULT_TTL_SECONDS"),
         ({**IMAGE, "CLAAS_DEFAULT_TTL_SECONDS": "-1"}, "CLAAS_DEFAULT_TTL_SECONDS"),
+        ({**IMAGE, "CLAAS_MAX_CONCURRENT_STEPS": "many"}, "CLAAS_MAX_CONCURRENT_STEPS"),
+        ({**IMAGE, "CLAAS_MAX_CONCURRENT_STEPS": "0"}, "CLAAS_MAX_CONCURRENT_STEPS"),
         ({**IMAGE, "CLAAS_HEALTH_PORT": "http"}, "CLAAS_HEALTH_PORT"),
     ],
 )

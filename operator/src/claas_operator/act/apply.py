@@ -224,7 +224,7 @@ class Applier:
     async def _create_init(self, adapter: AdapterObject, name: str) -> None:
         document = init_input(adapter, self._settings)
         owner = Owner(ADAPTER_KIND, adapter.metadata)
-        mounts = manifests.common_mounts(adapter, name)
+        mounts = manifests.common_mounts(adapter, self._settings, name)
         await self._create_trainer(TrainerCommand.INIT, name, owner, adapter, document, None, mounts)
 
     async def _create_recovery(self, owner: Owner, adapter: AdapterObject, name: str, job: JobIdentity) -> None:
@@ -245,7 +245,7 @@ class Applier:
             raise Conflict(409, f"DistillJob {known.name}", "it was changed, is being deleted, or is gone")
         document = attempt_input(adapter, self._settings, whole, grant, parent)
         mounts = [
-            *manifests.common_mounts(adapter, name),
+            *manifests.common_mounts(adapter, self._settings, name),
             *manifests.serving_mounts(adapter),
             *samples_mounts(whole.spec.samples),
         ]

@@ -17,8 +17,8 @@ from claas_crds.v1alpha1.trainer_pod import Identity, TrainerPod
 from claas_kube.objects.meta import LabelSelector, Manifest, ObjectMeta
 from claas_kube.objects.resources import AdapterObject
 from claas_operator.act.pod_volumes import Mount, certificates_mount, claim_mount, pod_volumes, secret_mount, wire
-from claas_operator.act.trainer_input import chosen_engine
 from claas_operator.plan import naming
+from claas_operator.plan.engine.choice import computes_elsewhere, engine_of, service_key
 from claas_operator.settings import Settings
 
 TERMINATION_GRACE_SECONDS = 30
@@ -85,9 +85,14 @@ def storage_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
     ]
 
 
-def common_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
-    """Volumes of a pod that makes a version: those and the model."""
-    mounts = storage_mounts(adapter, input_name)
+def common_mounts(adapter: AdapterObject, settings: Settings, input_name: str) -> list[Mount]:
+    """Volumes of a pod that makes a version: those, the model, and the key of the engine's service."""
+    return [*storage_mounts(adapter, input_name), *model_mounts(adapter), *key_mounts(adapter, settings)]
+
+
+def model_mounts(adapter: AdapterObject) -> list[Mount]:
+    """Volumes with the base model's files, or to fetch them with."""
+    mounts = []
     source = adapter.spec.model.source
     if source.persistent_volume_claim is not None:
         claim = source.persistent_volume_claim.claim_name
@@ -97,8 +102,14 @@ def common_mounts(adapter: AdapterObject, input_name: str) -> list[Mount]:
         mounts.append(claim_mount("claas-hub-cache", cache, places.HUB_CACHE_DIRECTORY, read_only=False))
     if source.hub is not None and source.hub.token_secret_ref is not None:
         reference = source.hub.token_secret_ref
-        mounts.append(secret_mount(reference.name, "claas-hub-token", reference, "/var/run/claas/hub-token"))
+        mounts.append(secret_mount("claas-hub-token", reference, places.HUB_TOKEN_FILE))
     return mounts
+
+
+def key_mounts(adapter: AdapterObject, settings: Settings) -> list[Mount]:
+    """The key of the service that computes the adapter's steps, if one does."""
+    key = service_key(adapter, settings.engine)
+    return [] if key is None else [secret_mount("claas-service-key", key, places.TINKER_KEY_FILE)]
 
 
 def serving_mounts(adapter: AdapterObject) -> list[Mount]:
@@ -107,10 +118,10 @@ def serving_mounts(adapter: AdapterObject) -> list[Mount]:
     mounts = []
     if adapter.control_token is not None:
         reference = adapter.control_token
-        mounts.append(secret_mount(reference.name, "claas-control", reference, "/var/run/claas/control"))
+        mounts.append(secret_mount("claas-control", reference, places.CONTROL_TOKEN_FILE))
     if serving.api_key_secret_ref is not None:
         reference = serving.api_key_secret_ref
-        mounts.append(secret_mount(reference.name, "claas-api-key", reference, "/var/run/claas/api-key"))
+        mounts.append(secret_mount("claas-api-key", reference, places.API_KEY_FILE))
     if serving.tls is not None and serving.tls.certificates is not None:
         mounts.append(certificates_mount(serving.tls, serving.tls.certificates))
     return mounts
@@ -125,10 +136,10 @@ def trainer_job(
     serving: LabelSelector | None,
 ) -> Manifest:
     """The batch Job of one attempt; Kubernetes never retries it."""
-    if command is TrainerCommand.RECOVER:
+    if command is TrainerCommand.RECOVER or computes_elsewhere(adapter, settings.engine):
         adapter = _without_devices(adapter)
     # Queues such as Kueue look for their labels on the Job.
-    marked = _marked(metadata, adapter)
+    marked = _marked(metadata, adapter, settings)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -148,7 +159,7 @@ def trainer_job(
 
 
 def _without_devices(adapter: AdapterObject) -> AdapterObject:
-    """The adapter with a trainer that requests no GPU, because looking at a volume needs none."""
+    """The adapter with a trainer that requests no GPU."""
     trainer = adapter.spec.trainer
     resources = trainer.resources
     plain = resources.model_copy(
@@ -161,14 +172,15 @@ def _without_devices(adapter: AdapterObject) -> AdapterObject:
     return adapter.model_copy(update={"spec": adapter.spec.model_copy(update={"trainer": modest})})
 
 
-def _marked(metadata: Manifest, adapter: AdapterObject) -> Manifest:
+def _marked(metadata: Manifest, adapter: AdapterObject, settings: Settings) -> Manifest:
     """Labels and annotations of a batch Job and of its pod: the user's, overridden by the operator's."""
     labels = metadata["labels"]
     annotations = metadata["annotations"]
     assert isinstance(labels, dict)
     assert isinstance(annotations, dict)
     trainer = adapter.spec.trainer
-    return {"labels": {**trainer.labels, **labels}, "annotations": {**trainer.annotations, **annotations}}
+    engine = {naming.ENGINE_LABEL: engine_of(adapter, settings.engine).name}
+    return {"labels": {**trainer.labels, **labels, **engine}, "annotations": {**trainer.annotations, **annotations}}
 
 
 def _pod_spec(
@@ -202,7 +214,8 @@ def _pod_spec(
             {"name": claim.name, "resourceClaimName": claim.resource_claim_name} for claim in trainer.resource_claims
         ]
     if trainer.same_node_as_serving and serving is not None:
-        spec["affinity"] = {"podAffinity": _beside(serving, required=command is TrainerCommand.RUN)}
+        shares_gpu = command is TrainerCommand.RUN and not computes_elsewhere(adapter, settings.engine)
+        spec["affinity"] = {"podAffinity": beside(serving, required=shares_gpu)}
     return spec
 
 
@@ -221,8 +234,8 @@ def _security(trainer: TrainerPod, identity: Identity) -> Manifest:
     return security
 
 
-def _beside(pods: LabelSelector, *, required: bool) -> Manifest:
-    """core/v1 PodAffinity to the node of the vLLM pods: required for a step, not used for the initial version."""
+def beside(pods: LabelSelector, *, required: bool) -> Manifest:
+    """core/v1 PodAffinity to the node of these pods, required or preferred."""
     selector = pods.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     term: Manifest = {"labelSelector": selector, "topologyKey": "kubernetes.io/hostname"}
     if required:
@@ -246,7 +259,7 @@ def _container(
         ]
     return {
         "name": naming.TRAINER_CONTAINER,
-        "image": trainer.image or settings.trainer_image,
+        "image": trainer.image or _image(adapter, settings),
         "imagePullPolicy": trainer.image_pull_policy or settings.trainer_image_pull_policy,
         "args": [command.value],
         "env": _environment(adapter, settings),
@@ -263,10 +276,15 @@ def _container(
     }
 
 
+def _image(adapter: AdapterObject, settings: Settings) -> str:
+    elsewhere = computes_elsewhere(adapter, settings.engine)
+    return settings.remote_trainer_image if elsewhere else settings.trainer_image
+
+
 def _environment(adapter: AdapterObject, settings: Settings) -> list[JsonValue]:
     """The operator's variables and the user's; the user's win."""
     ours: list[Manifest] = [
-        {"name": places.EXECUTION_MODE_VARIABLE, "value": chosen_engine(adapter, settings).name},
+        {"name": places.EXECUTION_MODE_VARIABLE, "value": engine_of(adapter, settings.engine).name},
         {"name": "HOME", "value": places.SCRATCH_DIRECTORY},
     ]
     theirs = [wire(variable) for variable in adapter.spec.trainer.env]

@@ -26,10 +26,11 @@ class Mount:
     read_only: bool = True
 
 
-def secret_mount(name: str, volume: str, reference: SecretKeyRef, path: str) -> Mount:
-    """One key of a Secret as the file `token` in a folder."""
-    items: list[JsonValue] = [{"key": reference.key, "path": "token"}]
-    return Mount({"name": volume, "secret": {"secretName": name, "items": items}}, path)
+def secret_mount(volume: str, reference: SecretKeyRef, file: str) -> Mount:
+    """One key of a Secret as a file, the only one in its folder."""
+    folder, _, name = file.rpartition("/")
+    items: list[JsonValue] = [{"key": reference.key, "path": name}]
+    return Mount({"name": volume, "secret": {"secretName": reference.name, "items": items}}, folder)
 
 
 def certificates_mount(tls: ServingTls, reference: CertificatesKeyRef) -> Mount:

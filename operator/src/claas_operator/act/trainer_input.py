@@ -5,9 +5,9 @@ from __future__ import annotations
 from claas_contract import places
 from claas_contract.input import AdapterIdentity, ModelLocation, ServerTrust, ServingTarget, TrainerInput
 from claas_contract.jobs import JobIdentity
-from claas_crds.v1alpha1.engine import EngineSpec
 from claas_crds.v1alpha1.tls import ServingTls
 from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_operator.plan.engine.choice import engine_of
 from claas_operator.plan.samples import samples_file
 from claas_operator.plan.serving_lease import Grant
 from claas_operator.settings import Settings
@@ -22,16 +22,11 @@ def init_input(adapter: AdapterObject, settings: Settings) -> TrainerInput:
             uid=adapter.metadata.uid,
             lora_id=adapter.lora_id,
         ),
-        engine=chosen_engine(adapter, settings),
+        engine=engine_of(adapter, settings.engine),
         model=_model(adapter),
         lora=adapter.spec.lora,
         storage_path=adapter.storage_path,
     )
-
-
-def chosen_engine(adapter: AdapterObject, settings: Settings) -> EngineSpec:
-    """The adapter's engine, or else the operator's with its defaults."""
-    return adapter.spec.engine or EngineSpec.of(settings.engine)
 
 
 def recovery_input(adapter: AdapterObject, settings: Settings, job: JobIdentity) -> TrainerInput:

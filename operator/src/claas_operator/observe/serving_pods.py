@@ -15,7 +15,8 @@ from claas_operator.clients import servers
 from claas_operator.clients.reader import Reader
 from claas_operator.clients.servers import Credentials
 from claas_operator.observe.mounts import MountedFolder, mounted_folder, serving_container
-from claas_operator.plan.server.handover_choice import HandoverChoice, choose_handover, needs_of
+from claas_operator.plan.engine.choice import needs_of
+from claas_operator.plan.server.handover_choice import HandoverChoice, choose_handover
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.traits import ServerTraits
 from claas_operator.plan.server.unready import unready_because

@@ -29,10 +29,11 @@ from claas_operator.observe.serving_pods import (
 )
 from claas_operator.plan import naming
 from claas_operator.plan.adapter.adoption import adoption_name
+from claas_operator.plan.engine.choice import needs_of, service_key
 from claas_operator.plan.lineage.history import reported_rejections, reported_versions
 from claas_operator.plan.lineage.lineage import Lineage, lineage_for_jobs
 from claas_operator.plan.queueing import finished, jobs_ahead, queue_key
-from claas_operator.plan.server.handover_choice import HandoverChoice, choose_handover, needs_of, server_of
+from claas_operator.plan.server.handover_choice import HandoverChoice, choose_handover, server_of
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.unready import no_pod_because
 from claas_operator.plan.serving_lease import ServingLease
@@ -283,6 +284,7 @@ class Observer:
             "spec.serving.controlTokenSecretRef": adapter.control_token,
             "spec.serving.apiKeySecretRef": spec.serving.api_key_secret_ref,
             "spec.model.source.hub.tokenSecretRef": hub.token_secret_ref if hub else None,
+            "spec.engine.tinker.apiKeySecretRef": service_key(adapter, self._engine),
         }
         missing: list[str] = []
         invalid: list[str] = []
@@ -292,7 +294,7 @@ class Observer:
                 continue
             found = await self._read.credentials.token(adapter.metadata.namespace, reference)
             if found is None:
-                missing.append(f"{reference.name}/{reference.key}")
+                missing.append(f"{reference.name}/{reference.key} ({field})")
                 continue
             if found.fault is not None:
                 invalid.append(f"{field}: {found.fault}")
@@ -307,10 +309,10 @@ class Observer:
         if tls is None or reference is None:
             return
         found = await self._read.credentials.certificates(adapter.metadata.namespace, tls)
+        field, kind = ("caSecretRef", "Secret") if tls.ca_secret_ref else ("caConfigMapRef", "ConfigMap")
         if found is None:
-            missing.append(f"{reference.name}/{reference.key}")
+            missing.append(f"{reference.name}/{reference.key} (spec.serving.tls.{field})")
         elif (fault := certificates_fault(found)) is not None:
-            field, kind = ("caSecretRef", "Secret") if tls.ca_secret_ref else ("caConfigMapRef", "ConfigMap")
             invalid.append(f"spec.serving.tls.{field}: key {reference.key} of {kind} {reference.name} {fault}")
 
     async def _jobs_ahead(self, job: JobObject, adapter: AdapterObject, lease: ServingLease | None) -> int:

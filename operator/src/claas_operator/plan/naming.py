@@ -11,6 +11,8 @@ from claas_kube.objects.meta import ObjectMeta
 
 JOB_UID_LABEL = f"{GROUP}/job-uid"
 """Label of objects that take a step for a job; not of recovery pods."""
+ENGINE_LABEL = f"{GROUP}/engine"
+"""Label with the engine's name, on trainers and inference proxies: network policies choose by it."""
 ADAPTER_UID_LABEL = f"{GROUP}/adapter-uid"
 OWNER_KIND_LABEL = f"{GROUP}/owner-kind"
 OWNER_NAME_ANNOTATION = f"{GROUP}/owner-name"

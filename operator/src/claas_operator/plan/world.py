@@ -140,10 +140,10 @@ class TrainerJob:
 
 @dataclass(frozen=True)
 class SecretsSeen:
-    """The Secrets that an adapter names: control token, API key, the hub's token."""
+    """The Secrets that an adapter names: control token, API key, the hub's token, the key of the engine's service."""
 
     missing: tuple[str, ...] = ()
-    """`Secret/key` of each missing one."""
+    """`Secret/key (field)` of each missing one."""
     invalid: tuple[str, ...] = ()
     """Field, Secret, key and fault of each whose content can't be sent in a header."""
     changed: datetime | None = None

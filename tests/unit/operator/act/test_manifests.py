@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import cast
 
@@ -19,6 +20,7 @@ from claas_contract.places import (
     SAMPLES_DIRECTORY,
     SERVING_CA_FILE,
     STORAGE_DIRECTORY,
+    TINKER_KEY_FILE,
 )
 from claas_crds.v1alpha1.distill_job import LARGEST_INLINE_BYTES, FileReference, KeyReference, SamplesSource
 from claas_crds.v1alpha1.engine import EngineName, EngineSpec
@@ -33,10 +35,11 @@ from claas_operator.act.manifests import (
     companion_config_map,
     input_secret,
     serving_mounts,
+    storage_mounts,
     trainer_job,
 )
 from claas_operator.act.sample_mounts import samples_mounts
-from claas_operator.act.trainer_input import server_trust
+from claas_operator.act.trainer_input import init_input, server_trust
 from claas_operator.plan.samples import input_error, samples_document, samples_file
 from claas_operator.settings import Settings
 from tests.builders.world import adapter, metadata
@@ -62,7 +65,7 @@ def made(
 ) -> Manifest:
     """The batch Job of a step."""
     found = of or adapter(serving=SERVING)
-    mounts = [*common_mounts(found, "step-1"), *serving_mounts(found), *samples_mounts(samples)]
+    mounts = [*common_mounts(found, SETTINGS, "step-1"), *serving_mounts(found), *samples_mounts(samples)]
     metadata = child_metadata("step-1", OWNER, found.metadata)
     return trainer_job(TrainerCommand.RUN, metadata, found, SETTINGS, mounts, serving)
 
@@ -343,7 +346,7 @@ def test_a_hub_model_brings_its_cache_and_token() -> None:
     spec = found.spec.model_validate(
         {**found.spec.model_dump(by_alias=True), "model": {"name": "base", "source": {"hub": hub}}}
     )
-    mounts = common_mounts(found.model_copy(update={"spec": spec}), "step-1")
+    mounts = common_mounts(found.model_copy(update={"spec": spec}), SETTINGS, "step-1")
     assert {mount.path: mount.read_only for mount in mounts if "hub" in mount.path} == {
         "/var/lib/claas/hub-cache": False,
         "/var/run/claas/hub-token": True,
@@ -384,3 +387,79 @@ def test_without_tls_settings_public_authorities_are_trusted_and_nothing_is_moun
     volumes = cast("list[Manifest]", pod_spec(made(adapter(serving={**SERVING, "scheme": "https"})))["volumes"])
     assert "claas-serving-ca" not in {volume["name"] for volume in volumes}
     assert server_trust(None) == ServerTrust()
+
+
+REMOTE = Settings.from_environment({"CLAAS_TRAINER_IMAGE": "trainer:1", "CLAAS_REMOTE_TRAINER_IMAGE": "slim:1"})
+BY_TINKER = EngineSpec.model_validate({"tinker": {"apiKeySecretRef": {"name": "mine", "key": "k"}}})
+
+
+@pytest.mark.parametrize("command", [TrainerCommand.INIT, TrainerCommand.RUN])
+def test_a_trainer_of_tinker_mounts_the_key_and_asks_for_no_device(command: TrainerCommand) -> None:
+    devices: Manifest = {
+        "resources": {"limits": {"nvidia.com/gpu": 1, "memory": "4Gi"}},
+        "resourceClaims": [{"name": "gpu", "resourceClaimName": "shared"}],
+        "sameNodeAsServing": True,
+    }
+    found = adapter(engine=BY_TINKER, trainer=TrainerPod.model_validate(devices))
+    mounts = common_mounts(found, REMOTE, "step-1")
+    beside = LabelSelector(match_labels={"app": "vllm"})
+    job = trainer_job(command, child_metadata("step-1", OWNER, found.metadata), found, REMOTE, mounts, beside)
+    volumes = cast("list[Manifest]", pod_spec(job)["volumes"])
+    folder, _, file = TINKER_KEY_FILE.rpartition("/")
+    items: list[JsonValue] = [{"key": "k", "path": file}]
+    assert {"name": "claas-service-key", "secret": {"secretName": "mine", "items": items}} in volumes
+    mounted = cast("list[Manifest]", container(job)["volumeMounts"])
+    assert {"name": "claas-service-key", "mountPath": folder, "readOnly": True} in mounted
+    assert container(job)["image"] == "slim:1"
+    assert container(job)["resources"] == {"limits": {"memory": "4Gi"}}
+    assert "resourceClaims" not in pod_spec(job)
+    # A volume may be bound to one node; nothing else ties the trainer to serving.
+    assert list(cast(Manifest, at(pod_spec(job), "affinity", "podAffinity"))) == [
+        "preferredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert at(job, "spec", "template", "metadata", "labels", "claas.dev/engine") == "tinker"
+
+
+def test_trainers_of_the_local_engine_see_no_key_of_a_service() -> None:
+    found = adapter()
+    job = trainer_job(
+        TrainerCommand.RUN,
+        child_metadata("step-1", OWNER, found.metadata),
+        found,
+        REMOTE,
+        common_mounts(found, REMOTE, "step-1"),
+        None,
+    )
+    assert "claas-service-key" not in json.dumps(job)
+    assert container(job)["image"] == "trainer:1"
+    assert at(job, "spec", "template", "metadata", "labels", "claas.dev/engine") == "local"
+
+
+def test_looking_on_the_volume_needs_no_key() -> None:
+    found = adapter(engine=BY_TINKER)
+    mounts = storage_mounts(found, "step-1")
+    job = trainer_job(
+        TrainerCommand.RECOVER, child_metadata("step-1", OWNER, found.metadata), found, REMOTE, mounts, None
+    )
+    assert "mine" not in json.dumps(job)
+
+
+@pytest.mark.parametrize(
+    ("source", "engine", "name"),
+    [
+        ({"persistentVolumeClaim": {"claimName": "models"}}, {"tinker": {}}, "Qwen/Qwen3-8B"),
+        ({"hub": {"repository": "a/b"}}, {"tinker": {}}, "a/b"),
+        ({"hub": {"repository": "a/b"}}, None, "a/b"),
+        ({"hub": {"repository": "a/b"}}, {"tinker": {"baseModel": "c/d"}}, "c/d"),
+    ],
+)
+def test_the_trainer_is_told_the_services_name_of_the_base_model(
+    source: Manifest, engine: Manifest | None, name: str
+) -> None:
+    found = adapter()
+    model: Manifest = {"name": "Qwen/Qwen3-8B", "source": source}
+    spec = {**found.spec.model_dump(by_alias=True), "model": model, "engine": engine}
+    settings = replace(SETTINGS, engine=EngineName.TINKER)
+    told = init_input(found.model_copy(update={"spec": found.spec.model_validate(spec)}), settings).engine.tinker
+    assert told is not None
+    assert (told.base_model, told.api_key_secret_ref.name) == (name, "claas-tinker")

@@ -30,7 +30,7 @@ def pod(adapter: AdapterObject, samples: SamplesSource | None = None, job: str =
     """The metadata and spec of a trainer's pod: of a step, or of the initial version without samples."""
     metadata = ObjectMeta(name=job, namespace="team", uid="4f0c24a0-6a8c-4c54-8d4e-0b9e3c1f9a55")
     name = attempt_name(metadata, 3)
-    mounts = common_mounts(adapter, name)
+    mounts = common_mounts(adapter, SETTINGS, name)
     if samples is not None:
         mounts += [*serving_mounts(adapter), *samples_mounts(samples)]
     owner = Owner("DistillJob" if samples else "LoraAdapter", metadata)

@@ -6,8 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from claas_contract.engine import ENGINE_NEEDS, EngineNeeds, ServingNeed
-from claas_crds.v1alpha1.engine import EngineName
+from claas_contract.engine import EngineNeeds, ServingNeed
 from claas_crds.v1alpha1.serving import HandoverKind
 from claas_kube.objects.pods import PodSpec
 from claas_kube.objects.resources import AdapterObject
@@ -31,12 +30,6 @@ class HandoverChoice:
 
     kind: HandoverKind | None
     message: str
-
-
-def needs_of(adapter: AdapterObject, default: EngineName) -> EngineNeeds:
-    """What the adapter's engine needs; `default`: the operator's execution mode."""
-    engine = adapter.spec.engine
-    return ENGINE_NEEDS[default if engine is None else engine.name]
 
 
 def choose_handover(

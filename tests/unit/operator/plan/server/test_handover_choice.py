@@ -13,7 +13,8 @@ from claas_crds.v1alpha1.trainer_pod import TrainerPod
 from claas_kube.objects.pods import PodSpec
 from claas_kube.objects.workloads import Deployment
 from claas_operator.observe.serving_pods import handover_of
-from claas_operator.plan.server.handover_choice import by_traits, choose_handover, needs_of
+from claas_operator.plan.engine.choice import needs_of
+from claas_operator.plan.server.handover_choice import by_traits, choose_handover
 from claas_operator.plan.server.traits import ServerTraits, traits_of
 from tests.builders.world import DEPLOYMENT, adapter
 

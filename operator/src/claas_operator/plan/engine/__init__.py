@@ -1,0 +1,1 @@
+"""The engine of an adapter's steps."""
