@@ -104,10 +104,12 @@ class EngineNeeds:
     serving: ServingNeed
     base_weights: bool
     """Whether the trainer's pod needs the base model's weights; it always needs its configuration and tokenizer."""
+    chooses_shape: bool = False
+    """Whether it chooses the adapter's alpha and layers itself, so that only the rank is the user's."""
 
 
 ENGINE_NEEDS: Mapping[EngineName, EngineNeeds] = {
     EngineName.LOCAL: EngineNeeds(ServingNeed.DEVICE, base_weights=True),
-    EngineName.TINKER: EngineNeeds(ServingNeed.NOTHING, base_weights=False),
+    EngineName.TINKER: EngineNeeds(ServingNeed.NOTHING, base_weights=False, chooses_shape=True),
 }
 """Needs of every engine, used by the operator's plans and by the trainer."""

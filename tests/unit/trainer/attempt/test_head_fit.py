@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from claas_contract.input import ModelLocation, TrainerInput
 from claas_contract.outcome import ExitCode, FailureReason
+from claas_crds.v1alpha1.engine import EngineName, EngineSpec
 from claas_crds.v1alpha1.lora import LoraSpec
-from claas_trainer.attempt.head_fit import shape_differences
+from claas_trainer.attempt.head_fit import check_shape, shape_differences
 from claas_trainer.attempt.initialise import initialise
 from claas_trainer.attempt.run import run
 from claas_trainer.errors import TrainerError
 from claas_trainer.messages.events import Reporter
 from claas_trainer.messages.result import exit_code, failure
 from claas_trainer.paths import Paths
+from claas_trainer.store.content import Bytes
+from claas_trainer.store.record import VersionRecord
+from claas_trainer.store.versions import StoredVersion
 from tests.builders.models import build_tiny_qwen3
 from tests.unit.trainer.attempts import attempt, job, store
 
@@ -156,6 +161,56 @@ async def test_an_adapter_made_anew_with_another_shape_is_refused_and_names_the_
     assert store(paths).numbers() == [0]
     again = initialise(task, paths, reporter)
     assert again.already_published
+
+
+@pytest.mark.parametrize(
+    ("spec", "differs"),
+    [
+        (LoraSpec(rank=8), None),
+        # Alpha and layers are the service's own, whatever the adapter or an exported configuration say.
+        (LoraSpec(rank=8, alpha=128, target_modules=["q_proj"]), None),
+        (LoraSpec(rank=16), "spec.lora.rank is 16 and was 8"),
+    ],
+)
+def test_of_an_engine_that_chooses_the_shape_only_the_rank_is_compared(
+    spec: LoraSpec, differs: str | None, paths: Paths
+) -> None:
+    version = _made_by("tinker", paths)
+    if differs is None:
+        check_shape(EngineName.TINKER, spec, version)
+    else:
+        with pytest.raises(TrainerError, match=differs) as caught:
+            check_shape(EngineName.TINKER, spec, version)
+        assert caught.value.reason is FailureReason.ADAPTER_MISMATCH
+
+
+@pytest.mark.parametrize(("now", "then"), [("local", "tinker"), ("tinker", "local")])
+async def test_no_engine_goes_on_from_another_ones_version(
+    now: str, then: str, model: Path, paths: Paths, reporter: Reporter
+) -> None:
+    _made_by(then, paths)
+    task = job(model, paths).model_copy(update={"engine": EngineSpec.of(EngineName(now))})
+    error = refused(task, paths, reporter)
+    assert error.reason is FailureReason.ADAPTER_MISMATCH
+    assert f"spec.engine is {now} and was {then}" in error.message
+    with pytest.raises(TrainerError, match=f"spec.engine is {now} and was {then}"):
+        await run(task, paths, reporter)
+
+
+def _made_by(engine: str, paths: Paths) -> StoredVersion:
+    """Version 0 with an adapter of rank 8 by this engine."""
+    versions = store(paths)
+    versions.prepare(owner="adapter", attempt=1, needed_bytes=0)
+    record = VersionRecord(
+        number=0,
+        lora_id="user/coder",
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        engine=engine,
+        base_model="base",
+        lora=LoraSpec(rank=8),
+    )
+    config = {"r": 8, "lora_alpha": 32, "target_modules": ["q_proj", "v_proj"]}
+    return versions.publish(record, {"adapter_config.json": Bytes(json.dumps(config).encode())}, owner="a").version
 
 
 def _at(task: TrainerInput, folder: Path) -> TrainerInput:

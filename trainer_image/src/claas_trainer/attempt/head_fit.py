@@ -1,4 +1,4 @@
-"""Whether an adapter fits the head that it goes on from: its shape and its base model must be the head's."""
+"""Whether an adapter fits the head that it goes on from: its engine, shape and base model must be the head's."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from claas_contract.engine import ENGINE_NEEDS
 from claas_contract.input import ModelLocation, TrainerInput
 from claas_contract.outcome import FailureReason
+from claas_crds.v1alpha1.engine import EngineName
 from claas_crds.v1alpha1.lora import LoraSpec
 from claas_trainer.errors import InputError, not_found
 from claas_trainer.heavy_imports import first_import_of
@@ -36,23 +38,41 @@ def config_digest(folder: Path) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
 
 
-def check_shape(lora: LoraSpec, version: StoredVersion) -> None:
-    """Checks that the adapter's shape is the version's, because a step continues with the version's tensors. Layers
+def check_shape(engine: EngineName, lora: LoraSpec, version: StoredVersion) -> None:
+    """Checks that engine and shape are the version's, because a step continues with the version's tensors. Layers
     are compared by name, where both sides name them.
 
     Raises InputError (ADAPTER_MISMATCH) that names each field that differs, and StoreError.
     """
-    _refuse(version, shape_differences(lora, version.record.lora, _stored_shape(version), None))
+    _refuse(version, _engine_and_shape(engine, lora, version, None))
 
 
-def check_fit(document: TrainerInput, head: StoredVersion, paths: Paths, meant: Callable[[], Sequence[str]]) -> None:
-    """That an adapter that is made on a folder with versions has the head's shape and base model. `meant` finds out
-    which layers the adapter means on its base model, which takes a while.
+def check_fit(
+    engine: EngineName, document: TrainerInput, head: StoredVersion, paths: Paths, meant: Callable[[], Sequence[str]]
+) -> None:
+    """That an adapter that is made on a folder with versions has the head's engine, shape and base model. `meant`
+    finds out which layers the adapter means on its base model, which takes a while.
 
     Raises InputError: ADAPTER_MISMATCH names each field that differs. Raises StoreError, and what `meant` raises.
     """
-    shape = shape_differences(document.lora, head.record.lora, _stored_shape(head), meant)
+    shape = _engine_and_shape(engine, document.lora, head, meant)
     _refuse(head, [*shape, *_base_differences(document.model, head, paths)])
+
+
+def _engine_and_shape(
+    engine: EngineName, lora: LoraSpec, version: StoredVersion, meant: Callable[[], Sequence[str]] | None
+) -> list[str]:
+    """The engine if it is another, since no engine can go on from another one's state; else the shape's fields."""
+    record = version.record
+    if engine.value != record.engine:
+        return [f"spec.engine is {engine.value} and was {record.engine}"]
+    if ENGINE_NEEDS[engine].chooses_shape:
+        return _difference("rank", lora.rank, record.lora.rank)
+    return shape_differences(lora, record.lora, _stored_shape(version), meant)
+
+
+def _difference(field: str, now: object, then: object) -> list[str]:
+    return [] if now == then else [f"spec.lora.{field} is {now} and was {then}"]
 
 
 def shape_differences(
@@ -64,13 +84,8 @@ def shape_differences(
     Differently written targets may mean the same layers: `meant` resolves the current ones; without it they are
     assumed to be the same.
     """
-    differences = []
-    for field, now, then in (
-        ("rank", lora.rank, stored.get("r", recorded.rank)),
-        ("alpha", lora.alpha, stored.get("lora_alpha", recorded.alpha)),
-    ):
-        if now != then:
-            differences.append(f"spec.lora.{field} is {now} and was {then}")
+    differences = _difference("rank", lora.rank, stored.get("r", recorded.rank))
+    differences += _difference("alpha", lora.alpha, stored.get("lora_alpha", recorded.alpha))
     wanted, asked, made = map(_names, (lora.target_modules, recorded.target_modules, stored.get("target_modules")))
     if wanted in (asked, made) or (meant is None and not _plain(wanted)):
         return differences

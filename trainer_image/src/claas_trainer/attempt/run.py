@@ -78,10 +78,10 @@ async def _take_step(
     document = task.document
     reporter.phase(JobPhase.PREPARING, "checking samples")
     items = read_samples(task.samples_file)
-    parent = _read_parent(store, task, paths)
+    name = chosen_engine(document)
+    parent = _read_parent(store, task, name, paths)
     # The number is chosen before the step, so publishing fails if another job publishes meanwhile.
     number = store.next_number()
-    name = chosen_engine(document)
     engine, needs = make_engine(name), ENGINE_NEEDS[name]
     handover = make_handover(document.serving, needs, pods, reporter)
     resources.push_async_callback(engine.close)
@@ -182,14 +182,14 @@ def _serving_metrics(pause: PauseTimes) -> dict[str, float]:
     return {} if pause.slowdown_percent is None else {"serving_slowdown_percent": pause.slowdown_percent}
 
 
-def _read_parent(store: VersionStore, task: RunInput, paths: Paths) -> StoredVersion:
+def _read_parent(store: VersionStore, task: RunInput, engine: EngineName, paths: Paths) -> StoredVersion:
     parent = store.read(task.parent)
     store.verify(parent)
     if parent.rejected:
         message = f"version {task.parent} was refused by serving, so no step starts from it: {parent.verdict.why}"
         published = parent.published(paths.below_volume(parent.folder))
         raise VersionRejectedError(published, message, FailureReason.PARENT_REJECTED)
-    check_shape(task.document.lora, parent)
+    check_shape(engine, task.document.lora, parent)
     return parent
 
 

@@ -1,0 +1,1 @@
+"""Version 0 of an adapter, as each engine makes it."""
