@@ -46,7 +46,16 @@ def test_the_chart_passes_a_strict_lint(helm: Path) -> None:
 def test_every_value_has_a_comment_above_it() -> None:
     lines = (CHART / "values.yaml").read_text().splitlines()
     groups = (
-        *("crds:", "image:", "trainer:", "podSecurityContext:", "serviceAccount:", "rbac:", "networkPolicy:"),
+        *(
+            "crds:",
+            "image:",
+            "trainer:",
+            "remote:",
+            "podSecurityContext:",
+            "serviceAccount:",
+            "rbac:",
+            "networkPolicy:",
+        ),
         *("metrics:", "serviceMonitor:", "prometheusRule:", "dashboard:"),
         *("gateway:", "database:", "persistence:", "autoscaling:", "service:", "ingress:", "httpRoute:"),
     )
@@ -116,6 +125,7 @@ def test_the_operators_user_and_group_can_be_left_to_the_cluster(helm: Path) -> 
 NUMBERS = [
     ("image: {tag: 20261127}", "/image/tag"),
     ("trainer: {image: {tag: 2.10}}", "/trainer/image/tag"),
+    ("remote: {image: {tag: 2.10}}", "/remote/image/tag"),
     ("image: {tag: 1e5}", "/image/tag"),
     ("nodeSelector: {gpu: true}", "/nodeSelector/gpu"),
     ("podLabels: {version: 1.20}", "/podLabels/version"),
@@ -169,7 +179,13 @@ def test_the_deployment_selects_its_own_pods_whatever_labels_are_added(helm: Pat
     ("settings", "variable", "expected"),
     [
         ([], "CLAAS_DISTILL_EXECUTION_MODE", "local"),
-        (["executionMode=local"], "CLAAS_DISTILL_EXECUTION_MODE", "local"),
+        (["executionMode=tinker"], "CLAAS_DISTILL_EXECUTION_MODE", "tinker"),
+        ([], "CLAAS_REMOTE_TRAINER_IMAGE", "claas-trainer-remote:0.1.0"),
+        (["remote.image.repository=r/s", "remote.image.tag=dev"], "CLAAS_REMOTE_TRAINER_IMAGE", "r/s:dev"),
+        (["remote.image.repository=r/s", "remote.image.tag=dev"], "CLAAS_INFERENCE_PROXY_IMAGE", "r/s:dev"),
+        ([f"remote.image.digest={DIGEST}"], "CLAAS_INFERENCE_PROXY_IMAGE", f"claas-trainer-remote@{DIGEST}"),
+        ([], "CLAAS_MAX_CONCURRENT_STEPS", "20"),
+        (["remote.maxConcurrentSteps=3"], "CLAAS_MAX_CONCURRENT_STEPS", "3"),
         ([], "CLAAS_TRAINER_IMAGE", "claas-trainer:0.1.0"),
         (["trainer.image.repository=r/t", "trainer.image.tag=dev"], "CLAAS_TRAINER_IMAGE", "r/t:dev"),
         ([f"trainer.image.digest={DIGEST}"], "CLAAS_TRAINER_IMAGE", f"claas-trainer@{DIGEST}"),
@@ -401,6 +417,9 @@ def test_names_can_be_set(helm: Path) -> None:
         ("executionMde=local", "additional properties 'executionMde' not allowed"),
         ("image.tga=dev", "at '/image': additional properties 'tga' not allowed"),
         ("executionMode=quantum", "at '/executionMode'"),
+        ("executionMode=modal", "at '/executionMode'"),
+        ("remote.maxConcurrentSteps=0", "at '/remote/maxConcurrentSteps'"),
+        ("remote.image.pullPolicy=Never", "at '/remote/image': additional properties 'pullPolicy' not allowed"),
         ("logLevel=LOUD", "at '/logLevel': value must be one of"),
         ("resyncSeconds=0", "at '/resyncSeconds'"),
         ("defaultTtlSecondsAfterFinished=-1", "at '/defaultTtlSecondsAfterFinished'"),

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from claas_crds.v1alpha1.engine import EngineName
 from claas_crds.v1alpha1.serving import HandoverKind
 from tests.builders.resources import HANDOVER_VARIABLE, chosen_handover
 from tests.cluster import cluster
 from tests.cluster.errors import ClusterError
 from tests.cluster.paths import REPOSITORY_ROOT
-from tests.demo.course import BY_KUBECTL, learn
+from tests.demo.course import BY_KUBECTL, Way, learn, local, remote
 from tests.demo.report import feedback_lines, plot, serving_line, table
 from tests.demo.rounds import Round
-from tests.stack import install, serving
+from tests.stack import install, serving, tinker
 from tests.stack.gateway import Gateway, gateway
 
 NAMESPACE = "demo"
 ADAPTER = "support"
 ROUNDS = 6
+ENGINE_VARIABLE = "ENGINE"
+"""Names the engine of the demo's adapter; `local` where it names none."""
 
 
 def main() -> int:
-    """Run the demo; 0 when the adapter really learned, no request failed, and only Sleep has paused vLLM."""
+    """Run the demo; 0 when the adapter really learned, no request failed, and only Sleep has paused serving."""
     parser = argparse.ArgumentParser(prog="python -m tests.demo", description=__doc__)
     parser.add_argument("command", choices=("up", "down"))
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of feedback (default: {ROUNDS})")
@@ -36,16 +40,20 @@ def main() -> int:
     except ValueError as error:
         parser.error(f"{HANDOVER_VARIABLE}: {error}")
     try:
+        engine = EngineName(os.environ.get(ENGINE_VARIABLE) or EngineName.LOCAL)
+    except ValueError as error:
+        parser.error(f"{ENGINE_VARIABLE}: {error}")
+    try:
         if options.command == "down":
             cluster.down()
             return 0
-        return demo(handover, options.rounds, options.out)
+        return demo(engine, handover, options.rounds, options.out)
     except (ClusterError, TimeoutError, RuntimeError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
 
 
-def demo(handover: HandoverKind, rounds: int, out: Path) -> int:
+def demo(engine: EngineName, handover: HandoverKind, rounds: int, out: Path) -> int:
     """Set up, take the rounds, show what came of them."""
     began = time.monotonic()
 
@@ -55,16 +63,15 @@ def demo(handover: HandoverKind, rounds: int, out: Path) -> int:
     say("bringing up the cluster, the images and the tiny model (the first time takes a while)")
     stack = install.bring_up(say)
     fresh(stack)
-    say("vLLM starts, the initial version is made")
-    front = gateway(stack, serving.create(stack, NAMESPACE))
-    outcome = learn(stack, front, NAMESPACE, ADAPTER, handover, rounds, say)
+    front, way = set_up(stack, engine, handover, say)
+    outcome = learn(stack, front, way, rounds, say)
     picture = out / "learning.png"
     plot(outcome.rounds, picture)
     print(f"\n{table(outcome.rounds)}\n")
     print(f"plot: {picture.relative_to(Path.cwd()) if picture.is_relative_to(Path.cwd()) else picture}")
     print(f"\n{feedback_lines(outcome.rounds)}\n")
     print(f"asked:  {outcome.shown.question}\nbefore: {outcome.shown.before}\nafter:  {outcome.shown.after}\n")
-    print(serving_line(outcome.rounds, outcome.handover))
+    print(serving_line(outcome.rounds, str(outcome.way)))
     print(f"requests of steady clients: {outcome.felt.answered} answered, {len(outcome.felt.failures)} failed")
     for failure in outcome.felt.failures[:5]:
         print(f"  {failure}")
@@ -75,6 +82,19 @@ def demo(handover: HandoverKind, rounds: int, out: Path) -> int:
         print(f"not as promised: {shortfall}")
     print(look_around(stack, front, outcome.rounds))
     return 1 if shortfalls else 0
+
+
+def set_up(
+    stack: install.Stack, engine: EngineName, handover: HandoverKind, say: Callable[[str], None]
+) -> tuple[Gateway, Way]:
+    """Make what the adapter needs in its namespace: a vLLM, or a Tinker service."""
+    if engine is EngineName.TINKER:
+        say("the Tinker service and the inference proxy start, the initial version is made")
+        front = gateway(stack, tinker.create(stack, NAMESPACE))
+        return front, remote(stack, NAMESPACE, ADAPTER)
+    say("vLLM starts, the initial version is made")
+    front = gateway(stack, serving.create(stack, NAMESPACE))
+    return front, local(stack, NAMESPACE, ADAPTER, handover)
 
 
 def fresh(stack: install.Stack) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from claas_crds.v1alpha1.serving import HandoverKind
-from tests.builders.resources import lora_adapter
+from tests.builders.resources import Manifest, lora_adapter
 from tests.demo.rounds import Learner, Round, Say, never_paused
-from tests.stack import resources
+from tests.stack import resources, tinker
 from tests.stack.gateway import Gateway, wait_until_it_answers
 from tests.stack.install import Stack
 from tests.stack.traffic import Felt, Traffic
@@ -30,10 +31,43 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Way:
+    """How an adapter is trained and served."""
+
+    namespace: str
+    adapter: str
+    manifest: Manifest
+    server_url: Callable[[], str]
+    """The address of a pod that serves it."""
+    handover: HandoverKind | None
+    """None: its steps need nothing of serving."""
+
+    def __str__(self) -> str:
+        return "the Tinker service" if self.handover is None else f"the hand-over {self.handover}"
+
+
+def local(stack: Stack, namespace: str, adapter: str, handover: HandoverKind) -> Way:
+    """Beside the vLLM of the namespace, which serves it."""
+    manifest = lora_adapter(adapter, namespace, training=TRAINING, handover=handover)
+    return Way(namespace, adapter, manifest, lambda: resources.vllm_url(stack, namespace), handover)
+
+
+def remote(stack: Stack, namespace: str, adapter: str) -> Way:
+    """By the Tinker service of the namespace, and served by its inference proxy."""
+    url = tinker.base_url(stack, namespace)
+    manifest = tinker.tinker_adapter(adapter, namespace, url, training=TRAINING)
+
+    def server_url() -> str:
+        return tinker.proxy_url(stack, resources.adapter(stack, namespace, adapter))
+
+    return Way(namespace, adapter, manifest, server_url, None)
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What came of the rounds; the first is version 0, which nobody trained."""
 
-    handover: HandoverKind
+    way: Way
     rounds: list[Round]
     felt: Felt
     shown: Shown
@@ -44,43 +78,42 @@ class Outcome:
         return self.rounds[-1].score.compliance - self.rounds[0].score.compliance
 
     def shortfalls(self) -> list[str]:
-        """Which promises were not kept: it learns, no request fails, and only Sleep pauses vLLM."""
+        """Which promises were not kept: it learns, no request fails, and only Sleep pauses serving."""
         found = []
         if self.rise < LEAST_RISE:
             found.append(f"compliance rose by {100 * self.rise:.0f} points, not by {100 * LEAST_RISE:.0f}")
         if self.felt.failures:
             found.append(f"{len(self.felt.failures)} requests failed, the first by {self.felt.failures[0]}")
         used = {each.job.status.handover for each in self.rounds if each.job is not None}
-        if self.handover is not HandoverKind.AUTO and used != {self.handover}:
-            found.append(f"steps were taken by {sorted(map(str, used))}, not by {self.handover}")
-        if self.handover is not HandoverKind.SLEEP and not never_paused(self.rounds):
-            found.append("vLLM was paused")
+        handover = self.way.handover
+        if handover not in (None, HandoverKind.AUTO) and used != {handover}:
+            found.append(f"steps were taken by {sorted(map(str, used))}, not by {handover}")
+        if handover is not HandoverKind.SLEEP and not never_paused(self.rounds):
+            found.append("serving was paused")
         return found
 
 
 def learn(
     stack: Stack,
     gateway: Gateway,
-    namespace: str,
-    adapter: str,
-    handover: HandoverKind,
+    way: Way,
     rounds: int,
     say: Say,
     *,
     job_prefix: str = "round",
     pause_seconds: float = 0.0,
 ) -> Outcome:
-    """Make the adapter in a namespace with a vLLM that serves, and take the rounds, beside clients of the gateway.
+    """Make the adapter, and take the rounds, beside clients of the gateway, who pause between questions.
 
-    They pause between questions. Raises RuntimeError when a job fails, TimeoutError when version 0 does not get into
-    service.
+    Raises RuntimeError when a job fails, TimeoutError when version 0 does not get into service.
     """
-    stack.kubectl.apply([lora_adapter(adapter, namespace, training=TRAINING, handover=handover)])
-    resources.wait_served(stack, namespace, adapter, 0, timeout_seconds=600)
+    adapter = way.adapter
+    stack.kubectl.apply([way.manifest])
+    resources.wait_served(stack, way.namespace, adapter, 0, timeout_seconds=600)
     wait_until_it_answers(gateway)
     say("version 0 is in service; set-up is done")
-    say(f"steps are taken by the hand-over {handover}")
-    learner = Learner(stack, gateway, namespace, adapter, say)
+    say(f"steps are taken by {way}")
+    learner = Learner(stack, gateway, way.namespace, adapter, way.server_url, say)
     results = [Round(0, learner.judge(0), None, None)]
     say(f"version 0: {results[0].score.compliance:.0%} of unhinted answers are free of emoji")
     question, before = _worst_answer(learner)
@@ -91,7 +124,7 @@ def learn(
             else:
                 results.append(learner.round_over_http(number, traffic.felt))
             say(f"version {results[-1].version}: {results[-1].score.compliance:.0%} are free of emoji")
-    return Outcome(handover, results, traffic.felt, Shown(question.text, before, learner.answer(question)))
+    return Outcome(way, results, traffic.felt, Shown(question.text, before, learner.answer(question)))
 
 
 def _worst_answer(learner: Learner) -> tuple[Question, str]:

@@ -54,15 +54,15 @@ def _seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def serving_line(rounds: Sequence[Round], handover: str) -> str:
+def serving_line(rounds: Sequence[Round], way: str) -> str:
     """What serving noticed of the steps: the longest pause, and the longest time in which no client got a token."""
     trained = [each for each in rounds if each.job is not None]
     paused = max(
         (each.job.status.timings.serving_gap or 0.0 for each in trained if each.job is not None), default=0.0
     )
     felt = max((each.felt_gap_seconds or 0.0 for each in trained), default=0.0)
-    pauses = f"vLLM was paused for {paused:.2f} s at the most" if paused else "vLLM was never paused"
-    return f"hand-over {handover}: {pauses}; longest gap in which no client got a token: {felt:.2f} s"
+    pauses = f"serving was paused for {paused:.2f} s at the most" if paused else "serving was never paused"
+    return f"steps by {way}: {pauses}; longest gap in which no client got a token: {felt:.2f} s"
 
 
 def feedback_lines(rounds: Sequence[Round]) -> str:

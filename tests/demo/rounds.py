@@ -45,6 +45,8 @@ class Learner:
     gateway: Gateway
     namespace: str
     adapter: str
+    server_url: Callable[[], str]
+    """The address of a pod that serves it, for those who go round the gateway."""
     say: Say
 
     def judge(self, version: int) -> Score:
@@ -92,8 +94,9 @@ class Learner:
 
     def round_by_kubectl(self, name: str, number: int, felt: Felt) -> Round:
         """The same by a DistillJob with the samples in it; raises RuntimeError when it fails."""
-        url = resources.vllm_url(self.stack, self.namespace)
-        answers = rollouts.sample_rollouts(url, self.adapter, self._questions(number), seed=number * 1000)
+        answers = rollouts.sample_rollouts(
+            self.server_url(), self.adapter, self._questions(number), seed=number * 1000
+        )
         said = feedback(Preference.NO_EMOJI, BATCH_SIZE, seed=number)
         samples = [answer.as_sample(text) for answer, text in zip(answers, said, strict=True)]
         manifest = distill_job(name, self.namespace, self.adapter, samples)
@@ -111,9 +114,9 @@ class Learner:
 
 
 def never_paused(rounds: Sequence[Round]) -> bool:
-    """Whether no step has paused vLLM, by what its trainer tells."""
+    """Whether no step has paused serving, by what its trainer tells."""
     timings = [each.job.status.timings for each in rounds if each.job is not None]
-    return all(each.sleep is None and each.serving_gap == 0 for each in timings)
+    return all(each.sleep is None and not each.serving_gap for each in timings)
 
 
 def _watch(stack: Stack, namespace: str, name: str, say: Say) -> JobObject:

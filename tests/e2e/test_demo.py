@@ -7,7 +7,7 @@ import time
 import pytest
 
 from claas_crds.v1alpha1.serving import HandoverKind
-from tests.demo.course import learn
+from tests.demo.course import learn, local
 from tests.demo.report import serving_line, table
 from tests.e2e.stage.scene import Scene
 from tests.stack.gateway import gateway
@@ -28,11 +28,16 @@ def test_the_adapter_of_the_demo_learns_while_no_request_fails(scene: Scene, han
 
     try:
         outcome = learn(
-            scene.stack, gateway(scene.stack, scene.serving), scene.namespace, name, handover, ROUNDS, say,
-            job_prefix=name, pause_seconds=PAUSE_SECONDS,
-        )  # fmt: skip
+            scene.stack,
+            gateway(scene.stack, scene.serving),
+            local(scene.stack, scene.namespace, name, handover),
+            ROUNDS,
+            say,
+            job_prefix=name,
+            pause_seconds=PAUSE_SECONDS,
+        )
     finally:
         scene.stack.kubectl("delete", "loraadapter", name, "-n", scene.namespace, "--ignore-not-found", "--wait=true")
     print(table(outcome.rounds))
-    print(serving_line(outcome.rounds, handover))
+    print(serving_line(outcome.rounds, str(outcome.way)))
     assert outcome.shortfalls() == []

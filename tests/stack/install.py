@@ -14,7 +14,7 @@ from tests.cluster.errors import PrerequisiteError
 from tests.cluster.host import volumes
 from tests.cluster.host.process import run
 from tests.cluster.images import building as images
-from tests.cluster.images.specs import GATEWAY, OPERATOR, TRAINER, ImageSpec
+from tests.cluster.images.specs import GATEWAY, OPERATOR, REMOTE, TRAINER, ImageSpec
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import full_cluster_folders
 from tests.cluster.paths import REPOSITORY_ROOT
@@ -89,6 +89,7 @@ def install_release(stack: Stack, *settings: str) -> None:
     texts = [
         *_image_values("image", stack.image(OPERATOR)),
         *_image_values("trainer.image", stack.image(TRAINER)),
+        *_image_name("remote.image", stack.image(REMOTE)),
         *_image_values("gateway.image", stack.image(GATEWAY)),
         f"fullnameOverride={OPERATOR_DEPLOYMENT}",
         "gateway.keys=required",
@@ -111,5 +112,9 @@ def _volume_of_the_gateway(stack: Stack) -> None:
 
 
 def _image_values(prefix: str, name: str) -> list[str]:
+    return [*_image_name(prefix, name), f"{prefix}.pullPolicy=IfNotPresent"]
+
+
+def _image_name(prefix: str, name: str) -> list[str]:
     repository, _, tag = name.rpartition(":")
-    return [f"{prefix}.repository={repository}", f"{prefix}.tag={tag}", f"{prefix}.pullPolicy=IfNotPresent"]
+    return [f"{prefix}.repository={repository}", f"{prefix}.tag={tag}"]

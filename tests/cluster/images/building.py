@@ -11,17 +11,17 @@ from tests.cluster.cluster import Cluster, Report, exclusive, silent, status, up
 from tests.cluster.errors import CommandError, PrerequisiteError
 from tests.cluster.host import machine as host
 from tests.cluster.images import buildah
-from tests.cluster.images.base_image import ensure_base_image
+from tests.cluster.images.base_image import Suite, ensure_base_image
 from tests.cluster.images.loading import load, loaded_names
 from tests.cluster.images.specs import (
+    ALL,
     DEVELOPMENT_TAG,
     GATEWAY,
     IMPLIED_PREFIX,
     LOCAL_PREFIX,
     OPERATOR,
+    REMOTE,
     TRAINER,
-    TRAINER_DEPENDENCIES,
-    VLLM,
     ImageSpec,
     input_hash,
     stage_context,
@@ -82,14 +82,15 @@ def build_images(report: Report = silent, built: Callable[[BuiltImage], None] = 
         fcntl.flock(lock, fcntl.LOCK_EX)
         buildah.buildah("rm", "--all")  # working containers of a killed build
         buildah.remove_stale_temporaries()
-        base = ensure_base_image()
+        bases = {suite: ensure_base_image(suite) for suite in Suite}
         existing = buildah.names()
         images: list[BuiltImage] = []
-        for spec in (TRAINER_DEPENDENCIES, TRAINER, VLLM, OPERATOR, GATEWAY):
+        names: dict[ImageSpec, str] = {}
+        for spec in ALL:
             began = time.monotonic()
-            parent = images[0].name if spec is VLLM else base
-            image = build_image(spec, parent, existing)
+            image = build_image(spec, names[spec.parent] if spec.parent else bases[spec.suite], existing)
             images.append(image)
+            names[spec] = image.name
             report(f"{image.name} built in {time.monotonic() - began:.1f} s")
             if spec.is_loaded:
                 built(image)
@@ -166,8 +167,11 @@ def load_named(names: Sequence[str], report: Report = silent) -> None:
 def push_advice() -> str:
     """What to do for a cluster that is not ours: nothing is loaded there."""
     lines = ["CLUSTER=current: build these and push them to a registry that the cluster can pull from:"]
-    for spec in (OPERATOR, GATEWAY, TRAINER):
-        lines.append(f"  docker build -f {spec.containerfile} -t YOUR_REGISTRY/{spec.repository}:{DEVELOPMENT_TAG} .")
+    for spec in (OPERATOR, GATEWAY, TRAINER, REMOTE):
+        target = f" --target {spec.target}" if spec.target else ""
+        lines.append(
+            f"  docker build -f {spec.containerfile}{target} -t YOUR_REGISTRY/{spec.repository}:{DEVELOPMENT_TAG} ."
+        )
         lines.append(f"  docker push YOUR_REGISTRY/{spec.repository}:{DEVELOPMENT_TAG}")
     return "\n".join(lines)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.cluster.images.base_image import Suite
 from tests.cluster.paths import REPOSITORY_ROOT, image_root
 
 LOCAL_PREFIX = "localhost/"
@@ -23,7 +24,7 @@ class ImageSpec:
     """An image: its repository name, its Containerfile, and the files and folders that it is built from.
 
     `target` builds one stage only, `arguments` are build arguments, `NAME=value`; `is_loaded` says whether pods run
-    it.
+    it. It begins with the image `parent` or, without one, with a base image of `suite`.
     """
 
     repository: str
@@ -32,6 +33,8 @@ class ImageSpec:
     target: str | None = None
     arguments: tuple[str, ...] = ()
     is_loaded: bool = True
+    parent: "ImageSpec | None" = None
+    suite: Suite = Suite.BOOKWORM
 
     @property
     def development_name(self) -> str:
@@ -73,7 +76,46 @@ TRAINER = ImageSpec(
     ("requirements/trainer.txt", "crds/src", "contract/src", "vllm_client/src", "trainer_image/src"),
     arguments=_TRAINER_ARGUMENTS,
 )
-VLLM = ImageSpec("claas-vllm", "tests/cluster/vllm.Containerfile", ("requirements/vllm.txt",))
+VLLM = ImageSpec(
+    "claas-vllm", "tests/cluster/vllm.Containerfile", ("requirements/vllm.txt",), parent=TRAINER_DEPENDENCIES
+)
+# PyTorch's own index is not asked: Debian has a PyTorch for the CPU.
+_REMOTE_REQUIREMENTS = ("requirements/remote.txt", "requirements/overrides.txt")
+_REMOTE_ARGUMENTS = ("TORCH_FROM=debian",)
+REMOTE_DEPENDENCIES = ImageSpec(
+    "claas-trainer-remote-dependencies",
+    "trainer_image/Containerfile",
+    _REMOTE_REQUIREMENTS,
+    target="remote-dependencies",
+    arguments=_REMOTE_ARGUMENTS,
+    is_loaded=False,
+    suite=Suite.TRIXIE,
+)
+REMOTE = ImageSpec(
+    "claas-trainer-remote",
+    "trainer_image/Containerfile",
+    (
+        *_REMOTE_REQUIREMENTS,
+        "crds/src",
+        "contract/src",
+        "vllm_client/src",
+        "tinker_client/src",
+        "vllm_companion/src",
+        "trainer_image/src",
+        "inference_proxy/src",
+    ),
+    target="remote",
+    arguments=_REMOTE_ARGUMENTS,
+    suite=Suite.TRIXIE,
+)
+TINKER_PEER = ImageSpec(
+    "claas-tinker-peer",
+    "tests/cluster/peer.Containerfile",
+    ("requirements/peer.txt", "tests/peers"),
+    parent=REMOTE_DEPENDENCIES,
+)
+ALL = (TRAINER_DEPENDENCIES, TRAINER, VLLM, OPERATOR, GATEWAY, REMOTE_DEPENDENCIES, REMOTE, TINKER_PEER)
+"""In an order in which parents come first."""
 
 
 def source_files(root: Path, sources: Sequence[str]) -> Iterator[Path]:
