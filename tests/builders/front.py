@@ -122,12 +122,15 @@ def adapter(
     control_secret: str | None = "vllm-control",
     spec: Mapping[str, JsonValue] | None = None,
 ) -> Manifest:
-    """A LoraAdapter served on that port."""
+    """A LoraAdapter served on that port; `spec` has further fields, or others in their place."""
     made = cast(
         Manifest,
         lora_adapter(name, NAMESPACE, serving={"port": port}, control_secret=control_secret, handover="Sleep"),
     )
-    return {**made, "spec": {**cast(Manifest, made["spec"]), "model": _model(), **(spec or {})}}
+    given = dict(spec or {})
+    if "serving" in given:
+        given["serving"] = {"port": port, **cast(Manifest, given["serving"])}
+    return {**made, "spec": {**cast(Manifest, made["spec"]), "model": _model(), **given}}
 
 
 def _model() -> Manifest:

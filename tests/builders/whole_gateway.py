@@ -28,6 +28,7 @@ from claas_gateway.store.sql_store import open_store
 from claas_gateway.upstream.connections import new_session
 from claas_gateway.upstream.servers import Upstream
 from claas_kube.objects.meta import Manifest
+from claas_kube.objects.resources import AdapterObject
 from claas_kube.resources import ADAPTERS, DEPLOYMENTS, DISTILL_JOBS, PODS, SECRETS
 from tests.builders.api_server import SmallApi, serving_api
 from tests.builders.front import NAMESPACE, TOKEN, adapter, listening, settings, vllm_pod
@@ -58,6 +59,23 @@ def succeeds(number: int = 8) -> Ending:
         "handover": "Sleep",
         "conditions": [condition("Complete", "Completed")],
     }
+
+
+def succeeds_by_tinker(number: int = 8) -> Ending:
+    """The job makes that version, whose weights the Tinker service keeps, without a pause."""
+
+    def ends(job: Manifest) -> Manifest:
+        timings: JsonValue = {"prepare": 0.25, "step": 1.0, "publish": 0.125, "swap": 0.375}
+        conditions: JsonValue = [condition("Complete", "Completed"), condition("Served", "InService")]
+        ended = {**succeeds(number)(job), "timings": timings, "conditions": conditions}
+        return {**ended, "producedWeights": weights(number), "handover": None}
+
+    return ends
+
+
+def weights(number: int) -> str:
+    """Where the Tinker service keeps a version's weights."""
+    return f"tinker://run:train:0/sampler_weights/job-v{number}"
 
 
 def fails(reason: str = "OutOfMemory", message: str = "it does not fit", **more: JsonValue) -> Ending:
@@ -172,12 +190,13 @@ async def whole_gateway(
         await stack.enter_async_context(scripted.serving())
         small = SmallApi()
         small.put(PODS, NAMESPACE, vllm_pod("vllm-0", scripted.host))
+        served_by(small, "vllm", "vllm-control")
         for name, spec in (names if names is not None else {"coder": {}}).items():
-            small.put(ADAPTERS, NAMESPACE, adapter(name, scripted.port, spec=spec))
-        selector: Manifest = {"selector": {"matchLabels": {"app": "vllm"}}}
-        small.put(DEPLOYMENTS, NAMESPACE, {"metadata": {"name": "vllm"}, "spec": selector})
-        token = base64.b64encode(TOKEN.encode()).decode()
-        small.put(SECRETS, NAMESPACE, {"metadata": {"name": "vllm-control"}, "data": {"token": token}})
+            made = adapter(name, scripted.port, spec=spec)
+            found = AdapterObject.model_validate(made)
+            small.put(ADAPTERS, NAMESPACE, made)
+            if found.control_token is not None:
+                served_by(small, found.deployment_name, found.control_token.name)
         api = await stack.enter_async_context(serving_api(small))
         store = await stack.enter_async_context(open_store(f"sqlite+aiosqlite:///{folder}/gateway.db"))
         directory = WatchedDirectory(api, [NAMESPACE])
@@ -206,6 +225,14 @@ async def whole_gateway(
         if names is None or names:
             await small.until(lambda: bool(directory.servers(directory.adapters(None)[0].servers)))
         yield whole
+
+
+def served_by(small: SmallApi, deployment: str, secret: str) -> None:
+    """Have a Deployment whose pod is the scripted server, and the Secret with its control token."""
+    selector: Manifest = {"selector": {"matchLabels": {"app": "vllm"}}}
+    small.put(DEPLOYMENTS, NAMESPACE, {"metadata": {"name": deployment}, "spec": selector})
+    token = base64.b64encode(TOKEN.encode()).decode()
+    small.put(SECRETS, NAMESPACE, {"metadata": {"name": secret}, "data": {"token": token}})
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -10,6 +10,7 @@ from claas_gateway.access.edge import OPEN, Edge, refuse
 from claas_gateway.access.handlers import handle_errors
 from claas_gateway.access.sign_in import router as sign_in
 from claas_gateway.adapters.routes import router as adapters
+from claas_gateway.adapters.sampler import router as sampler
 from claas_gateway.dashboard.routes import router as dashboard
 from claas_gateway.errors import NotNow
 from claas_gateway.feedback.routes import router as feedback
@@ -29,6 +30,7 @@ def create_api(services: Services, worker: FeedbackWorker) -> FastAPI:
     api.include_router(information(services))
     api.include_router(feedback(services, worker))
     api.include_router(adapters(services))
+    api.include_router(sampler(services))
     api.include_router(dashboard(services))
     api.include_router(sign_in(services.guard))
     complete_openapi(api)

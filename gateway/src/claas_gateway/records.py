@@ -186,6 +186,10 @@ class FeedbackBatch:
     timings: dict[str, float] = field(default_factory=dict)
     """Seconds by phase, as in the job's status."""
     handover: str | None = None
+    weights: str | None = None
+    """Address of the version's weights in the engine's service; None: they are in its folder alone."""
+    served: bool | None = None
+    """Whether the version was in service when the batch was accounted for; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +218,8 @@ class VersionSeen:
     metrics: dict[str, float]
     verdict: str
     serving_gap_seconds: float | None = None
+    weights: str | None = None
+    """Address of its weights in the engine's service; None: they are in its folder alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,21 @@ async def test_the_zip_has_the_adapter_and_nothing_of_its_training(served: tuple
         assert {info.compress_type for info in archive.infolist()} == {zipfile.ZIP_STORED}
 
 
+@pytest.mark.parametrize("external", [False, True])
+async def test_the_zip_says_where_a_service_keeps_the_weights(
+    served: tuple[Companion, SmallServer], folder: Path, external: bool
+) -> None:
+    files = {"tinker.json": b'{"sampler_path": "tinker://run/sampler_weights/7"}', **(FILES if external else {})}
+    (folder / "tinker.json").write_bytes(files["tinker.json"])
+    if not external:
+        for name in FILES:
+            (folder / name).unlink()
+    reply = await export(served, NAME)
+    assert reply.status == 200
+    with zipfile.ZipFile(io.BytesIO(reply.body)) as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == files
+
+
 async def test_only_a_served_name_is_exported_and_only_with_the_token(
     served: tuple[Companion, SmallServer], folder: Path
 ) -> None:

@@ -1,5 +1,5 @@
 """Sends the version in service as a zip that PEFT and vLLM load: the adapter, without the optimiser's state and the
-records of training."""
+records of training. Where a service keeps the weights, the zip says where they are."""
 
 import asyncio
 import io
@@ -16,6 +16,8 @@ from claas_vllm.asgi import Receive, Send
 from claas_vllm.errors import ControlError
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors")
+_REFERENCE = "tinker.json"
+"""In the folder of a version whose weights a service keeps: where they are."""
 _PIECE_BYTES = 1 << 20
 
 
@@ -62,7 +64,9 @@ def zipped(files: list[IO[bytes]]) -> Iterator[bytes]:
 
 def _open(folder: Path, opened: ExitStack) -> list[IO[bytes]]:
     # Open files are read to their end also if their version is deleted meanwhile.
-    return [opened.enter_context((folder / name).open("rb")) for name in _FILES]
+    present = [name for name in (*_FILES, _REFERENCE) if (folder / name).exists()]
+    names = present if _REFERENCE in present else _FILES
+    return [opened.enter_context((folder / name).open("rb")) for name in names]
 
 
 class _Pieces(io.RawIOBase):

@@ -62,6 +62,8 @@ def parse_template(document: object, called: str = "the adapter template") -> Ad
     except ValidationError as error:
         faults = [f"spec.{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
         raise SettingsError(f"{called}: {'; '.join(faults)}") from None
+    if (parsed.serving.deployment_ref is None) == (parsed.serving.tinker_proxy is None):
+        raise SettingsError(f"{called}: spec.serving needs exactly one of deploymentRef and tinkerProxy")
     return AdapterTemplate(namespace, cast(dict[str, JsonValue], spec), parsed)
 
 

@@ -61,6 +61,18 @@ class Adapter:
         return self.found.spec.model.name
 
     @property
+    def samples_from_service(self) -> bool:
+        """Whether an engine's service keeps its weights, which its servers sample from."""
+        return self.found.spec.serving.tinker_proxy is not None
+
+    @property
+    def service_model(self) -> str:
+        """That service's name of the base model."""
+        engine, hub = self.found.spec.engine, self.found.spec.model.source.hub
+        named = engine.tinker.base_model if engine is not None and engine.tinker is not None else None
+        return named or (hub.repository if hub is not None else self.base_model)
+
+    @property
     def servers(self) -> ServerGroup:
         """The pods that serve it."""
         token = self.found.control_token

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from claas_gateway.feedback.plan.following import Refusal
 from claas_gateway.feedback.wire import (
     DistillResult,
@@ -61,14 +59,15 @@ def response(accepted: Accepted, batch: FeedbackBatch | None) -> FeedbackRespons
         return answer
     if batch is None:
         return answer if learned_in(accepted) else answer.model_copy(update={"status": REFUSED})
-    result = DistillResult(lora_id=request.lora_id, metadata=_metadata(batch.metrics, size))
+    result = DistillResult(lora_id=request.lora_id, metadata=_metadata(batch, size))
     timings = batch.timings
+    switched = batch.weights is not None and batch.served is True
     return answer.model_copy(
         update={
             "status": "ok",
             "distill_result": result,
-            "vllm": Paused(slept="sleep" in timings, woke="wake" in timings),
-            "timing_ms": _timing(accepted, batch),
+            "vllm": Paused(slept="sleep" in timings, woke="wake" in timings or switched),
+            "timing_ms": _timing(accepted, batch, "swap" if switched else "wake"),
         }
     )
 
@@ -107,14 +106,25 @@ def item_detail(item: FeedbackItem) -> ItemDetail:
     )
 
 
-def _metadata(metrics: Mapping[str, float], size: int) -> dict[str, float | int]:
-    """The trainer's measurements, beside them CLaaS's names."""
-    named: dict[str, float | int] = {name: float(value) for name, value in metrics.items()}
+def _metadata(batch: FeedbackBatch, size: int) -> dict[str, int | float | str]:
+    """The trainer's measurements, beside them CLaaS's names.
+
+    Not those of its Tinker backend's own loss (`adv_mean`, and with it `kl_mean`, `effective_kl_coef` and so on):
+    there are no advantages here. CLaaS's harness then reads the others, as of every backend.
+    """
+    metrics = batch.metrics
+    named: dict[str, int | float | str] = {name: float(value) for name, value in metrics.items()}
     named |= {claas: float(metrics.get(ours, 0.0)) for claas, ours in _CLAAS_NAMES.items()}
-    return {**named, "tokens_processed": int(metrics.get("tokens", 0)), "batch_size": size}
+    tokens = int(metrics.get("tokens", 0))
+    named |= {"tokens_processed": tokens, "completion_len": tokens, "batch_size": size}
+    if batch.version is not None:
+        named["step"] = batch.version
+    if batch.weights is not None:
+        named["sampler_weights_path"] = batch.weights
+    return named
 
 
-def _timing(accepted: Accepted, batch: FeedbackBatch) -> TimingMs:
+def _timing(accepted: Accepted, batch: FeedbackBatch, waking: str) -> TimingMs:
     def milliseconds(*names: str) -> int:
         return round(1000 * sum(batch.timings.get(name, 0.0) for name in names))
 
@@ -123,6 +133,6 @@ def _timing(accepted: Accepted, batch: FeedbackBatch) -> TimingMs:
         total=round(1000 * total.total_seconds()) if total else 0,
         distill=milliseconds("load", "step", "release"),
         sleep=milliseconds("sleep"),
-        wake=milliseconds("wake"),
+        wake=milliseconds(waking),
         save=milliseconds("publish"),
     )

@@ -187,6 +187,8 @@ class Passes:
             metrics=dict(end.metrics),
             timings=dict(end.timings),
             handover=end.handover,
+            weights=end.weights,
+            served=end.served,
         )
         rest = None
         if len(outcomes) < len(members):

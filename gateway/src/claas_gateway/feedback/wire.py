@@ -83,14 +83,19 @@ class DistillResult(BaseModel):
     """The step, for clients that print its measurements."""
 
     lora_id: str
-    metadata: dict[str, float | int]
+    metadata: dict[str, int | float | str]
 
 
 class Paused(BaseModel):
     """What happened to serving."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     slept: bool = False
+    """Whether it was paused for the step."""
     woke: bool = False
+    """Whether it went on after the pause; where an engine's service keeps the weights, which needs no pause: whether
+    the new version is in service."""
 
 
 class TimingMs(BaseModel):

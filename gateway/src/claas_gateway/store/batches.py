@@ -36,6 +36,8 @@ _END = (
     "metrics",
     "timings",
     "handover",
+    "weights",
+    "served",
 )
 """What is written down of a batch when it is accounted for."""
 

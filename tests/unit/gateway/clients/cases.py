@@ -1,7 +1,6 @@
 """Requests that existing clients of CLaaS make, and what they rely on in the answers.
 
-Each row was written from what those clients read. Left out: routes of the Tinker backend, which this release does not
-have, and the evaluation's pages.
+Each row was written from what those clients read. Left out: the evaluation's pages.
 """
 
 from __future__ import annotations
@@ -12,9 +11,11 @@ from dataclasses import dataclass, field
 from pydantic import JsonValue
 
 from tests.builders.front import BASE
+from tests.builders.whole_gateway import weights
 
 CHAT, TEXT, FEEDBACK = "/v1/chat/completions", "/v1/completions", "/v1/feedback"
 LORA, DASHBOARD = "/v1/lora", "/v1/dashboard"
+STATUS, REFRESH = "/v1/sampler/status", "/v1/sampler/refresh"
 QUESTION = "Which river flows through Vienna?"
 ANSWER = "The Danube flows through Vienna."
 WISH = "Name the river alone."
@@ -54,6 +55,8 @@ class Given:
     """Whether a second base model is served."""
     stalls: bool = False
     """Whether a new adapter never comes to serve."""
+    tinker: bool = False
+    """Whether the Tinker service trains and keeps the weights."""
 
 
 @dataclass(frozen=True)
@@ -556,4 +559,86 @@ LORAS = [
         contains={"detail": ["LoRA not found"]},
     ),
     Case("an export names what", "GET", f"{LORA}/export", status=422, types=_LIST),
+]
+
+_TINKER = Given(tinker=True)
+TINKER = [
+    Case(
+        "what is sampled from can be asked for anew",
+        "POST",
+        REFRESH,
+        {"model_path": None},
+        given=_TINKER,
+        equals={"status": "ok"},
+    ),
+    Case(
+        "weights that are sampled from can be asked for",
+        "POST",
+        REFRESH,
+        {"model_path": weights(8)},
+        given=_TINKER,
+        equals={"status": "ok", "model_path": weights(8)},
+    ),
+    Case(
+        "weights of an older version can't be put in place of the newest one's",
+        "POST",
+        REFRESH,
+        {"model_path": weights(7)},
+        given=_TINKER,
+        status=409,
+        contains={"detail": ["version 7", "version 8"]},
+    ),
+    Case("weights that nobody made", "POST", REFRESH, {"model_path": "tinker://x"}, given=_TINKER, status=404),
+    Case(
+        "what is sampled from",
+        "GET",
+        STATUS,
+        given=_TINKER,
+        equals={"model_path": weights(8), "base_model": REPOSITORY, "lora_id": "acme/tone", "version": 8},
+    ),
+    Case(
+        "feedback becomes a step by the service, and the new weights are sampled from",
+        "POST",
+        FEEDBACK,
+        {"requests": [item()], "orchestration": {"sleep_before": False, "wake_after": False}},
+        given=Given(tinker=True, asked=True),
+        equals={
+            "status": "ok",
+            "vllm.slept": False,
+            "vllm.woke": True,
+            "timing_ms.sleep": 0,
+            "timing_ms.wake": 375,
+            "distill_result.metadata.step": 8,
+            "distill_result.metadata.sampler_weights_path": weights(8),
+            "distill_result.metadata.completion_len": 40,
+            "distill_result.metadata.batch_size": 1,
+            "distill_result.metadata.distill_loss": 0.4,
+        },
+        # A harness that finds it takes the rest for the measurements of another loss.
+        lacks=["adv_mean"],
+    ),
+    Case(
+        "the model may be left out with the service too",
+        "POST",
+        CHAT,
+        {"messages": [{"role": "user", "content": "hi"}]},
+        given=_TINKER,
+        types={"choices.0.message.content": str},
+    ),
+    Case(
+        "an adapter that the service trains is made",
+        "POST",
+        f"{LORA}/init",
+        {"lora_id": "acme/new", "base_model": REPOSITORY, "lora_r": 32},
+        given=_TINKER,
+        equals={"lora_id": "acme/new-init"},
+    ),
+    Case("nothing is sampled from a service", "GET", STATUS, status=404),
+    Case(
+        "without a service there is nothing to refresh",
+        "POST",
+        REFRESH,
+        {"model_path": None},
+        equals={"status": "ok"},
+    ),
 ]

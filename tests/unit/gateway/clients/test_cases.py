@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import pytest_asyncio
@@ -15,9 +16,19 @@ import yaml
 from pydantic import JsonValue
 
 from claas_gateway.settings import Settings
+from claas_kube.objects.meta import Manifest
 from claas_kube.resources import ADAPTERS, PODS
 from tests.builders.front import BASE, DEPLOYMENT, NAMESPACE, adapter, vllm_pod
-from tests.builders.whole_gateway import WholeGateway, fails, serves, stalls, succeeds, whole_gateway
+from tests.builders.whole_gateway import (
+    WholeGateway,
+    fails,
+    serves,
+    stalls,
+    succeeds,
+    succeeds_by_tinker,
+    weights,
+    whole_gateway,
+)
 from tests.simulation.openai_server import OpenAIServer, Script
 from tests.unit.gateway.clients.cases import (
     ASKED,
@@ -33,6 +44,7 @@ from tests.unit.gateway.clients.cases import (
     REPOSITORY,
     SECOND_BASE,
     TEXT,
+    TINKER,
     WISH,
     Case,
     Given,
@@ -42,21 +54,30 @@ from tests.unit.gateway.clients.cases import (
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
+AT = "2026-11-27T07:00:00Z"
+
+
+BY_VLLM: dict[str, JsonValue] = {
+    "serving": {"deploymentRef": {"name": DEPLOYMENT}, "controlTokenSecretRef": {"name": "vllm-control"}}
+}
+BY_TINKER: dict[str, JsonValue] = {
+    "model": {"name": BASE, "source": {"hub": {"repository": REPOSITORY}}},
+    "engine": {"tinker": {}},
+    "serving": {"tinkerProxy": {}},
+}
+
 
 @asynccontextmanager
-async def _gateway(folder: Path) -> AsyncIterator[WholeGateway]:
+async def _gateway(folder: Path, engine: dict[str, JsonValue] = BY_VLLM) -> AsyncIterator[WholeGateway]:
     """A gateway with one adapter, which makes others."""
     server = OpenAIServer(Script(models=()))
     template = folder / "template.yaml"
 
     def with_template(settings: Settings) -> Settings:
-        spec = {
+        spec: dict[str, JsonValue] = {
             "model": {"name": BASE, "source": {"hub": {"repository": REPOSITORY}}},
-            "serving": {
-                "deploymentRef": {"name": DEPLOYMENT},
-                "port": server.port,
-                "controlTokenSecretRef": {"name": "vllm-control"},
-            },
+            **engine,
+            "serving": {"port": server.port, **cast(Manifest, engine["serving"])},
             "storage": {"claimName": "adapters"},
         }
         template.write_text(yaml.safe_dump({"namespace": NAMESPACE, "spec": spec}))
@@ -64,7 +85,7 @@ async def _gateway(folder: Path) -> AsyncIterator[WholeGateway]:
 
     async with whole_gateway(
         folder,
-        names={"tone": {"loraId": "acme/tone"}},
+        names={"tone": {"loraId": "acme/tone", **engine}},
         server=server,
         changed=with_template,
         FEEDBACK_WAIT_SECONDS="5",
@@ -80,10 +101,27 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Whol
         yield whole
 
 
-@pytest.mark.parametrize("case", [*CHATS, *FEEDBACKS, *LORAS, *OTHERS], ids=lambda case: case.name)
-async def test_clients_find_what_they_rely_on(shared: WholeGateway, case: Case, tmp_path: Path) -> None:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def by_tinker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[WholeGateway]:
+    """The same with the Tinker service, which has taken steps."""
+    async with _gateway(tmp_path_factory.mktemp("tinker"), BY_TINKER) as whole:
+        tone = whole.small.found(ADAPTERS, NAMESPACE, "tone")
+        versions: list[JsonValue] = [
+            {"number": n, "path": f"versions/{n}", "digest": "d", "created": AT, "weights": weights(n)}
+            for n in (7, 8)
+        ]
+        status: JsonValue = {"servedVersion": 8, "latestVersion": 8, "versions": versions}
+        whole.small.put(ADAPTERS, NAMESPACE, {**tone, "status": status})
+        yield whole
+
+
+@pytest.mark.parametrize("case", [*CHATS, *FEEDBACKS, *LORAS, *OTHERS, *TINKER], ids=lambda case: case.name)
+async def test_clients_find_what_they_rely_on(
+    shared: WholeGateway, by_tinker: WholeGateway, case: Case, tmp_path: Path
+) -> None:
     async with AsyncExitStack() as stack:
-        gateway = await stack.enter_async_context(_gateway(tmp_path)) if case.given.alone else shared
+        common = by_tinker if case.given.tinker else shared
+        gateway = await stack.enter_async_context(_gateway(tmp_path)) if case.given.alone else common
         await stack.enter_async_context(_prepared(gateway, case.given))
         gateway.server.asked.clear()
         body = case.raw if case.raw is not None else None if case.body is None else json.dumps(case.body)
@@ -135,7 +173,7 @@ async def _prepared(gateway: WholeGateway, given: Given) -> AsyncIterator[None]:
     server = gateway.server
     server.script.answer, server.script.status = given.answer, 200
     server.script.lost_ids = int(given.loses_ids)
-    gateway.ending = fails() if given.fails else succeeds()
+    gateway.ending = fails() if given.fails else succeeds_by_tinker() if given.tinker else succeeds()
     gateway.beginning = stalls if given.stalls else serves
     if given.asked or given.fed_back:
         await _chat(gateway)

@@ -151,3 +151,10 @@ def test_the_end_keeps_what_the_job_measured() -> None:
     assert isinstance(end, End)
     assert (end.metrics, end.timings) == ({"loss": 0.25}, {"step": 1.5, "serving_gap": 2.0})
     assert (end.job_uid, end.phase) == ("uid-of-bt-1", "Succeeded")
+    assert (end.weights, end.served) == (None, False)
+    served = status.model_copy(
+        update={"produced_weights": "tinker://run/7", "conditions": [*status.conditions, condition("Served")]}
+    )
+    end = decide(SUBMITTED, job(served), None, None, NOW)
+    assert isinstance(end, End)
+    assert (end.weights, end.served) == ("tinker://run/7", True)

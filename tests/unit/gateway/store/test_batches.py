@@ -69,7 +69,8 @@ async def test_a_batch_goes_from_formed_to_submitted_to_accounted(store: Store) 
     assert await store.batches.get("batch") == submitted
     assert await store.batches.unaccounted() == [submitted]
     assert await states(store, "a") == [(ItemState.IN_JOB, "batch", None, None)]
-    end = ended(submitted, version=4, metrics={"loss": 0.25, "tokens": 12.0}, timings={"step": 3.5}, handover="Sleep")
+    measured = {"metrics": {"loss": 0.25, "tokens": 12.0}, "timings": {"step": 3.5}, "handover": "Sleep"}
+    end = ended(submitted, version=4, weights="tinker://run/4", served=True, **measured)
     refused = ItemOutcome("b", ItemState.REFUSED, reason="TooLong", message="too many tokens")
     assert await store.batches.account(end, [*learned(["a"], 4), refused])
     assert await store.batches.get("batch") == end

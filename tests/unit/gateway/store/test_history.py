@@ -32,12 +32,12 @@ def change(number: int, previous: int | None, at: float) -> ServiceChange:
 async def test_versions_are_kept_with_what_changed_of_them(store: Store) -> None:
     await store.history.saw_versions([version(2), version(1)])
     await store.history.saw_versions([version(2, verdict="good", serving_gap_seconds=1.5)])
-    await store.history.saw_versions([version(2, verdict="rejected"), version(3)])
+    await store.history.saw_versions([version(2, verdict="rejected"), version(3, weights="tinker://run/3")])
     await store.history.saw_versions([])
     assert await store.history.versions("team", "coder") == [
         version(1),
         version(2, verdict="rejected", serving_gap_seconds=1.5),
-        version(3),
+        version(3, weights="tinker://run/3"),
     ]
     assert await store.history.versions("team", "writer") == []
 

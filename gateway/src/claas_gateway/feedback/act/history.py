@@ -55,6 +55,7 @@ class History:
                 metrics=dict(version.metrics),
                 verdict=version.verdict.value,
                 serving_gap_seconds=self._gap(adapter, version.job),
+                weights=version.weights,
             )
             for version in self._directory.versions(adapter)
         ]

@@ -78,6 +78,8 @@ class End:
     metrics: Mapping[str, float] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     handover: str | None = None
+    weights: str | None = None
+    served: bool | None = None
 
     def outcomes(self, members: Sequence[FeedbackItem]) -> tuple[ItemOutcome, ...]:
         """What becomes of the members. Those without an outcome form a new batch."""
@@ -136,6 +138,8 @@ def _by_job(job: JobObject) -> Follow | End:
         metrics=dict(status.metrics),
         timings=timings,
         handover=status.handover.value if status.handover else None,
+        weights=status.produced_weights,
+        served=is_true(status.conditions, JobCondition.SERVED),
     )
 
 

@@ -91,6 +91,8 @@ batches = Table(
     Column("metrics", Json, nullable=False),
     Column("timings", Json, nullable=False),
     Column("handover", Name),
+    Column("weights", Name),
+    Column("served", Boolean),
     Index(None, "namespace", "adapter", "created"),
     Index("ix_feedback_batches_open", "created", postgresql_where=_OPEN_BATCH, sqlite_where=_OPEN_BATCH),
 )
@@ -156,6 +158,7 @@ versions = Table(
     Column("metrics", Json, nullable=False),
     Column("verdict", Name, nullable=False),
     Column("serving_gap_seconds", Float),
+    Column("weights", Name),
 )
 
 service_changes = Table(
