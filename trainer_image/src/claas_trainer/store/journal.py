@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -62,7 +63,57 @@ class VersionPublished(_Entry):
     version: int
 
 
-Entry = Annotated[AttemptBegun | StepTaken | VersionPublished, Field(discriminator="kind")]
+class RemoteCall(StrEnum):
+    """What is asked of an engine's service, where it costs or changes something."""
+
+    RUN = "run"
+    """Begin a training run."""
+    STEP = "step"
+    """Forward, backward and the optimiser's step."""
+    SAVE = "save"
+    """Keep the weights: a checkpoint of the training state and one for sampling."""
+
+
+class RemoteAsked(_Entry):
+    """The service is about to be asked for something. Without its `RemoteDone` nobody knows whether it did it."""
+
+    kind: Literal["remote-asked"] = "remote-asked"
+    call: RemoteCall
+    session: str
+    """The session of the client that asks."""
+    run: str | None = None
+    """The training run; None where it is begun."""
+    request: str | None = None
+    """Digest of what is asked, where the same must be asked again."""
+    name: str | None = None
+    """Name of the checkpoints, chosen beforehand."""
+    metrics: dict[str, float] = {}
+    """Metrics of the step, before it is saved."""
+
+
+class RemoteDone(_Entry):
+    """The service has done it."""
+
+    kind: Literal["remote-done"] = "remote-done"
+    call: RemoteCall
+    session: str
+    run: str
+    state_path: str | None = None
+    """Checkpoint of weights and optimiser state, where they are saved."""
+    sampler_path: str | None = None
+    """Checkpoint for sampling, where the weights are saved."""
+
+
+class RunLost(_Entry):
+    """The service has this training run no more, or it must not be used."""
+
+    kind: Literal["run-lost"] = "run-lost"
+    run: str
+
+
+Entry = Annotated[
+    AttemptBegun | StepTaken | VersionPublished | RemoteAsked | RemoteDone | RunLost, Field(discriminator="kind")
+]
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
 
