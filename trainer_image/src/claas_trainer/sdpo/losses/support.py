@@ -2,7 +2,8 @@
 
 The support is the student's (arXiv 2601.20802, section on top-K distillation): its K most likely tokens, at which the
 teacher's logits are gathered too. Shapes: N response tokens, V vocabulary, K support, M = K + 1 with a tail bucket. A
-row of logits is reduced to its K logits and one logsumexp of all others; the loss needs nothing else.
+row of logits is reduced to its K logits and one logsumexp of all others; the loss needs nothing else. Where only the
+log-probabilities of the K are known, the tail is what they leave (`with_tail`).
 """
 
 from __future__ import annotations
@@ -70,3 +71,25 @@ def support_logprobs(student: Tensor, teacher: Tensor, support: Support, k: int)
     tokens = chosen_tokens(student, support, k)
     kind = Support.FULL if tokens is None else support
     return reduced(student, tokens).logprobs(kind), reduced(teacher, tokens).logprobs(kind)
+
+
+def with_tail(top: Tensor, support: Support) -> Tensor:
+    """Log-probabilities on the support, float64 [N, M], from those of its K tokens over the whole vocabulary, [N, K].
+
+    The tail bucket is 1 minus the probabilities of the K. Below the resolution of the given dtype it is unknown, and
+    it is clamped there, without a gradient, which would be rounding errors times 1 / tail.
+    """
+    if support is not Support.TOP_K_TAIL:
+        return top.double().log_softmax(-1)
+    held = top.double().logsumexp(-1, keepdim=True)
+    return torch.cat([top.double(), _log_complement(held, torch.finfo(top.dtype).eps)], dim=-1)
+
+
+def _log_complement(log_p: Tensor, least: float) -> Tensor:
+    """log(max(1 - p, least)), also where p is close to 0 or rounded to above 1."""
+    log_p = log_p.clamp(max=math.log1p(-least))
+    near_one = log_p > -math.log(2)
+    # The unused branch must not make the gradient NaN.
+    of_near = torch.where(near_one, log_p, -1.0).expm1().neg().log()
+    of_far = torch.where(near_one, -1.0, log_p).exp().neg().log1p()
+    return torch.where(near_one, of_near, of_far)
