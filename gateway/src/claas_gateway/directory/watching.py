@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import random
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
 
 from claas_crds import GROUP
 from claas_crds.v1alpha1.version import AdapterVersion
@@ -15,22 +11,14 @@ from claas_gateway.directory.models import Adapter, BaseModel, Server, ServerGro
 from claas_gateway.directory.names import NameTable, Place
 from claas_gateway.errors import NotFound, Unprocessable
 from claas_kube.api import Api
-from claas_kube.errors import ApiError
 from claas_kube.index.collection import Collection
-from claas_kube.index.served_deployment import ServedDeployment
-from claas_kube.index.watch import Watch
-from claas_kube.listing import EVERYTHING, PAGE_OF_SMALL, Selection
+from claas_kube.index.watches import Watches, decoded_adapter
+from claas_kube.listing import PAGE_OF_SMALL, Selection
 from claas_kube.objects.meta import Manifest, ObjectMeta
 from claas_kube.objects.pods import Pod
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_kube.resources import ADAPTERS, DISTILL_JOBS, LEASES, Resource
 
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-COMPARE_SECONDS = 600.0
-"""Approximate interval in seconds of comparing the index with the cluster, in case a watch has missed a change."""
 JOB_LABEL = f"{GROUP}/gateway"
 """On the DistillJobs that a gateway made; its value is `true`."""
 _JOBS = Selection(labels=f"{JOB_LABEL}=true")
@@ -38,21 +26,8 @@ _LEASES = Selection(labels=LEASES_SELECTOR, page_size=PAGE_OF_SMALL)
 _NAMES_TOLD = 50
 
 
-async def _adapter(found: Manifest, before: AdapterObject | None) -> AdapterObject:
-    return AdapterObject.model_validate(found)
-
-
 async def _job(found: Manifest, before: JobObject | None) -> JobObject:
     return JobObject.model_validate(found)
-
-
-class _Watching(Protocol):
-    listed: bool
-
-    async def ready(self) -> None: ...
-    async def run(self) -> None: ...
-    async def compare(self) -> None: ...
-    async def read(self, namespace: str, name: str) -> None: ...
 
 
 class WatchedDirectory:
@@ -60,40 +35,30 @@ class WatchedDirectory:
 
     def __init__(self, api: Api, namespaces: Sequence[str]) -> None:
         """`namespaces`: those to watch; empty: all."""
-        self._api = api
-        self._adapters: Collection[AdapterObject] = Collection(_adapter, lambda adapter: [adapter.deployment_name])
+        self._adapters: Collection[AdapterObject] = Collection(
+            decoded_adapter, lambda adapter: [adapter.deployment_name]
+        )
         self._jobs: Collection[JobObject] = Collection(_job)
         self._leases: Collection[Granted] = Collection(granted, lambda lease: [lease.deployment])
         self._names = NameTable()
         self._bases_known: dict[str | None, dict[str, list[ServerGroup]]] = {}
         self._listeners: list[Callable[[str, str], None]] = []
-        self._watches: dict[tuple[Resource, str | None], _Watching] = {}
-        self._served: dict[Place, ServedDeployment] = {}
-        self._following: dict[Place, asyncio.Task[None]] = {}
-        self._tasks: asyncio.TaskGroup | None = None
+        self._watches = Watches(api, self._adapters)
         for namespace in namespaces or (None,):
-            self._watch(ADAPTERS, self._adapters, namespace)
-            self._watch(DISTILL_JOBS, self._jobs, namespace, _JOBS)
-            self._watch(LEASES, self._leases, namespace, _LEASES)
+            self._watches.add(ADAPTERS, self._adapters, namespace)
+            self._watches.add(DISTILL_JOBS, self._jobs, namespace, _JOBS)
+            self._watches.add(LEASES, self._leases, namespace, _LEASES)
         self._adapters.listen(self._adapter_changed)
         self._jobs.listen(self._job_changed)
 
     async def ready(self) -> None:
         """Wait until everything has been listed once; raises ApiError if that fails."""
-        for watch in self._watches.values():
-            await watch.ready()
-        for served in list(self._served.values()):
-            await served.ready()
+        await self._watches.ready()
+        await self._watches.deployments_ready()
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
-            for (resource, namespace), watch in self._watches.items():
-                tasks.create_task(watch.run(), name=f"watch {resource.plural} {namespace or ''}")
-            for at in self._served:
-                self._follow(at)
-            tasks.create_task(self._compare(), name="compare the directory")
+        await self._watches.run()
 
     async def wrote(self, resource: Resource, found: Manifest) -> None:
         """Take the object in the answer to an own write."""
@@ -104,12 +69,7 @@ class WatchedDirectory:
 
     async def refused(self, resource: Resource, namespace: str, name: str) -> None:
         """An own write met an object that had changed or was gone: read it again."""
-        watch = self._watches.get((resource, namespace)) or self._watches.get((resource, None))
-        if watch is not None:
-            try:
-                await watch.read(namespace, name)
-            except ApiError as error:
-                log.info("%s %s/%s could not be read anew: %s", resource.plural, namespace, name, error)
+        await self._watches.refused(resource, namespace, name)
 
     def resolve(self, model: str | None, namespace: str | None, adapter: str | None = None) -> Target:
         """See Directory."""
@@ -149,7 +109,7 @@ class WatchedDirectory:
 
     def servers(self, group: ServerGroup) -> Sequence[Server]:
         """See Directory."""
-        served = self._served.get((group.namespace, group.deployment))
+        served = self._watches.served(group.namespace, group.deployment)
         if served is None:
             return ()
         asleep = {uid for lease in self._leases.grouped(group.namespace, group.deployment) for uid in lease.pod_uids}
@@ -162,7 +122,7 @@ class WatchedDirectory:
 
     def listed(self) -> bool:
         """See Directory."""
-        return all(watch.listed for watch in self._watches.values())
+        return self._watches.listed
 
     def listen(self, changed: Callable[[str, str], None]) -> None:
         """See Directory."""
@@ -207,30 +167,12 @@ class WatchedDirectory:
         more = ["..."] if len(names) > _NAMES_TOLD else []
         return ", ".join([*sorted(set(names))[:_NAMES_TOLD], *more]) or "none"
 
-    def _watch(
-        self, resource: Resource, collection: Collection[T], namespace: str | None, selection: Selection = EVERYTHING
-    ) -> None:
-        self._watches[resource, namespace] = Watch(self._api, resource, collection, namespace, selection)
-
     def _adapter_changed(
         self, namespace: str, name: str, before: AdapterObject | None, after: AdapterObject | None
     ) -> None:
         self._names.change((namespace, name), before, after)
         self._bases_known.clear()
-        for adapter in (before, after):
-            if adapter is not None:
-                self._follow_deployment((namespace, adapter.deployment_name))
         self._tell(namespace, name)
-
-    def _follow_deployment(self, at: Place) -> None:
-        """Watch the Deployments that adapters name, and no others."""
-        if not self._adapters.grouped(*at):
-            self._served.pop(at, None)
-            if (following := self._following.pop(at, None)) is not None:
-                following.cancel()
-        elif at not in self._served:
-            self._served[at] = ServedDeployment(self._api, *at, lambda: None)
-            self._follow(at)
 
     def _job_changed(self, namespace: str, name: str, before: JobObject | None, after: JobObject | None) -> None:
         job = after or before
@@ -240,24 +182,6 @@ class WatchedDirectory:
     def _tell(self, namespace: str, adapter: str) -> None:
         for listener in self._listeners:
             listener(namespace, adapter)
-
-    def _follow(self, at: Place) -> None:
-        if self._tasks is not None:
-            self._following[at] = self._tasks.create_task(self._served[at].run(), name=f"follow {at[0]}/{at[1]}")
-
-    async def compare(self) -> None:
-        """Compare everything with the cluster once, by metadata."""
-        watches: list[_Watching | ServedDeployment] = [*self._watches.values(), *self._served.values()]
-        for watch in watches:
-            try:
-                await watch.compare()
-            except ApiError as error:
-                log.warning("the directory could not be compared with the cluster: %s", error)
-
-    async def _compare(self) -> None:
-        while True:
-            await asyncio.sleep(COMPARE_SECONDS * random.uniform(0.8, 1.2))
-            await self.compare()
 
 
 def _is_ours(job: Manifest) -> bool:
