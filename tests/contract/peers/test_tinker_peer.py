@@ -1,6 +1,5 @@
 """The unmodified SDK against the peer: what it trains and samples is right."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,47 +9,12 @@ from peft import LoraConfig, get_peft_model
 from tinker import types
 from transformers import AutoModelForCausalLM
 
+from tests.contract.peers.steps import RANK, TOKENS, Connect, entropy_like, fresh, logprobs, step, wide_datum
 from tests.peers.tinker.calls import Operation
 from tests.peers.tinker.model.lora import ALPHA, ATTENTION, MLP
 from tests.peers.tinker.server import TinkerPeer
 
 pytestmark = pytest.mark.contract
-
-RANK = 4
-TOKENS = list(range(20, 44))
-ADAM = types.AdamParams(learning_rate=1e-2, weight_decay=0.1, grad_clip_norm=1.0)
-Connect = Callable[[TinkerPeer], tinker.ServiceClient]
-
-
-def wide_datum(seed: int) -> types.Datum:
-    generator = torch.Generator().manual_seed(seed)
-    targets = torch.randint(0, 250, (len(TOKENS), 5), generator=generator)
-    return types.Datum(
-        model_input=types.ModelInput.from_ints(TOKENS),
-        loss_fn_inputs={"target_tokens": types.TensorData.from_torch(targets)},
-    )
-
-
-def entropy_like(data: list[types.Datum], logprobs: list[torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
-    del data
-    loss = torch.stack([(one.exp() * one).sum() for one in logprobs]).sum()
-    return loss, {"mine:sum": float(loss.detach())}
-
-
-def fresh(service: tinker.ServiceClient, peer: TinkerPeer, seed: int = 1) -> tinker.TrainingClient:
-    return service.create_lora_training_client(peer.model_name, rank=RANK, seed=seed, train_unembed=False).result()
-
-
-def step(client: tinker.TrainingClient, seed: int) -> float:
-    """The loss of one custom step."""
-    backward = client.forward_backward_custom([wide_datum(seed), wide_datum(seed + 100)], entropy_like)
-    client.optim_step(ADAM).result()
-    return backward.result().metrics["loss:sum"]
-
-
-def logprobs(client: tinker.TrainingClient) -> torch.Tensor:
-    output = client.forward([wide_datum(7)], "cross_entropy").result().loss_fn_outputs[0]["logprobs"]
-    return output.to_torch().reshape(len(TOKENS), 5)
 
 
 def test_three_steps_equal_those_of_torch_on_the_same_model(
@@ -78,7 +42,7 @@ def test_three_steps_equal_those_of_torch_on_the_same_model(
         torch.nn.utils.clip_grad_norm_(named.values(), 1.0)
         adam.step()
         adam.zero_grad()
-        assert loss == pytest.approx(float(own), rel=1e-5)
+        assert loss == pytest.approx(float(own.detach()), rel=1e-5)
     torch.testing.assert_close(logprobs(client), local_logprobs(7), atol=1e-4, rtol=0)
 
 

@@ -39,7 +39,11 @@ class Operation(StrEnum):
     EXTERNAL_URLS = "external_weights_urls"
     EXTERNAL_FILE = "external_file"
     TELEMETRY = "telemetry"
+    HEALTH = "healthz"
 
+
+OPEN = frozenset({Operation.EXTERNAL_FILE, Operation.HEALTH})
+"""What needs no key."""
 
 BILLED = frozenset(
     {

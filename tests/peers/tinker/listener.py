@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+import time
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -35,6 +36,11 @@ class Listener:
             target=self._serve, args=(self._server, listening), name="tinker-peer", daemon=True
         )
         self._thread.start()
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._server.started:
+            if time.monotonic() > deadline or not self._thread.is_alive():
+                raise RuntimeError(f"the peer did not start on {self._host}:{self.port}")
+            time.sleep(0.01)
 
     def cut(self) -> None:
         """Break all connections without an answer and refuse new ones. May be called from any thread."""

@@ -48,6 +48,8 @@ class Settings:
 
     compress: bool
     """Whether clients are told to send forward_backward compressed."""
+    datums_per_request: int
+    """Clients split longer lists of datums."""
     long_poll_s: float
     url_lifetime: timedelta
 
@@ -90,10 +92,16 @@ class Routes:
             Operation.EXTERNAL_URLS: ("GET", f"{_CHECKPOINT}/external_weights_urls", self._external_urls),
             Operation.EXTERNAL_FILE: ("GET", "/external_files/{token}/{file}", self._external_file),
             Operation.TELEMETRY: ("POST", "/telemetry", self._telemetry),
+            Operation.HEALTH: ("GET", "/healthz", self._health),
         }
 
     async def _client_config(self, incoming: Incoming) -> Response:
-        return _json(types.ClientConfigResponse(proto_compress_fwdbwd=self._settings.compress))
+        return _json(
+            types.ClientConfigResponse(
+                proto_compress_fwdbwd=self._settings.compress,
+                fwdbwd_max_chunk_len=self._settings.datums_per_request,
+            )
+        )
 
     async def _dynamic_config(self, incoming: Incoming) -> Response:
         return _json(types.ClientDynamicConfigResponse())
@@ -103,6 +111,9 @@ class Routes:
 
     async def _telemetry(self, incoming: Incoming) -> Response:
         return JSONResponse({"status": "accepted"})
+
+    async def _health(self, incoming: Incoming) -> Response:
+        return JSONResponse({"status": "ok"})
 
     async def _create_session(self, incoming: Incoming) -> Response:
         request = types.CreateSessionRequest.model_validate_json(incoming.body)

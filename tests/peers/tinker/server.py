@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from tinker.types.get_server_capabilities_response import SupportedModel
 
-from tests.peers.tinker.calls import Call, Operation
+from tests.peers.tinker.calls import OPEN, Call, Operation
 from tests.peers.tinker.checkpoints import Checkpoints, RefusedError
 from tests.peers.tinker.failures import (
     Answer,
@@ -62,6 +62,7 @@ class TinkerPeer:
         max_rank: int = 128,
         url_lifetime_s: float = 900.0,
         compress: bool = True,
+        datums_per_request: int = 1024,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """`api_key` None accepts every key; `session_timeout_s` None lets sessions live without heartbeats."""
@@ -76,7 +77,7 @@ class TinkerPeer:
         self.state = State(self.checkpoints, Cycle(cycle_s), session_timeout_s, self._after_work)
         self.service = Service(self.model, self.state, limits=limits or SamplingLimits(), max_rank=max_rank)
         self.offer(model_name)
-        settings = Settings(compress, long_poll_s, timedelta(seconds=url_lifetime_s))
+        settings = Settings(compress, datums_per_request, long_poll_s, timedelta(seconds=url_lifetime_s))
         table = Routes(self.service, settings).table
         routes = [
             Route(f"/api/v1{path}", self._endpoint(operation, handler), methods=[method])
@@ -151,6 +152,11 @@ class TinkerPeer:
         """List a model no more."""
         self.service.models.pop(model_name or self.model_name, None)
 
+    def expire(self, path: str, *, status: int = 404) -> None:
+        """End a checkpoint's time now; from now on all that are gone answer `status`."""
+        self.checkpoints.gone_status = status
+        self.checkpoints.expire(path)
+
     def called(self, operation: Operation) -> list[Call]:
         """Calls of one operation, oldest first."""
         with self._lock:
@@ -176,8 +182,8 @@ class TinkerPeer:
     async def _answer(
         self, handler: Handler, request: Request, body: bytes, call: Call, train: TrainRequest | None
     ) -> Response:
-        signed = call.operation is Operation.EXTERNAL_FILE
-        if self._api_key is not None and not signed and request.headers.get("x-api-key") != self._api_key:
+        needs_key = self._api_key is not None and call.operation not in OPEN
+        if needs_key and request.headers.get("x-api-key") != self._api_key:
             return JSONResponse({"detail": "the API key is not valid"}, status_code=401)
         effects = self._rules.effects(call, When.RECEIVED)
         await self._carry_out(effects, call)
