@@ -9,9 +9,11 @@ from contextlib import asynccontextmanager
 from claas_kube.api import Api
 from claas_operator.act.apply import Applier
 from claas_operator.act.events import Recorder
+from claas_operator.act.proxy import ProxyMaker
 from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView
+from claas_operator.clients.proxies import Proxies
 from claas_operator.clients.reader import Reader
 from claas_operator.loop.handlers import Wakers
 from claas_operator.loop.reconcile import Reconciler
@@ -28,8 +30,9 @@ def reconciler_of(api: Api, index: ClusterIndex | None = None) -> Reconciler:
     index = index or ClusterIndex(api, JobView(), (None,))
     api.keep_informed(index)
     read = Reader(api, index)
-    applier = Applier(api, read, companion, SETTINGS, metrics)
-    observer = Observer(read, index.jobs, companion, SETTINGS.engine)
+    proxies = Proxies(read)
+    applier = Applier(api, read, companion, SETTINGS, metrics, ProxyMaker(api, read, proxies, SETTINGS))
+    observer = Observer(read, index.jobs, companion, proxies, SETTINGS.engine)
     return Reconciler(api, read, index, observer, applier, Recorder(api, "operator-0"), metrics)
 
 

@@ -9,6 +9,8 @@ from typing import cast
 import pytest
 from pydantic import JsonValue
 
+from claas_contract.engine import ENGINE_NEEDS, ServingNeed
+from claas_operator.plan.naming import ENGINE_LABEL
 from tests.contract.chart import CHART, Object, at, call, helm_binary, of_kind, one, template
 from tools.crd.manifests import custom_resource_definitions
 
@@ -306,12 +308,20 @@ def test_the_operator_can_neither_list_secrets_nor_enter_pods_nor_change_rights(
     assert not {resource for _, resource, _ in granted} & {"pods/log", "pods/exec", "nodes", "serviceaccounts"}
     assert not {resource for group, resource, _ in granted if group == "rbac.authorization.k8s.io"}
     assert not {verb for _, _, verb in granted} & {"deletecollection", "escalate", "bind", "impersonate"}
-    assert not {verb for _, resource, verb in granted if resource in ("deployments", "persistentvolumeclaims")} & {
-        "create",
-        "patch",
-        "update",
-        "delete",
-    }
+    assert {verb for _, resource, verb in granted if resource == "persistentvolumeclaims"} == {"get"}
+    proxies = {(resource, verb) for _, resource, verb in granted if resource in ("deployments", "services")}
+    watched = {("deployments", verb) for verb in ("get", "list", "watch")}
+    made = {("deployments", "create"), ("deployments", "patch")}
+    made |= {("services", verb) for verb in ("get", "create", "patch")}
+    assert proxies == watched | made
+    without = rules_of(template(helm, "rbac.userRoles=false", "rbac.inferenceProxies=false", *settings))
+    assert {
+        (resource, verb)
+        for rule in without
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+        if resource in ("deployments", "services")
+    } == watched
 
 
 def test_a_namespaced_operator_has_the_same_rights_in_its_namespaces_and_nothing_beyond(helm: Path) -> None:
@@ -388,8 +398,9 @@ def test_trainers_get_a_policy_in_the_namespaces_that_are_known(
     helm: Path, settings: list[str], namespaces: set[str]
 ) -> None:
     objects = template(helm, "networkPolicy.enabled=true", *settings)
-    policies = of_kind(objects, "NetworkPolicy", "claas-claas-operator-trainer")
-    assert {at(each, "metadata", "namespace") for each in policies} == namespaces
+    for name in ("trainer", "remote"):
+        policies = of_kind(objects, "NetworkPolicy", f"claas-claas-operator-{name}")
+        assert {at(each, "metadata", "namespace") for each in policies} == namespaces
 
 
 def test_only_the_operator_may_ask_a_trainer_and_only_for_its_progress(helm: Path) -> None:
@@ -404,6 +415,23 @@ def test_only_the_operator_may_ask_a_trainer_and_only_for_its_progress(helm: Pat
     assert at(source, "podSelector") == at(one(objects, "Deployment"), "spec", "selector")
     egress = cast(list[Object], at(spec, "egress"))
     assert egress[-1] == {"ports": [{"port": 443, "protocol": "TCP"}]}
+
+
+def test_only_pods_of_engines_that_compute_elsewhere_may_reach_their_service(helm: Path) -> None:
+    objects = template(
+        helm, "networkPolicy.enabled=true", "watchNamespaces={a}", "networkPolicy.remote.egressPorts={8443}"
+    )
+    spec = at(one(objects, "NetworkPolicy", "claas-claas-operator-remote"), "spec")
+    elsewhere: list[JsonValue] = [
+        name.value for name, needs in ENGINE_NEEDS.items() if needs.serving is ServingNeed.NOTHING
+    ]
+    assert at(spec, "podSelector", "matchExpressions") == [
+        {"key": ENGINE_LABEL, "operator": "In", "values": elsewhere}
+    ]
+    assert at(spec, "policyTypes") == ["Egress"]
+    assert cast(list[Object], at(spec, "egress"))[-1] == {"ports": [{"port": 8443, "protocol": "TCP"}]}
+    trainers = at(one(objects, "NetworkPolicy", "claas-claas-operator-trainer"), "spec", "egress")
+    assert "8443" not in str(trainers)
 
 
 def test_names_can_be_set(helm: Path) -> None:

@@ -87,6 +87,11 @@ _AT_WORK = (
     (_A.VLLM_UNREACHABLE, "A ready pod does not answer on the serving port; the request is retried."),
 )
 _WRONG = (
+    (
+        _A.ENGINE_REFUSED,
+        "The adapter's engine can't follow the spec. The message names each setting and says what to use; nothing is"
+        " made until then, and jobs wait.",
+    ),
     (_A.DEPLOYMENT_NOT_FOUND, "The Deployment named in `spec.serving.deploymentRef` does not exist."),
     (_A.STORAGE_NOT_FOUND, "The claim named in `spec.storage` does not exist."),
     (

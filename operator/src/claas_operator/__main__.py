@@ -19,9 +19,11 @@ from claas_kube.objects.workloads import Lease
 from claas_kube.resources import LEASES
 from claas_operator.act.apply import Applier
 from claas_operator.act.events import Recorder
+from claas_operator.act.proxy import ProxyMaker
 from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView
+from claas_operator.clients.proxies import Proxies
 from claas_operator.clients.reader import Reader
 from claas_operator.errors import OperatorError, SettingsError
 from claas_operator.health import health_endpoint
@@ -52,9 +54,10 @@ async def operate(api: Api, settings: Settings, metrics: Metrics, stop: asyncio.
     index = ClusterIndex(api, jobs, settings.watch_namespaces or (None,))
     api.keep_informed(index)
     read = Reader(api, index)
-    applier = Applier(api, read, companion, settings, metrics)
+    proxies = Proxies(read)
+    applier = Applier(api, read, companion, settings, metrics, ProxyMaker(api, read, proxies, settings))
     recorder = Recorder(api, settings.pod_name)
-    observer = Observer(read, jobs, companion, settings.engine)
+    observer = Observer(read, jobs, companion, proxies, settings.engine)
     reconciler = Reconciler(api, read, index, observer, applier, recorder, metrics)
     wakers = Wakers(reconciler, index)
     view = ClusterView(lambda: jobs.within(None), wakers.adapters.all, reconciler.failing_loads)

@@ -10,7 +10,7 @@ from claas_crds.v1alpha1.engine import EngineName
 from claas_crds.v1alpha1.trainer_pod import Identity
 from claas_operator.errors import SettingsError
 
-DEFAULT_CONCURRENT_STEPS = 10
+DEFAULT_CONCURRENT_STEPS = 20
 
 
 @dataclass(frozen=True)

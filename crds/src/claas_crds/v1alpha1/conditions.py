@@ -85,6 +85,8 @@ class AdapterReason(StrEnum):
     """The pod that makes the initial version can't start."""
     INITIALISATION_FAILED = "InitialisationFailed"
     """The initial version could not be made."""
+    ENGINE_REFUSED = "EngineRefused"
+    """The adapter's engine can't follow the spec; the message names each setting."""
     DEPLOYMENT_NOT_FOUND = "DeploymentNotFound"
     """The Deployment does not exist."""
     STORAGE_NOT_FOUND = "StorageNotFound"

@@ -30,16 +30,26 @@
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
   verbs: [get]
+{{- if .Values.rbac.inferenceProxies }}
+# The Deployment and the Service of each inference proxy (`serving.tinkerProxy`).
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [create, patch]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, create, patch]
+{{- end }}
 # The companion's ConfigMap; a job's ConfigMap of samples, whose form is checked; the CA of a vLLM with TLS.
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, create, patch]
-# The control token, the API key and the CA of vLLM; a job's Secret of samples, whose form is checked; the input of
-# each attempt. Never list or watch.
+# The control token, the API key and the CA of vLLM; the key of an engine's service, if only to see that it is there;
+# the control token of an inference proxy; a job's Secret of samples, whose form is checked; the input of each attempt.
+# Never list or watch.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create, patch, delete]
-# A Lease for each vLLM Deployment (one step at a time), and one for each served name.
+# A Lease for each vLLM Deployment or adapter (one step at a time), and one for each served name.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [get, list, watch, create, update, delete]

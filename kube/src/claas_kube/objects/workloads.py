@@ -1,4 +1,4 @@
-"""Deployments, batch Jobs, Events and Leases, as far as they are read."""
+"""Deployments, claims, batch Jobs, Events and Leases, as far as they are read."""
 
 from __future__ import annotations
 
@@ -32,6 +32,19 @@ class Deployment(ResourceModel):
     metadata: ObjectMeta
     spec: DeploymentSpec = DeploymentSpec()
     status: DeploymentStatus = DeploymentStatus()
+
+
+class ClaimSpec(ResourceModel):
+    """core/v1 PersistentVolumeClaimSpec, as far as it is read here."""
+
+    access_modes: list[str] = []
+
+
+class Claim(ResourceModel):
+    """core/v1 PersistentVolumeClaim."""
+
+    metadata: ObjectMeta
+    spec: ClaimSpec = ClaimSpec()
 
 
 class BatchJobStatus(ResourceModel):

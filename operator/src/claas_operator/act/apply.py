@@ -17,6 +17,7 @@ from claas_kube.resources import BATCH_JOBS, CONFIG_MAPS, DISTILL_JOBS, LEASES, 
 from claas_operator.act import manifests
 from claas_operator.act.manifests import Owner
 from claas_operator.act.pod_volumes import Mount
+from claas_operator.act.proxy import ProxyMaker
 from claas_operator.act.sample_mounts import samples_mounts
 from claas_operator.act.trainer_input import attempt_input, init_input, recovery_input
 from claas_operator.clients import servers
@@ -52,13 +53,20 @@ class Applier:
     """
 
     def __init__(
-        self, api: Api, read: Reader, companion: CompanionSource, settings: Settings, metrics: Metrics
+        self,
+        api: Api,
+        read: Reader,
+        companion: CompanionSource,
+        settings: Settings,
+        metrics: Metrics,
+        proxies: ProxyMaker,
     ) -> None:
         self._api = api
         self._read = read
         self._companion = companion
         self._settings = settings
         self._metrics = metrics
+        self._proxies = proxies
 
     async def for_adapter(self, adapter: AdapterObject, plan: tuple[actions.Action, ...]) -> Outcome:
         """Carry out a LoraAdapter's plan."""
@@ -69,6 +77,10 @@ class Applier:
                 case actions.ApplyCompanion():
                     manifest = manifests.companion_config_map(namespace, self._companion.files)
                     await self._api.apply(CONFIG_MAPS, namespace, manifest)
+                case actions.CreateProxyToken():
+                    await self._proxies.create_token(adapter)
+                case actions.ApplyProxy():
+                    await self._proxies.apply(adapter)
                 case actions.CreateInit(name):
                     await self._create_init(adapter, name)
                 case actions.CreateRecovery(name, job):

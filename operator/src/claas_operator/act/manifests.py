@@ -23,6 +23,12 @@ from claas_operator.settings import Settings
 
 TERMINATION_GRACE_SECONDS = 30
 TRAINER_UID = 65532
+RESTRICTED: Manifest = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+"""core/v1 SecurityContext of our containers."""
 
 
 @dataclass(frozen=True)
@@ -197,7 +203,7 @@ def _pod_spec(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": TERMINATION_GRACE_SECONDS,
-        "securityContext": _security(trainer, trainer.identity or settings.trainer_identity),
+        "securityContext": pod_security(trainer, trainer.identity or settings.trainer_identity),
         "containers": [_container(command, adapter, settings, container_mounts)],
         "volumes": volumes,
     }
@@ -219,7 +225,7 @@ def _pod_spec(
     return spec
 
 
-def _security(trainer: TrainerPod, identity: Identity) -> Manifest:
+def pod_security(trainer: TrainerPod, identity: Identity) -> Manifest:
     """core/v1 PodSecurityContext: the restricted Pod Security Standard, and the pod's user and groups."""
     security: Manifest = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     if identity is Identity.FIXED:
@@ -267,11 +273,7 @@ def _container(
         "resources": resources,
         "terminationMessagePath": places.TERMINATION_MESSAGE_FILE,
         "terminationMessagePolicy": "File",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": dict(RESTRICTED),
         "volumeMounts": mounts,
     }
 

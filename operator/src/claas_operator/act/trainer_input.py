@@ -23,7 +23,7 @@ def init_input(adapter: AdapterObject, settings: Settings) -> TrainerInput:
             lora_id=adapter.lora_id,
         ),
         engine=engine_of(adapter, settings.engine),
-        model=_model(adapter),
+        model=model_location(adapter),
         lora=adapter.spec.lora,
         storage_path=adapter.storage_path,
     )
@@ -73,7 +73,8 @@ def _serving(adapter: AdapterObject, grant: Grant) -> ServingTarget:
     )
 
 
-def _model(adapter: AdapterObject) -> ModelLocation:
+def model_location(adapter: AdapterObject) -> ModelLocation:
+    """The base model as a pod with its volumes sees it."""
     source = adapter.spec.model.source
     if source.persistent_volume_claim is not None:
         path = source.persistent_volume_claim.path

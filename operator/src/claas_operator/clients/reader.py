@@ -13,7 +13,7 @@ from claas_kube.objects.meta import Manifest, ObjectMeta
 from claas_kube.objects.pods import Pod
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_kube.objects.serving_lease import SERVING_LEASE_LABELS
-from claas_kube.objects.workloads import BatchJob, Deployment, Event, Lease
+from claas_kube.objects.workloads import BatchJob, Claim, Deployment, Event, Lease
 from claas_kube.resources import (
     ADAPTERS,
     BATCH_JOBS,
@@ -25,6 +25,7 @@ from claas_kube.resources import (
     LEASES,
     PODS,
     SECRETS,
+    SERVICES,
     Resource,
 )
 from claas_operator.clients.cluster_index import ClusterIndex, batch_job_key, served_as
@@ -186,6 +187,17 @@ class Reader:
             return await self._api.get(CLAIMS, namespace, name) is not None
 
         return await self._claims.get((namespace, name), ask, keep=bool)
+
+    async def claim_on_many_nodes(self, namespace: str, name: str) -> bool:
+        """Whether pods on several nodes may mount the PersistentVolumeClaim at once."""
+        found = await self._api.get(CLAIMS, namespace, name)
+        modes = Claim.model_validate(found).spec.access_modes if found else []
+        return bool({"ReadWriteMany", "ReadOnlyMany"} & set(modes))
+
+    async def service(self, namespace: str, name: str) -> ObjectMeta | None:
+        """Metadata of the Service of that name."""
+        found = await self._api.get(SERVICES, namespace, name)
+        return ObjectMeta.model_validate(found["metadata"]) if found else None
 
     async def config_map(self, namespace: str, name: str) -> Manifest | None:
         """A ConfigMap as it is."""

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from claas_contract.engine_refusals import engine_refusals
 from claas_crds.v1alpha1.engine import EngineName
 from claas_crds.v1alpha1.step import JobPhase
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.clients import servers
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView, known_job
+from claas_operator.clients.proxies import Proxies, own_token
 from claas_operator.clients.reader import Reader
 from claas_operator.clients.recent import RECENT_SECONDS, Recent
 from claas_operator.observe.attempt_reader import observe_attempt
@@ -29,7 +31,7 @@ from claas_operator.observe.serving_pods import (
 )
 from claas_operator.plan import naming
 from claas_operator.plan.adapter.adoption import adoption_name
-from claas_operator.plan.engine.choice import needs_of, service_key
+from claas_operator.plan.engine.choice import computes_elsewhere, engine_of, needs_of, service_key
 from claas_operator.plan.lineage.history import reported_rejections, reported_versions
 from claas_operator.plan.lineage.lineage import Lineage, lineage_for_jobs
 from claas_operator.plan.queueing import finished, jobs_ahead, queue_key
@@ -52,13 +54,16 @@ from claas_vllm_client import certificates_fault
 class Observer:
     """Observes the world of one object at a time."""
 
-    def __init__(self, read: Reader, jobs: JobView, companion: CompanionSource, engine: EngineName) -> None:
+    def __init__(
+        self, read: Reader, jobs: JobView, companion: CompanionSource, proxies: Proxies, engine: EngineName
+    ) -> None:
         """`engine`: that of adapters which name none."""
         self._read = read
         self._jobs = jobs
         self._samples = SamplesObserver(read)
         self._companion = companion
         self._companions: Recent[bool] = Recent(RECENT_SECONDS)
+        self._proxies = proxies
         self._engine = engine
 
     async def adapter_world(self, adapter: AdapterObject, failures: Mapping[str, LoadFailure]) -> AdapterWorld:
@@ -89,6 +94,8 @@ class Observer:
             name_taken_by=_name_taken_by(adapter, await self._read.namesakes(adapter)),
             served=await self._read.served_name(namespace, adapter.deployment_name, adapter.served_name),
             adapters_here=len(sharing),
+            refusals=tuple(engine_refusals(engine_of(adapter, self._engine), spec.training, spec.lora, spec.serving)),
+            proxy=await self._proxies.state(adapter, deployment),
             companion_current=await self._companion_current(namespace),
             handover=choose_handover(adapter, needs_of(adapter, self._engine), deployment, said),
             server=server_of(adapter, deployment, said),
@@ -128,7 +135,7 @@ class Observer:
             job=job,
             adapter=adapter,
             samples_error=samples.missing,
-            input_error=samples.too_large,
+            input_error=samples.too_large or self._refused_settings(job, adapter),
             sample_fault=samples.invalid,
             jobs_ahead=ahead,
             lineage=(
@@ -281,7 +288,8 @@ class Observer:
         spec = adapter.spec
         hub = spec.model.source.hub
         named = {
-            "spec.serving.controlTokenSecretRef": adapter.control_token,
+            # One that the operator chooses itself is made before it is needed.
+            "spec.serving.controlTokenSecretRef": adapter.control_token if own_token(adapter) is None else None,
             "spec.serving.apiKeySecretRef": spec.serving.api_key_secret_ref,
             "spec.model.source.hub.tokenSecretRef": hub.token_secret_ref if hub else None,
             "spec.engine.tinker.apiKeySecretRef": service_key(adapter, self._engine),
@@ -314,6 +322,15 @@ class Observer:
             missing.append(f"{reference.name}/{reference.key} (spec.serving.tls.{field})")
         elif (fault := certificates_fault(found)) is not None:
             invalid.append(f"spec.serving.tls.{field}: key {reference.key} of {kind} {reference.name} {fault}")
+
+    def _refused_settings(self, job: JobObject, adapter: AdapterObject | None) -> str | None:
+        """Which of the job's own settings the engine can't follow. With those of the adapter it waits."""
+        if adapter is None or not computes_elsewhere(adapter, self._engine):
+            return None
+        engine, spec = engine_of(adapter, self._engine), adapter.spec
+        known = engine_refusals(engine, spec.training, spec.lora)
+        merged = engine_refusals(engine, job.spec.training.over(spec.training), spec.lora)
+        return "; ".join(f"spec.{said}" for said in merged if said not in known) or None
 
     async def _jobs_ahead(self, job: JobObject, adapter: AdapterObject, lease: ServingLease | None) -> int:
         namespace = job.metadata.namespace

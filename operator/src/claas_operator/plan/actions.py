@@ -17,6 +17,16 @@ class ApplyCompanion:
 
 
 @dataclass(frozen=True)
+class CreateProxyToken:
+    """Choose the control token of the adapter's inference proxy, unless there is one."""
+
+
+@dataclass(frozen=True)
+class ApplyProxy:
+    """Make the Deployment and the Service of the adapter's inference proxy as they should be."""
+
+
+@dataclass(frozen=True)
 class CreateInit:
     """Create the trainer that makes or finds the initial version."""
 
@@ -146,6 +156,8 @@ class DeleteJob:
 
 Action: TypeAlias = (
     ApplyCompanion
+    | CreateProxyToken
+    | ApplyProxy
     | CreateInit
     | DeleteAttempt
     | RetireAttempt

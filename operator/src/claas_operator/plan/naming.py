@@ -27,6 +27,11 @@ TRAINER_LABELS = {
     "app.kubernetes.io/name": "claas-trainer",
     "app.kubernetes.io/component": "trainer",
 }
+PROXY_LABELS = {
+    **COMMON_LABELS,
+    "app.kubernetes.io/name": "claas-inference-proxy",
+    "app.kubernetes.io/component": "inference-proxy",
+}
 
 _LONGEST_PREFIX = 40
 

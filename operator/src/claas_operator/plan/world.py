@@ -156,6 +156,18 @@ class SecretsSeen:
 
 
 @dataclass(frozen=True)
+class ProxyState:
+    """The inference proxy of an adapter that has one."""
+
+    current: bool
+    """Whether its Deployment and Service are as the operator made them for this spec."""
+    token_missing: bool = False
+    """Whether the operator has yet to choose its control token."""
+    taken_by: str | None = None
+    """An object with its name that is not the adapter's: kind and name."""
+
+
+@dataclass(frozen=True)
 class AdapterWorld:
     """Input of a LoraAdapter's plan."""
 
@@ -190,6 +202,10 @@ class AdapterWorld:
     """What is written down of the adapter's served name at its Deployment."""
     adapters_here: int = 1
     """How many LoraAdapters name the Deployment."""
+    refusals: tuple[str, ...] = ()
+    """Settings that the adapter's engine can't follow, a sentence for each."""
+    proxy: ProxyState | None = None
+    """None: the adapter is served by a vLLM."""
     name_taken_by: str | None = None
     """An older LoraAdapter with the same served name on the same Deployment."""
 

@@ -14,7 +14,9 @@ from claas_kube.errors import ApiError, Conflict
 from claas_kube.objects.meta import Manifest
 from claas_kube.resources import LEASES, Resource
 from claas_operator.act.apply import Applier
+from claas_operator.act.proxy import ProxyMaker
 from claas_operator.clients.companion_source import CompanionSource
+from claas_operator.clients.proxies import Proxies
 from claas_operator.clients.reader import Reader
 from claas_operator.loop.reconcile import CONFLICT_SECONDS
 from claas_operator.metrics.counts import Metrics
@@ -68,7 +70,9 @@ class Server(Api):
 
 def applier(server: Server) -> Applier:
     settings = Settings.from_environment({"CLAAS_TRAINER_IMAGE": "trainer"})
-    return Applier(server, Reader(server), CompanionSource({}), settings, Metrics())
+    read = Reader(server)
+    maker = ProxyMaker(server, read, Proxies(read), settings)
+    return Applier(server, read, CompanionSource({}), settings, Metrics(), maker)
 
 
 async def test_nothing_of_a_plan_is_done_after_a_lease_that_was_written_by_somebody_else() -> None:

@@ -17,6 +17,7 @@ from claas_kube.resources import ADAPTERS, BATCH_JOBS, CLAIMS, DEPLOYMENTS, DIST
 from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView
+from claas_operator.clients.proxies import Proxies
 from claas_operator.clients.reader import Reader
 from claas_operator.observe import worlds
 from claas_operator.observe.worlds import Observer
@@ -35,6 +36,10 @@ class Cluster:
     api: Api
     index: ClusterIndex
     read: Reader
+
+    @property
+    def observer(self) -> Observer:
+        return Observer(self.read, self.index.jobs, CompanionSource({}), Proxies(self.read), EngineName.LOCAL)
 
     def deaf(self) -> None:
         """From now on no event reaches the index."""
@@ -197,7 +202,7 @@ async def test_that_no_trainer_lives_is_asked_of_the_server_before_a_lease_is_le
         server.put(PODS, NAMESPACE, trainer(PODS, "step-1-late"))
         held = made.index.serving_lease(NAMESPACE, lease_name("vllm"))
         assert held is not None
-        observer = Observer(made.read, made.index.jobs, CompanionSource({}), EngineName.LOCAL)
+        observer = made.observer
         world = await observer.lease_world(held)
         assert [pod.name for pod in world.alive_pods] == ["step-1-late"]
 
@@ -222,7 +227,7 @@ async def test_a_vllm_that_sleeps_is_woken_on_the_servers_word_even_while_a_batc
         server.put(PODS, NAMESPACE, trainer(PODS, "step-1-late"))
         held = made.index.leases.get(NAMESPACE, lease_name("vllm"))
         assert isinstance(held, ServingLease)
-        world = await Observer(made.read, made.index.jobs, CompanionSource({}), EngineName.LOCAL).lease_world(held)
+        world = await made.observer.lease_world(held)
         assert [pod.name for pod in world.alive_pods] == ["step-1-late"]
 
 
@@ -230,7 +235,7 @@ async def test_a_running_trainer_and_a_lease_that_is_needed_are_believed_without
     async with cluster() as made:
         held = made.index.leases.get(NAMESPACE, lease_name("vllm"))
         assert isinstance(held, ServingLease)
-        await Observer(made.read, made.index.jobs, CompanionSource({}), EngineName.LOCAL).lease_world(held)
+        await made.observer.lease_world(held)
         assert not [path for _, path in made.server.asked if path.endswith(("/pods", "/jobs"))]
 
 

@@ -11,6 +11,7 @@ from claas_operator.plan.actions import Action, ApplyCompanion, Note, WriteLease
 from claas_operator.plan.adapter.adapter_conditions import write_conditions
 from claas_operator.plan.adapter.adoption import Adoption, plan_adoption, without
 from claas_operator.plan.adapter.initial import initial_version_actions
+from claas_operator.plan.adapter.proxy import proxy_actions
 from claas_operator.plan.adapter.readiness import Readiness
 from claas_operator.plan.adapter.ready_checks import readiness_of
 from claas_operator.plan.adapter.replicas import (
@@ -45,11 +46,12 @@ class AdapterPlan:
 def plan_adapter(world: AdapterWorld) -> AdapterPlan:
     """The plan for one LoraAdapter."""
     actions: list[Action] = []
-    if not world.companion_current:
+    if world.proxy is None and not world.companion_current:
         actions.append(ApplyCompanion())
     adoption = plan_adoption(world)
     lineage = _lineage(world, adoption)
     desired = lineage.desired
+    actions.extend(proxy_actions(world, has_version=lineage.head is not None))
     actions.extend(initial_version_actions(world, lineage.head))
     actions.extend(_lease_actions(world, desired, adoption))
     actions.extend(adoption.actions)

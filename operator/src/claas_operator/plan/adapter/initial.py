@@ -19,7 +19,7 @@ def initial_version_actions(world: AdapterWorld, head: AdapterVersion | None) ->
     init = world.init
     if head is not None:
         return _let_init_go(world)
-    if not world.claim_found or not world.secrets.usable:
+    if not world.claim_found or not world.secrets.usable or world.refusals:
         return []
     if init.state is TrainerState.ABSENT and unfit(world) is not None:
         return []  # No pod could load the version, so report the problem now, before it is made.

@@ -11,6 +11,7 @@ from claas_operator.plan.world import AdapterWorld
 
 STALLING = frozenset(
     {
+        AdapterReason.ENGINE_REFUSED,
         AdapterReason.DEPLOYMENT_NOT_FOUND,
         AdapterReason.STORAGE_NOT_FOUND,
         AdapterReason.STORAGE_NOT_MOUNTED,

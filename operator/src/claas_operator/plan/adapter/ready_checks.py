@@ -25,8 +25,14 @@ def readiness_of(world: AdapterWorld, lineage: Lineage, replicas: tuple[Replica,
     return said
 
 
+def engine_refused(view: AdapterView) -> Readiness | None:
+    """First of all, because nothing else can cure it."""
+    refusals = view.world.refusals
+    return Readiness(False, AdapterReason.ENGINE_REFUSED, "; ".join(refusals)) if refusals else None
+
+
 def claim_missing(view: AdapterView) -> Readiness | None:
-    """First of all, because everything needs the volume."""
+    """Before all else that exists or not, because everything needs the volume."""
     if view.world.claim_found:
         return None
     claim = view.world.adapter.spec.storage.claim_name
@@ -50,12 +56,22 @@ def secret_invalid(view: AdapterView) -> Readiness | None:
 
 
 def deployment_missing(view: AdapterView) -> Readiness | None:
-    """Before all checks of the Deployment and its pods."""
-    if view.world.deployment_found:
+    """Before all checks of the Deployment and its pods. That of an inference proxy is made once there is a version to
+    serve."""
+    if view.world.deployment_found or view.world.proxy is not None:
         return None
     deployment = view.world.adapter.deployment_name
     said = f"spec.serving.deploymentRef.name: there is no Deployment {deployment} in this namespace"
     return Readiness(False, AdapterReason.DEPLOYMENT_NOT_FOUND, said)
+
+
+def proxy_name_taken(view: AdapterView) -> Readiness | None:
+    """Beside it: the Deployment is somebody else's. That of an earlier adapter with the name goes by itself."""
+    proxy = view.world.proxy
+    if proxy is None or proxy.taken_by is None:
+        return None
+    said = f"spec.serving.tinkerProxy: there is a {proxy.taken_by} that is not this adapter's: delete it"
+    return Readiness(False, AdapterReason.SERVER_MISCONFIGURED, said)
 
 
 def served_name_taken(view: AdapterView) -> Readiness | None:
@@ -202,10 +218,12 @@ def serving(view: AdapterView) -> Readiness | None:
 
 
 READY_CHECKS: tuple[Callable[[AdapterView], Readiness | None], ...] = (
+    engine_refused,
     claim_missing,
     secret_missing,
     secret_invalid,
     deployment_missing,
+    proxy_name_taken,
     served_name_taken,
     container_missing,
     storage_not_mounted,

@@ -59,9 +59,9 @@ def server_of(
     adapter: AdapterObject, deployment: Deployment | None, reported: Sequence[ServerTraits]
 ) -> ServerTraits:
     """Settings of the adapter's servers: those that they report and agree on, and for others those in the
-    Deployment's template."""
+    Deployment's template. An inference proxy's template tells nothing."""
     said = agreed(reported)
-    if deployment is None:
+    if deployment is None or adapter.spec.serving.tinker_proxy is not None:
         return said
     pod = deployment.spec.template.spec
     return said.or_else(traits_of(pod, adapter.spec.serving.container, adapter.metadata.namespace))

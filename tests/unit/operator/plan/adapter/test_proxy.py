@@ -1,0 +1,79 @@
+"""The inference proxy: what is made of it and when, and what an adapter's status says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from claas_crds.v1alpha1.conditions import AdapterCondition, AdapterReason, condition_of
+from claas_crds.v1alpha1.engine import EngineSpec
+from claas_crds.v1alpha1.serving import Serving
+from claas_kube.objects.resources import AdapterObject
+from claas_operator.plan.actions import Action, ApplyCompanion, ApplyProxy, CreateInit, CreateProxyToken
+from claas_operator.plan.adapter.adapter import plan_adapter
+from claas_operator.plan.world import ProxyState
+from tests.builders.world import adapter, adapter_world
+
+REFUSAL = "training.teacher is ema: use frozen"
+
+
+def proxied(versions: tuple[int, ...] = ()) -> AdapterObject:
+    found = adapter(versions=versions, served=None, engine=EngineSpec.model_validate({"tinker": {}}))
+    serving = Serving.model_validate({"tinkerProxy": {}})
+    return found.model_copy(update={"spec": found.spec.model_copy(update={"serving": serving})})
+
+
+@pytest.mark.parametrize(
+    ("versions", "state", "refusals", "made"),
+    [
+        ((), ProxyState(current=False, token_missing=True), (), (CreateProxyToken, CreateInit)),
+        ((), ProxyState(current=False), (), (CreateInit,)),
+        ((0,), ProxyState(current=False), (), (ApplyProxy,)),
+        ((0,), ProxyState(current=True), (), ()),
+        ((0,), ProxyState(current=False, taken_by="Deployment x"), (), ()),
+        ((), ProxyState(current=False, token_missing=True), (REFUSAL,), ()),
+        ((0,), ProxyState(current=False), (REFUSAL,), ()),
+    ],
+)
+def test_a_proxy_is_made_once_there_is_a_version_and_mended_from_then_on(
+    versions: tuple[int, ...], state: ProxyState, refusals: tuple[str, ...], made: tuple[type[Action], ...]
+) -> None:
+    world = replace(
+        adapter_world(proxied(versions), deployment_found=False, companion_current=False),
+        proxy=state,
+        refusals=refusals,
+    )
+    plan = plan_adapter(world)
+    assert tuple(type(action) for action in plan.actions) == made
+    assert ApplyCompanion not in made
+
+
+@pytest.mark.parametrize(
+    ("versions", "state", "reason", "stalled"),
+    [
+        ((), ProxyState(current=False), AdapterReason.INITIALISING, False),
+        ((0,), ProxyState(current=True), AdapterReason.NO_READY_PODS, False),
+        ((0,), ProxyState(current=False, taken_by="Deployment x"), AdapterReason.SERVER_MISCONFIGURED, True),
+    ],
+)
+def test_a_proxy_without_its_deployment_is_awaited_and_not_missed(
+    versions: tuple[int, ...], state: ProxyState, reason: AdapterReason, stalled: bool
+) -> None:
+    world = replace(adapter_world(proxied(versions), deployment_found=False), proxy=state)
+    ready = condition_of(plan_adapter(world).status.conditions, AdapterCondition.READY)
+    found = condition_of(plan_adapter(world).status.conditions, AdapterCondition.STALLED)
+    assert ready is not None
+    assert found is not None
+    assert (ready.status, ready.reason) == ("False", reason)
+    assert found.status == ("True" if stalled else "False")
+
+
+def test_settings_that_the_engine_cannot_follow_stall_the_adapter_by_name() -> None:
+    world = replace(adapter_world(adapter(versions=())), refusals=(REFUSAL, "another"))
+    plan = plan_adapter(world)
+    stalled = condition_of(plan.status.conditions, AdapterCondition.STALLED)
+    assert stalled is not None
+    assert (stalled.status, stalled.reason) == ("True", AdapterReason.ENGINE_REFUSED)
+    assert stalled.message == f"{REFUSAL}; another"
+    assert not any(isinstance(action, CreateInit) for action in plan.actions)
