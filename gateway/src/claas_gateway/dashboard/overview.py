@@ -34,6 +34,8 @@ class AdapterLine:
     lora_id: str | None
     served_name: str | None
     base_model: str | None
+    engine: str | None
+    """Where steps are computed, if the adapter says so."""
     state: str
     tone: Tone
     message: str
@@ -109,6 +111,7 @@ def _line(
         lora_id=adapter.lora_id if adapter else None,
         served_name=adapter.served_name if adapter else None,
         base_model=adapter.base_model if adapter else None,
+        engine=adapter.engine.value if adapter and adapter.engine else None,
         state=state,
         tone=tone,
         message=message,

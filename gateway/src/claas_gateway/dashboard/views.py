@@ -72,6 +72,11 @@ class VersionLine:
         """Whether it is never served."""
         return self.seen.verdict == VersionVerdict.REJECTED
 
+    @property
+    def optimizer_lost(self) -> bool:
+        """Whether its step is known to have begun without the optimiser's state of the one before."""
+        return self.seen.metrics.get("optimizer_restored") == 0
+
 
 @dataclass(frozen=True, slots=True)
 class BatchLine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from claas_crds.v1alpha1.engine import EngineName
 from claas_crds.v1alpha1.serving import Serving
 from claas_kube.objects.resources import AdapterObject
 
@@ -59,6 +60,13 @@ class Adapter:
     def base_model(self) -> str:
         """The base model's name in vLLM."""
         return self.found.spec.model.name
+
+    @property
+    def engine(self) -> EngineName | None:
+        """Where its steps are computed; None: as the operator's execution mode says."""
+        if self.samples_from_service:
+            return EngineName.TINKER
+        return self.found.spec.engine.name if self.found.spec.engine is not None else None
 
     @property
     def samples_from_service(self) -> bool:

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
 from claas_gateway.access.callers import EVERYTHING, Caller
 from claas_gateway.dashboard import reader
@@ -24,7 +25,7 @@ from claas_gateway.store.interface import Store
 from claas_gateway.store.sql_store import open_store
 from tests.builders import feedback_story as story
 from tests.builders.dashboard_app import ChosenCaller, dashboard_app
-from tests.builders.gateway import FixedDirectory
+from tests.builders.gateway import FixedDirectory, gateway_adapter
 
 HOME = "/v1/dashboard"
 CODER = f"{HOME}/adapters/team-a/coder"
@@ -297,3 +298,22 @@ async def store_texts(store: Store, name: str, said: str) -> None:
     seen = replace(story.version("team-x", name, 1, story.NOW), metrics={said: 0.5}, job=f"bt-{name}")
     await store.history.saw_versions([seen])
     await store.history.add_score(ProbeScore("team-x", name, 1, said, 0.5, story.NOW))
+
+
+async def test_a_version_of_the_tinker_service_tells_where_it_is_and_whether_the_optimiser_came_back(
+    empty: Site,
+) -> None:
+    serving: dict[str, JsonValue] = {"deploymentRef": None, "tinkerProxy": {}}
+    empty.directory.known = [gateway_adapter("tone", "team-a", serving=serving)]
+    for number, measured in enumerate((None, 1.0, 0.0), start=1):
+        restored = {} if measured is None else {"optimizer_restored": measured}
+        seen = story.version("team-a", "tone", number, story.NOW)
+        at = f"tinker://run:train:{number}/sampler_weights/v{number}"
+        await empty.store.history.saw_versions([replace(seen, weights=at, metrics={**seen.metrics, **restored})])
+    page = await empty.get(f"{HOME}/adapters/team-a/tone")
+    assert "<dt>Engine</dt><dd>tinker</dd>" in page
+    assert page.count("optimiser not restored") == 1
+    for number in (1, 2, 3):
+        page = await empty.get(f"{HOME}/adapters/team-a/tone/versions/{number}")
+        assert f"tinker://run:train:{number}/sampler_weights/v{number}" in page
+        assert ("did not bring back" in page) is (number == 3)
