@@ -21,25 +21,28 @@ from claas_vllm.asgi import (
     with_length,
     without_own_headers,
 )
-from claas_vllm.engine_watch import watch_engine
 from claas_vllm.errors import ConfigurationError, ControlError
 from claas_vllm.in_band import RECORDED_ROUTES, AnswerWithRecord, wanted_recorder
-from claas_vllm.inner_server import MODELS_ROUTE, InnerServer, has_sleep_mode
+from claas_vllm.inner_server import MODELS_ROUTE, InnerServer
 from claas_vllm.lock import ControlLock, needs_token, route_path
 from claas_vllm.own_routes import OwnRoutes
-from claas_vllm.recording import record_generate
 from claas_vllm.served_names import ServedNames
 from claas_vllm.settings import Settings, read_settings
+from claas_vllm.vllm_host import Host, VllmHost
 
 _WAKING_ROUTES = ("/wake_up", "/resume")
 _SLEEP_TIMEOUT_SECONDS = 300.0
 
 
 class Companion:
-    """The middleware. vLLM creates one instance for its app and calls it for every connection and at start-up."""
+    """The middleware. vLLM creates one instance for its app and calls it for every connection and at start-up.
 
-    def __init__(self, app: App) -> None:
+    `names` are the served names. `host` is the server that it runs in, if not vLLM.
+    """
+
+    def __init__(self, app: App, host: Host | None = None) -> None:
         self.app = app
+        self._host = host or VllmHost()
         self._refusal: str | None = None
         try:
             settings = read_settings(os.environ)
@@ -47,11 +50,11 @@ class Companion:
             # An exception here would mean "no lifespan support", and the server would still start.
             self._refusal = f"claas_vllm: {error}"
             settings = Settings(token_file=None, alias_dir=None, open_paths=())
-        self._open_paths = settings.open_paths
+        self._open_paths = (*settings.open_paths, *self._host.open_paths())
         self._lock = ControlLock(settings.token_file)
         self._server = InnerServer(app)
-        self._names = ServedNames(self._server, AliasFolder(settings.alias_dir))
-        self._own = OwnRoutes(self._names, self._unload_idle)
+        self.names = ServedNames(self._server, AliasFolder(settings.alias_dir))
+        self._own = OwnRoutes(self.names, self._host, self._unload_idle)
         self._tasks: set[asyncio.Task[None]] = set()
         # Whoever asks for a record shows the token. Without the lock there is none to show.
         self._may_record = settings.token_file is not None
@@ -85,16 +88,16 @@ class Companion:
                     reason = error if isinstance(error, ControlError) else f"the first sleep: {type(error).__name__}"
                     message = {"type": "lifespan.startup.failed", "message": f"claas_vllm: {reason}"}
                 else:
-                    await self._names.restore(scope.get("app"))
-                    watch_engine(scope.get("app"), os.environ)
-                    self._own.records = self._may_record and record_generate(scope.get("app"))
+                    await self.names.restore(scope.get("app"))
+                    self._host.started(scope.get("app"))
+                    self._own.records = self._may_record and self._host.records(scope.get("app"))
             await send(message)
 
         await self.app(scope, receive, restore_first)
 
     async def _sleep_once(self, application: object) -> None:
         """Sleep once at start-up: the first sleep pins host memory for the weights, which takes long."""
-        if has_sleep_mode(application):
+        if self._host.sleeps_at_start(application):
             await asyncio.wait_for(self._server.sleep_once(application), _SLEEP_TIMEOUT_SECONDS)
 
     async def _control(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,7 +111,7 @@ class Companion:
         path = route_path(scope)
         if scope["type"] != "http" or not (path == "/claas" or path.startswith("/claas/")):
             if path in _WAKING_ROUTES:
-                self._names.table.doubt()
+                self.names.table.doubt()
             await self.app(without_own_headers(scope), receive, send)
             return
         try:
@@ -144,7 +147,7 @@ class Companion:
         if document is None or not isinstance(model, str):
             await self.app(scope, replay(messages, receive), send)
             return
-        target = self._names.table.begin(model)
+        target = self.names.table.begin(model)
         if target is None:
             await self.app(scope, replay(messages, receive), self._naming(scope, send, model, model))
             return
@@ -157,13 +160,13 @@ class Companion:
             send = self._naming(scope, send, model, target)
             await self.app(scope, replay([{"type": "http.request", "body": body}], receive), send)
         finally:
-            if self._names.table.end(target):
+            if self.names.table.end(target):
                 self._unload_idle(scope.get("app"))
 
     def _naming(self, scope: Scope, send: Send, asked: str, target: str) -> Send:
         async def names() -> list[str]:
             cards = await self._server.models(scope.get("app"))
-            return [card["id"] for card in self._names.cards_for_clients(cards)]
+            return [card["id"] for card in self.names.cards_for_clients(cards)]
 
         return naming(send, asked, target, names)
 
@@ -181,13 +184,13 @@ class Companion:
         body = b"".join(chunks)
         document = parse_object(body) if start["status"] == 200 else None
         if document is not None:
-            document["data"] = self._names.cards_for_clients(document["data"])
+            document["data"] = self.names.cards_for_clients(document["data"])
             body = json.dumps(document, separators=(",", ":")).encode()
             start["headers"] = with_length(start["headers"], len(body))
         await send(start)
         await send({"type": "http.response.body", "body": body})
 
     def _unload_idle(self, application: object) -> None:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._names.unload_idle(application))
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self.names.unload_idle(application))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -1,7 +1,6 @@
 """The companion's own routes below /claas, behind the lock."""
 
 import asyncio
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +8,9 @@ from claas_vllm.adapter_export import send_adapter
 from claas_vllm.aliases import Alias, parse_alias
 from claas_vllm.asgi import Receive, Scope, Send, answer, read_body
 from claas_vllm.errors import ControlError
-from claas_vllm.gpus import visible_gpu_uuids
 from claas_vllm.lock import route_path
 from claas_vllm.served_names import ServedNames
-from claas_vllm.server_settings import server_settings
-from claas_vllm.vllm_release import SUPPORTED_VLLM_VERSIONS, is_supported, vllm_version
+from claas_vllm.vllm_host import Host
 
 COMPANION_VERSION = "0.1.0"
 
@@ -26,11 +23,11 @@ class OwnRoutes:
     """Answers the requests below /claas. `records`: whether this companion records; `changed` is called after a
     change of a served name."""
 
-    def __init__(self, names: ServedNames, changed: Callable[[object], None]) -> None:
+    def __init__(self, names: ServedNames, host: Host, changed: Callable[[object], None]) -> None:
         self.records = False
         self._names = names
+        self._host = host
         self._changed = changed
-        self._gpu_uuids: list[str] | None = None
 
     async def respond(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request whose token was checked. Raises ControlError before the answer begins."""
@@ -67,17 +64,12 @@ class OwnRoutes:
         return alias
 
     async def _status(self, application: object) -> dict[str, Any]:
-        if self._gpu_uuids is None:
-            self._gpu_uuids = await asyncio.to_thread(visible_gpu_uuids, os.environ)
-        version = vllm_version()
+        # NVML may take its time.
+        about = await asyncio.to_thread(self._host.about, application)
         return {
             "companion_version": COMPANION_VERSION,
-            "vllm_version": version,
-            "supported_vllm_versions": list(SUPPORTED_VLLM_VERSIONS),
-            "vllm_supported": is_supported(version),
+            **about,
             "aliases": await self._names.describe(application),
-            "gpu_uuids": self._gpu_uuids,
             "persisted": self._names.persisted,
             "records": self.records,
-            "settings": server_settings(application),
         }

@@ -26,7 +26,7 @@ class AnswerRecorder:
 
     def __init__(self, *, logprobs: bool) -> None:
         self.logprobs = logprobs
-        self._calls: list[_Call] = []
+        self._calls: list[RecordedCall] = []
 
     def __enter__(self) -> "AnswerRecorder":
         self._token = _current.set(self)
@@ -43,13 +43,18 @@ class AnswerRecorder:
         record = {"v": 1, "version": version, "calls": [call.document() for call in self._calls]}
         return json.dumps(record, separators=(",", ":")).encode()
 
-    def call(self, prompt: object, sampling: Any, lora: object, logprobs_mode: str | None) -> "_Call":
-        """A call of `generate`, which is to be followed."""
-        self._calls.append(_Call(prompt, sampling, lora, logprobs_mode, self.logprobs))
+    def call(self, version: str | None, sampling: dict[str, Any]) -> "RecordedCall":
+        """A prompt that is answered by an adapter, or by the base model (None), with these settings."""
+        self._calls.append(RecordedCall(version, sampling, logprobs=self.logprobs))
         return self._calls[-1]
 
 
 _current: ContextVar[AnswerRecorder | None] = ContextVar("claas_recorder", default=None)
+
+
+def current_recorder() -> AnswerRecorder | None:
+    """The recorder of the request that is being answered; None if its caller wants no record."""
+    return _current.get()
 
 
 def record_generate(application: object) -> bool:
@@ -65,11 +70,14 @@ def record_generate(application: object) -> bool:
 
     @functools.wraps(generate)
     def recorded(prompt: Any, sampling_params: Any, *others: Any, **named: Any) -> Any:
-        recorder = _current.get()
+        recorder = current_recorder()
         # Beam search asks for single tokens, without text; they are not the answer.
         if recorder is None or not sampling_params.detokenize:
             return generate(prompt, sampling_params, *others, **named)
-        call = recorder.call(prompt, sampling_params, named.get("lora_request"), logprobs_mode)
+        sampling = {name: getattr(sampling_params, name, None) for name in _SETTINGS}
+        version = getattr(named.get("lora_request"), "lora_name", None)
+        call = recorder.call(version, {**sampling, "logprobs_mode": logprobs_mode})
+        is_text = isinstance(prompt, dict) and prompt.get("type") == "token"
         adds = sampling_params.output_kind.name == "DELTA"
         # What vLLM itself asks for; older releases have the setting alone.
         asked = getattr(sampling_params, "num_logprobs", sampling_params.logprobs)
@@ -77,76 +85,45 @@ def record_generate(application: object) -> bool:
         if hides:
             sampling_params = copy.copy(sampling_params)
             sampling_params.logprobs = 0
-        return call.follow(generate(prompt, sampling_params, *others, **named), adds=adds, hides=hides)
+        answers = generate(prompt, sampling_params, *others, **named)
+        return _followed(call, answers, is_text=is_text, adds=adds, hides=hides)
 
     # All of vLLM's handlers hold this object, so they find the attribute before the class's method.
     engine.generate = recorded
     return True
 
 
-class _Call:
-    """One call of `generate`: a prompt, the settings it is answered with, and the answers."""
+class RecordedCall:
+    """One prompt, the settings it is answered with, and the answers. `prompt_ids` stays empty if the prompt is not of
+    text alone: token ids do not tell such a prompt. `finished`: each answer came to its own end, and all is here."""
 
-    def __init__(
-        self, prompt: object, sampling: Any, lora: object, logprobs_mode: str | None, logprobs: bool
-    ) -> None:
-        self.version: str | None = getattr(lora, "lora_name", None)
-        self._is_text = isinstance(prompt, dict) and prompt.get("type") == "token"
-        self._sampling = {name: getattr(sampling, name, None) for name in _SETTINGS}
-        self._sampling["logprobs_mode"] = logprobs_mode
-        self._wants_logprobs = logprobs
-        self._prompt_ids: list[int] = []
-        self._outputs: dict[int, _Output] = {}
-        self._finished = self._broken = False
+    def __init__(self, version: str | None, sampling: dict[str, Any], *, logprobs: bool) -> None:
+        self.version = version
+        self.wants_logprobs = logprobs
+        self.prompt_ids: list[int] = []
+        self.finished = self.broken = False
+        self._sampling = sampling
+        self._outputs: dict[int, RecordedOutput] = {}
+
+    def output(self, index: int, *, anew: bool = False) -> "RecordedOutput":
+        """An answer by its index; `anew`: without what was recorded of it."""
+        if anew or index not in self._outputs:
+            self._outputs[index] = RecordedOutput()
+        return self._outputs[index]
 
     def document(self) -> dict[str, object]:
-        """For JSON. `finished`: each answer came to its own end, and all is here. `prompt_token_ids` is empty if
-        the prompt was not of text alone: token ids do not tell such a prompt."""
+        """For JSON."""
         outputs = [output.document(index) for index, output in sorted(self._outputs.items())]
         cut_short = any(output["finish_reason"] in _CUT_SHORT for output in outputs)
         return {
-            "prompt_token_ids": self._prompt_ids if self._is_text else [],
+            "prompt_token_ids": self.prompt_ids,
             "sampling": self._sampling,
-            "finished": self._finished and not self._broken and not cut_short,
+            "finished": self.finished and not self.broken and not cut_short,
             "outputs": outputs,
         }
 
-    async def follow(
-        self, answers: AsyncGenerator[Any, None], *, adds: bool, hides: bool
-    ) -> AsyncGenerator[Any, None]:
-        """The engine's answers as they come. `adds`: each one has only what is new. `hides`: vLLM itself asked for no
-        log-probabilities, and gets none."""
-        try:
-            async for answer in answers:
-                try:
-                    self._take(answer, adds, hides)
-                except Exception as error:  # noqa: BLE001  An unknown vLLM; its answer goes out all the same.
-                    if not self._broken:
-                        logger.warning("An answer can't be recorded: %s", type(error).__name__)
-                    self._broken = True
-                yield answer
-        finally:
-            await answers.aclose()
 
-    def _take(self, answer: Any, adds: bool, hides: bool) -> None:
-        outputs, wants_logprobs = self._outputs, self._wants_logprobs
-        for part in answer.outputs:
-            output = outputs.get(part.index)
-            if output is None or not adds:
-                output = outputs[part.index] = _Output()
-            output.token_ids += part.token_ids
-            if wants_logprobs:
-                output.logprobs += _sampled_logprobs(part)
-                if hides:
-                    part.logprobs = part.cumulative_logprob = None
-            if part.finish_reason is not None:
-                output.finish_reason, output.stop_reason = part.finish_reason, part.stop_reason
-        if answer.finished:
-            self._finished = True
-        self._prompt_ids = answer.prompt_token_ids
-
-
-class _Output:
+class RecordedOutput:
     """One answer to a prompt."""
 
     __slots__ = ("finish_reason", "logprobs", "stop_reason", "token_ids")
@@ -166,6 +143,40 @@ class _Output:
             "finish_reason": self.finish_reason,
             "stop_reason": self.stop_reason,
         }
+
+
+async def _followed(
+    call: RecordedCall, answers: AsyncGenerator[Any, None], *, is_text: bool, adds: bool, hides: bool
+) -> AsyncGenerator[Any, None]:
+    """vLLM's answers as they come. `adds`: each one has only what is new. `hides`: vLLM itself asked for no
+    log-probabilities, and gets none."""
+    try:
+        async for answer in answers:
+            try:
+                _take(call, answer, is_text, adds, hides)
+            except Exception as error:  # noqa: BLE001  An unknown vLLM; its answer goes out all the same.
+                if not call.broken:
+                    logger.warning("An answer can't be recorded: %s", type(error).__name__)
+                call.broken = True
+            yield answer
+    finally:
+        await answers.aclose()
+
+
+def _take(call: RecordedCall, answer: Any, is_text: bool, adds: bool, hides: bool) -> None:
+    for part in answer.outputs:
+        output = call.output(part.index, anew=not adds)
+        output.token_ids += part.token_ids
+        if call.wants_logprobs:
+            output.logprobs += _sampled_logprobs(part)
+            if hides:
+                part.logprobs = part.cumulative_logprob = None
+        if part.finish_reason is not None:
+            output.finish_reason, output.stop_reason = part.finish_reason, part.stop_reason
+    if answer.finished:
+        call.finished = True
+    if is_text:
+        call.prompt_ids = answer.prompt_token_ids
 
 
 def _sampled_logprobs(part: Any) -> list[float]:

@@ -29,8 +29,11 @@ class ServedNames:
         return self._folder.persisted
 
     async def restore(self, application: object) -> None:
-        """Load and serve the aliases on the volume. Adapters that can't be loaded are logged."""
+        """Load and serve the aliases on the volume that are not served yet. Adapters that can't be loaded are
+        logged."""
         for alias in self._folder.read():
+            if self.table.get(alias.name) is not None:
+                continue
             try:
                 async with self._changing:
                     load = self._server.load(application, alias.target, alias.path)
