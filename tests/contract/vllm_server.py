@@ -43,7 +43,7 @@ class VllmServer:
 
     def launch(self) -> "VllmServer":
         """Start the process and return at once."""
-        self.port = self.port or _free_port()
+        self.port = self.port or free_port()
         arguments = [
             sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.model),
             "--served-model-name", BASE_MODEL, "--host", "127.0.0.1", "--port", str(self.port),
@@ -117,7 +117,7 @@ class VllmServer:
         return self.launch().wait_until_ready()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

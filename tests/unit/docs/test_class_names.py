@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parents[3]
 SAME_MEANING = {
     "Alias": "the companion's alias, in the companion and in its client, which can't import each other",
     "PauseMode": "the treatment of running requests, in the resource and in vLLM's API, which spell it differently",
-    "Settings": "a program's settings from its environment, of the operator, the gateway and the companion",
-    "SettingsError": "a program can't start with its settings: operator and gateway never import each other",
+    "Settings": "a program's settings from its environment; the programs never import each other",
+    "SettingsError": "a program can't start with its settings; the programs never import each other",
 }
 
 

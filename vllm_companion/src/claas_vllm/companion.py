@@ -88,7 +88,8 @@ class Companion:
                     reason = error if isinstance(error, ControlError) else f"the first sleep: {type(error).__name__}"
                     message = {"type": "lifespan.startup.failed", "message": f"claas_vllm: {reason}"}
                 else:
-                    await self.names.restore(scope.get("app"))
+                    if self._host.restores_first():
+                        await self.names.restore(scope.get("app"))
                     self._host.started(scope.get("app"))
                     self._own.records = self._may_record and self._host.records(scope.get("app"))
             await send(message)

@@ -28,6 +28,10 @@ class ServedNames:
         """Whether the names survive a restart."""
         return self._folder.persisted
 
+    def kept(self, name: str) -> bool:
+        """Whether a name is on the volume, though its version may not be loaded."""
+        return any(alias.name == name for alias in self._folder.read())
+
     async def restore(self, application: object) -> None:
         """Load and serve the aliases on the volume that are not served yet. Adapters that can't be loaded are
         logged."""

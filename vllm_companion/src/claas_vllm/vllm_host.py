@@ -20,6 +20,9 @@ class Host(Protocol):
     def sleeps_at_start(self, application: object) -> bool:
         """Whether it has to sleep once before it accepts requests."""
 
+    def restores_first(self) -> bool:
+        """Whether served names are restored before it accepts requests; else it restores them itself, later."""
+
     def started(self, application: object) -> None:
         """Called when it is about to accept requests."""
 
@@ -43,6 +46,10 @@ class VllmHost:
     def sleeps_at_start(self, application: object) -> bool:
         """With --enable-sleep-mode."""
         return has_sleep_mode(application)
+
+    def restores_first(self) -> bool:
+        """Yes: it loads from a volume, which is fast."""
+        return True
 
     def started(self, application: object) -> None:
         """Watches the engine."""

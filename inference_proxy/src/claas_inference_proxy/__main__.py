@@ -1,0 +1,44 @@
+"""`python -m claas_inference_proxy`: serve until ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import uvicorn
+
+from claas_inference_proxy.app import build_proxy
+from claas_inference_proxy.errors import ProxyError
+from claas_inference_proxy.prompts.tokenizer import read_tokenizer
+from claas_inference_proxy.settings import read_settings
+
+_EXIT_CONFIGURATION = 78
+"""sysexits.h: something is wrong with the configuration."""
+_SHUTDOWN_SECONDS = 30
+
+
+def main() -> int:
+    """Run the server; returns the exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    try:
+        settings = read_settings(os.environ)
+        tokenizer = read_tokenizer(settings.model, revision=settings.revision)
+    except ProxyError as error:
+        logging.getLogger(__name__).error("%s", error)
+        return _EXIT_CONFIGURATION
+    proxy = build_proxy(settings, tokenizer)
+    uvicorn.run(
+        proxy.application,
+        host=settings.host,
+        port=settings.port,
+        access_log=False,
+        log_config=None,
+        lifespan="on",
+        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

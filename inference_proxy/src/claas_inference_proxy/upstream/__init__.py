@@ -1,0 +1,1 @@
+"""The Tinker service: one session, a sampler for each checkpoint."""
