@@ -21,15 +21,17 @@ _SHUTDOWN_SECONDS = 30
 def main() -> int:
     """Run the server; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Its errors quote what the service said, which may be a client's text; they are raised besides.
+    logging.getLogger("tinker").setLevel(logging.CRITICAL)
     try:
         settings = read_settings(os.environ)
         tokenizer = read_tokenizer(settings.model, revision=settings.revision)
     except ProxyError as error:
         logging.getLogger(__name__).error("%s", error)
         return _EXIT_CONFIGURATION
-    proxy = build_proxy(settings, tokenizer)
     uvicorn.run(
-        proxy.application,
+        build_proxy(settings, tokenizer),
         host=settings.host,
         port=settings.port,
         access_log=False,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 
 from claas_inference_proxy.adapters.host import ProxyHost
 from claas_inference_proxy.adapters.keeper import Keeper
@@ -17,26 +17,17 @@ from claas_inference_proxy.generation.answering import Answering
 from claas_inference_proxy.generation.routes import GenerationRoutes
 from claas_inference_proxy.metrics import ProxyMetrics
 from claas_inference_proxy.prompts.tokenizer import Tokenizer
+from claas_inference_proxy.responses import no_such_route
 from claas_inference_proxy.settings import Settings
 from claas_inference_proxy.upstream.service import Service
 from claas_tinker_client.connection import Account, Patience
 from claas_vllm.companion import Companion
 
-_PATIENCE = Patience(billing=15.0, other=60.0)
-"""Clients wait; they had better try again than for minutes."""
 
-
-@dataclass(frozen=True)
-class Proxy:
-    """The proxy as an ASGI application."""
-
-    application: Companion
-    keeper: Keeper
-
-
-def build_proxy(settings: Settings, tokenizer: Tokenizer) -> Proxy:
+def build_proxy(settings: Settings, tokenizer: Tokenizer) -> Companion:
     """The proxy for one adapter. The companion's settings are read from the environment."""
-    account = Account(settings.key_file, settings.base_url, settings.project, _PATIENCE)
+    patience = Patience(billing=settings.patience_seconds, other=settings.patience_seconds)
+    account = Account(settings.key_file, settings.base_url, settings.project, patience)
     service = Service(account, settings.base_model)
     models = Models(service, settings.model_name, settings.model)
     metrics = ProxyMetrics(settings.model_name)
@@ -51,7 +42,7 @@ def build_proxy(settings: Settings, tokenizer: Tokenizer) -> Proxy:
             await keeping
         await service.close()
 
-    inner = Starlette(lifespan=lifespan)
+    inner = Starlette(lifespan=lifespan, exception_handlers={HTTPException: no_such_route})
     companion = Companion(inner, ProxyHost(settings.model_name))
     keeper = Keeper(settings, companion.names, models, service, tokenizer.encode(settings.probe, special=True), inner)
     inner.routes.extend(
@@ -66,4 +57,4 @@ def build_proxy(settings: Settings, tokenizer: Tokenizer) -> Proxy:
             ).routes(),
         ]
     )
-    return Proxy(companion, keeper)
+    return companion

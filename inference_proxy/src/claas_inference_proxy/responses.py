@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -25,6 +26,14 @@ def json_response(document: Mapping[str, object], status: int = HTTPStatus.OK) -
     """An answer in JSON."""
     body = json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     return Response(body, status, media_type="application/json")
+
+
+async def no_such_route(_: Request, error: Exception) -> Response:
+    """What vLLM says of a route or a method that it does not have."""
+    assert isinstance(error, HTTPException)
+    response = json_response({"detail": error.detail}, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
 
 
 def answering(handler: Handler, route: str, counted: Callable[[str, int], None] | None = None) -> Handler:

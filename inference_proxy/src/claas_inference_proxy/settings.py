@@ -40,6 +40,9 @@ class Settings:
     """CLAAS_HOST: the address to listen on."""
     port: int
     """CLAAS_PORT: the port to listen on."""
+    patience_seconds: float
+    """CLAAS_SERVICE_PATIENCE_SECONDS: how long a request waits while the service fails or is full; clients had better
+    try again."""
     request_timeout_seconds: float
     """CLAAS_REQUEST_TIMEOUT_SECONDS: the longest time that the service may take for an answer."""
 
@@ -74,6 +77,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         probe=environment.get("CLAAS_PROBE_PROMPT") or "Hello",
         host=text("CLAAS_HOST") or "0.0.0.0",
         port=int(_number(environment, "CLAAS_PORT", 8000, largest=65535)),
+        patience_seconds=_number(environment, "CLAAS_SERVICE_PATIENCE_SECONDS", 30, largest=3600),
         request_timeout_seconds=_number(environment, "CLAAS_REQUEST_TIMEOUT_SECONDS", 600, largest=86400),
     )
 

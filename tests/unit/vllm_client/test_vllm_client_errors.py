@@ -174,6 +174,21 @@ async def test_a_load_counts_when_the_adapter_is_listed_with_its_path(
     assert loads == ([] if before else [{"lora_name": "n@1", "lora_path": "/v/1"}])
 
 
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+async def test_a_server_whose_service_does_not_answer_has_not_rejected_the_adapter(status: int) -> None:
+    refusal = {"error": {"message": "ServiceUnreachable: a private prompt", "type": "x", "code": status}}
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        return listing() if request.method == "GET" else httpx.Response(status, json=refusal)
+
+    async with client_of(handler) as client:
+        with pytest.raises(RequestFailed, match="ServiceUnreachable"):
+            await client.load_adapter("n@1", "/v/1")
+        with pytest.raises(RequestFailed, match=f"HTTP {status}: n@1 does not answer now") as caught:
+            await client.probe("n@1", "Hello")
+    assert "private" not in str(caught.value)
+
+
 async def test_a_server_without_the_companion_is_asked_for_its_own_list() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/models":

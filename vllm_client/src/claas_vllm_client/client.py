@@ -8,7 +8,14 @@ from urllib.parse import quote
 import httpx
 from pydantic import JsonValue
 
-from claas_vllm_client.errors import AdapterRejected, AliasRejected, ProbedNothing, ProbeFailed, UnexpectedAnswer
+from claas_vllm_client.errors import (
+    AdapterRejected,
+    AliasRejected,
+    ProbedNothing,
+    ProbeFailed,
+    RequestFailed,
+    UnexpectedAnswer,
+)
 from claas_vllm_client.tls import Tls
 from claas_vllm_client.tokens import Token
 from claas_vllm_client.transport import (
@@ -40,6 +47,8 @@ from claas_vllm_client.wire import (
 
 _LIKELIEST = 5
 """Number of log-probabilities at each position of a probe's answer; vLLM's --max-logprobs allows 20 by default."""
+_MAY_PASS = frozenset({429, 502, 503, 504})
+"""Statuses that tell nothing of an adapter: the inference proxy answers so while its service does not."""
 
 
 def same_path(left: str | None, right: str) -> bool:
@@ -152,7 +161,8 @@ class VllmClient:
         """Load the adapter at `path` under `name`, and check that the server lists it with that root.
 
         If it is loaded from that path already, nothing changes. Raises `AdapterRejected` if vLLM refuses it, if an
-        adapter from another path has the name, or if it isn't listed afterwards.
+        adapter from another path has the name, or if it isn't listed afterwards; `RequestFailed` if it may be loaded
+        later.
         """
         if self._holds(await self.model(name), name, path):
             return LoadOutcome.ALREADY_LOADED
@@ -166,7 +176,7 @@ class VllmClient:
             outcome = LoadOutcome.ALREADY_LOADED
         elif answer.is_error:
             check_access(answer)
-            if is_missing_route(answer):
+            if is_missing_route(answer) or answer.status_code in _MAY_PASS:
                 check_control(answer)
             raise AdapterRejected(
                 self._transport.url("/v1/load_lora_adapter"),
@@ -266,7 +276,8 @@ class VllmClient:
     async def probe(
         self, model: str, prompt: str, *, max_tokens: int = 8, timeout_seconds: float = 60.0
     ) -> ProbeAnswer:
-        """Complete a fixed prompt greedily. Raises `ProbeFailed` without a usable answer."""
+        """Complete a fixed prompt greedily. Raises `ProbeFailed` without a usable answer, `RequestFailed` if there
+        may be one later."""
         body: Json = {
             "model": model,
             "prompt": prompt,
@@ -286,6 +297,8 @@ class VllmClient:
         # The body of an error may quote the prompt, so the message has only the status.
         if answer.status_code == httpx.codes.NOT_FOUND:
             raise ProbedNothing(url, f"{model} is not loaded (HTTP 404); look at the server's log")
+        if answer.status_code in _MAY_PASS:
+            raise RequestFailed(url, answer.status_code, f"{model} does not answer now; it is asked again")
         if answer.is_error:
             raise ProbeFailed(url, f"{model} answered HTTP {answer.status_code}; look at the server's log")
         choices = read(answer, Completion)

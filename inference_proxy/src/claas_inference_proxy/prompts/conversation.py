@@ -62,9 +62,9 @@ def _text(part: JsonValue, place: str) -> str:
         raise bad_value(f"{place} must be a part with a type", place)
     if kind not in _TEXT_PARTS:
         raise bad_value(f"{place} is no text: the inference proxy takes texts alone", place)
-    text = part.get(_TEXT_PARTS[kind])
+    text, field = part.get(_TEXT_PARTS[kind]), f"{place}.{_TEXT_PARTS[kind]}"
     if not isinstance(text, str):
-        raise bad_value(f"{place}.{_TEXT_PARTS[kind]} must be a string", place)
+        raise bad_value(f"{field} must be a string", field)
     return text
 
 

@@ -128,13 +128,14 @@ def read_tokenizer(model: str, *, revision: str | None = None) -> Tokenizer:
     try:
         if not folder.is_dir():
             folder = _from_hub(model, revision)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if not (folder / "tokenizer.json").is_file():
+            raise ModelFilesError(f"{model}: it has no tokenizer.json, which the inference proxy needs")
+        return Tokenizer(transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True), folder)
+    except ModelFilesError:
+        raise
     except Exception as error:
         # The hub's client raises those of its HTTP library.
         raise ModelFilesError(f"{model}: its tokenizer can't be read ({type(error).__name__})") from error
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelFilesError(f"{model}: its tokenizer has no tokenizer.json, which the inference proxy needs")
-    return Tokenizer(tokenizer, folder)
 
 
 def _from_hub(repository: str, revision: str | None) -> Path:
