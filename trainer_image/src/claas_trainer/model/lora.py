@@ -172,19 +172,27 @@ def read_adapter(folder: Path, dtype: torch.dtype | None = torch.float32) -> Ada
         tensors = load_file(folder / WEIGHTS_FILE)
     except (OSError, ValueError, SafetensorError) as error:
         raise AdapterError(f"{folder}: no readable adapter there: {error}") from error
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        raise AdapterError(f"{folder / CONFIG_FILE}: peft_type must be LORA")
-    for key, absent in _UNSUPPORTED.items():
-        if config.get(key, absent) not in (absent, None):
-            raise AdapterError(
-                f"{folder / CONFIG_FILE}: {key} is set, and only plain LoRA can be trained: convert the adapter"
-            )
-    rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
-    if not isinstance(rank, int) or not isinstance(alpha, int | float):
-        raise AdapterError(f"{folder / CONFIG_FILE}: r and lora_alpha must be numbers")
+    rank, alpha, targets = *plain_scale(config, folder / CONFIG_FILE), config.get("target_modules")
     if isinstance(targets, list) and all(isinstance(target, str) for target in targets):
         targets = tuple(sorted(targets))
     elif not isinstance(targets, str):
         raise AdapterError(f"{folder / CONFIG_FILE}: target_modules must be a list of names, or text")
     shape = LoraShape(rank, alpha, targets)
     return AdapterWeights(shape, {name: tensor.to(dtype or tensor.dtype) for name, tensor in sorted(tensors.items())})
+
+
+def plain_scale(config: object, where: Path) -> tuple[int, float]:
+    """Rank and alpha of PEFT's configuration; `where`: its file, for messages.
+
+    Raises:
+        AdapterError: it is not that of a plain LoRA.
+    """
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise AdapterError(f"{where}: peft_type must be LORA")
+    for key, absent in _UNSUPPORTED.items():
+        if config.get(key, absent) not in (absent, None):
+            raise AdapterError(f"{where}: {key} is set, and only plain LoRA can be trained: convert the adapter")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or not isinstance(alpha, int | float):
+        raise AdapterError(f"{where}: r and lora_alpha must be numbers")
+    return rank, alpha
