@@ -40,10 +40,10 @@ class Writer:
         """What it acknowledged; a last line without its end was cut by the kill."""
         return [line.split() for line in self._log.read_text().rpartition("\n")[0].splitlines()]
 
-    def wait_for_promises(self, seconds_more: float) -> None:
-        """Until it has written, and then some."""
+    def wait_for_promises(self, seconds_more: float, before: int = 0) -> None:
+        """Until it has written, beyond what it had before, and then some."""
         deadline = time.monotonic() + WRITE_SECONDS
-        while len(self.promises()) < ENOUGH_LINES:
+        while len(self.promises()) < before + ENOUGH_LINES:
             assert self._process.poll() is None, self._log.with_suffix(".err").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -139,10 +139,7 @@ def test_a_database_that_restarts_is_waited_for(
         postgresql.crash()
         before = len(writer.promises())
         postgresql.start()
-        deadline = time.monotonic() + WRITE_SECONDS
-        while len(writer.promises()) < before + ENOUGH_LINES:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        writer.wait_for_promises(0.0, before)
     finally:
         writer.kill()
     check(shared_url, writer.promises())

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from claas_gateway.errors import SettingsError
 from claas_gateway.store.schema.tables import metadata
 from claas_gateway.store.sql_store import open_store
-from tests.builders.gateway_records import build_rollout
+from tests.builders.gateway_records import build_batch, build_item, build_request, build_rollout
 
 
 async def test_the_migrations_make_the_tables_that_the_code_knows(new_database_url: str) -> None:
@@ -37,6 +37,25 @@ async def test_what_was_stored_is_there_after_a_restart(database_url: str) -> No
         assert await store.healthy() is None
     async with open_store(database_url) as store:
         assert await store.rollouts.get("one") == build_rollout("one")
+
+
+async def test_what_a_gateway_of_the_first_schema_stored_is_there_after_an_update(database_url: str) -> None:
+    batch = build_batch("batch")
+    async with open_store(database_url) as store:
+        await store.feedback.accept(build_request("request"), [build_item("item")])
+        assert await store.batches.form(batch, ["item"])
+    engine = create_async_engine(database_url)
+    async with engine.begin() as connection:
+        for table, column in (
+            ("feedback_batches", "weights"),
+            ("feedback_batches", "served"),
+            ("versions", "weights"),
+        ):
+            await connection.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
+        await connection.execute(text("UPDATE alembic_version SET version_num = 'first'"))
+    await engine.dispose()
+    async with open_store(database_url) as store:
+        assert await store.batches.get("batch") == batch
 
 
 async def test_a_database_of_a_newer_gateway_is_left_alone(database_url: str) -> None:
