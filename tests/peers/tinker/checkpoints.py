@@ -43,7 +43,6 @@ class Checkpoint:
     created: datetime
     expires: datetime | None
     user_metadata: dict[str, str] | None
-    public: bool = False
 
     @property
     def checkpoint_id(self) -> str:
@@ -58,7 +57,6 @@ class Checkpoint:
             time=self.created,
             tinker_path=self.path,
             size_bytes=size * (3 if self.kind == "training" else 1),
-            public=self.public,
             user_metadata=self.user_metadata,
             expires_at=self.expires,
         )

@@ -1,7 +1,6 @@
 """What a test can order to go wrong, at which call, how often."""
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -32,7 +31,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Cut:
-    """The service is gone: all connections break and new ones are refused, until the peer's `come_back`."""
+    """The service is gone: all connections break and new ones are refused."""
+
+    seconds: float | None = None
+    """How long; None until the peer's `come_back`."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +127,3 @@ class Rules:
         """What happens to this call at this moment; counts it."""
         with self._lock:
             return [rule.effect for rule in self._rules if rule.when is when and rule.befalls(call)]
-
-
-def wait_and_do(effects: list[Effect], call: Call) -> None:
-    """Carry out what needs no knowledge of the server; blocks."""
-    for effect in effects:
-        if isinstance(effect, Slow):
-            time.sleep(effect.seconds)
-        elif isinstance(effect, Do):
-            effect.function(call)

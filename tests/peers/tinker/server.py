@@ -1,8 +1,8 @@
 """The peer as tests use it: `with TinkerPeer(model_folder) as peer: tinker.ServiceClient(base_url=peer.url, ...)`."""
 
 import asyncio
-import json
 import threading
+import time
 from collections.abc import Callable, Collection, Coroutine
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,17 +27,20 @@ from tests.peers.tinker.failures import (
     NeverComes,
     Rule,
     Rules,
+    Slow,
     When,
-    wait_and_do,
 )
 from tests.peers.tinker.jobs import Cycle
-from tests.peers.tinker.listener import Listener
 from tests.peers.tinker.model.lora import BaseModel
 from tests.peers.tinker.model.sampling import SamplingLimits
-from tests.peers.tinker.model.wire import TrainRequest, read_train_request
-from tests.peers.tinker.routes import Handler, Incoming, Routes, Settings, refusal
+from tests.peers.tinker.model.wire import TrainRequest
 from tests.peers.tinker.service import Order, Service
 from tests.peers.tinker.state import State
+from tests.peers.tinker.web.control import control_routes
+from tests.peers.tinker.web.incoming import Handler, Incoming, Settings, read_call, refusal
+from tests.peers.tinker.web.listener import Listener
+from tests.peers.tinker.web.rest import RestRoutes
+from tests.peers.tinker.web.routes import Routes
 
 API_KEY = "tml-peer"
 MODEL_NAME = "peer/tiny-qwen3"
@@ -78,12 +81,12 @@ class TinkerPeer:
         self.service = Service(self.model, self.state, limits=limits or SamplingLimits(), max_rank=max_rank)
         self.offer(model_name)
         settings = Settings(compress, datums_per_request, long_poll_s, timedelta(seconds=url_lifetime_s))
-        table = Routes(self.service, settings).table
+        table = Routes(self.service, settings).table | RestRoutes(self.state, settings).table
         routes = [
             Route(f"/api/v1{path}", self._endpoint(operation, handler), methods=[method])
             for operation, (method, path, handler) in table.items()
         ]
-        self._listener = Listener(Starlette(routes=routes), host, port)
+        self._listener = Listener(Starlette(routes=routes + control_routes(self)), host, port)
 
     @property
     def url(self) -> str:
@@ -131,9 +134,13 @@ class TinkerPeer:
     def clear_failures(self) -> None:
         self._rules.clear()
 
-    def cut(self) -> None:
-        """Be gone, as from the network: what was accepted is done all the same."""
+    def cut(self, seconds: float | None = None) -> None:
+        """Be gone, as from the network, for so long or until `come_back`: what was accepted is done all the same."""
         self._listener.cut()
+        if seconds is not None:
+            back = threading.Timer(seconds, self.come_back)
+            back.daemon = True
+            back.start()
 
     def come_back(self) -> None:
         """Be reachable again at the same address, with all that was there."""
@@ -168,7 +175,7 @@ class TinkerPeer:
         async def endpoint(request: Request) -> Response:
             body = await request.body()
             try:
-                call, train = self._read(operation, request, body)
+                call, train = read_call(operation, request, body, self.state)
             except ValueError as error:
                 return refusal(error)
             with self._lock:
@@ -206,32 +213,20 @@ class TinkerPeer:
         return response
 
     async def _carry_out(self, effects: list[Effect], call: Call) -> None:
-        if effects:
-            await asyncio.to_thread(wait_and_do, effects, call)
-        if any(isinstance(effect, Cut) for effect in effects):
-            self.cut()
-            await asyncio.sleep(3600)
+        for effect in effects:
+            if isinstance(effect, Slow):
+                await asyncio.sleep(effect.seconds)
+            elif isinstance(effect, Do):
+                await asyncio.to_thread(effect.function, call)
+            elif isinstance(effect, Cut):
+                self.cut(effect.seconds)
+                await asyncio.Event().wait()
 
     def _after_work(self, call: Call) -> None:
-        effects = self._rules.effects(call, When.DONE)
-        wait_and_do(effects, call)
-        if any(isinstance(effect, Cut) for effect in effects):
-            self.cut()
-
-    def _read(self, operation: Operation, request: Request, body: bytes) -> tuple[Call, TrainRequest | None]:
-        """What the request is about."""
-        if operation is Operation.FORWARD_BACKWARD:
-            train = read_train_request(body, request.headers.get("content-encoding"))
-            operation = Operation.FORWARD if train.forward_only else operation
-            return Call(operation, train.run, train.seq), train
-        named = request.path_params.get("run") or request.path_params.get("sampler")
-        fields = json.loads(body) if body else {}
-        if operation is Operation.RETRIEVE:
-            job = self.state.jobs.get(fields.get("request_id", ""))
-            if job is None:
-                return Call(operation, request_id=fields.get("request_id")), None
-            return Call(operation, job.call.run, job.call.seq, job.call.operation, job.request_id), None
-        run = named or fields.get("model_id") or fields.get("sampling_session_id")
-        if run is None and fields.get("model_seq_id") is not None:
-            run = f"{fields.get('session_id')}:train:{fields['model_seq_id']}"
-        return Call(operation, run, fields.get("seq_id")), None
+        for effect in self._rules.effects(call, When.DONE):
+            if isinstance(effect, Slow):
+                time.sleep(effect.seconds)
+            elif isinstance(effect, Do):
+                effect.function(call)
+            elif isinstance(effect, Cut):
+                self.cut(effect.seconds)
