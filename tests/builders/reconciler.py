@@ -15,25 +15,29 @@ from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView
 from claas_operator.clients.proxies import Proxies
 from claas_operator.clients.reader import Reader
+from claas_operator.clients.steps_elsewhere import StepsElsewhere
 from claas_operator.loop.handlers import Wakers
 from claas_operator.loop.reconcile import Reconciler
 from claas_operator.metrics.counts import Metrics
 from claas_operator.observe.worlds import Observer
+from claas_operator.plan.engine.leases import StepLeases
 from claas_operator.settings import Settings
 
 SETTINGS = Settings.from_environment({"CLAAS_TRAINER_IMAGE": "trainer:1"})
 
 
-def reconciler_of(api: Api, index: ClusterIndex | None = None) -> Reconciler:
+def reconciler_of(api: Api, index: ClusterIndex | None = None, settings: Settings = SETTINGS) -> Reconciler:
     """Without an index that runs it asks the server for everything."""
     companion, metrics = CompanionSource({}), Metrics()
     index = index or ClusterIndex(api, JobView(), (None,))
     api.keep_informed(index)
     read = Reader(api, index)
-    proxies = Proxies(read)
-    applier = Applier(api, read, companion, SETTINGS, metrics, ProxyMaker(api, read, proxies, SETTINGS))
-    observer = Observer(read, index.jobs, companion, proxies, SETTINGS.engine)
-    return Reconciler(api, read, index, observer, applier, Recorder(api, "operator-0"), metrics)
+    proxies, step_leases = Proxies(read), StepLeases(settings.engine)
+    steps = StepsElsewhere(read, settings.max_concurrent_steps)
+    maker = ProxyMaker(api, read, proxies, settings)
+    applier = Applier(api, read, companion, settings, metrics, maker, steps)
+    observer = Observer(read, index.jobs, companion, proxies, step_leases, steps)
+    return Reconciler(api, read, index, observer, applier, Recorder(api, "operator-0"), metrics, step_leases)
 
 
 @asynccontextmanager

@@ -371,7 +371,8 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
     ),
     ConditionDoc(
         JobCondition.ADMITTED,
-        "The job holds the Lease of its vLLM Deployment: no other job may take a step there.",
+        "The job holds the Lease of its vLLM Deployment, or of its adapter where steps are computed elsewhere: no"
+        " other job may take a step there.",
         (
             _true(
                 "The job holds the Lease.",
@@ -384,7 +385,8 @@ JOB_CONDITIONS: tuple[ConditionDoc, ...] = (
                 "The job does not hold the Lease, or no longer.",
                 (
                     _J.QUEUED,
-                    "Waits for its turn: adapters take turns, an adapter's jobs come first come, first served.",
+                    "Waits for its turn: adapters take turns, an adapter's jobs come first come, first served. Of"
+                    " steps that are computed elsewhere, the chart's `remote.maxConcurrentSteps` run at once.",
                 ),
                 (
                     _J.ADAPTER_NOT_FOUND,

@@ -25,6 +25,7 @@ from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView
 from claas_operator.clients.proxies import Proxies
 from claas_operator.clients.reader import Reader
+from claas_operator.clients.steps_elsewhere import StepsElsewhere
 from claas_operator.errors import OperatorError, SettingsError
 from claas_operator.health import health_endpoint
 from claas_operator.keys import Kind
@@ -35,6 +36,7 @@ from claas_operator.metrics.counts import Metrics
 from claas_operator.metrics.endpoint import metrics_endpoint
 from claas_operator.metrics.state import ClusterView, StateCollector
 from claas_operator.observe.worlds import Observer
+from claas_operator.plan.engine.leases import StepLeases
 from claas_operator.settings import Settings
 from claas_operator.starting import until_done
 
@@ -54,11 +56,13 @@ async def operate(api: Api, settings: Settings, metrics: Metrics, stop: asyncio.
     index = ClusterIndex(api, jobs, settings.watch_namespaces or (None,))
     api.keep_informed(index)
     read = Reader(api, index)
-    proxies = Proxies(read)
-    applier = Applier(api, read, companion, settings, metrics, ProxyMaker(api, read, proxies, settings))
+    proxies, step_leases = Proxies(read), StepLeases(settings.engine)
+    steps = StepsElsewhere(read, settings.max_concurrent_steps)
+    maker = ProxyMaker(api, read, proxies, settings)
+    applier = Applier(api, read, companion, settings, metrics, maker, steps)
     recorder = Recorder(api, settings.pod_name)
-    observer = Observer(read, jobs, companion, proxies, settings.engine)
-    reconciler = Reconciler(api, read, index, observer, applier, recorder, metrics)
+    observer = Observer(read, jobs, companion, proxies, step_leases, steps)
+    reconciler = Reconciler(api, read, index, observer, applier, recorder, metrics, step_leases)
     wakers = Wakers(reconciler, index)
     view = ClusterView(lambda: jobs.within(None), wakers.adapters.all, reconciler.failing_loads)
     metrics.lead(StateCollector(view, reconciler.leases.sleepers))
@@ -85,6 +89,7 @@ async def _resync(reconciler: Reconciler, period_seconds: float) -> None:
     case an event was lost."""
     while True:
         reconciler.resync()
+        await reconciler.leases.wake_elsewhere()
         await asyncio.sleep(period_seconds)
 
 

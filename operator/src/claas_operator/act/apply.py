@@ -23,6 +23,7 @@ from claas_operator.act.trainer_input import attempt_input, init_input, recovery
 from claas_operator.clients import servers
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.reader import Reader
+from claas_operator.clients.steps_elsewhere import StepsElsewhere
 from claas_operator.errors import NotAppliedError, ServerError
 from claas_operator.metrics.counts import Metrics
 from claas_operator.metrics.definitions import LoadResult, WakeResult
@@ -60,6 +61,7 @@ class Applier:
         settings: Settings,
         metrics: Metrics,
         proxies: ProxyMaker,
+        steps: StepsElsewhere,
     ) -> None:
         self._api = api
         self._read = read
@@ -67,6 +69,7 @@ class Applier:
         self._settings = settings
         self._metrics = metrics
         self._proxies = proxies
+        self._steps = steps
 
     async def for_adapter(self, adapter: AdapterObject, plan: tuple[actions.Action, ...]) -> Outcome:
         """Carry out a LoraAdapter's plan."""
@@ -203,10 +206,11 @@ class Applier:
 
     async def _write_lease(self, lease: ServingLease) -> None:
         manifest = lease_manifest(lease)
-        if lease.resource_version is None:
-            await self._api.create(LEASES, lease.namespace, manifest)
-        else:
-            await self._api.replace(LEASES, lease.namespace, lease.name, manifest)
+        async with self._steps.place_for(lease):
+            if lease.resource_version is None:
+                await self._api.create(LEASES, lease.namespace, manifest)
+            else:
+                await self._api.replace(LEASES, lease.namespace, lease.name, manifest)
 
     async def _delete_input(self, namespace: str, name: str) -> None:
         uid = await self._read.input_uid(namespace, name)

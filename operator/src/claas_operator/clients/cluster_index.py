@@ -84,12 +84,12 @@ class ClusterIndex:
         return self._watches.served(namespace, deployment)
 
     def serving_lease(self, namespace: str, name: str) -> ServingLease | None:
-        """The Lease of a Deployment."""
+        """The Lease of a Deployment, or of an adapter's steps."""
         lease = self.leases.get(namespace, name)
         return lease if isinstance(lease, ServingLease) else None
 
     def serving_leases(self, namespace: str | None) -> list[ServingLease]:
-        """The Leases of Deployments in a namespace; None: all."""
+        """The Leases of Deployments and of adapters' steps in a namespace; None: all."""
         return [lease for lease in self.leases.within(namespace) if isinstance(lease, ServingLease)]
 
     def served_names(self, namespace: str, deployment: str) -> list[ServedName]:

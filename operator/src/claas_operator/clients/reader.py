@@ -33,6 +33,7 @@ from claas_operator.clients.credentials import CredentialReader
 from claas_operator.clients.recent import RECENT_SECONDS, Recent
 from claas_operator.plan import naming
 from claas_operator.plan.serving_lease import (
+    ADAPTER_LEASE_LABELS,
     ServedName,
     ServingLease,
     lease_name,
@@ -122,6 +123,13 @@ class Reader:
         found = [_readable_adapter(each) for each in await self._api.list(ADAPTERS, namespace)]
         return [each for each in found if each is not None and each.deployment_name == deployment]
 
+    async def adapters_everywhere(self) -> list[AdapterObject]:
+        """The LoraAdapters of all namespaces that this release can read."""
+        if self._index is not None:
+            return list(self._index.adapters.within(None))
+        found = [_readable_adapter(each) for each in await self._api.list(ADAPTERS, None)]
+        return [each for each in found if each is not None]
+
     async def unreadable_adapters(self, namespace: str) -> frozenset[str]:
         """Names of the LoraAdapters of a namespace that this release can't read."""
         if self._index is not None:
@@ -156,10 +164,14 @@ class Reader:
         return read_lease(Lease.model_validate(found)) if found else None
 
     async def leases(self, namespace: str | None) -> list[ServingLease]:
-        """All serving leases."""
+        """All leases of Deployments and of adapters' steps."""
         if self._index is not None:
             return self._index.serving_leases(namespace)
-        found = await self._api.list(LEASES, namespace, SERVING_LEASE_LABELS)
+        found = [
+            lease
+            for labels in (SERVING_LEASE_LABELS, ADAPTER_LEASE_LABELS)
+            for lease in await self._api.list(LEASES, namespace, labels)
+        ]
         return [read_lease(Lease.model_validate(lease)) for lease in found]
 
     async def served_name(self, namespace: str, deployment: str, served_name: str) -> ServedName | None:

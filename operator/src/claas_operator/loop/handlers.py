@@ -49,7 +49,7 @@ class Wakers:
             self._queue.wake(Key(Kind.ADAPTER, namespace, name))
 
     def _lease_changed(self, namespace: str, name: str, before: AnyLease | None, after: AnyLease | None) -> None:
-        """Look at a Deployment's Lease as soon as it is known: it may name a pod that sleeps."""
+        """Look at a Lease of steps as soon as it is known: it may name a pod that sleeps."""
         if before is None and isinstance(after, ServingLease):
             self._queue.wake(Key(Kind.LEASE, namespace, name))
 
@@ -59,8 +59,7 @@ class Wakers:
             # Others wait behind it, or for the lease that it holds.
             adapter = self._index.adapters.get(namespace, before.adapter)
             if adapter is not None:
-                deployment = adapter.deployment_name
-                self._queue.wake(Key(Kind.LEASE, namespace, lease_name(deployment)))
+                self._queue.wake(Key(Kind.LEASE, namespace, self._reconciler.step_leases.name(adapter)))
 
     def _batch_job_changed(self, namespace: str, name: str, before: BatchJob | None, after: BatchJob | None) -> None:
         found = after or before

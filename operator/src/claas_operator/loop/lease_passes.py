@@ -52,6 +52,7 @@ class LeasePasses:
         if lease is None:
             self.sleepers.forget(key)
             self._asleep.pop(key, None)
+            await self.wake_elsewhere()
             return None
         world = await self._observer.lease_world(lease)
         if world.asleep:
@@ -72,8 +73,15 @@ class LeasePasses:
         return plan.requeue_seconds
 
     async def wake_next(self, lease: ServingLease) -> None:
-        """Wake the jobs that are next in turn for a Deployment."""
+        """Wake the jobs that are next in turn for a lease."""
         for job in await self._turns.next(lease, NEXT_IN_LINE):
+            self._wake(Key(Kind.JOB, job.namespace, job.name))
+        if lease.adapter is not None:
+            await self.wake_elsewhere()
+
+    async def wake_elsewhere(self) -> None:
+        """Wake the jobs that are next in turn for a place where steps are computed elsewhere."""
+        for job in await self._turns.next_elsewhere():
             self._wake(Key(Kind.JOB, job.namespace, job.name))
 
     async def _wake_others(

@@ -35,12 +35,12 @@ from claas_operator.metrics.definitions import PassResult
 from claas_operator.observe.worlds import Observer
 from claas_operator.plan import actions
 from claas_operator.plan.adapter.adapter import plan_adapter
+from claas_operator.plan.engine.leases import StepLeases
 from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.job_draft import TELL_ADAPTER_SECONDS
 from claas_operator.plan.lease import WATCH_SECONDS
 from claas_operator.plan.queueing import finished
 from claas_operator.plan.server.load_failures import LoadFailures
-from claas_operator.plan.serving_lease import lease_name, new_lease
 from claas_operator.plan.world import TrainerState
 
 log = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ class Reconciler:
         applier: Applier,
         recorder: Recorder,
         metrics: Metrics,
+        step_leases: StepLeases,
     ) -> None:
         self._api = api
         self._read = read
@@ -79,7 +80,8 @@ class Reconciler:
             metrics.watch_queue(kind, partial(self.queue.waiting, kind))
         self._told: dict[Key, datetime] = {}
         """When the status of jobs that are not done was last written. What is lost of it is told a little sooner."""
-        turns = Turns(read, index, observer)
+        self.step_leases = step_leases
+        turns = Turns(index, observer)
         self.leases = LeasePasses(read, index.jobs, observer, applier, turns, self.queue.wake)
 
     async def reconcile(self, key: Key) -> float | None:
@@ -112,14 +114,16 @@ class Reconciler:
         for (namespace, name), entry in self._index.adapters.entries(None).items():
             key = Key(Kind.ADAPTER, namespace, name)
             self.queue.wake(key)
-            lease = lease_name(entry.value.deployment_name) if entry.value is not None else None
+            lease = self.step_leases.name(entry.value) if entry.value is not None else None
             if lease is not None and self._index.leases.entry(namespace, lease) is None:
                 # Somebody deleted the Lease, or it was not made yet: no pass over it wakes the queued jobs.
                 self._wake_jobs(key, queued=True)
         for namespace, name in self.jobs.collection.entries(None):
             self.wake_job(namespace, name)
         for held in self._index.serving_leases(None):
-            self.queue.wake(Key(Kind.LEASE, held.namespace, held.name))
+            # Of a free one of an adapter, only jobs that wait would want something.
+            if held.adapter is None or held.grant is not None or held.unaccounted:
+                self.queue.wake(Key(Kind.LEASE, held.namespace, held.name))
 
     def wake_job(self, namespace: str, name: str) -> None:
         """Wake a job when it has something to do, is gone, or can't be read."""
@@ -164,8 +168,7 @@ class Reconciler:
             self.queue.wake(key)  # Its trainer is let go once the first version stands in status.
         if plan.status.versions != known:
             # The Lease is kept for a job until the adapter knows its version.
-            deployment = adapter.deployment_name
-            self.queue.wake(Key(Kind.LEASE, key.namespace, lease_name(deployment)))
+            self.queue.wake(Key(Kind.LEASE, key.namespace, self.step_leases.name(adapter)))
         return plan.requeue_seconds
 
     async def _note_versions(self, adapter: AdapterObject, planned: LoraAdapterStatus) -> AdapterObject:
@@ -222,17 +225,13 @@ class Reconciler:
         elif plan.creations:
             # A step that has ended by then is not shown in the adapter's status.
             self.queue.wake(adapter, TELL_ADAPTER_SECONDS)
-        deployment = world.adapter.deployment_name if world.adapter is not None else None
-        if deployment is not None:
-            log_transitions(
-                Key(Kind.LEASE, key.namespace, lease_name(deployment)), *lease_transitions(world.lease, plan.actions)
-            )
         gave_way = before.queued and not after.queued and not published
-        if deployment is not None:
+        if world.adapter is not None:
+            lease = Key(Kind.LEASE, key.namespace, self.step_leases.name(world.adapter))
+            log_transitions(lease, *lease_transitions(world.lease, plan.actions))
             if gave_way and (world.lease is None or world.lease.grant is None):
                 # If the lease is held, its release wakes them.
-                await self.leases.wake_next(world.lease or new_lease(key.namespace, deployment))
-            lease = Key(Kind.LEASE, key.namespace, lease_name(deployment))
+                await self.leases.wake_next(world.lease or self.step_leases.new(world.adapter))
             self._wake_lease(lease, plan.actions, at_once=ended or gave_way)
         return plan.requeue_seconds
 
@@ -266,4 +265,6 @@ class Reconciler:
         service."""
         self._wake_jobs(adapter, queued=True)
         for lease in await self._read.leases(adapter.namespace):
+            if lease.adapter not in (None, adapter.name):
+                continue
             self.queue.wake(Key(Kind.LEASE, lease.namespace, lease.name))

@@ -1,4 +1,4 @@
-"""Whose turn is next at a Deployment, and the lease from hand to hand."""
+"""Whose turn is next for a lease, and the lease from hand to hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 
 from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.job_view import KnownJob
-from claas_operator.clients.reader import Reader
 from claas_operator.observe.worlds import Observer
 from claas_operator.plan.actions import WriteLease
 from claas_operator.plan.job.job import plan_job
@@ -17,19 +16,21 @@ log = logging.getLogger(__name__)
 
 
 class Turns:
-    """The queues of all Deployments, as the index has them."""
+    """The queues of all leases, as the index has them."""
 
-    def __init__(self, read: Reader, index: ClusterIndex, observer: Observer) -> None:
-        self._read = read
+    def __init__(self, index: ClusterIndex, observer: Observer) -> None:
         self._index = index
         self._observer = observer
 
     async def next(self, lease: ServingLease, count: int) -> list[KnownJob]:
-        """The first jobs that wait for a Deployment, in the order of their turns."""
-        adapters = await self._read.adapters_of(lease.namespace, lease.deployment)
-        sharing = [adapter.metadata.name for adapter in adapters]
+        """The first jobs that wait for a lease, in the order of their turns."""
+        sharing = [adapter.metadata.name for adapter in await self._observer.sharing(lease)]
         waiting = self._index.jobs.of_adapters(lease.namespace, sharing)
         return in_turn((job for job in waiting if job.queued and not lease.held_by(job.uid)), lease.last_turn)[:count]
+
+    async def next_elsewhere(self) -> list[KnownJob]:
+        """The jobs whose turn is next at the places for steps that are computed elsewhere."""
+        return await self._observer.places.next_jobs()
 
     async def handed_on(self, released: ServingLease) -> ServingLease | None:
         """The lease with a grant for the job whose turn is next: one write instead of a release and a grant.

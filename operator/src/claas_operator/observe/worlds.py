@@ -7,20 +7,22 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from claas_contract.engine_refusals import engine_refusals
-from claas_crds.v1alpha1.engine import EngineName
 from claas_crds.v1alpha1.step import JobPhase
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.clients import servers
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView, known_job
-from claas_operator.clients.proxies import Proxies, own_token
+from claas_operator.clients.proxies import Proxies
 from claas_operator.clients.reader import Reader
 from claas_operator.clients.recent import RECENT_SECONDS, Recent
+from claas_operator.clients.steps_elsewhere import StepsElsewhere
 from claas_operator.observe.attempt_reader import observe_attempt
 from claas_operator.observe.attempts import alive_trainers, held_open
 from claas_operator.observe.holder import HolderState, holder_state, running_job
+from claas_operator.observe.places import PlacesObserver
 from claas_operator.observe.rollout import unsettled
 from claas_operator.observe.samples import SamplesObserver
+from claas_operator.observe.secrets import secrets_seen
 from claas_operator.observe.serving_pods import (
     handover_of,
     left_behind,
@@ -31,7 +33,8 @@ from claas_operator.observe.serving_pods import (
 )
 from claas_operator.plan import naming
 from claas_operator.plan.adapter.adoption import adoption_name
-from claas_operator.plan.engine.choice import computes_elsewhere, engine_of, needs_of, service_key
+from claas_operator.plan.engine.choice import computes_elsewhere, engine_of, needs_of
+from claas_operator.plan.engine.leases import StepLeases
 from claas_operator.plan.lineage.history import reported_rejections, reported_versions
 from claas_operator.plan.lineage.lineage import Lineage, lineage_for_jobs
 from claas_operator.plan.queueing import finished, jobs_ahead, queue_key
@@ -44,34 +47,39 @@ from claas_operator.plan.world import (
     JobWorld,
     LeaseWorld,
     ObjectReference,
-    SecretsSeen,
     TrainerJob,
     TrainerState,
 )
-from claas_vllm_client import certificates_fault
 
 
 class Observer:
     """Observes the world of one object at a time."""
 
     def __init__(
-        self, read: Reader, jobs: JobView, companion: CompanionSource, proxies: Proxies, engine: EngineName
+        self,
+        read: Reader,
+        jobs: JobView,
+        companion: CompanionSource,
+        proxies: Proxies,
+        leases: StepLeases,
+        steps: StepsElsewhere,
     ) -> None:
-        """`engine`: that of adapters which name none."""
         self._read = read
         self._jobs = jobs
         self._samples = SamplesObserver(read)
         self._companion = companion
         self._companions: Recent[bool] = Recent(RECENT_SECONDS)
         self._proxies = proxies
-        self._engine = engine
+        self._leases = leases
+        self.places = PlacesObserver(read, jobs, leases, steps)
+        self._engine = leases.engine
 
     async def adapter_world(self, adapter: AdapterObject, failures: Mapping[str, LoadFailure]) -> AdapterWorld:
         """The world of a LoraAdapter; `failures` are failed loads, by the pod's UID."""
         namespace = adapter.metadata.namespace
         spec = adapter.spec
         deployment = await self._read.deployment(namespace, adapter.deployment_name)
-        lease = await self._read.lease(namespace, adapter.deployment_name)
+        steps_lease = await self._read.lease_named(namespace, self._leases.name(adapter))
         jobs = self._jobs.of_adapters(namespace, [adapter.metadata.name])
         pods = await serving_pods(self._read, adapter, deployment, failures, ask=True)
         said = reported(pods)
@@ -80,17 +88,18 @@ class Observer:
             now=datetime.now(UTC),
             adapter=adapter,
             claim_found=await self._read.claim_found(namespace, spec.storage.claim_name),
-            secrets=await self._secrets(adapter),
+            secrets=await secrets_seen(self._read.credentials, adapter, self._engine),
             deployment_found=deployment is not None,
             wanted_replicas=deployment.spec.replicas if deployment else 0,
             no_pod=no_pod_because(adapter.deployment_name, deployment, [(pod.name, pod.trouble) for pod in pods]),
             pods=pods,
             init=await self._attempt(namespace, naming.init_name(adapter.metadata)),
-            lease=lease,
+            lease=await self._read.lease(namespace, adapter.deployment_name),
+            steps_lease=steps_lease,
             products=reported_versions(jobs, adapter),
             rejected=reported_rejections(jobs, adapter),
-            running_job=running_job(adapter, lease, jobs),
-            recovery=await self._adoption(adapter, lease),
+            running_job=running_job(adapter, steps_lease, jobs),
+            recovery=await self._adoption(adapter, steps_lease),
             name_taken_by=_name_taken_by(adapter, await self._read.namesakes(adapter)),
             served=await self._read.served_name(namespace, adapter.deployment_name, adapter.served_name),
             adapters_here=len(sharing),
@@ -105,7 +114,8 @@ class Observer:
         )
 
     async def job_world(self, job: JobObject, released: ServingLease | None = None) -> JobWorld:
-        """The world of a DistillJob; `released`: its Deployment's lease as it will be, given free by its holder."""
+        """The world of a DistillJob; `released`: the lease of its adapter's steps as it will be, given free by its
+        holder."""
         if finished(job.status.conditions):
             return await self._finished_world(job)
         namespace = job.metadata.namespace
@@ -116,7 +126,12 @@ class Observer:
         trainers = await self._read.trainer_pods(namespace, job.metadata.uid)
         deployment_name = adapter.deployment_name if adapter else None
         deployment = await self._read.deployment(namespace, deployment_name) if deployment_name else None
-        lease = released or (await self._read.lease(namespace, deployment_name) if deployment_name else None)
+        lease = released or (
+            await self._read.lease_named(namespace, self._leases.name(adapter)) if adapter is not None else None
+        )
+        places = (
+            await self.places.of(adapter, job.metadata.creation_timestamp, lease) if adapter is not None else None
+        )
         mine = lease is not None and lease.held_by(job.metadata.uid)
         status = job.status
         waited = status.phase in (JobPhase.PENDING, JobPhase.SUSPENDED)
@@ -127,7 +142,8 @@ class Observer:
         samples = await self._samples.look(job, known.inline if known is not None else None)
         waits = not (job.spec.suspend or job.status.produced_version is not None)
         ahead = 0 if mine or adapter is None else await self._jobs_ahead(job, adapter, lease)
-        ask = waits and ((free and ahead == 0) or between_attempts)
+        its_turn = free and ahead == 0 and (places is None or places.free)
+        ask = waits and (its_turn or between_attempts)
         pods = await serving_pods(self._read, adapter, deployment, {}, ask=ask) if adapter else ()
         now = datetime.now(UTC)
         return JobWorld(
@@ -146,10 +162,11 @@ class Observer:
             wanted_replicas=deployment.spec.replicas if deployment else 0,
             unsettled=(
                 unsettled(deployment, await self._read.pods_of(namespace, deployment), now)
-                if deployment and ask
+                if deployment and ask and places is None
                 else None
             ),
             lease=lease,
+            places=places,
             attempt=attempt,
             recovery=await self._recovery(job),
             attempts_alive=bool(alive_trainers(trainers)),
@@ -213,12 +230,19 @@ class Observer:
             alive_pods=alive,
             attempts_open=attempts_open,
             pods=recorded,
-            deployment_found=await self._read.deployment(lease.namespace, lease.deployment) is not None,
+            subject_found=await self._subject_found(lease),
             orphans=lost_names,
             more_orphans=more,
             moved=frozenset(served.served_name for served in moved),
             lost=await self._lost(lease) if grant is None else (),
         )
+
+    async def _subject_found(self, lease: ServingLease) -> bool:
+        """Whether the Deployment exists, or the adapter needs the lease, as far as this release can read it."""
+        if lease.adapter is None:
+            return await self._read.deployment(lease.namespace, lease.deployment) is not None
+        unreadable = await self._read.unreadable_adapters(lease.namespace)
+        return lease.adapter in unreadable or bool(await self.sharing(lease))
 
     async def work_while_free(self, lease: ServingLease) -> bool:
         """Whether there is something that a pass does only while no job holds the lease."""
@@ -257,7 +281,7 @@ class Observer:
             return ()
         here = {
             adapter.metadata.uid
-            for adapter in await self._read.adapters_of(lease.namespace, lease.deployment)
+            for adapter in await self._adapters_of(lease)
             if adapter.metadata.deletion_timestamp is None
         }
         unreadable = await self._read.unreadable_adapters(lease.namespace)
@@ -284,45 +308,6 @@ class Observer:
         uid, job = found
         return await self._attempt(namespace, adoption_name(namespace, job.job_name, uid, job.attempt))
 
-    async def _secrets(self, adapter: AdapterObject) -> SecretsSeen:
-        spec = adapter.spec
-        hub = spec.model.source.hub
-        named = {
-            # One that the operator chooses itself is made before it is needed.
-            "spec.serving.controlTokenSecretRef": adapter.control_token if own_token(adapter) is None else None,
-            "spec.serving.apiKeySecretRef": spec.serving.api_key_secret_ref,
-            "spec.model.source.hub.tokenSecretRef": hub.token_secret_ref if hub else None,
-            "spec.engine.tinker.apiKeySecretRef": service_key(adapter, self._engine),
-        }
-        missing: list[str] = []
-        invalid: list[str] = []
-        changed: datetime | None = None
-        for field, reference in named.items():
-            if reference is None:
-                continue
-            found = await self._read.credentials.token(adapter.metadata.namespace, reference)
-            if found is None:
-                missing.append(f"{reference.name}/{reference.key} ({field})")
-                continue
-            if found.fault is not None:
-                invalid.append(f"{field}: {found.fault}")
-            if found.changed is not None:
-                changed = max(changed or found.changed, found.changed)
-        await self._certificates(adapter, missing, invalid)
-        return SecretsSeen(tuple(missing), tuple(invalid), changed)
-
-    async def _certificates(self, adapter: AdapterObject, missing: list[str], invalid: list[str]) -> None:
-        tls = adapter.spec.serving.tls
-        reference = tls.certificates if tls is not None else None
-        if tls is None or reference is None:
-            return
-        found = await self._read.credentials.certificates(adapter.metadata.namespace, tls)
-        field, kind = ("caSecretRef", "Secret") if tls.ca_secret_ref else ("caConfigMapRef", "ConfigMap")
-        if found is None:
-            missing.append(f"{reference.name}/{reference.key} (spec.serving.tls.{field})")
-        elif (fault := certificates_fault(found)) is not None:
-            invalid.append(f"spec.serving.tls.{field}: key {reference.key} of {kind} {reference.name} {fault}")
-
     def _refused_settings(self, job: JobObject, adapter: AdapterObject | None) -> str | None:
         """Which of the job's own settings the engine can't follow. With those of the adapter it waits."""
         if adapter is None or not computes_elsewhere(adapter, self._engine):
@@ -332,10 +317,20 @@ class Observer:
         merged = engine_refusals(engine, job.spec.training.over(spec.training), spec.lora)
         return "; ".join(f"spec.{said}" for said in merged if said not in known) or None
 
+    async def sharing(self, lease: ServingLease) -> list[AdapterObject]:
+        """The adapters whose steps need the lease."""
+        return [each for each in await self._adapters_of(lease) if self._leases.name(each) == lease.name]
+
+    async def _adapters_of(self, lease: ServingLease) -> list[AdapterObject]:
+        """The adapters of its Deployment, or the one that it is for."""
+        if lease.adapter is None:
+            return await self._read.adapters_of(lease.namespace, lease.deployment)
+        found = await self._read.readable_adapter(lease.namespace, lease.adapter)
+        return [] if found is None else [found]
+
     async def _jobs_ahead(self, job: JobObject, adapter: AdapterObject, lease: ServingLease | None) -> int:
         namespace = job.metadata.namespace
-        others = await self._read.adapters_of(namespace, adapter.deployment_name)
-        sharing = [other.metadata.name for other in others]
+        sharing = [other.metadata.name for other in await self.sharing(lease or self._leases.new(adapter))]
         waiting = [
             other
             for other in self._jobs.of_adapters(namespace, sharing)

@@ -1,4 +1,4 @@
-"""Plan for a Deployment's lease: wake pods that a dead step left asleep, end a pause that is too long, release the
+"""Plan for a lease of steps: wake pods that a dead step left asleep, end a pause that is too long, release the
 lease, and take deleted adapters out of service.
 
 This is the operator's part of "serving comes back whatever dies". It needs only the Lease, so it works after job and
@@ -118,10 +118,10 @@ def _clean_up(world: LeaseWorld) -> LeasePlan:
             actions.append(TakeOutOfService(pod.url or "", orphan.served.served_name, orphan.served.record))
         # An unreachable pod may come back with the name, from its alias folder.
         asked = all(pod.server is not None and pod.server.reachable and not pod.server.refused for pod in orphan.pods)
-        if not world.deployment_found or (asked and not serving):
+        if not world.subject_found or (asked and not serving):
             actions.append(ForgetServedName(orphan.served))
             left -= 1
-    if not world.deployment_found and not unaccounted and not left and not world.more_orphans:
+    if not world.subject_found and not unaccounted and not left and not world.more_orphans:
         return LeasePlan((*actions, DeleteLease(world.lease)), None)
     if world.lost:
         actions.append(WriteLease(world.lease.model_copy(update={"unaccounted": unaccounted})))

@@ -1,8 +1,8 @@
-"""The serving Lease: one step at a time per vLLM Deployment.
+"""The serving Lease: one step at a time per vLLM Deployment, or per adapter where steps need nothing of serving.
 
-A Lease per Deployment names the DistillJob (by UID) that may take a step, and keeps in annotations all that is
-needed to wake the pods which that step may pause, even if job, adapter and operator have gone meanwhile. What takes
-an adapter out of service lies in a Lease for each served name: annotations end at 256 KiB, near 900 adapters.
+A Lease names the DistillJob (by UID) that may take a step, and keeps in annotations all that is needed to wake the
+pods which that step may pause, even if job, adapter and operator have gone meanwhile. What takes an adapter out of
+service lies in a Lease for each served name: annotations end at 256 KiB, near 900 adapters.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ from claas_kube.objects.serving_lease import (
 )
 from claas_kube.objects.workloads import Lease
 
+ADAPTER_ANNOTATION = f"{GROUP}/adapter"
+"""Name of the adapter whose steps have a Lease of their own."""
+LAST_GRANTED_ANNOTATION = f"{GROUP}/last-granted"
+ADAPTER_LEASE_LABELS = {LEASE_LABEL: "adapter", **MANAGED_LABELS}
 SERVED_ANNOTATION = f"{GROUP}/served"
 LAST_TURN_ANNOTATION = f"{GROUP}/last-turn"
 UNACCOUNTED_ANNOTATION = f"{GROUP}/unaccounted"
@@ -125,9 +129,14 @@ class ServingLease(GrantModel):
     uid: str = ""
     """Empty while it does not exist."""
     deployment: str
+    """Empty for the Lease of one adapter's steps."""
+    adapter: str | None = None
+    """Name of the adapter whose steps alone it is for; None: all adapters of the Deployment whose steps need it."""
     grant: Grant | None = None
     last_turn: str | None = None
     """Name of the adapter of the last grant; if other adapters wait, the next turn is another's."""
+    last_granted: datetime | None = None
+    """When the last step of its adapter was begun, which determines the adapter's next turn among others."""
     served: dict[str, ServedRecord] = {}
     """Records of served names that release 0.1 wrote here; they are moved into Leases of their own."""
     unaccounted: dict[str, Unaccounted] = {}
@@ -160,6 +169,14 @@ def lease_name(deployment: str) -> str:
     return f"{name[:240].rstrip('-.')}-{_digest(deployment)[:12]}"
 
 
+def adapter_lease_name(adapter: str) -> str:
+    """Name of the Lease of one adapter's steps; long names are shortened by a hash."""
+    name = f"claas-steps-{adapter}"
+    if len(name) <= 253:
+        return name
+    return f"{name[:240].rstrip('-.')}-{_digest(adapter)[:12]}"
+
+
 def served_lease_name(deployment: str, served_name: str) -> str:
     """Name of the Lease of a served name."""
     return f"claas-served-{_digest(f'{deployment}/{served_name}')}"
@@ -179,12 +196,18 @@ def read_lease(lease: Lease) -> ServingLease:
         resource_version=lease.metadata.resource_version,
         uid=lease.metadata.uid,
         deployment=lease.metadata.annotations.get(DEPLOYMENT_ANNOTATION, ""),
+        adapter=lease.metadata.annotations.get(ADAPTER_ANNOTATION),
         grant=grant,
         # Earlier releases, with a first-come queue, did not record it.
         last_turn=lease.metadata.annotations.get(LAST_TURN_ANNOTATION, grant.adapter_name if grant else None),
+        last_granted=_time(lease.metadata.annotations.get(LAST_GRANTED_ANNOTATION)),
         served=_SERVED.validate_json(lease.metadata.annotations.get(SERVED_ANNOTATION, "{}")),
         unaccounted=_UNACCOUNTED.validate_json(lease.metadata.annotations.get(UNACCOUNTED_ANNOTATION, "{}")),
     )
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def _read_grant(text: str, namespace: str) -> Grant:
@@ -203,9 +226,19 @@ def new_lease(namespace: str, deployment: str) -> ServingLease:
     )
 
 
+def new_adapter_lease(namespace: str, adapter: str) -> ServingLease:
+    """The lease of one adapter's steps, which does not exist yet."""
+    name = adapter_lease_name(adapter)
+    return ServingLease(name=name, namespace=namespace, resource_version=None, deployment="", adapter=adapter)
+
+
 def lease_manifest(lease: ServingLease) -> Manifest:
     """The Lease object, under the resourceVersion it was read at."""
-    annotations: dict[str, JsonValue] = {DEPLOYMENT_ANNOTATION: lease.deployment}
+    annotations: dict[str, JsonValue] = (
+        {DEPLOYMENT_ANNOTATION: lease.deployment} if lease.adapter is None else {ADAPTER_ANNOTATION: lease.adapter}
+    )
+    if lease.last_granted is not None:
+        annotations[LAST_GRANTED_ANNOTATION] = lease.last_granted.isoformat()
     if lease.grant is not None:
         annotations[GRANT_ANNOTATION] = lease.grant.model_dump_json(exclude_none=True)
     if lease.last_turn is not None:
@@ -217,7 +250,7 @@ def lease_manifest(lease: ServingLease) -> Manifest:
     metadata: Manifest = {
         "name": lease.name,
         "namespace": lease.namespace,
-        "labels": dict(SERVING_LEASE_LABELS),
+        "labels": dict(SERVING_LEASE_LABELS if lease.adapter is None else ADAPTER_LEASE_LABELS),
         "annotations": annotations,
     }
     if lease.resource_version is not None:

@@ -12,6 +12,7 @@ from claas_contract.progress import Progress
 from claas_contract.result import PublishedVersion, TrainerResult
 from claas_crds.v1alpha1.version import AdapterVersion
 from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_operator.plan.engine.places import Places
 from claas_operator.plan.lineage.lineage import Lineage
 from claas_operator.plan.samples import SamplesFault
 from claas_operator.plan.server.handover_choice import HandoverChoice
@@ -182,6 +183,9 @@ class AdapterWorld:
     pods: tuple[ServerPod, ...]
     init: TrainerJob
     lease: ServingLease | None
+    """The Deployment's."""
+    steps_lease: ServingLease | None
+    """That of the adapter's steps: its own, or the Deployment's."""
     products: tuple[PublishedVersion, ...]
     """Versions that DistillJobs of this adapter report."""
     rejected: tuple[AdapterVersion, ...]
@@ -245,7 +249,7 @@ class JobWorld:
     input_error: str | None
     """Why the samples do not fit into a trainer's input. None: they do."""
     jobs_ahead: int
-    """Jobs whose turn for the same Deployment comes earlier; without the lease holder."""
+    """Jobs whose turn for the same lease comes earlier; without the lease holder."""
     lineage: Lineage
     """The lineage of the adapter, from its status and its jobs' reports; empty without an adapter."""
     wanted_replicas: int
@@ -254,6 +258,7 @@ class JobWorld:
     """Why the Deployment's pods are not settled: they are about to change, or one may hold a GPU without serving.
     None: they are settled, or were not checked."""
     lease: ServingLease | None
+    """That of the adapter's steps."""
     attempt: TrainerJob
     """The current or next attempt."""
     recovery: TrainerJob
@@ -270,6 +275,8 @@ class JobWorld:
     """Batch Jobs of this job whose pods other containers keep running after the trainer has ended."""
     told: datetime | None = None
     """When the operator last wrote the job's status; None: not since its start."""
+    places: Places | None = None
+    """How full the places for steps are that are computed elsewhere; None: the step needs its Deployment."""
     sample_fault: SamplesFault | None = None
     """Faults of samples that the operator can see. None: none."""
 
@@ -302,7 +309,8 @@ class LeaseWorld:
     attempts_open: bool
     """Whether a batch Job of the lease holder has not ended, so that Kubernetes may still create a pod for it."""
     pods: tuple[RecordedPod, ...]
-    deployment_found: bool
+    subject_found: bool
+    """Whether the Deployment, or the adapter, that the lease is for exists."""
     orphans: tuple[Orphan, ...]
     more_orphans: bool = False
     """Whether there are more than were looked at in this pass."""

@@ -18,6 +18,7 @@ from claas_operator.act.proxy import ProxyMaker
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.proxies import Proxies
 from claas_operator.clients.reader import Reader
+from claas_operator.clients.steps_elsewhere import StepsElsewhere
 from claas_operator.loop.reconcile import CONFLICT_SECONDS
 from claas_operator.metrics.counts import Metrics
 from claas_operator.plan import actions, naming
@@ -72,7 +73,7 @@ def applier(server: Server) -> Applier:
     settings = Settings.from_environment({"CLAAS_TRAINER_IMAGE": "trainer"})
     read = Reader(server)
     maker = ProxyMaker(server, read, Proxies(read), settings)
-    return Applier(server, read, CompanionSource({}), settings, Metrics(), maker)
+    return Applier(server, read, CompanionSource({}), settings, Metrics(), maker, StepsElsewhere(read, 1))
 
 
 async def test_nothing_of_a_plan_is_done_after_a_lease_that_was_written_by_somebody_else() -> None:

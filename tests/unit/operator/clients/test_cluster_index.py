@@ -19,9 +19,11 @@ from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView
 from claas_operator.clients.proxies import Proxies
 from claas_operator.clients.reader import Reader
+from claas_operator.clients.steps_elsewhere import StepsElsewhere
 from claas_operator.observe import worlds
 from claas_operator.observe.worlds import Observer
 from claas_operator.plan import naming
+from claas_operator.plan.engine.leases import StepLeases
 from claas_operator.plan.serving_lease import ServingLease, lease_manifest, lease_name
 from claas_operator.plan.world import RecordedPod
 from tests.builders.api_server import SmallApi, refusal, serving_api
@@ -39,7 +41,8 @@ class Cluster:
 
     @property
     def observer(self) -> Observer:
-        return Observer(self.read, self.index.jobs, CompanionSource({}), Proxies(self.read), EngineName.LOCAL)
+        leases, steps = StepLeases(EngineName.LOCAL), StepsElsewhere(self.read, 1)
+        return Observer(self.read, self.index.jobs, CompanionSource({}), Proxies(self.read), leases, steps)
 
     def deaf(self) -> None:
         """From now on no event reaches the index."""

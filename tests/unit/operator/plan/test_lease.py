@@ -149,16 +149,16 @@ def test_a_pause_that_is_too_long_is_written_down_first_then_the_trainer_is_ende
 
 
 def test_the_lease_of_a_deployment_that_is_gone_is_deleted_once_it_is_free() -> None:
-    assert kinds(plan_lease(lease_world(free=True, deployment_found=False)).actions) == [DeleteLease.__name__]
-    assert plan_lease(lease_world(deployment_found=False)).actions == ()
+    assert kinds(plan_lease(lease_world(free=True, subject_found=False)).actions) == [DeleteLease.__name__]
+    assert plan_lease(lease_world(subject_found=False)).actions == ()
 
 
 def test_the_lease_of_a_deployment_that_is_gone_goes_after_the_records_of_what_it_served() -> None:
     gone = Orphan(served_name("tone"), ())
-    some = plan_lease(lease_world(free=True, deployment_found=False, orphans=(gone,), more_orphans=True))
+    some = plan_lease(lease_world(free=True, subject_found=False, orphans=(gone,), more_orphans=True))
     assert kinds(some.actions) == ["ForgetServedName"]
     assert some.requeue_seconds is not None
-    last = plan_lease(lease_world(free=True, deployment_found=False, orphans=(gone,)))
+    last = plan_lease(lease_world(free=True, subject_found=False, orphans=(gone,)))
     assert kinds(last.actions) == ["ForgetServedName", "DeleteLease"]
 
 

@@ -31,6 +31,7 @@ from claas_operator.plan.serving_lease import (
     ServedRecord,
     ServingLease,
     Unaccounted,
+    adapter_lease_name,
     lease_manifest,
     lease_name,
     new_lease,
@@ -66,7 +67,15 @@ def test_the_name_of_a_serving_lease_is_valid_and_never_the_leaders(name: str) -
     assert lease_name(name) != LEADER_LEASE
 
 
+@given(name=names)
+def test_the_name_of_an_adapters_lease_is_valid_and_no_deployments(name: str) -> None:
+    assert len(adapter_lease_name(name)) <= 253
+    assert SUBDOMAIN.fullmatch(adapter_lease_name(name))
+    assert adapter_lease_name(name) != lease_name(name)
+
+
 def test_long_names_of_deployments_have_leases_of_their_own() -> None:
+    assert adapter_lease_name("a" * 252) != adapter_lease_name("a" * 253)
     assert lease_name("a" * 252) != lease_name("a" * 253)
     assert lease_name("operator") != LEADER_LEASE
 
@@ -112,7 +121,26 @@ leases = st.builds(
 )
 
 
-@given(lease=leases)
+adapter_leases = st.builds(
+    ServingLease,
+    name=st.just(adapter_lease_name("tone")),
+    namespace=st.just(NAMESPACE),
+    resource_version=st.just("7"),
+    deployment=st.just(""),
+    adapter=st.just("tone"),
+    grant=st.none() | grants,
+    last_turn=texts,
+    last_granted=st.none() | st.datetimes(timezones=st.just(UTC)),
+    unaccounted=st.dictionaries(texts, st.builds(Unaccounted, attempt=st.integers(1, 21)), max_size=2),
+)
+
+
+@given(lease=adapter_leases)
+def test_gateways_do_not_take_an_adapters_lease_for_one_of_a_deployment(lease: ServingLease) -> None:
+    assert lease_manifest(lease)["metadata"]["labels"] != SERVING_LEASE_LABELS  # type: ignore[index,call-overload]
+
+
+@given(lease=leases | adapter_leases)
 def test_a_lease_is_read_as_it_was_written(lease: ServingLease) -> None:
     stored = json.loads(json.dumps(lease_manifest(lease)))
     assert read_lease(Lease.model_validate(stored)) == lease

@@ -23,6 +23,7 @@ from claas_operator.plan.actions import (
     WriteLease,
 )
 from claas_operator.plan.adapter.adapter import plan_adapter
+from claas_operator.plan.engine.places import Places
 from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.lease import plan_lease
 from claas_operator.plan.lineage.lineage import Lineage
@@ -189,6 +190,7 @@ job_worlds = st.builds(
     pods=pod_tuples,
     recorded=st.lists(recorded_pods, max_size=3).map(tuple),
     handover=st.builds(HandoverChoice, st.sampled_from(CHOICES), st.just("said")),
+    places=st.none() | st.builds(Places, st.integers(1, 3), st.integers(0, 3), st.integers(0, 3)),
 )
 adapter_worlds = st.builds(
     AdapterWorld,
@@ -201,6 +203,7 @@ adapter_worlds = st.builds(
     pods=pod_tuples,
     init=attempts,
     lease=leases,
+    steps_lease=leases,
     products=st.lists(st.integers(0, 30).map(published), max_size=25).map(tuple),
     rejected=st.lists(st.integers(0, 30).map(version), max_size=25).map(tuple),
     running_job=st.none() | st.just("step"),
@@ -229,7 +232,7 @@ lease_worlds = st.builds(
     alive_pods=st.sampled_from([(), (trainer_pod("t"),), (trainer_pod("t"), trainer_pod("u"))]),
     attempts_open=st.booleans(),
     pods=st.lists(recorded_pods, max_size=3).map(tuple),
-    deployment_found=st.booleans(),
+    subject_found=st.booleans(),
     orphans=st.lists(orphans, max_size=2, unique_by=lambda orphan: orphan.served.served_name).map(tuple),
 )
 
@@ -312,7 +315,7 @@ def test_a_lease_is_taken_only_when_it_is_free_or_ones_own_and_by_the_first_in_l
             assert action.lease.holder == world.job.metadata.uid
             free = world.lease is None or world.lease.grant is None
             mine = world.lease is not None and world.lease.holder == world.job.metadata.uid
-            assert mine or (free and world.jobs_ahead == 0)
+            assert mine or (free and world.jobs_ahead == 0 and (world.places is None or world.places.free))
             assert world.handover.kind is not None
             if world.handover.kind is HandoverKind.SLEEP:
                 assert not any(pod.server is not None and pod.server.asleep for pod in world.pods)

@@ -111,22 +111,22 @@ def _lease_actions(world: AdapterWorld, desired: AdapterVersion | None, adoption
     """What will be served is written down before it is, so that it can be taken out of service without the adapter,
     and a job that is accounted for is forgotten."""
     namespace, deployment = world.adapter.metadata.namespace, world.adapter.deployment_name
-    before = world.lease
-    lease = without(before or new_lease(namespace, deployment), adoption.settled)
     actions: list[Action] = []
     if desired is not None and world.name_taken_by is None and world.deployment_found:
         record = _served_record(world)
-        stands = world.served.record if world.served is not None else lease.served.get(world.adapter.served_name)
+        earlier = world.lease.served if world.lease is not None else {}
+        stands = world.served.record if world.served is not None else earlier.get(world.adapter.served_name)
         if stands != record:
             blank = ServedName(
                 namespace=namespace, deployment=deployment, served_name=world.adapter.served_name, record=record
             )
             actions.append(WriteServedName((world.served or blank).model_copy(update={"record": record})))
-        if before is None:
+        if world.lease is None:
             # Passes over it take out of service what has lost its adapter.
-            actions.append(WriteLease(lease))
-    if before is not None and lease != before:
-        actions.append(WriteLease(lease))
+            actions.append(WriteLease(new_lease(namespace, deployment)))
+    before = world.steps_lease
+    if before is not None and (after := without(before, adoption.settled)) != before:
+        actions.append(WriteLease(after))
     return actions
 
 

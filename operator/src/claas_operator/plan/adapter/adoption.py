@@ -38,7 +38,8 @@ class Adoption:
 
 def plan_adoption(world: AdapterWorld) -> Adoption:
     """Plan for the first unaccounted job, if there is one."""
-    found = world.lease.unaccounted_of(world.adapter.metadata.uid) if world.lease is not None else None
+    lease = world.steps_lease
+    found = lease.unaccounted_of(world.adapter.metadata.uid) if lease is not None else None
     if found is None:
         return Adoption()
     uid, job = found

@@ -20,7 +20,7 @@ from claas_operator.plan.actions import WriteLease
 from claas_operator.plan.checks import first_answer
 from claas_operator.plan.job.recovery import next_attempt
 from claas_operator.plan.server.unready import no_pod_because
-from claas_operator.plan.serving_lease import Grant, new_lease
+from claas_operator.plan.serving_lease import Grant, new_adapter_lease, new_lease
 from claas_operator.plan.world import JobWorld
 
 
@@ -158,8 +158,12 @@ def grant_lease(world: JobWorld) -> WriteLease:
         max_pause_seconds=serving.max_pause_seconds,
         granted_at=world.now,
     )
+    changes = {"grant": grant, "last_turn": adapter.metadata.name}
+    if world.places is not None:
+        lease = world.lease or new_adapter_lease(adapter.metadata.namespace, adapter.metadata.name)
+        return WriteLease(lease.model_copy(update={**changes, "last_granted": world.now}))
     lease = world.lease or new_lease(adapter.metadata.namespace, adapter.deployment_name)
-    return WriteLease(lease.model_copy(update={"grant": grant, "last_turn": adapter.metadata.name}))
+    return WriteLease(lease.model_copy(update=changes))
 
 
 def _conditions(world: JobWorld) -> list[Condition]:

@@ -1,4 +1,4 @@
-"""A DistillJob that waits for its Deployment's lease."""
+"""A DistillJob that waits for the lease of its adapter's steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def wait_for_turn(draft: JobDraft) -> JobPlan:
     lease, jobs = world.lease, world.jobs_ahead
     if lease is not None and lease.grant is not None:
         jobs += 1
-    if jobs == 0:
+    places = world.places
+    if jobs == 0 and (places is None or places.free):
         return _grant(draft)
     admitted = condition_of(draft.conditions.conditions, JobCondition.ADMITTED)
     if admitted is None or admitted.reason != JobReason.QUEUED:
@@ -38,7 +39,14 @@ def _tell_turn(draft: JobDraft, jobs: int) -> None:
     """Written once, because keeping the number up to date would take a write for every waiting job at each turn."""
     others = {0: "no other job", 1: "1 other job"}.get(jobs, f"{jobs} other jobs")
     now = f"{draft.world.now:%H:%M:%S} UTC"
-    message = f"Waits for its turn; {others} for the same Deployment came first when it queued at {now}"
+    places = draft.world.places
+    same = "Deployment" if places is None else "adapter"
+    message = f"Waits for its turn; {others} for the same {same} came first when it queued at {now}"
+    if places is not None and not places.free:
+        message += (
+            f"; {places.taken} steps of other adapters ran and {places.ahead} adapters came first, and the operator"
+            f" takes {places.most} such steps at once (CLAAS_MAX_CONCURRENT_STEPS)"
+        )
     draft.conditions.set(JobCondition.ADMITTED, False, JobReason.QUEUED, message, quiet=True)
 
 

@@ -107,7 +107,7 @@ def test_a_lease_is_released_with_a_note_of_the_version_that_may_have_been_left(
 
 
 def test_the_note_outlives_the_lease_of_a_deployment_that_is_gone_but_not_its_adapter() -> None:
-    world = lease_world(free=True, deployment_found=False)
+    world = lease_world(free=True, subject_found=False)
     noted = world.lease.model_copy(update={"unaccounted": {"uid-of-gone": GONE}})
     kept = plan_lease(replace(world, lease=noted))
     assert not any(isinstance(action, DeleteLease) for action in kept.actions)
