@@ -5,6 +5,7 @@ import os
 
 os.environ["TINKER_TELEMETRY"] = "0"
 
+import asyncio
 import base64
 import io
 import json
@@ -14,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import openai
 import pytest
@@ -124,7 +125,7 @@ async def gateway_before(proxy: ProxyServer, folder: Path, token: str = TOKEN) -
         "rollouts": {"logprobs": True},
     }
     async with whole_gateway(
-        folder, names={"tone": spec}, server=Proxied(proxy=proxy), REPLAYS_PER_BATCH="0"
+        folder, names={"tone": spec}, server=Proxied(proxy=proxy), REPLAYS_PER_BATCH="1"
     ) as made:
         data: JsonValue = {"token": base64.b64encode(token.encode()).decode()}
         made.small.put(SECRETS, NAMESPACE, {"metadata": {"name": "tone-tinker-proxy"}, "data": data})
@@ -288,7 +289,7 @@ async def test_an_export_says_where_the_weights_are(chain: Chain) -> None:
     assert document["sampler_path"].startswith("tinker://")
 
 
-async def test_answers_after_a_new_version_s_swap_are_recorded_as_that_version_s(
+async def test_after_a_swap_answers_are_recorded_as_the_new_version_s_and_it_is_asked_again(
     chain: Chain, peer: TinkerPeer
 ) -> None:
     publish(chain.proxy.storage, 2, trained(peer, "v2", steps=2))
@@ -298,7 +299,25 @@ async def test_answers_after_a_new_version_s_swap_are_recorded_as_that_version_s
     body = {"model": SERVED_NAME, "messages": MESSAGES, **GREEDY}
     async with chain.gateway.http.post(chain.gateway.url + CHAT, json=body) as answer:
         assert answer.headers["x-claas-version"] == f"{SERVED_NAME}@2"
-        assert (await chain.rollout(answer.headers["x-claas-rollout"])).version == 2
+        rollout = await chain.rollout(answer.headers["x-claas-rollout"])
+    assert rollout.version == 2
+    chain.gateway.ending = succeeds_by_tinker(2)
+    given: JsonValue = {"requests": [{"lora_id": SERVED_NAME, "rollout_id": rollout.id, "feedback": WISH}]}
+    status, told, _ = await chain.gateway.send("POST", "/v1/feedback", given)
+    assert status == 200, told
+    (item,) = cast("list[dict[str, str]]", told["items"])
+    assert await answer_after(chain, item["id"]) == rollout.answer, "it was greedy before, too"
+
+
+async def answer_after(chain: Chain, item: str) -> str:
+    """What the version that learned from an item answers to its prompt."""
+    async with asyncio.timeout(20):
+        while True:
+            found = await chain.gateway.store.feedback.item(item)
+            assert found is not None
+            if found.answer_after is not None:
+                return found.answer_after
+            await asyncio.sleep(0.05)
 
 
 def text_of(body: bytes) -> str:

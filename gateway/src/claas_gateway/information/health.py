@@ -37,5 +37,5 @@ async def degradations(services: Services) -> list[str]:
     }
     silent = sum(not any(server.ready for server in services.directory.servers(group)) for group in groups.values())
     if silent:
-        found.append(f"{silent} of {len(groups)} vLLM Deployments have no ready pod")
+        found.append(f"{silent} of {len(groups)} serving Deployments have no ready pod")
     return found

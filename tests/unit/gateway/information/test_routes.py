@@ -82,7 +82,7 @@ async def test_health_is_told_with_200_also_when_something_does_not_work(
     assert answer.status_code == 200
     assert answer.json() == {
         "status": "degraded",
-        "worker": {"status": "unhealthy", "error": "1 of 1 vLLM Deployments have no ready pod"},
+        "worker": {"status": "unhealthy", "error": "1 of 1 serving Deployments have no ready pod"},
     }
 
 
@@ -94,7 +94,7 @@ async def test_health_names_the_part_that_does_not_work_but_no_tenant(
     around.directory.pods.clear()
     answer = await client.get("/v1/health")
     assert answer.json()["worker"]["error"] == (
-        "the database does not work; batching does not work; 1 of 1 vLLM Deployments have no ready pod"
+        "the database does not work; batching does not work; 1 of 1 serving Deployments have no ready pod"
     )
 
 
