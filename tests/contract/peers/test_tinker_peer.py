@@ -18,12 +18,12 @@ pytestmark = pytest.mark.contract
 
 
 def test_three_steps_equal_those_of_torch_on_the_same_model(
-    peer: TinkerPeer, connect: Connect, model_folder: Path
+    shared_peer: TinkerPeer, shared_service: tinker.ServiceClient, model_folder: Path
 ) -> None:
-    client = fresh(connect(peer), peer)
+    client = fresh(shared_service, shared_peer)
     base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     local = get_peft_model(base, LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=[*ATTENTION, *MLP]))
-    trained = peer.state.runs[client.model_id].trainee
+    trained = shared_peer.state.runs[client.model_id].trainee
     assert trained is not None
     named = {name: parameter for name, parameter in local.named_parameters() if parameter.requires_grad}
     for module, (a, b) in trained.lora.matrices.items():
@@ -47,12 +47,12 @@ def test_three_steps_equal_those_of_torch_on_the_same_model(
 
 
 def test_a_client_resumed_with_its_optimizer_goes_on_exactly_and_one_without_does_not(
-    peer: TinkerPeer, connect: Connect
+    shared_peer: TinkerPeer, shared_service: tinker.ServiceClient, connect: Connect
 ) -> None:
-    live = fresh(connect(peer), peer)
+    live = fresh(shared_service, shared_peer)
     step(live, 1)
     path = live.save_state("one").result().path
-    other = connect(peer)
+    other = connect(shared_peer)
     resumed = other.create_training_client_from_state_with_optimizer(path).result()
     weights_only = other.create_training_client_from_state(path).result()
     assert torch.equal(logprobs(resumed), logprobs(live))
@@ -63,12 +63,13 @@ def test_a_client_resumed_with_its_optimizer_goes_on_exactly_and_one_without_doe
     assert not torch.allclose(logprobs(weights_only), logprobs(live), atol=1e-5)
 
 
-def test_a_sampler_gives_the_trainers_log_probabilities(peer: TinkerPeer, connect: Connect) -> None:
-    service = connect(peer)
-    client = fresh(service, peer)
+def test_a_sampler_gives_the_trainers_log_probabilities(
+    shared_peer: TinkerPeer, shared_service: tinker.ServiceClient
+) -> None:
+    client = fresh(shared_service, shared_peer)
     step(client, 1)
     path = client.save_weights_for_sampler("one").result().path
-    sampler = service.create_sampling_client(model_path=path).result()
+    sampler = shared_service.create_sampling_client(model_path=path).result()
     targets = wide_datum(7).loss_fn_inputs["target_tokens"].to_torch().reshape(len(TOKENS), 5)[:-1].clone()
     targets[0, :4] = -1
     response = sampler.sample(
@@ -84,11 +85,11 @@ def test_a_sampler_gives_the_trainers_log_probabilities(peer: TinkerPeer, connec
     torch.testing.assert_close(scored[named], logprobs(client)[:-1][named], atol=1e-5, rtol=0)
 
 
-def test_a_request_sent_again_runs_once(peer: TinkerPeer, connect: Connect) -> None:
-    client = fresh(connect(peer), peer)
+def test_a_request_sent_again_runs_once(shared_peer: TinkerPeer, shared_service: tinker.ServiceClient) -> None:
+    client = fresh(shared_service, shared_peer)
     step(client, 1)
     before = logprobs(client)
     again = tinker.TrainingClient(client.holder, 0, client.model_id, info=client.get_info())
     step(again, 1)
     assert torch.equal(logprobs(client), before)
-    assert [call.resent for call in peer.called(Operation.OPTIM_STEP)] == [False, True]
+    assert [call.resent for call in shared_peer.called(Operation.OPTIM_STEP)[-2:]] == [False, True]

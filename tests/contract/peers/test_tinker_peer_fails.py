@@ -58,6 +58,13 @@ def test_a_rate_limit_is_waited_out(peer: TinkerPeer, connect: Connect) -> None:
     assert [call.status for call in peer.called(Operation.OPTIM_STEP)] == [429, 429, 200]
 
 
+def test_sampling_waits_out_a_rate_limit_too(peer: TinkerPeer, connect: Connect) -> None:
+    sampler = connect(peer).create_sampling_client(base_model=peer.model_name).result()
+    peer.fail(Operation.SAMPLE, Answer(429), times=1)
+    assert len(sampler.sample(PROMPT, 1, ONE_TOKEN).result().sequences) == 1
+    assert [call.status for call in peer.called(Operation.SAMPLE)] == [429, 200]
+
+
 def test_a_result_that_never_comes_is_asked_for_again_and_again(model_folder: Path, connect: Connect) -> None:
     with TinkerPeer(model_folder, long_poll_s=0.1) as peer:
         client = fresh(connect(peer), peer)

@@ -22,8 +22,8 @@ PROMPT = types.ModelInput.from_ints(TOKENS)
 
 
 @pytest.fixture
-def sampler(peer: TinkerPeer, connect: Connect) -> tinker.SamplingClient:
-    return connect(peer).create_sampling_client(base_model=peer.model_name).result()
+def sampler(shared_peer: TinkerPeer, shared_service: tinker.ServiceClient) -> tinker.SamplingClient:
+    return shared_service.create_sampling_client(base_model=shared_peer.model_name).result()
 
 
 def base_logprobs(model_folder: Path, tokens: list[int]) -> torch.Tensor:
@@ -98,10 +98,10 @@ def test_chosen_ids_are_scored_alike_when_sent_sparsely(sampler: tinker.Sampling
         assert values[ids < 0].count_nonzero() == 0
 
 
-def test_an_answer_ends_at_what_stops_it(sampler: tinker.SamplingClient, peer: TinkerPeer) -> None:
+def test_an_answer_ends_at_what_stops_it(sampler: tinker.SamplingClient, shared_peer: TinkerPeer) -> None:
     greedy = sampler.sample(PROMPT, 1, types.SamplingParams(max_tokens=40, temperature=0)).result().sequences[0]
     assert (greedy.stop_reason, len(greedy.tokens)) == ("length", 40)
-    letters = [peer.model.tokenizer.decode([token]) for token in greedy.tokens]
+    letters = [shared_peer.model.tokenizer.decode([token]) for token in greedy.tokens]
     place, letter = next((place, letter) for place, letter in enumerate(letters) if place and letter.isascii())
     for stop in (greedy.tokens[place : place + 1], [letter], letter):
         params = types.SamplingParams(max_tokens=40, temperature=0, stop=stop)
@@ -118,8 +118,10 @@ def test_sampling_from_one_token_is_greedy(sampler: tinker.SamplingClient, narro
     assert tokens[0] == tokens[1]
 
 
-def test_targets_and_weights_are_read_densely_and_sparsely(peer: TinkerPeer, connect: Connect) -> None:
-    client = fresh(connect(peer), peer)
+def test_targets_and_weights_are_read_densely_and_sparsely(
+    shared_peer: TinkerPeer, shared_service: tinker.ServiceClient
+) -> None:
+    client = fresh(shared_service, shared_peer)
     weights = torch.zeros(len(TOKENS), 5)
     weights[3, 1], weights[20, 4] = 0.5, -2.0
     wide = wide_datum(3)
@@ -142,6 +144,16 @@ def test_targets_and_weights_are_read_densely_and_sparsely(peer: TinkerPeer, con
     assert losses == [pytest.approx(total, rel=1e-5)] * 2
 
 
+def test_a_prompt_of_one_token_and_one_that_fills_the_context_are_answered(
+    sampler: tinker.SamplingClient, shared_peer: TinkerPeer
+) -> None:
+    short = types.ModelInput.from_ints([5])
+    assert sampler.compute_logprobs(short).result() == [None]
+    full = types.ModelInput.from_ints([5] * shared_peer.model.context_length)
+    with pytest.raises(tinker.BadRequestError, match="context"):
+        sampler.sample(full, 1, types.SamplingParams()).result()
+
+
 def test_a_long_list_of_datums_in_parts_is_as_one(model_folder: Path, connect: Connect) -> None:
     after = []
     for size in (1024, 2):
@@ -154,8 +166,10 @@ def test_a_long_list_of_datums_in_parts_is_as_one(model_folder: Path, connect: C
     torch.testing.assert_close(after[0], after[1])
 
 
-def test_importance_sampling_weighs_by_the_ratio(peer: TinkerPeer, connect: Connect) -> None:
-    client = fresh(connect(peer), peer)
+def test_importance_sampling_weighs_by_the_ratio(
+    shared_peer: TinkerPeer, shared_service: tinker.ServiceClient
+) -> None:
+    client = fresh(shared_service, shared_peer)
     old, gain = torch.full((len(TOKENS),), -5.0), torch.linspace(-1, 1, len(TOKENS))
     data = [datum(target_tokens=torch.tensor(TOKENS), logprobs=old, advantages=gain)]
     output = client.forward_backward(data, "importance_sampling").result()
@@ -164,12 +178,12 @@ def test_importance_sampling_weighs_by_the_ratio(peer: TinkerPeer, connect: Conn
 
 
 def test_an_export_is_an_adapter_that_peft_reads(
-    peer: TinkerPeer, connect: Connect, model_folder: Path, tmp_path: Path
+    shared_peer: TinkerPeer, shared_service: tinker.ServiceClient, model_folder: Path, tmp_path: Path
 ) -> None:
-    client = fresh(connect(peer), peer)
+    client = fresh(shared_service, shared_peer)
     step(client, 1)
     path = client.save_weights_external("out").result().path
-    urls = rest(peer).get_external_weights_urls(path).result()
+    urls = rest(shared_peer).get_external_weights_urls(path).result()
     assert urls.expires > datetime.now(UTC)
     for name, url in urls.urls.items():
         (tmp_path / name).write_bytes(httpx.get(url).raise_for_status().content)
@@ -230,21 +244,25 @@ def test_checkpoints_are_listed_expire_and_are_deleted(model_folder: Path, conne
             asked.delete_checkpoint(client.model_id, "weights/kept").result()
 
 
-def test_runs_and_weights_tell_what_they_are(peer: TinkerPeer, connect: Connect) -> None:
-    client = fresh(connect(peer), peer)
+def test_runs_and_weights_tell_what_they_are(shared_peer: TinkerPeer, shared_service: tinker.ServiceClient) -> None:
+    client = fresh(shared_service, shared_peer)
     path = client.save_state("one").result().path
-    asked = rest(peer)
+    asked = rest(shared_peer)
+    last = shared_peer.called(Operation.SAVE_STATE)[-1]
+    assert (last.run, last.checkpoint) == (client.model_id, "one")
     run = asked.get_training_run_by_tinker_path(path).result()
-    assert (run.training_run_id, run.base_model, run.lora_rank) == (client.model_id, peer.model_name, RANK)
+    assert (run.training_run_id, run.base_model, run.lora_rank) == (client.model_id, shared_peer.model_name, RANK)
     assert run.last_checkpoint is not None
     assert run.last_checkpoint.tinker_path == path
-    assert [one.training_run_id for one in asked.list_training_runs().result().training_runs] == [client.model_id]
+    assert asked.list_training_runs(limit=1).result().training_runs == [run]
     info = asked.get_weights_info_by_tinker_path(path).result()
-    assert (info.base_model, info.lora_rank, info.train_unembed) == (peer.model_name, RANK, False)
+    assert (info.base_model, info.lora_rank, info.train_unembed) == (shared_peer.model_name, RANK, False)
 
 
-def test_a_name_that_is_taken_is_refused_and_overwritten_on_request(peer: TinkerPeer, connect: Connect) -> None:
-    client = fresh(connect(peer), peer)
+def test_a_name_that_is_taken_is_refused_and_overwritten_on_request(
+    shared_peer: TinkerPeer, shared_service: tinker.ServiceClient
+) -> None:
+    client = fresh(shared_service, shared_peer)
     client.save_state("one").result()
     with pytest.raises(tinker.RequestFailedError, match="exists already"):
         client.save_state("one").result()
@@ -253,8 +271,10 @@ def test_a_name_that_is_taken_is_refused_and_overwritten_on_request(peer: Tinker
         client.save_state("not/one").result()
 
 
-def test_weights_are_not_loaded_into_a_used_client(peer: TinkerPeer, connect: Connect) -> None:
-    client = fresh(connect(peer), peer)
+def test_weights_are_not_loaded_into_a_used_client(
+    shared_peer: TinkerPeer, shared_service: tinker.ServiceClient
+) -> None:
+    client = fresh(shared_service, shared_peer)
     path = client.save_state("one").result().path
     with pytest.warns(FutureWarning), pytest.raises(tinker.BadRequestError):
         client.load_state(path).result()

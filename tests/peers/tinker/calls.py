@@ -71,6 +71,8 @@ class Call:
     """The training run (model id) or sampler that it names."""
     seq: int | None = None
     """Sequence number within the run or sampler."""
+    checkpoint: str | None = None
+    """The path that it names, or for a save the name."""
     of: Operation | None = None
     """For RETRIEVE: the operation whose result is asked for."""
     request_id: str | None = None

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -43,8 +44,10 @@ class Job:
             result = failed.response
         except Exception as error:  # noqa: BLE001 (a client is told of every failure)
             result = RequestFailedError(f"{type(error).__name__}: {error}", RequestErrorCategory.Server).response
-        self.after(self.call)
-        self.result.set_result(result)
+        try:
+            self.after(self.call)
+        finally:
+            self.result.set_result(result)
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,10 @@ class Queue:
                 if job.never:
                     return
                 self._next += 1
-            job.run()
+            try:
+                job.run()
+            except Exception:  # noqa: BLE001 (what a test ordered has failed; the run goes on)
+                traceback.print_exc()
 
 
 def start(job: Job) -> None:

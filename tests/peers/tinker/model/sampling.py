@@ -28,7 +28,10 @@ def check(request: SampleRequest, model: BaseModel, limits: SamplingLimits) -> N
         raise ValueError("prompt is empty")
     if min(prompt) < 0 or max(prompt) >= model.vocabulary:
         raise ValueError("prompt: a token is outside of the vocabulary")
-    if len(prompt) + (request.sampling_params.max_tokens or 0) > model.context_length:
+    most = request.sampling_params.max_tokens
+    if most is not None and most < 1:
+        raise ValueError(f"max_tokens is {most}, at least 1 is needed")
+    if len(prompt) + (most or 1) > model.context_length:
         raise ValueError(f"prompt and max_tokens exceed the context of {model.context_length} tokens")
     for name in ("topk_prompt_logprobs", "topk_sample_logprobs"):
         if getattr(request, name) > limits.topk:
@@ -63,7 +66,7 @@ def sample(request: SampleRequest, model: BaseModel, lora: Lora | None) -> bytes
         first = 1 if request.prompt_logprobs_last_n is None else len(prompt) - request.prompt_logprobs_last_n
         prompt_logprobs = None
         if request.prompt_logprobs:
-            own = before.gather(-1, torch.tensor(prompt[1:])[:, None])[:, 0]
+            own = before.gather(-1, torch.tensor(prompt[1:], dtype=torch.int64)[:, None])[:, 0]
             prompt_logprobs = torch.full((len(prompt),), torch.nan)
             prompt_logprobs[first:] = own[first - 1 :]
         topk = _topk(before, request.topk_prompt_logprobs, first) if request.topk_prompt_logprobs else None
@@ -100,7 +103,8 @@ def _sequence(
         generator.manual_seed(params.seed + index)
     stops = _Stops(params.stop, model)
     limit = params.max_tokens or model.context_length - len(request.prompt.to_ints())
-    cache = copy.deepcopy(cache)
+    if index < request.num_samples - 1:
+        cache = copy.deepcopy(cache)
     tokens: list[int] = []
     rows: list[torch.Tensor] = []
     while True:

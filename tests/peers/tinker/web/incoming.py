@@ -27,12 +27,6 @@ class Incoming:
     train: TrainRequest | None
     order: Order
 
-    @property
-    def checkpoint_path(self) -> str:
-        """The checkpoint that the address names, as a tinker path."""
-        parameters = self.request.path_params
-        return f"tinker://{parameters['run']}/{parameters['folder']}/{parameters['name']}"
-
 
 Handler = Callable[[Incoming], Awaitable[Response]]
 Table = dict[Operation, tuple[str, str, Handler]]
@@ -73,8 +67,18 @@ def read_call(operation: Operation, request: Request, body: bytes, state: State)
         job = state.jobs.get(fields.get("request_id", ""))
         if job is None:
             return Call(operation, request_id=fields.get("request_id")), None
-        return Call(operation, job.call.run, job.call.seq, job.call.operation, job.request_id), None
+        of = job.call
+        return Call(operation, of.run, of.seq, of.checkpoint, of.operation, job.request_id), None
     run = named or fields.get("model_id") or fields.get("sampling_session_id")
     if run is None and fields.get("model_seq_id") is not None:
         run = f"{fields.get('session_id')}:train:{fields['model_seq_id']}"
-    return Call(operation, run, fields.get("seq_id")), None
+    checkpoint = fields.get("path") or fields.get("model_path") or fields.get("tinker_path")
+    if "name" in request.path_params:
+        checkpoint = checkpoint_path(request)
+    return Call(operation, run, fields.get("seq_id"), checkpoint), None
+
+
+def checkpoint_path(request: Request) -> str:
+    """The checkpoint that the address names, as a tinker path."""
+    parameters = request.path_params
+    return f"tinker://{parameters['run']}/{parameters['folder']}/{parameters['name']}"

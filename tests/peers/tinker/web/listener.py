@@ -49,8 +49,8 @@ class Listener:
             loop.call_soon_threadsafe(_cut, server)
 
     def stop(self) -> None:
+        """Be gone for good; the thread ends by itself."""
         self.cut()
-        self._join()
 
     def _serve(self, server: uvicorn.Server, listening: socket.socket) -> None:
         async def serve() -> None:

@@ -7,7 +7,7 @@ from tinker import types
 
 from tests.peers.tinker.calls import Operation
 from tests.peers.tinker.state import State
-from tests.peers.tinker.web.incoming import Incoming, Settings, Table, as_json
+from tests.peers.tinker.web.incoming import Incoming, Settings, Table, as_json, checkpoint_path
 
 _CHECKPOINT = "/training_runs/{run}/checkpoints/{folder}/{name}"
 
@@ -68,15 +68,15 @@ class RestRoutes:
         return as_json(types.CheckpointsListResponse(checkpoints=found[offset : offset + limit], cursor=cursor))
 
     async def _delete_checkpoint(self, incoming: Incoming) -> Response:
-        self._state.checkpoints.delete(incoming.checkpoint_path)
+        self._state.checkpoints.delete(checkpoint_path(incoming.request))
         return Response(status_code=204)
 
     async def _set_ttl(self, incoming: Incoming) -> Response:
-        self._state.checkpoints.set_ttl(incoming.checkpoint_path, json.loads(incoming.body)["ttl_seconds"])
+        self._state.checkpoints.set_ttl(checkpoint_path(incoming.request), json.loads(incoming.body)["ttl_seconds"])
         return Response(status_code=204)
 
     async def _external_urls(self, incoming: Incoming) -> Response:
-        token, expires = self._state.checkpoints.sign(incoming.checkpoint_path, self._settings.url_lifetime)
+        token, expires = self._state.checkpoints.sign(checkpoint_path(incoming.request), self._settings.url_lifetime)
         root = f"{incoming.request.base_url}api/v1/external_files/{token}"
         urls = {name: f"{root}/{name}" for name in ("adapter_config.json", "adapter_model.safetensors")}
         return as_json(types.ExternalWeightsUrlsResponse(urls=urls, expires=expires))
