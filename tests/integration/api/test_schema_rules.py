@@ -43,6 +43,26 @@ def mounted_at(*paths: str) -> JsonValue:
     return {"volumes": [{"name": "a", "emptyDir": {}}], "volumeMounts": mounts}
 
 
+def proxied(**changes: JsonValue) -> JsonValue:
+    """A spec with an inference proxy, and with changes by path (`a__b`)."""
+    spec = dict(changed(ADAPTER, "spec.serving", {"tinkerProxy": {}})["spec"])  # type: ignore[arg-type]
+    whole: Object = {"spec": {**spec, "engine": {"tinker": {}}}}
+    for path, value in changes.items():
+        whole = changed(whole, "spec." + path.replace("__", "."), value)
+    return whole["spec"]
+
+
+WRONG_WITH_A_PROXY: list[tuple[dict[str, JsonValue], str]] = [
+    ({"serving__tinkerProxy": {"replicas": 0}}, "spec.serving.tinkerProxy.replicas in body should be greater than"),
+    ({"serving__container": "vllm"}, "container is about a vLLM of yours"),
+    ({"serving__apiKeySecretRef": {"name": "a"}}, "apiKeySecretRef is about a vLLM of yours"),
+    ({"serving__scheme": "https"}, "the inference proxy speaks http"),
+    ({"serving__handover": "Sleep"}, "the inference proxy is never paused"),
+    ({"lora": {"alpha": 32}}, "the Tinker service chooses alpha itself"),
+    ({"training": {"teacher": "ema"}}, "with serving.tinkerProxy the teacher is the base model"),
+    ({"training": {"support": "full"}}, "with serving.tinkerProxy the support can be top_k_tail"),
+    ({"training": {"teacher_top_k": 21}}, "with serving.tinkerProxy teacher_top_k can be 20 at most"),
+]
 WRONG_ADAPTERS: list[tuple[str, JsonValue, str]] = [
     ("spec.loraId", "a//b", "spec.loraId in body should match"),
     ("spec.loraId", "a@7", "spec.loraId in body should match"),
@@ -69,8 +89,18 @@ WRONG_ADAPTERS: list[tuple[str, JsonValue, str]] = [
     ("spec.lora.alpha", 257, "spec.lora.alpha in body should be less than or equal to 256"),
     *(("spec.lora.targetModules", wrong, "spec.lora.targetModules") for wrong in NO_TARGETS),
     ("spec.engine", "quantum", "spec.engine in body should match '^(local|tinker)$'"),
-    ("spec.engine", {}, "spec.engine.local: Required value"),
-    ("spec.engine", {"quantum": {}}, "spec.engine.local: Required value"),
+    ("spec.engine", {}, "spec.engine"),
+    ("spec.engine", {"quantum": {}}, "spec.engine"),
+    ("spec.engine", {"local": {}, "tinker": {}}, "spec.engine: Too many: 2: must have at most 1 item"),
+    ("spec.engine", {"tinker": {"key": "tml-x"}}, 'unknown field "spec.engine.tinker.key"'),
+    ("spec.engine", {"tinker": {"apiKeySecretRef": {}}}, "spec.engine.tinker.apiKeySecretRef.name: Required value"),
+    ("spec.engine", {"tinker": {"baseUrl": "tinker"}}, "spec.engine.tinker.baseUrl in body should match"),
+    ("spec.engine", {"tinker": {"baseModel": ""}}, "spec.engine.tinker.baseModel in body should be at least 1"),
+    ("spec.engine", {"tinker": {"stepTimeoutSeconds": 59}}, "spec.engine.tinker.stepTimeoutSeconds in body"),
+    ("spec.engine", {"tinker": {"supersededCheckpointTtlSeconds": 60}}, "spec.engine.tinker.supersededCheckpointTtl"),
+    ("spec.engine", {"tinker": {"export": "yes"}}, "spec.engine.tinker.export"),
+    ("spec.serving.tinkerProxy", {}, "exactly one of deploymentRef and tinkerProxy must be set"),
+    *(("spec", proxied(**wrong), message) for wrong, message in WRONG_WITH_A_PROXY),
     ("spec.engine", {"local": {}, "quantum": {}}, "spec.engine: Too many: 2: must have at most 1 item"),
     ("spec.engine", {"local": {"quantum": 1}}, 'unknown field "spec.engine.local.quantum"'),
     *(("spec.engine", wrong, "spec.engine") for wrong in NO_ENGINES),
@@ -359,6 +389,21 @@ def test_an_adapter_is_completed_with_defaults(server: ApiServer, path: str, exp
     assert at(server.create(ADAPTER, dry_run=True).body, path) == expected
 
 
+def test_an_inference_proxy_needs_no_settings_and_takes_those_that_the_service_can_follow(server: ApiServer) -> None:
+    made = server.create(changed(ADAPTER, "spec", proxied()), dry_run=True)
+    assert made.status == 201, made.message
+    assert at(made.body, "spec.serving.tinkerProxy") == {"replicas": 1}
+    assert at(made.body, "spec.engine.tinker") == {
+        "apiKeySecretRef": {"name": "claas-tinker", "key": "api-key"},
+        "export": False,
+        "stepTimeoutSeconds": 1800,
+        "supersededCheckpointTtlSeconds": 2592000,
+    }
+    settings: JsonValue = {"teacher_top_k": 20, "support": "top_k_renormalised"}
+    more = proxied(training=settings, serving__handover="None", serving__port=9000)
+    assert server.create(changed(ADAPTER, "spec", more), dry_run=True).status == 201
+
+
 def test_defaults_fill_what_is_left_out_of_a_map_that_is_there(server: ApiServer) -> None:
     manifest = changed(changed(ADAPTER, "spec.serving.probe.prompt", "Hi"), "spec.training.alpha", 1)
     spec = server.create(manifest, dry_run=True).body["spec"]
@@ -393,6 +438,11 @@ IMMUTABLE: list[tuple[str, Object, str]] = [
     ("adapter", {"lora": {"rank": 16}}, 'spec.lora: Invalid value: "object": lora is immutable'),
     ("adapter", {"storage": {"claimName": "other"}}, 'spec.storage: Invalid value: "object": storage is immutable'),
     ("adapter", {"storage": {"path": "elsewhere"}}, 'spec.storage: Invalid value: "object": storage is immutable'),
+    (
+        "adapter",
+        {"serving": {"deploymentRef": None, "tinkerProxy": {"replicas": 2}}},
+        "serving can't change between deploymentRef and tinkerProxy",
+    ),
     ("job", {"adapterRef": {"name": "other"}}, 'spec.adapterRef: Invalid value: "object": adapterRef is immutable'),
     ("job", {"samples": {"inline": [SAMPLE, SAMPLE]}}, 'spec.samples: Invalid value: "object": samples is immutable'),
     ("job", {"samples": {"inline": None, "secretRef": {"name": "s"}}}, "samples is immutable"),
@@ -410,6 +460,7 @@ def test_what_a_version_was_made_from_can_not_be_changed(
 
 
 MUTABLE: list[tuple[str, Object]] = [
+    ("adapter", {"engine": {"tinker": {"export": True, "projectId": "p"}}}),
     ("adapter", {"serving": {"port": 9000, "deploymentRef": {"name": "vllm-2"}, "maxPauseSeconds": 60}}),
     ("adapter", {"training": {"learning_rate": 1e-4}}),
     ("adapter", {"trainer": {"image": "claas-trainer:next", "runtimeClassName": "nvidia"}}),

@@ -37,6 +37,8 @@ class SleepingServer:
         self.aliases: list[dict[str, object]] = []
         """What its companion serves, as `/claas/status` lists it."""
         self.engine_dead = False
+        self.sleeps_over_load = False
+        """Whether somebody puts it to sleep while it loads a version."""
         self.tokens: Callable[[], int] | None = None
         """What its counter of generated tokens says; None: it has no metrics."""
         self.running = 1
@@ -92,6 +94,7 @@ class SleepingServer:
                     choice = {"text": "", "token_ids": [1], "logprobs": logprobs}
                     return 200, {"model": self.aliases[0]["target"], "choices": [choice]}
                 case "/v1/load_lora_adapter":
+                    self.asleep = self.asleep or self.sleeps_over_load
                     return 500, {"error": {"message": "rank is above --max-lora-rank"}}
                 case "/sleep" if self.refuses_sleep:
                     return 500, {"error": {"message": "engine error"}}

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field, JsonValue
 
 from claas_crds.base import OBJECT_NAME, ResourceModel
 from claas_crds.v1alpha1.conditions import Condition
-from claas_crds.v1alpha1.engine import EngineSpec
+from claas_crds.v1alpha1.engine import EngineName, EngineSpec
 from claas_crds.v1alpha1.feedback import FeedbackGathering, RolloutRecording
 from claas_crds.v1alpha1.lora import LoraSpec
 from claas_crds.v1alpha1.serving import SERVED_NAME_LIMIT, HandoverKind, Serving
@@ -124,7 +124,8 @@ class LoraAdapterSpec(ResourceModel):
     """Shape of the adapter. Immutable."""
     engine: EngineSpec | None = None
     """Where steps are computed: exactly one engine with its settings, such as `local: {}`. Default: the operator's
-    execution mode. A name alone, as in `engine: local`, is deprecated and still accepted."""
+    execution mode. An adapter that has versions stays with their engine. A name alone, as in `engine: local`, is
+    deprecated and still accepted."""
     serving: Serving = Field(json_schema_extra={"x-kubernetes-validations": SERVING_RULES})
     """The vLLM servers of the adapter."""
     storage: Storage
@@ -144,6 +145,34 @@ SPEC_RULES: list[JsonValue] = [
     {"rule": "self.model == oldSelf.model", "message": "model is immutable", "fieldPath": ".model"},
     {"rule": "self.lora == oldSelf.lora", "message": "lora is immutable", "fieldPath": ".lora"},
     {"rule": "self.storage == oldSelf.storage", "message": "storage is immutable", "fieldPath": ".storage"},
+    {
+        "rule": "has(self.serving.tinkerProxy) == has(oldSelf.serving.tinkerProxy)",
+        "message": "serving can't change between deploymentRef and tinkerProxy: make the adapter anew, its versions"
+        " stay",
+        "fieldPath": ".serving",
+    },
+    # CEL can't look into `engine`; its other refusals are the operator's.
+    {
+        "rule": "!has(self.serving.tinkerProxy) || self.lora.alpha == 64",
+        "message": "the Tinker service chooses alpha itself: leave it out with serving.tinkerProxy",
+        "fieldPath": ".lora.alpha",
+    },
+    {
+        "rule": "!has(self.serving.tinkerProxy) || self.training.teacher == 'frozen'",
+        "message": "with serving.tinkerProxy the teacher is the base model: frozen",
+        "fieldPath": ".training.teacher",
+    },
+    {
+        "rule": "!has(self.serving.tinkerProxy) || self.training.support != 'full'",
+        "message": "with serving.tinkerProxy the support can be top_k_tail or top_k_renormalised",
+        "fieldPath": ".training.support",
+    },
+    {
+        "rule": "!has(self.serving.tinkerProxy) || !has(self.training.teacher_top_k)"
+        " || self.training.teacher_top_k <= 20",
+        "message": "with serving.tinkerProxy teacher_top_k can be 20 at most, as many as the service tells",
+        "fieldPath": ".training.teacher_top_k",
+    },
 ]
 
 
@@ -216,6 +245,8 @@ class LoraAdapterStatus(ResourceModel):
     """Hand-over of the next step, never Auto. Absent while none is possible; jobs wait then."""
     handover_message: str | None = None
     """Why this hand-over was chosen, or what to change so that one is possible."""
+    engine: EngineName | None = None
+    """The engine that makes the adapter's versions; absent before the first. An adapter can't change to another."""
     current_job: str | None = None
     """The DistillJob that is taking a step on this adapter."""
 

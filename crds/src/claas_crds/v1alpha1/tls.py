@@ -54,6 +54,17 @@ TLS_RULES: list[JsonValue] = [
         "message": "only one of caSecretRef and caConfigMapRef may be set",
     }
 ]
+
+
+def _not_of_a_proxy(field: str) -> JsonValue:
+    """CEL rule for a field that only concerns a user's vLLM."""
+    return {
+        "rule": f"!has(self.tinkerProxy) || !has(self.{field})",
+        "message": f"{field} is about a vLLM of yours: leave it out with tinkerProxy",
+        "fieldPath": f".{field}",
+    }
+
+
 SERVING_RULES: list[JsonValue] = [
     {
         "rule": "!has(self.tls) || (has(self.scheme) && self.scheme == 'https')",
@@ -63,5 +74,17 @@ SERVING_RULES: list[JsonValue] = [
     {
         "rule": "has(self.deploymentRef) != has(self.tinkerProxy)",
         "message": "exactly one of deploymentRef and tinkerProxy must be set",
+    },
+    _not_of_a_proxy("container"),
+    _not_of_a_proxy("apiKeySecretRef"),
+    {
+        "rule": "!has(self.tinkerProxy) || self.scheme == 'http'",
+        "message": "the inference proxy speaks http",
+        "fieldPath": ".scheme",
+    },
+    {
+        "rule": "!has(self.tinkerProxy) || self.handover in ['Auto', 'None']",
+        "message": "the inference proxy is never paused: handover can be Auto or None",
+        "fieldPath": ".handover",
     },
 ]

@@ -84,6 +84,7 @@ class Observer:
         pods = await serving_pods(self._read, adapter, deployment, failures, ask=True)
         said = reported(pods)
         sharing = await self._read.adapters_of(namespace, adapter.deployment_name)
+        engine = engine_of(adapter, self._engine)
         return AdapterWorld(
             now=datetime.now(UTC),
             adapter=adapter,
@@ -103,7 +104,8 @@ class Observer:
             name_taken_by=_name_taken_by(adapter, await self._read.namesakes(adapter)),
             served=await self._read.served_name(namespace, adapter.deployment_name, adapter.served_name),
             adapters_here=len(sharing),
-            refusals=tuple(engine_refusals(engine_of(adapter, self._engine), spec.training, spec.lora, spec.serving)),
+            engine=engine.name,
+            refusals=tuple(engine_refusals(engine, spec.training, spec.lora, spec.serving)),
             proxy=await self._proxies.state(adapter, deployment),
             companion_current=await self._companion_current(namespace),
             handover=choose_handover(adapter, needs_of(adapter, self._engine), deployment, said),

@@ -10,6 +10,7 @@ from claas_contract.input import VllmPod
 from claas_contract.jobs import JobIdentity
 from claas_contract.progress import Progress
 from claas_contract.result import PublishedVersion, TrainerResult
+from claas_crds.v1alpha1.engine import EngineName
 from claas_crds.v1alpha1.version import AdapterVersion
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.plan.engine.places import Places
@@ -206,6 +207,8 @@ class AdapterWorld:
     """What is written down of the adapter's served name at its Deployment."""
     adapters_here: int = 1
     """How many LoraAdapters name the Deployment."""
+    engine: EngineName = EngineName.LOCAL
+    """The engine of its steps, by its spec or the operator's execution mode."""
     refusals: tuple[str, ...] = ()
     """Settings that the adapter's engine can't follow, a sentence for each."""
     proxy: ProxyState | None = None

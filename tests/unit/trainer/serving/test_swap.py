@@ -47,3 +47,12 @@ async def test_nothing_is_loaded_into_a_server_that_sleeps(paths: Paths) -> None
         server.asleep = True
         assert await put_in_service(server, paths) == []
         assert "POST /v1/load_lora_adapter" not in server.calls
+
+
+async def test_a_server_that_another_adapters_step_put_to_sleep_over_a_load_has_not_refused_the_version(
+    paths: Paths,
+) -> None:
+    with sleeping_server() as server:
+        server.sleeps_over_load = True
+        assert await put_in_service(server, paths) == []
+        assert "POST /v1/load_lora_adapter" in server.calls

@@ -25,15 +25,15 @@ from claas_vllm_client import (
 async def swap(pods: Sequence[ServingPod], serving: ServingTarget, version: PublishedVersion) -> list[str]:
     """Load, probe and flip on all pods concurrently; returns the names of the pods that serve the version now.
 
-    A pod that is unreachable, or whose server ends during the swap, is left to the operator, which retries. Raises
+    A pod that sleeps, is unreachable, or whose server ends during the swap, is left to the operator. Raises
     VersionRejectedError if a running vLLM refuses to load the version or it fails its probe; the previous version
     stays in service there.
     """
     results = await asyncio.gather(*(_swap_pod(pod, serving, version) for pod in pods), return_exceptions=True)
     swapped = []
     for pod, result in zip(pods, results, strict=True):
-        # An answer from a server that is ending proves nothing about the version.
-        if isinstance(result, AdapterRejected | AliasRejected | ProbeFailed) and await alive(pod.client):
+        # An answer from a server that is ending, or fell asleep meanwhile, proves nothing about the version.
+        if isinstance(result, AdapterRejected | AliasRejected | ProbeFailed) and await _awake(pod):
             message = f"pod {pod.pod.name} did not take version {version.number}: {result}"
             raise VersionRejectedError(version, message) from result
         if isinstance(result, VllmError):
@@ -69,6 +69,14 @@ async def _swap_pod(pod: ServingPod, serving: ServingTarget, version: PublishedV
         flip_seconds=round(outcome.flip_seconds, 3),
     )
     return True
+
+
+async def _awake(pod: ServingPod) -> bool:
+    """Whether its server lives and does not sleep; steps of other adapters may put it to sleep at any time."""
+    try:
+        return await alive(pod.client) and not await _asleep(pod)
+    except VllmError:
+        return False
 
 
 async def _asleep(pod: ServingPod) -> bool:

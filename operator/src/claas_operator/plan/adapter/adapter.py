@@ -10,6 +10,7 @@ from claas_crds.v1alpha1.version import AdapterVersion
 from claas_operator.plan.actions import Action, ApplyCompanion, Note, WriteLease, WriteServedName
 from claas_operator.plan.adapter.adapter_conditions import write_conditions
 from claas_operator.plan.adapter.adoption import Adoption, plan_adoption, without
+from claas_operator.plan.adapter.engine import engine_so_far
 from claas_operator.plan.adapter.initial import initial_version_actions
 from claas_operator.plan.adapter.proxy import proxy_actions
 from claas_operator.plan.adapter.readiness import Readiness
@@ -78,6 +79,7 @@ def plan_adapter(world: AdapterWorld) -> AdapterPlan:
             "handover_message": world.handover.message,
             "ready_replicas": ready_replicas(world, replicas),
             "current_job": world.running_job,
+            "engine": engine_so_far(world) or (world.engine if lineage.head is not None else None),
         }
     )
     requeue = _requeue_seconds(world, readiness, adoption, desired)

@@ -7,6 +7,7 @@ from datetime import timedelta
 from claas_crds.v1alpha1.version import AdapterVersion
 from claas_operator.plan import naming
 from claas_operator.plan.actions import Action, CreateInit
+from claas_operator.plan.adapter.engine import refusals_of
 from claas_operator.plan.adapter.server_fitness import unfit
 from claas_operator.plan.job_draft import STOP_GRACE_SECONDS, end, retire
 from claas_operator.plan.world import AdapterWorld, TrainerStart, TrainerState
@@ -19,7 +20,7 @@ def initial_version_actions(world: AdapterWorld, head: AdapterVersion | None) ->
     init = world.init
     if head is not None:
         return _let_init_go(world)
-    if not world.claim_found or not world.secrets.usable or world.refusals:
+    if not world.claim_found or not world.secrets.usable or refusals_of(world):
         return []
     if init.state is TrainerState.ABSENT and unfit(world) is not None:
         return []  # No pod could load the version, so report the problem now, before it is made.

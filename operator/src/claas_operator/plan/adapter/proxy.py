@@ -4,13 +4,14 @@ version to serve. It takes the newest one on the volume by itself, so that it be
 from __future__ import annotations
 
 from claas_operator.plan.actions import Action, ApplyProxy, CreateProxyToken
+from claas_operator.plan.adapter.engine import refusals_of
 from claas_operator.plan.world import AdapterWorld
 
 
 def proxy_actions(world: AdapterWorld, *, has_version: bool) -> list[Action]:
     """What to make or mend of it."""
     proxy = world.proxy
-    if proxy is None or world.refusals:
+    if proxy is None or refusals_of(world):
         return []
     actions: list[Action] = []
     if proxy.token_missing:

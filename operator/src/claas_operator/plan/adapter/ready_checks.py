@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from claas_crds.v1alpha1.conditions import AdapterReason
 from claas_crds.v1alpha1.lora_adapter import Replica, ReplicaState
+from claas_operator.plan.adapter.engine import refusals_of
 from claas_operator.plan.adapter.readiness import AdapterView, Readiness
 from claas_operator.plan.adapter.server_fitness import misconfigured, refused, too_few_slots
 from claas_operator.plan.attempt_outcome import failure_of
@@ -27,7 +28,7 @@ def readiness_of(world: AdapterWorld, lineage: Lineage, replicas: tuple[Replica,
 
 def engine_refused(view: AdapterView) -> Readiness | None:
     """First of all, because nothing else can cure it."""
-    refusals = view.world.refusals
+    refusals = refusals_of(view.world)
     return Readiness(False, AdapterReason.ENGINE_REFUSED, "; ".join(refusals)) if refusals else None
 
 

@@ -10,7 +10,7 @@ from claas_crds.v1alpha1.conditions import JobCondition, JobReason, condition_of
 from claas_crds.v1alpha1.step import MOST_INVALID_SAMPLES, JobPhase
 from claas_crds.v1alpha1.version import VersionVerdict
 from claas_operator.plan import naming
-from claas_operator.plan.actions import CreateAttempt
+from claas_operator.plan.actions import CreateAttempt, Note
 from claas_operator.plan.attempt_outcome import Failure, failure_of, succeeded_status
 from claas_operator.plan.job.obstacles import Obstacle, grant_lease, not_ready, obstacle, unaccounted
 from claas_operator.plan.job.recovery import FOLLOW_SECONDS, next_attempt, settle
@@ -22,6 +22,8 @@ from claas_operator.plan.world import TrainerState
 FIRST_RETRY_SECONDS = 5
 LONGEST_RETRY_SECONDS = 300
 WAIT_SECONDS = 5.0
+OPTIMIZER_RESTORED = "optimizer_restored"
+"""Metric: 1 when the parent's optimiser state came back, 0 when it did not."""
 
 
 def take_step(draft: JobDraft) -> JobPlan:
@@ -152,6 +154,13 @@ def account_success(draft: JobDraft, result: TrainerResult) -> JobPlan:
             said += f" ({lost} of them name a version that can't be used)"
         if rebuilt := result.samples.rebuilt_conversations:
             said += f"; in {rebuilt} recorded prompts user_prompt is not the last message: their teacher saw less"
+        if version.metrics.get(OPTIMIZER_RESTORED) == 0:
+            warning = (
+                f"Version {version.number} was made without the momentum of earlier steps: the engine's service did"
+                f" not bring back the optimiser's state of version {version.parent}"
+            )
+            said += f". {warning}"
+            draft.conditions.notes.append(Note("OptimizerNotRestored", warning, warning=True))
         draft.conditions.set(
             JobCondition.TRAINED,
             True,

@@ -6,14 +6,16 @@ from dataclasses import replace
 
 import pytest
 
+from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.conditions import AdapterCondition, AdapterReason, condition_of
-from claas_crds.v1alpha1.engine import EngineSpec
+from claas_crds.v1alpha1.engine import EngineName, EngineSpec
 from claas_crds.v1alpha1.serving import Serving
 from claas_kube.objects.resources import AdapterObject
 from claas_operator.plan.actions import Action, ApplyCompanion, ApplyProxy, CreateInit, CreateProxyToken
 from claas_operator.plan.adapter.adapter import plan_adapter
-from claas_operator.plan.world import ProxyState
-from tests.builders.world import adapter, adapter_world
+from claas_operator.plan.naming import init_name
+from claas_operator.plan.world import ProxyState, TrainerJob, TrainerState
+from tests.builders.world import adapter, adapter_world, published
 
 REFUSAL = "training.teacher is ema: use frozen"
 
@@ -77,3 +79,35 @@ def test_settings_that_the_engine_cannot_follow_stall_the_adapter_by_name() -> N
     assert (stalled.status, stalled.reason) == ("True", AdapterReason.ENGINE_REFUSED)
     assert stalled.message == f"{REFUSAL}; another"
     assert not any(isinstance(action, CreateInit) for action in plan.actions)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "versions", "engine", "refused"),
+    [
+        (None, (), EngineName.TINKER, False),
+        (None, (0,), EngineName.LOCAL, False),
+        # Versions of releases that recorded no engine are the local one's.
+        (None, (0,), EngineName.TINKER, True),
+        (EngineName.TINKER, (0,), EngineName.TINKER, False),
+        (EngineName.TINKER, (0,), EngineName.LOCAL, True),
+        (EngineName.LOCAL, (0,), EngineName.TINKER, True),
+    ],
+)
+def test_an_adapter_stays_with_the_engine_of_its_versions(
+    recorded: EngineName | None, versions: tuple[int, ...], engine: EngineName, refused: bool
+) -> None:
+    found = adapter(versions=versions)
+    found = found.model_copy(update={"status": found.status.model_copy(update={"engine": recorded})})
+    plan = plan_adapter(replace(adapter_world(found), engine=engine))
+    ready = condition_of(plan.status.conditions, AdapterCondition.READY)
+    assert ready is not None
+    assert (ready.reason == AdapterReason.ENGINE_REFUSED) is refused
+    assert plan.status.engine == (recorded or (EngineName.LOCAL if versions else None))
+
+
+def test_the_engine_of_the_first_version_is_recorded_with_it() -> None:
+    name = init_name(adapter().metadata)
+    result = TrainerResult(succeeded=True, version=published(0, job=None))
+    init = TrainerJob(name=name, state=TrainerState.SUCCEEDED, alive=False, result=result, exit_code=0)
+    world = replace(adapter_world(adapter(versions=(), served=None), init=init), engine=EngineName.TINKER)
+    assert plan_adapter(world).status.engine is EngineName.TINKER

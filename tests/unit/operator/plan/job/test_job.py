@@ -684,3 +684,19 @@ def test_a_job_says_in_one_place_why_it_is_where_it_is(world: JobWorld, reason: 
     assert status.reason == reason
     told = [each.message for each in status.conditions if each.reason == reason]
     assert status.message in told
+
+
+@pytest.mark.parametrize(
+    ("metrics", "warned"), [({}, False), ({"optimizer_restored": 1.0}, False), ({"optimizer_restored": 0.0}, True)]
+)
+def test_a_version_made_without_its_parents_optimiser_is_warned_of(metrics: dict[str, float], warned: bool) -> None:
+    ended = succeeded(1)
+    assert ended.result is not None
+    assert ended.result.version is not None
+    made = ended.result.version.model_copy(update={"metrics": metrics})
+    ended = replace(ended, result=ended.result.model_copy(update={"version": made}))
+    plan = plan_job(job_world(held=lease(grant()), now_at=ended))
+    trained = condition_of(plan.status.conditions, "Trained")
+    assert trained is not None
+    assert ("momentum" in trained.message) is warned
+    assert [note.warning for note in plan.notes if note.reason == "OptimizerNotRestored"] == [True] * warned
