@@ -89,6 +89,11 @@ class BaseModelSpec(ResourceModel):
     )
     """Where the trainer reads it."""
 
+    @property
+    def public_name(self) -> str:
+        """What others call it who do not know this cluster: its repository on the hub, or else `name`."""
+        return self.source.hub.repository if self.source.hub is not None else self.name
+
 
 class Storage(ResourceModel):
     """Where versions are kept. The vLLM pods must mount the same claim."""

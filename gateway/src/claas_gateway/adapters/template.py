@@ -27,9 +27,10 @@ class AdapterTemplate:
 
     @property
     def base_models(self) -> frozenset[str]:
-        """Names by which a request may call the base model: the one in vLLM, and the one on the hub."""
-        hub = self.parsed.model.source.hub
-        return frozenset({self.parsed.model.name} | ({hub.repository} if hub is not None else set()))
+        """Names by which a request may call the base model: in vLLM, on the hub, and of the engine's service."""
+        model, engine = self.parsed.model, self.parsed.engine
+        service = engine.tinker.base_model if engine is not None and engine.tinker is not None else None
+        return frozenset({model.name, model.public_name} | ({service} if service is not None else set()))
 
 
 def read_template(path: Path) -> AdapterTemplate:

@@ -76,9 +76,9 @@ class Adapter:
     @property
     def service_model(self) -> str:
         """That service's name of the base model."""
-        engine, hub = self.found.spec.engine, self.found.spec.model.source.hub
+        engine = self.found.spec.engine
         named = engine.tinker.base_model if engine is not None and engine.tinker is not None else None
-        return named or (hub.repository if hub is not None else self.base_model)
+        return named or self.found.spec.model.public_name
 
     @property
     def servers(self) -> ServerGroup:

@@ -132,9 +132,11 @@ def test_of_two_that_did_not_see_each_other_exactly_one_yields() -> None:
         assert (yields_to(one, [one, other]) is None) != (yields_to(other, [one, other]) is None)
 
 
-@pytest.mark.parametrize("base_model", ["base", "Qwen/Qwen3-8B", None])
-def test_the_template_s_base_model_is_allowed_by_both_names(base_model: str | None) -> None:
-    permit(EVERYTHING, TEMPLATE, request(base_model=base_model))
+@pytest.mark.parametrize("base_model", ["base", "Qwen/Qwen3-8B", "org/at-the-service", None])
+def test_the_template_s_base_model_is_allowed_by_all_its_names(base_model: str | None) -> None:
+    engine = {"engine": {"tinker": {"baseModel": "org/at-the-service"}}, "serving": {"tinkerProxy": {}}}
+    template = parse_template({"namespace": "team", "spec": {**SPEC, **engine}})
+    permit(EVERYTHING, template, request(base_model=base_model))
 
 
 @pytest.mark.parametrize(

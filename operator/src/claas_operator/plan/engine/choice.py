@@ -14,9 +14,8 @@ def engine_of(adapter: AdapterObject, default: EngineName) -> EngineSpec:
     engine = adapter.spec.engine or EngineSpec.of(default)
     if engine.tinker is None or engine.tinker.base_model is not None:
         return engine
-    hub = adapter.spec.model.source.hub
-    base_model = hub.repository if hub is not None else adapter.spec.model.name
-    return engine.model_copy(update={"tinker": engine.tinker.model_copy(update={"base_model": base_model})})
+    tinker = engine.tinker.model_copy(update={"base_model": adapter.spec.model.public_name})
+    return engine.model_copy(update={"tinker": tinker})
 
 
 def needs_of(adapter: AdapterObject, default: EngineName) -> EngineNeeds:
