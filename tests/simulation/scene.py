@@ -228,10 +228,18 @@ class Scene:
         self.tell_deployment(deployment, replicas)
         return made
 
-    def add_vllm_pod(self, name: str, deployment: str, companion: bool, persists: bool, mounted: bool) -> VllmPod:
+    def add_vllm_pod(
+        self,
+        name: str,
+        deployment: str,
+        companion: bool,
+        persists: bool,
+        mounted: bool,
+        labels: Manifest | None = None,
+    ) -> VllmPod:
         """One more pod of a Deployment, ready."""
         spec = {**_vllm_pod_spec(mounted), "nodeName": "simulated"}
-        metadata: Manifest = {"name": name, "labels": {"app": deployment}}
+        metadata: Manifest = {"name": name, "labels": labels or {"app": deployment}}
         created = self.create(PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
         address = self.simulation.next_address()
         server = VllmServer(
@@ -263,9 +271,13 @@ class Scene:
 
     # Adapters and jobs.
 
-    def apply_adapter(self, name: str = "tone", deployment: str = DEPLOYMENT, **serving: JsonValue) -> AdapterObject:
-        """A LoraAdapter on the scene's claim; `serving` are further fields of spec.serving."""
-        target: Manifest = {"deploymentRef": {"name": deployment}, "port": self.simulation.port}
+    def apply_adapter(
+        self, name: str = "tone", deployment: str | None = DEPLOYMENT, engine: JsonValue = None, **serving: JsonValue
+    ) -> AdapterObject:
+        """A LoraAdapter on the scene's claim, by the local engine unless another is given; `serving` are further
+        fields of spec.serving."""
+        target: Manifest = {"deploymentRef": {"name": deployment}} if deployment is not None else {}
+        target["port"] = self.simulation.port
         served: Manifest = {**target, "handover": "Sleep", **serving}
         if "controlTokenSecretRef" not in serving:
             served["controlTokenSecretRef"] = {"name": CONTROL_SECRET}
@@ -276,7 +288,12 @@ class Scene:
                 "apiVersion": API_VERSION,
                 "kind": "LoraAdapter",
                 "metadata": {"name": name},
-                "spec": {"model": model, "serving": served, "storage": {"claimName": CLAIM}},
+                "spec": {
+                    "model": model,
+                    "serving": served,
+                    "storage": {"claimName": CLAIM},
+                    **({} if engine is None else {"engine": engine}),
+                },
             },
         )
         return AdapterObject.model_validate(created)

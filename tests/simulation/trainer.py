@@ -188,13 +188,17 @@ class Trainer:
 
     async def _swap(self, version: PublishedVersion) -> list[str]:
         serving = self._serving()
+        swapped = []
         for pod in serving.pods:
             assert pod.storage_path is not None
             async with self._client(pod.url) as client:
+                if await client.is_sleeping():
+                    continue
                 path = f"{pod.storage_path}/versions/{version.number}"
                 name, number = serving.served_name, version.number
                 await put_in_service(client, served_name=name, version=number, path=path, probe=None)
-        return [pod.name for pod in serving.pods]
+                swapped.append(pod.name)
+        return swapped
 
     def _serving(self) -> ServingTarget:
         assert self.document.serving is not None

@@ -172,8 +172,12 @@ class Reconciler:
         return plan.requeue_seconds
 
     async def _note_versions(self, adapter: AdapterObject, planned: LoraAdapterStatus) -> AdapterObject:
-        """Write only the adapter's versions into its status; returns the updated adapter."""
-        versions = {"versions": planned.versions, "latest_version": planned.latest_version}
+        """Write only the adapter's versions, and their engine, into its status; returns the updated adapter."""
+        versions = {
+            "versions": planned.versions,
+            "latest_version": planned.latest_version,
+            "engine": planned.engine,
+        }
         status = adapter.status.model_copy(update=versions)
         metadata = await self._status.write(ADAPTERS, adapter.metadata, adapter.status, status)
         return adapter.model_copy(update={"metadata": metadata, "status": status})
