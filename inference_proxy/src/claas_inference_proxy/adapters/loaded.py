@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from claas_inference_proxy.errors import RefusalError, not_found
 from claas_inference_proxy.upstream.service import Service
 from claas_tinker_client.bounded import Deadline
+from claas_tinker_client.errors import ServiceFault, TinkerServiceError
 from claas_tinker_client.version_file import VERSION_FILE, TinkerVersion
 
 
@@ -57,7 +58,12 @@ class Models:
             raise _invalid(f"{name} is the name of the base model.")
         self._refuse_loaded(name)
         version = self._read(name, path)
-        await self._service.prepare(version.sampler_path, deadline)
+        try:
+            await self._service.prepare(version.sampler_path, deadline)
+        except TinkerServiceError as error:
+            if error.fault is ServiceFault.CHECKPOINT_EXPIRED:
+                raise not_found(f"Loading lora {name} failed: {error}") from None
+            raise
         # Another request may have loaded it meanwhile.
         self._refuse_loaded(name)
         self._adapters[name] = Model(name, path, version.sampler_path, is_adapter=True)

@@ -20,9 +20,13 @@ _T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
-_RENEWING = frozenset({ServiceFault.SESSION_LOST, ServiceFault.CREDENTIALS_REFUSED})
-"""Faults after which another session may do: the service has ended this one, or the key was replaced."""
-_BETWEEN_SESSIONS_SECONDS = 5.0
+_BETWEEN_SESSIONS_SECONDS = {
+    ServiceFault.SESSION_LOST: 5.0,
+    ServiceFault.CREDENTIALS_REFUSED: 5.0,
+    ServiceFault.CHECKPOINT_EXPIRED: 60.0,
+}
+"""Faults after which another session may do, and the least age of a session that is given up for it: the service has
+ended this one, the key was replaced, or what looks like a lost checkpoint is the lost session it was asked for in."""
 
 
 class _Session:
@@ -124,16 +128,19 @@ class Service:
             async with session.used():
                 return await work(session)
         except TinkerServiceError as error:
-            if error.fault not in _RENEWING or not await self._renewed(session):
+            if not await self._renewed(session, error.fault):
                 raise
         session = self._session
         async with session.used():
             return await work(session)
 
-    async def _renewed(self, lost: _Session) -> bool:
-        """Whether there is another session than the lost one now."""
+    async def _renewed(self, lost: _Session, fault: ServiceFault) -> bool:
+        """Whether there is another session to try than the one with this fault."""
+        least = _BETWEEN_SESSIONS_SECONDS.get(fault)
+        if least is None:
+            return False
         if self._session is lost:
-            if time.monotonic() - lost.opened < _BETWEEN_SESSIONS_SECONDS:
+            if time.monotonic() - lost.opened < least:
                 return False
             logger.warning("The session with the Tinker service is opened anew")
             self._session = self._new_session()
