@@ -118,7 +118,7 @@ def _metadata(batch: FeedbackBatch, size: int) -> dict[str, int | float | str]:
     tokens = int(metrics.get("tokens", 0))
     named |= {"tokens_processed": tokens, "completion_len": tokens, "batch_size": size}
     if batch.version is not None:
-        named["step"] = batch.version
+        named["step"] = int(metrics.get("step", batch.version))
     if batch.weights is not None:
         named["sampler_weights_path"] = batch.weights
     return named
