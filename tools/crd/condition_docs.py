@@ -120,7 +120,11 @@ _WRONG = (
         " not `Stalled`, because the pods' copies of the Secret follow later.",
     ),
     (_A.SERVED_NAME_TAKEN, "An older LoraAdapter is served under the same name by the same Deployment."),
-    (_A.INITIALISATION_FAILED, "The initial version could not be made; the message says why. It is retried."),
+    (
+        _A.INITIALISATION_FAILED,
+        "The initial version could not be made; the message says why, beginning with the trainer's reason, such as"
+        " `CredentialsRefused` (see the reasons of `Trained`). It is retried.",
+    ),
     (
         _A.REQUEST_REFUSED,
         "The API server refused a request of the operator: because of a wrong `spec.trainer`, a quota, missing"

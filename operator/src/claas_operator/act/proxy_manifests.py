@@ -164,8 +164,11 @@ def _environment(adapter: AdapterObject, settings: Settings) -> list[JsonValue]:
     }
     theirs = [wire(variable) for variable in adapter.spec.trainer.env]
     given = {variable["name"] for variable in theirs}
+    # Kubernetes replaces $(NAME) in values, and $$ by $.
     ours: list[JsonValue] = [
-        {"name": name, "value": value} for name, value in chosen.items() if value is not None and name not in given
+        {"name": name, "value": value.replace("$", "$$")}
+        for name, value in chosen.items()
+        if value is not None and name not in given
     ]
     return [*ours, *theirs]
 

@@ -32,7 +32,9 @@ class PlacesObserver:
             return None
         namespace, name = adapter.metadata.namespace, adapter.metadata.name
         taken = await self._steps.under_way() - {(namespace, self._leases.name(adapter))}
-        if lease is not None and lease.grant is not None:
+        holds = lease is not None and lease.grant is not None
+        if holds or len(taken) >= self._steps.most:
+            # Nobody else's turn matters: with a thousand adapters, looking at them takes 15 ms.
             return Places(self._steps.most, len(taken), 0)
         mine = WaitingAdapter(namespace, name, lease.last_granted if lease is not None else None, created)
         others = [each for each, _ in await self._waiting(taken) if (each.namespace, each.name) != (namespace, name)]

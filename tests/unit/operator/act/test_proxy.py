@@ -14,7 +14,11 @@ from pydantic import JsonValue
 
 from claas_contract import places
 from claas_crds.v1alpha1.conditions import condition_of
+from claas_crds.v1alpha1.engine import EngineSpec
+from claas_crds.v1alpha1.serving import Probe
 from claas_crds.v1alpha1.trainer_pod import TrainerPod
+from claas_inference_proxy.adapters.host import READY_ROUTE
+from claas_inference_proxy.settings import read_settings
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.resources import AdapterObject
 from claas_kube.resources import ADAPTERS, CLAIMS, DEPLOYMENTS, SECRETS, SERVICES, Resource
@@ -22,6 +26,7 @@ from claas_operator.act.proxy_manifests import proxy_deployment, proxy_service, 
 from claas_operator.keys import Key, Kind
 from claas_operator.loop.reconcile import Reconciler
 from claas_operator.settings import Settings
+from claas_vllm.settings import read_settings as companion_settings
 from tests.builders.api_server import SmallApi, serving_api
 from tests.builders.reconciler import reconciler_of
 from tests.builders.world import NAMESPACE
@@ -244,3 +249,27 @@ def test_the_chosen_token_is_its_own_secret() -> None:
 def test_the_proxy_image_may_be_another_one() -> None:
     settings = replace(SETTINGS, proxy_image="proxy:1")
     assert at(pod_spec(proxy_deployment(proxied(), settings, many_nodes=True)), "containers", 0, "image") == "proxy:1"
+
+
+def test_the_proxy_and_its_companion_read_what_the_operator_tells_them() -> None:
+    found = proxied()
+    tinker: Manifest = {"baseUrl": "https://tinker.example", "projectId": "p", "baseModel": "Qwen/Qwen3-8B"}
+    serving = found.spec.serving.model_copy(update={"port": 9000, "probe": Probe(prompt="Costs $(HOME) and $$5?")})
+    found = with_spec(found, engine=EngineSpec.model_validate({"tinker": tinker}), serving=serving)
+    told = environment(proxy_deployment(found, SETTINGS, many_nodes=True))
+    # As the kubelet resolves it; no other value has a dollar.
+    resolved = {name: str(value).replace("$$", "$") for name, value in told.items()}
+    read = read_settings(resolved)
+    assert (read.model, read.model_name, read.base_model) == (places.MODEL_DIRECTORY, "base", "Qwen/Qwen3-8B")
+    assert (read.base_url, read.project, read.port) == ("https://tinker.example", "p", 9000)
+    assert (str(read.key_file), read.served_name) == (places.TINKER_KEY_FILE, "tone")
+    assert str(read.adapter_directory) == f"{places.STORAGE_DIRECTORY}/team/tone"
+    assert read.probe == "Costs $(HOME) and $$5?"
+    companion = companion_settings(resolved)
+    assert (str(companion.token_file), str(companion.alias_dir)) == (
+        places.CONTROL_TOKEN_FILE,
+        "/var/lib/claas/aliases",
+    )
+    container = cast(Manifest, at(pod_spec(proxy_deployment(found, SETTINGS, many_nodes=True)), "containers", 0))
+    assert at(container, "readinessProbe", "httpGet", "path") == READY_ROUTE
+    assert at(container, "ports", 0, "containerPort") == read.port

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.conditions import AdapterReason
 from claas_crds.v1alpha1.lora_adapter import Replica, ReplicaState
 from claas_operator.plan.adapter.engine import refusals_of
@@ -136,7 +137,8 @@ def initial_version_failed(view: AdapterView) -> Readiness | None:
         return None
     failure = failure_of(init, None)
     said = f"The initial version could not be made: {failure.reason}: {failure.message}"
-    return Readiness(False, AdapterReason.INITIALISATION_FAILED, said)
+    passes = failure.reason in (FailureReason.RATE_LIMITED, FailureReason.SERVICE_UNREACHABLE)
+    return Readiness(False, AdapterReason.INITIALISATION_FAILED, said, passes=passes)
 
 
 def initial_version_not_started(view: AdapterView) -> Readiness | None:

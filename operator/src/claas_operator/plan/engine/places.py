@@ -35,7 +35,7 @@ class Places:
     taken: int
     """Steps that run now, of other adapters."""
     ahead: int
-    """Adapters whose turn comes earlier."""
+    """Adapters whose turn comes earlier; 0 while all places are taken."""
 
     @property
     def free(self) -> bool:

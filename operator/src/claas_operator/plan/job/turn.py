@@ -43,9 +43,10 @@ def _tell_turn(draft: JobDraft, jobs: int) -> None:
     same = "Deployment" if places is None else "adapter"
     message = f"Waits for its turn; {others} for the same {same} came first when it queued at {now}"
     if places is not None and not places.free:
+        before = f" and {places.ahead} adapters came first" if places.ahead else ""
         message += (
-            f"; {places.taken} steps of other adapters ran and {places.ahead} adapters came first, and the operator"
-            f" takes {places.most} such steps at once (CLAAS_MAX_CONCURRENT_STEPS)"
+            f"; {places.taken} steps of other adapters ran{before}, and the operator takes {places.most} such steps"
+            " at once (CLAAS_MAX_CONCURRENT_STEPS)"
         )
     draft.conditions.set(JobCondition.ADMITTED, False, JobReason.QUEUED, message, quiet=True)
 

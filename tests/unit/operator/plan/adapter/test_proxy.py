@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from claas_contract.outcome import FailureReason
 from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.conditions import AdapterCondition, AdapterReason, condition_of
 from claas_crds.v1alpha1.engine import EngineName, EngineSpec
@@ -23,7 +24,8 @@ REFUSAL = "training.teacher is ema: use frozen"
 def proxied(versions: tuple[int, ...] = ()) -> AdapterObject:
     found = adapter(versions=versions, served=None, engine=EngineSpec.model_validate({"tinker": {}}))
     serving = Serving.model_validate({"tinkerProxy": {}})
-    return found.model_copy(update={"spec": found.spec.model_copy(update={"serving": serving})})
+    status = found.status.model_copy(update={"engine": EngineName.TINKER if versions else None})
+    return found.model_copy(update={"spec": found.spec.model_copy(update={"serving": serving}), "status": status})
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,7 @@ def test_a_proxy_is_made_once_there_is_a_version_and_mended_from_then_on(
 ) -> None:
     world = replace(
         adapter_world(proxied(versions), deployment_found=False, companion_current=False),
+        engine=EngineName.TINKER,
         proxy=state,
         refusals=refusals,
     )
@@ -62,7 +65,8 @@ def test_a_proxy_is_made_once_there_is_a_version_and_mended_from_then_on(
 def test_a_proxy_without_its_deployment_is_awaited_and_not_missed(
     versions: tuple[int, ...], state: ProxyState, reason: AdapterReason, stalled: bool
 ) -> None:
-    world = replace(adapter_world(proxied(versions), deployment_found=False), proxy=state)
+    world = adapter_world(proxied(versions), deployment_found=False)
+    world = replace(world, engine=EngineName.TINKER, proxy=state)
     ready = condition_of(plan_adapter(world).status.conditions, AdapterCondition.READY)
     found = condition_of(plan_adapter(world).status.conditions, AdapterCondition.STALLED)
     assert ready is not None
@@ -111,3 +115,28 @@ def test_the_engine_of_the_first_version_is_recorded_with_it() -> None:
     init = TrainerJob(name=name, state=TrainerState.SUCCEEDED, alive=False, result=result, exit_code=0)
     world = replace(adapter_world(adapter(versions=(), served=None), init=init), engine=EngineName.TINKER)
     assert plan_adapter(world).status.engine is EngineName.TINKER
+
+
+@pytest.mark.parametrize(
+    ("reason", "stalled"),
+    [
+        (FailureReason.CREDENTIALS_REFUSED, True),
+        (FailureReason.BILLING_REQUIRED, True),
+        (FailureReason.MODEL_RETIRED, True),
+        (FailureReason.RATE_LIMITED, False),
+        (FailureReason.SERVICE_UNREACHABLE, False),
+    ],
+)
+def test_what_the_service_refused_a_first_version_for_is_told_and_stalls_where_somebody_has_to_act(
+    reason: FailureReason, stalled: bool
+) -> None:
+    result = TrainerResult(succeeded=False, reason=reason, message="what to do")
+    name = init_name(adapter().metadata)
+    init = TrainerJob(name=name, state=TrainerState.FAILED, alive=False, result=result, exit_code=1)
+    plan = plan_adapter(replace(adapter_world(proxied(), init=init), engine=EngineName.TINKER))
+    ready = condition_of(plan.status.conditions, AdapterCondition.READY)
+    found = condition_of(plan.status.conditions, AdapterCondition.STALLED)
+    assert ready is not None
+    assert found is not None
+    assert f"{reason.value}: what to do" in ready.message
+    assert (found.status == "True") is stalled
