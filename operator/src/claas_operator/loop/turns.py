@@ -29,8 +29,8 @@ class Turns:
         return in_turn((job for job in waiting if job.queued and not lease.held_by(job.uid)), lease.last_turn)[:count]
 
     async def next_elsewhere(self) -> list[KnownJob]:
-        """The jobs whose turn is next at the places for steps that are computed elsewhere."""
-        return await self._observer.places.next_jobs()
+        """The jobs whose turn is next at the places for steps that are computed elsewhere, once all are known."""
+        return await self._observer.places.next_jobs() if self._index.complete else []
 
     async def handed_on(self, released: ServingLease) -> ServingLease | None:
         """The lease with a grant for the job whose turn is next: one write instead of a release and a grant.

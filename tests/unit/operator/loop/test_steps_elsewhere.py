@@ -173,6 +173,20 @@ async def test_local_steps_of_the_same_deployment_neither_wait_for_nor_hold_up_a
         ]
 
 
+async def test_before_all_is_known_nobody_is_asked_who_is_next() -> None:
+    """An operator of some namespaces may not list the others."""
+    async with cluster() as made:
+        await made.add(0, jobs=1)
+        made.index.complete = False
+        await made.reconciler.leases.wake_elsewhere()
+        assert made.server.asked == []
+        made.index.complete = True
+        woken: list[Key] = []
+        made.reconciler.leases._wake = woken.append
+        await made.reconciler.leases.wake_elsewhere()
+        assert [key.name for key in woken] == ["a0-0"]
+
+
 @pytest.mark.parametrize("gone", [True, False])
 async def test_an_adapters_lease_goes_with_the_adapter(gone: bool) -> None:
     async with cluster() as made:
