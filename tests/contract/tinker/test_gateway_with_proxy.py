@@ -122,7 +122,6 @@ async def gateway_before(proxy: ProxyServer, folder: Path, token: str = TOKEN) -
         "model": {"name": BASE_MODEL, "source": source},
         "engine": {"tinker": {"baseModel": proxy.peer_model}},
         "serving": {"tinkerProxy": {}, "servedName": SERVED_NAME},
-        "rollouts": {"logprobs": True},
     }
     async with whole_gateway(
         folder, names={"tone": spec}, server=Proxied(proxy=proxy), REPLAYS_PER_BATCH="1"

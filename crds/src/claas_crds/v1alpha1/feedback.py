@@ -12,7 +12,8 @@ class RolloutRecording(ResourceModel):
 
     logprobs: bool = False
     """Record the log-probability of each sampled token too. Without it the trainer computes them under the version
-    that answered; recording costs the server about half again of its API server's CPU for each token."""
+    that answered; recording costs the server about half again of its API server's CPU for each token. With
+    `serving.tinkerProxy` they are recorded in any case: the service tells them with each answer."""
 
 
 class FeedbackGathering(ResourceModel):

@@ -74,6 +74,12 @@ class Adapter:
         return self.found.spec.serving.tinker_proxy is not None
 
     @property
+    def records_logprobs(self) -> bool:
+        """Whether log-probabilities of its answers are recorded. A service tells them in any case, and to have them
+        computed later costs another call."""
+        return self.found.spec.rollouts.logprobs or self.samples_from_service
+
+    @property
     def service_model(self) -> str:
         """That service's name of the base model."""
         engine = self.found.spec.engine

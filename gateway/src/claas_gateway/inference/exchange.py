@@ -76,7 +76,7 @@ class Exchange:
     async def _attempt(self, server: Server, credentials: ServerCredentials) -> None:
         self._pieces.clear()
         upstream = self._services.upstream
-        logprobs = self._adapter is not None and self._adapter.found.spec.rollouts.logprobs
+        logprobs = self._adapter is not None and self._adapter.records_logprobs
         injection, headers = None, self._sent
         inside = await upstream.records(server, credentials)
         if inside:
