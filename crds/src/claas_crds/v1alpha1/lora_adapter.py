@@ -132,7 +132,7 @@ class LoraAdapterSpec(ResourceModel):
     execution mode. An adapter that has versions stays with their engine. A name alone, as in `engine: local`, is
     deprecated and still accepted."""
     serving: Serving = Field(json_schema_extra={"x-kubernetes-validations": SERVING_RULES})
-    """The vLLM servers of the adapter."""
+    """The servers of the adapter: vLLM, or the inference proxy of the Tinker service."""
     storage: Storage
     """Where versions are kept. Immutable."""
     trainer: TrainerPod = TrainerPod()

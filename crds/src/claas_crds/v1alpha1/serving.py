@@ -71,11 +71,13 @@ class Serving(ResourceModel):
     deployment_ref: DeploymentReference | None = None
     """The Deployment whose pods run vLLM."""
     tinker_proxy: TinkerProxy | None = None
-    """The inference proxy, in place of vLLM; for `engine.tinker` only."""
+    """The inference proxy, in place of vLLM; for `engine.tinker` only. The operator makes Deployment and Service
+    `<adapter>-tinker-proxy`, and a control token where `controlTokenSecretRef` names none. Such an adapter can't
+    change to `deploymentRef` later."""
     container: str | None = None
     """The container that runs vLLM; the first one of the Deployment's template when left out."""
     port: int = Field(default=8000, ge=1, le=65535)
-    """vLLM's port."""
+    """The servers' port."""
     scheme: Scheme = Scheme.HTTP
     """Protocol on that port: `https` when vLLM runs with `--ssl-certfile`."""
     tls: ServingTls | None = Field(default=None, json_schema_extra={"x-kubernetes-validations": TLS_RULES})

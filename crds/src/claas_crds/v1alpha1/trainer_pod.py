@@ -149,7 +149,8 @@ class TrainerPod(ResourceModel):
     image_pull_secrets: list[dict[str, str]] = []
     """Secrets for pulling the image (core/v1 LocalObjectReference)."""
     resources: ResourceRequirements = ResourceRequirements()
-    """CPU, memory and devices. Leave GPUs out when a ResourceClaim or a runtimeClass brings them."""
+    """CPU, memory and devices. Leave GPUs out when a ResourceClaim or a runtimeClass brings them. Trainers of an
+    engine that computes elsewhere get neither devices nor ResourceClaims."""
     resource_claims: list[ResourceClaimReference] = Field(default=[], json_schema_extra=_unique_by("name"))
     """ResourceClaims shared with the vLLM pod."""
     node_selector: dict[str, str] = {}
@@ -158,7 +159,7 @@ class TrainerPod(ResourceModel):
     """Taints the trainer tolerates."""
     same_node_as_serving: bool = False
     """Run on the node of the vLLM pod (pod affinity): needed for a shared GPU without a ResourceClaim, and for a
-    ReadWriteOnce volume."""
+    ReadWriteOnce volume. With an engine that computes elsewhere, preferred and not required."""
     runtime_class_name: str | None = None
     """RuntimeClass, such as `nvidia`."""
     run_as_user: int | None = Field(default=None, ge=1)
@@ -172,7 +173,7 @@ class TrainerPod(ResourceModel):
     the user's number. `Assigned`: the ids in the fields above, if any, and no `fsGroup`; the cluster assigns the
     rest, as OpenShift does. Default: the operator's setting (the chart's `trainer.identity`)."""
     env: list[EnvVar] = Field(default=[], json_schema_extra=_unique_by("name"))
-    """Further environment variables."""
+    """Further environment variables; an inference proxy gets them too."""
     volumes: list[Volume] = Field(
         default=[],
         max_length=32,
@@ -184,8 +185,8 @@ class TrainerPod(ResourceModel):
             ),
         },
     )
-    """Further volumes, such as a compile cache. A claim that the operator mounts too may be among them; the pod gets
-    one volume for it."""
+    """Further volumes, such as a compile cache; an inference proxy gets them too. A claim that the operator mounts
+    may be among them; the pod gets one volume for it."""
     volume_mounts: list[VolumeMount] = Field(
         default=[],
         max_length=32,

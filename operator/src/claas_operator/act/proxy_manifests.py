@@ -29,7 +29,7 @@ CONTAINER = "inference-proxy"
 ALIAS_DIRECTORY = "/var/lib/claas/aliases"
 TERMINATION_GRACE_SECONDS = 120
 """For the answers that are under way when a pod is replaced."""
-REQUESTS: Manifest = {"cpu": "100m", "memory": "512Mi"}
+REQUESTS: Manifest = {"cpu": "100m", "memory": "768Mi"}
 LIMITS: Manifest = {"memory": "2Gi"}
 
 
