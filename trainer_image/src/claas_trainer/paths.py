@@ -26,6 +26,7 @@ class Paths:
     api_key: Path = Path(places.API_KEY_FILE)
     serving_ca: Path = Path(places.SERVING_CA_FILE)
     hub_token: Path = Path(places.HUB_TOKEN_FILE)
+    tinker_key: Path = Path(places.TINKER_KEY_FILE)
     termination_message: Path = Path(places.TERMINATION_MESSAGE_FILE)
     progress_port: int = places.PROGRESS_PORT
 
@@ -45,6 +46,7 @@ class Paths:
             api_key=path("CLAAS_API_KEY_FILE", places.API_KEY_FILE),
             serving_ca=path("CLAAS_SERVING_CA_FILE", places.SERVING_CA_FILE),
             hub_token=path("CLAAS_HUB_TOKEN_FILE", places.HUB_TOKEN_FILE),
+            tinker_key=path("CLAAS_TINKER_KEY_FILE", places.TINKER_KEY_FILE),
             termination_message=path("CLAAS_TERMINATION_MESSAGE_FILE", places.TERMINATION_MESSAGE_FILE),
             progress_port=int(environment.get("CLAAS_PROGRESS_PORT") or places.PROGRESS_PORT),
         )

@@ -20,7 +20,7 @@ from claas_trainer.engines.base import EngineTask
 from claas_trainer.engines.local import local_step
 from claas_trainer.engines.local.decoder_placement import DecoderPlacement
 from claas_trainer.engines.local.engine import LocalEngine
-from claas_trainer.engines.local.failures import engine_errors
+from claas_trainer.engines.failures import engine_errors
 from claas_trainer.engines.local.placement import Fit
 from claas_trainer.engines.registry import ENGINES, make_engine
 from claas_trainer.errors import TrainerError

@@ -102,7 +102,14 @@ async def _take_step(
                 tell_progress=lambda detail: reporter.phase(JobPhase.TRAINING, detail),
                 access=handover.access,
                 earlier=earlier,
-                remote=RemoteTask(document.engine, document.lora, base_name(document.model), journal, task.jobs[0]),
+                remote=RemoteTask(
+                    document.engine,
+                    document.lora,
+                    base_name(document.model),
+                    journal,
+                    task.jobs[0],
+                    paths.tinker_key,
+                ),
             ),
         )
         batch = batch.without_versions(ready.unusable)

@@ -32,6 +32,8 @@ class RemoteTask:
     """The job's journal: what earlier attempts have asked of the service."""
     job: JobIdentity
     """The job that the step is taken for, and the attempt at it."""
+    key_file: Path
+    """The file with the service's API key."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ response tokens, the tokens right before them, and the first tokens of the seque
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from claas_trainer.sdpo.batch import TokenBatch, TokenSample, ordered
+from claas_trainer.sdpo.errors import NonFiniteError, PolicyMovedError
 from claas_trainer.sdpo.policy import Network, PolicyModel
 from claas_trainer.sdpo.scoring import token_kl
 
@@ -92,6 +94,20 @@ def _window(index: int, sample: TokenSample, place: float, size: int, most: int)
 
 def _length(sample: TokenSample) -> int:
     return len(sample.student_prompt_ids) + len(sample.response_ids)
+
+
+def check_distance(moved: float, max_kl: float) -> None:
+    """Checks the distance that a step moved a policy, in nats per token; a `max_kl` of 0 sets no limit.
+
+    Raises NonFiniteError if it is not finite, PolicyMovedError if it is above `max_kl`.
+    """
+    if not math.isfinite(moved):
+        raise NonFiniteError("the updated policy is NaN or infinite; lower learning_rate")
+    if 0 < max_kl < moved:
+        raise PolicyMovedError(
+            f"the step moved the policy by {moved:.3g} nats per token and max_kl is {max_kl:g}:"
+            " nothing is published; lower learning_rate, or give feedback in more steps"
+        )
 
 
 class Distance:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from claas_trainer.sdpo.batch import TokenBatch, TokenSample, check_samples, micro_batches
-from claas_trainer.sdpo.distance import Distance
-from claas_trainer.sdpo.errors import InvalidBatchError, NonFiniteError, PolicyMovedError
+from claas_trainer.sdpo.distance import Distance, check_distance
+from claas_trainer.sdpo.errors import InvalidBatchError, NonFiniteError
 from claas_trainer.sdpo.fitting import until_it_fits
 from claas_trainer.sdpo.optimizer import AdamWConfig, OptimizerState, Part, PlacedState, adamw_update, clip_gradient
 from claas_trainer.sdpo.parameters import AdapterParameters
@@ -150,7 +150,8 @@ class _Update:
         placed = PlacedState(moments[Part.EXP_AVG], moments[Part.EXP_AVG_SQ], average, state.step)
         after = ToHost(adamw_update(parameters, placed, _adamw(config), self._teacher.average_rate), model.device)
         model.refresh()
-        moved, furthest = self._checked(*distance.moved())
+        moved, furthest = distance.moved()
+        check_distance(moved, config.max_kl)
         metrics = SdpoMetrics(
             loss=loss,
             divergence=sums.divergence.item() / self._tokens,
@@ -203,16 +204,6 @@ class _Update:
         )
         student.backward(score(model, self._teacher, scored, objective, schedule.tile_rows, sums))
         return student.features
-
-    def _checked(self, moved: float, furthest: float) -> tuple[float, float]:
-        if not math.isfinite(moved):
-            raise NonFiniteError("the updated policy is NaN or infinite; lower learning_rate")
-        if 0 < self._config.max_kl < moved:
-            raise PolicyMovedError(
-                f"the step moved the policy by {moved:.3g} nats per token and max_kl is {self._config.max_kl:g}:"
-                " nothing is published; lower learning_rate, or give feedback in more steps"
-            )
-        return moved, furthest
 
 
 def _old_logprobs(group: Sequence[TokenSample], device: torch.device) -> Tensor:

@@ -70,15 +70,31 @@ class LocalProvenance(Provenance):
     """GPU memory in use by others while serving slept; the next step plans with it. None on a CPU."""
 
 
+class RemoteProvenance(Provenance):
+    """Provenance from an engine whose service computes: it does not tell how."""
+
+    run: str
+    """The service's training run that took the step."""
+    service_model: str
+    """The service's name of the base model."""
+    optimizer_restored: bool | None = None
+    """Whether the service restored the parent's optimiser state; None if that was not seen, or it had none."""
+
+
 def _engine_of(step: object) -> str:
-    """Which of the two a `step` is: any field of the local engine's own tells."""
+    """Which of the three a `step` is: any field of an engine's own tells."""
     fields = step if isinstance(step, Mapping) else getattr(step, "__dict__", {})
-    own = LocalProvenance.model_fields.keys() - Provenance.model_fields.keys()
-    return "local" if own & fields.keys() else "any"
+    for engine, provenance in (("local", LocalProvenance), ("remote", RemoteProvenance)):
+        if (provenance.model_fields.keys() - Provenance.model_fields.keys()) & fields.keys():
+            return engine
+    return "any"
 
 
 StepProvenance = Annotated[
-    Annotated[LocalProvenance, Tag("local")] | Annotated[Provenance, Tag("any")], Discriminator(_engine_of)
+    Annotated[LocalProvenance, Tag("local")]
+    | Annotated[RemoteProvenance, Tag("remote")]
+    | Annotated[Provenance, Tag("any")],
+    Discriminator(_engine_of),
 ]
 
 

@@ -35,7 +35,7 @@ class LocalEngine(TrainingEngine):
             )
         try:
             with first_import_of("claas_trainer.engines.local.local_step"):
-                from claas_trainer.engines.local.failures import engine_errors
+                from claas_trainer.engines.failures import engine_errors
                 from claas_trainer.engines.local.local_step import prepare
         except ImportError as error:
             raise EngineError(
@@ -47,13 +47,13 @@ class LocalEngine(TrainingEngine):
         return self._prepared.describe()
 
     async def acquire(self) -> None:
-        from claas_trainer.engines.local.failures import engine_errors
+        from claas_trainer.engines.failures import engine_errors
 
         with engine_errors():
             await asyncio.to_thread(self._step.acquire)
 
     async def distill(self, payload: DistillBatchRequestPayload) -> DistillResponse:
-        from claas_trainer.engines.local.failures import engine_errors
+        from claas_trainer.engines.failures import engine_errors
 
         step = self._step
         started = time.monotonic()

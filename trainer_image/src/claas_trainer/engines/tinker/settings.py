@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tinker import AdamParams
 
-from claas_contract.engine import DistillBatchRequestPayload
-from claas_contract.engine_refusals import TINKER_TOP_K, engine_refusals
+from claas_contract.engine import TokenisedSample
+from claas_contract.engine_refusals import TINKER_TOP_K
 from claas_crds.v1alpha1.training import TrainingConfig
 from claas_trainer.engines.base import RemoteTask
 from claas_trainer.errors import InputError
+from claas_trainer.sdpo.errors import InvalidBatchError
 from claas_trainer.sdpo.losses.support import Support
 from claas_trainer.sdpo.settings import SdpoConfig
 
 
-def check_settings(payload: DistillBatchRequestPayload, task: RemoteTask) -> None:
-    """Checks that the service can follow the settings. Raises InputError that names each one that it can't."""
-    refusals = engine_refusals(task.spec, payload.training, task.lora)
-    if payload.save_in_place:
-        refusals.append("save_in_place: each step makes new checkpoints; leave it out, or set it to false")
-    if refusals:
-        raise InputError("; ".join(refusals))
+def service_model(task: RemoteTask) -> str:
+    """The service's name of the base model. Raises InputError if none is known."""
+    tinker = task.spec.tinker
+    name = tinker.base_model if tinker is not None and tinker.base_model else task.base_model
+    if not name or name.startswith("/"):
+        raise InputError("spec.engine.tinker.baseModel: give the Tinker service's name of the base model")
+    return name
+
+
+def check_length(samples: Sequence[TokenisedSample], context: int | None) -> None:
+    """Checks that each sample fits the service's context, in tokens; None: unknown. A scored prompt takes a token
+    more, because the service has to generate one. Raises InvalidBatchError that names the sample."""
+    for index, sample in enumerate(samples):
+        if context is not None and sample.tokens + 1 > context:
+            raise InvalidBatchError(
+                f"samples[{index}] is {sample.tokens} tokens long, prompt and response, and the Tinker service takes"
+                f" {context - 1} of this base model: shorten or leave out this sample"
+            )
 
 
 def step_config(training: TrainingConfig) -> SdpoConfig:
