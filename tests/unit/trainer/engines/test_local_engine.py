@@ -17,10 +17,10 @@ from claas_crds.v1alpha1.lora import LoraSpec
 from claas_trainer.attempt.run import run
 from claas_trainer.engines.access import ServingAccess
 from claas_trainer.engines.base import EngineTask
+from claas_trainer.engines.failures import engine_errors
 from claas_trainer.engines.local import local_step
 from claas_trainer.engines.local.decoder_placement import DecoderPlacement
 from claas_trainer.engines.local.engine import LocalEngine
-from claas_trainer.engines.failures import engine_errors
 from claas_trainer.engines.local.placement import Fit
 from claas_trainer.engines.registry import ENGINES, make_engine
 from claas_trainer.errors import TrainerError

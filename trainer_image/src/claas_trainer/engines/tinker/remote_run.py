@@ -100,15 +100,17 @@ class RemoteRun:
     async def step(
         self, data: Sequence[types.Datum], loss: LossFunction, adam: types.AdamParams
     ) -> types.ForwardBackwardOutput:
-        """Forward and backward of a loss on the log-probabilities, and the optimiser's step queued behind. An
-        exception of `loss` is raised as it is, and no step is taken then. Raises TrainerError."""
+        """Forward and backward of a loss on the log-probabilities, and the optimiser's step queued behind; the answer
+        has the metrics of both. An exception of `loss` is raised as it is, and no step is taken then. Raises
+        TrainerError."""
         self._journal.asked(RemoteCall.STEP, self._session, self.run)
         with service_failures():
             client = self._training
             gradient = client.forward_backward_custom(list(data), loss)
             step = client.optim_step(adam)
             output: types.ForwardBackwardOutput = await self._wait("to compute gradients", gradient)
-            await self._wait("to take a step", step)
+            stepped: types.OptimStepResponse = await self._wait("to take a step", step)
+            output.metrics.update(stepped.metrics or {})
         self._journal.done(RemoteCall.STEP, self._session, self.run)
         return output
 
