@@ -16,6 +16,7 @@ from claas_gateway.errors import Conflicting, GatewayError, NotFound, TooLarge
 from claas_gateway.feedback.passes import new_batch
 from claas_gateway.feedback.plan.checks import Fault, common_training, rollout_fault, sample_size
 from claas_gateway.feedback.plan.samples import LARGEST_SECRET_BYTES, of_adapter
+from claas_gateway.feedback.plan.training import without_claas_default
 from claas_gateway.feedback.wire import FeedbackBody, FeedbackRequestBody
 from claas_gateway.feedback.worker import FeedbackWorker
 from claas_gateway.identifiers import Prefix, new_identifier
@@ -73,6 +74,8 @@ class Intake:
         ]
         if adapter is None:
             raise next((fault.error() for fault in faults if fault is not None), missing)
+        if adapter.samples_from_service:
+            training = without_claas_default(training)
         accepted = await self._store(sent, adapter, training, rollouts, faults)
         if not accepted.repeated:
             self._count(accepted)

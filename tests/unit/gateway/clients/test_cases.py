@@ -17,7 +17,7 @@ from pydantic import JsonValue
 
 from claas_gateway.settings import Settings
 from claas_kube.objects.meta import Manifest
-from claas_kube.resources import ADAPTERS, PODS
+from claas_kube.resources import ADAPTERS, DISTILL_JOBS, PODS
 from tests.builders.front import BASE, DEPLOYMENT, NAMESPACE, adapter, vllm_pod
 from tests.builders.whole_gateway import (
     WholeGateway,
@@ -157,6 +157,21 @@ async def test_what_init_answers_is_taken_by_all_later_calls(shared: WholeGatewa
             assert (status, answer["lora_id"]) == (200, name)
         status, answer, _ = await shared.send("DELETE", f"{LORA}?lora_id={lora_id}")
         assert (status, answer) == (200, {"deleted": True})
+
+
+@pytest.mark.parametrize(("sent", "trained"), [(100, None), (20, 20), (50, 50)])
+async def test_claas_s_default_that_the_tinker_service_can_t_follow_counts_as_left_out(
+    by_tinker: WholeGateway, sent: int, trained: int | None
+) -> None:
+    """What somebody chose is passed on, and refused where it has to be."""
+    async with _prepared(by_tinker, Given(tinker=True, asked=True)):
+        before = set(by_tinker.jobs())
+        settings: JsonValue = {"learning_rate": 3e-5, "teacher_top_k": sent}
+        status, _, _ = await by_tinker.send("POST", FEEDBACK, feedback(item(training=settings)))
+        assert status == 200
+        (name,) = set(by_tinker.jobs()) - before
+        spec = cast(Manifest, by_tinker.small.found(DISTILL_JOBS, NAMESPACE, name)["spec"])
+        assert cast(Manifest, spec["training"]).get("teacher_top_k") == trained
 
 
 async def test_feedback_whose_step_failed_stays_stored(shared: WholeGateway) -> None:
