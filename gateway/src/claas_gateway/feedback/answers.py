@@ -24,7 +24,6 @@ _CLAAS_NAMES = {
     "kl_reg": "kl_to_base",
     "mean_is_ratio": "ratio_mean",
     "clip_fraction": "clipped_fraction",
-    "grad_norm": "grad_norm",
 }
 """CLaaS's names of measurements, and the trainer's."""
 

@@ -621,8 +621,8 @@ TINKER = [
             "distill_result.metadata.batch_size": 1,
             "distill_result.metadata.distill_loss": 0.4,
         },
-        # A harness that finds it takes the rest for the measurements of another loss.
-        lacks=["adv_mean"],
+        # A harness that finds advantages takes the rest for the measurements of another loss.
+        lacks=["adv_mean", "grad_norm"],
     ),
     Case(
         "the model may be left out with the service too",
