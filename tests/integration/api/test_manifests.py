@@ -85,8 +85,11 @@ def test_a_crd_is_established_and_structural(server: ApiServer, name: str) -> No
         ("loraadapter", ["A LoRA adapter that keeps learning"]),
         (
             "loraadapter.spec.serving",
-            ["The vLLM servers of the adapter", "maxPauseSeconds", "Longest pause of serving"],
+            ["The servers of the adapter", "maxPauseSeconds", "Longest pause of serving"],
         ),
+        ("lad.spec.serving.tinkerProxy", ["The operator makes Deployment and Service", "replicas"]),
+        ("lad.spec.engine", ["exactly one engine with its settings", "stays with their engine"]),
+        ("lad.spec.engine.tinker.apiKeySecretRef", ["The API key, in a Secret of the same namespace"]),
         ("lad.spec.training.learning_rate", ["Step size of AdamW"]),
         ("distilljob.spec.samples", ["The feedback. Immutable.", "secretRef"]),
         ("dj.spec.samples.inline", ["user_prompt", "-required-"]),
