@@ -32,6 +32,7 @@ def paths(tmp_path: Path) -> Paths:
         control_token=tmp_path / "control-token",
         api_key=tmp_path / "api-key",
         hub_token=tmp_path / "hub-token",
+        tinker_key=tmp_path / "tinker-key",
         termination_message=tmp_path / "termination-log",
         progress_port=port,
     )
