@@ -75,9 +75,19 @@ def test_any_tokens_have_pieces(tokenizer: Tokenizer, ids: list[int]) -> None:
     assert len(tokenizer.pieces([], ids, skip_special=True)) == len(ids)
 
 
+@given(text=st.text(max_size=20))
+def test_the_texts_of_all_tokens_are_the_text(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text, special=False)
+    shown = "".join(tokenizer.token_text(token, ids[:index]) for index, token in enumerate(ids))
+    assert shown == tokenizer.decode(ids)
+
+
 def test_a_token_within_a_character_has_no_text(tokenizer: Tokenizer) -> None:
     first, last = tokenizer.encode("ü", special=False)
-    assert [tokenizer.token_text(first), tokenizer.token_text(last)] == ["", ""]
+    before = tokenizer.encode("a", special=False)
+    assert [tokenizer.token_text(first, before), tokenizer.token_text(last, [*before, first])] == ["", "ü"]
+    # Alone it completes nothing.
+    assert tokenizer.token_text(last, before) == ""
     assert tokenizer.pieces([], [first, last], skip_special=True) == ["", "ü"]
 
 

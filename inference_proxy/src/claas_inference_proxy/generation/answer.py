@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from claas_inference_proxy.generation.plan import Ends
-from claas_inference_proxy.upstream.sampling import Likeliest
+from claas_inference_proxy.prompts.tokenizer import LONGEST_CHARACTER
+from claas_inference_proxy.upstream.sampling import Likeliest, PromptToken
 from claas_inference_proxy.upstream.sampling import Sequence as SampledSequence
 
 
@@ -20,13 +21,15 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True)
 class AnswerToken:
-    """One token of an answer."""
+    """One token of an answer, or of an echoed prompt."""
 
     id: int
     piece: str
     """The text that it adds to the answer."""
     logprob: float | None
     likeliest: Likeliest
+    before: tuple[int, ...] = ()
+    """The tokens before it, as far as its text depends on them."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,20 @@ class SampledAnswer:
     @property
     def ids(self) -> list[int]:
         return [token.id for token in self.tokens]
+
+
+def echoed(prompt: Sequence[int], told: Sequence[PromptToken | None]) -> list[AnswerToken]:
+    """The tokens of a prompt, with what is told of them."""
+    return [
+        AnswerToken(
+            token,
+            "",
+            None if found is None else found.logprob,
+            () if found is None else found.likeliest,
+            tuple(prompt[max(0, index - LONGEST_CHARACTER) : index]),
+        )
+        for index, (token, found) in enumerate(zip(prompt, told, strict=True))
+    ]
 
 
 @dataclass(frozen=True)
@@ -72,6 +89,7 @@ def cut(sampled: SampledSequence, pieces: Sequence[str], ends: Ends, *, keep_sto
                 piece,
                 sampled.logprobs[index] if sampled.logprobs else None,
                 sampled.likeliest[index] if sampled.likeliest else (),
+                tokens[max(0, index - LONGEST_CHARACTER) : index],
             )
         )
     if place is not None:

@@ -13,11 +13,13 @@ from claas_inference_proxy.generation.documents import (
     Heading,
     Prompted,
     Shown,
+    before_answer,
     chat_choice_logprobs,
     completion_choice_logprobs,
     counts,
     usage,
 )
+from claas_inference_proxy.generation.logprobs import width
 
 _TOKENS = 8
 """Tokens in a chunk."""
@@ -69,16 +71,17 @@ def completion_chunks(
     for index, answer, tokens, done, last in _interleaved([each for found in prompts for each in found.answers]):
         found, first = places[index], not begun[index]
         begun[index] = True
-        logprobs = completion_choice_logprobs(found, tokens, shown, first=first, offset=offsets[index])
-        echo = (found.echo or "") if first else ""
-        offsets[index] += _width(found.prompt if echo else (), tokens, shown)
+        told = [*(before_answer(found) if first else ()), *tokens]
+        logprobs = completion_choice_logprobs(told, shown, offset=offsets[index])
+        offsets[index] += 0 if shown.logprobs is None else width(told, shown.spelling)
         choice: Document = {
             "index": index,
-            "text": echo + "".join(token.piece for token in tokens),
+            "text": ((found.echo or "") if first else "") + "".join(token.piece for token in tokens),
             "logprobs": logprobs,
             "finish_reason": answer.finish.value if last else None,
             "stop_reason": answer.stop if last else None,
-            "prompt_token_ids": list[JsonValue](found.prompt) if shown.ids and first else None,
+            # With an echo vLLM tells them unasked.
+            "prompt_token_ids": list[JsonValue](found.prompt) if first and (shown.ids or found.echo) else None,
             "token_ids": [token.id for token in tokens] if shown.ids else None,
         }
         yield {
@@ -105,9 +108,3 @@ def _interleaved(
             if not last:
                 following.append((index, answer, end))
         waiting = following
-
-
-def _width(prompt: Iterable[int], tokens: Sequence[AnswerToken], shown: Shown) -> int:
-    if shown.logprobs is None:
-        return 0
-    return sum(shown.spelling.width(token) for token in (*prompt, *(each.id for each in tokens)))

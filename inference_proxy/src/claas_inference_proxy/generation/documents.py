@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from claas_inference_proxy.generation.answer import AnswerToken, SampledAnswer
+from claas_inference_proxy.generation.answer import AnswerToken, SampledAnswer, echoed
 from claas_inference_proxy.generation.logprobs import Spelling, chat_logprobs, completion_logprobs, prompt_logprobs
 from claas_inference_proxy.upstream.sampling import PromptToken
 
@@ -123,7 +123,7 @@ def _completion_choice(index: int, found: Prompted, answer: SampledAnswer, shown
     return {
         "index": index,
         "text": (found.echo or "") + answer.text,
-        "logprobs": completion_choice_logprobs(found, answer.tokens, shown, first=True),
+        "logprobs": completion_choice_logprobs([*before_answer(found), *answer.tokens], shown),
         "finish_reason": answer.finish.value,
         "stop_reason": answer.stop,
         "token_ids": list[JsonValue](answer.ids) if shown.ids else None,
@@ -133,19 +133,22 @@ def _completion_choice(index: int, found: Prompted, answer: SampledAnswer, shown
     }
 
 
-def completion_choice_logprobs(
-    found: Prompted, tokens: Sequence[AnswerToken], shown: Shown, *, first: bool, offset: int = 0
-) -> JsonValue:
-    """Of some tokens of a choice; the `first` ones have an echoed prompt before them."""
-    if shown.logprobs is None:
-        return None
-    echoed = zip(found.prompt, found.told or (), strict=True) if first and found.echo is not None else ()
-    return completion_logprobs([*echoed, *tokens], shown.logprobs, shown.spelling, offset=offset)
+def completion_choice_logprobs(tokens: Sequence[AnswerToken], shown: Shown, *, offset: int = 0) -> JsonValue:
+    """Of some tokens of a choice, or of an echoed prompt and them."""
+    return (
+        None if shown.logprobs is None else completion_logprobs(tokens, shown.logprobs, shown.spelling, offset=offset)
+    )
+
+
+def before_answer(found: Prompted) -> list[AnswerToken]:
+    """The tokens of an echoed prompt, which are told of like those of the answer."""
+    return [] if found.echo is None else echoed(found.prompt, found.told or (None,) * len(found.prompt))
 
 
 def chat_choice_logprobs(tokens: Sequence[AnswerToken], shown: Shown) -> JsonValue:
+    """Of some tokens of a choice."""
     return None if shown.logprobs is None else chat_logprobs(tokens, shown.logprobs, shown.spelling)
 
 
 def _prompt_logprobs(found: Prompted, shown: Shown) -> JsonValue:
-    return None if found.told is None else prompt_logprobs(found.prompt, found.told, shown.spelling.tokenizer)
+    return None if found.told is None else prompt_logprobs(echoed(found.prompt, found.told), shown.spelling)

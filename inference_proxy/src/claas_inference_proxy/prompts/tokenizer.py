@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _FILES = ("*.json", "*.jinja", "*.txt", "*.model")
+LONGEST_CHARACTER = 4
+"""Tokens before one that may be needed for its text; vLLM looks at as many."""
 _PARTIAL = "\ufffd"
 _MARKER = "marker"
 
@@ -67,9 +70,20 @@ class Tokenizer:
         """The tokens as the vocabulary spells them."""
         return [str(each) for each in self._tokenizer.convert_ids_to_tokens(list(ids))]
 
-    def token_text(self, token: int) -> str:
-        """The text of one token; empty if it is a part of a character."""
+    def token_text(self, token: int, before: Sequence[int] = ()) -> str:
+        """The text of one token, which follows others: with the beginning of a character that it completes, and empty
+        if the character goes on."""
         text = self.decode([token])
+        for length in range(1, min(len(before), LONGEST_CHARACTER) + 1) if text.endswith(_PARTIAL) else ():
+            context = before[-length:]
+            together = self.decode([*context, token])
+            if not together.endswith(_PARTIAL):
+                whole = len(context)
+                while whole and self.decode([context[whole - 1]]).endswith(_PARTIAL):
+                    whole -= 1
+                pairs = zip(together, self.decode(context[:whole]), strict=False)
+                shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+                return together[shared:]
         return "" if text.endswith(_PARTIAL) else text
 
     def pieces(self, prompt: Sequence[int], ids: Sequence[int], *, skip_special: bool) -> list[str]:
