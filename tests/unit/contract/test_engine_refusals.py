@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from claas_contract.engine_refusals import TINKER_TOP_K, engine_refusals
 from claas_crds.v1alpha1.engine import EngineName, EngineSpec, TinkerEngineSpec
 from claas_crds.v1alpha1.lora import LoraSpec
+from claas_crds.v1alpha1.lora_adapter import SPEC_RULES
 from claas_crds.v1alpha1.serving import DeploymentReference, Serving, TinkerProxy
 from claas_crds.v1alpha1.training import SupportKind, TeacherKind, TrainingConfig
 
@@ -67,3 +70,10 @@ def test_all_refusals_are_told_at_once() -> None:
     training = TrainingConfig(teacher=TeacherKind.EMA, support=SupportKind.FULL, teacher_top_k=100)
     lora = LoraSpec(alpha=16, target_modules="all-linear")
     assert len(engine_refusals(TINKER, training, lora, VLLM)) == 6
+
+
+def test_admission_knows_the_same_bounds() -> None:
+    """CEL rules stand in the data model, which knows no engine."""
+    rules = json.dumps(SPEC_RULES)
+    assert f"teacher_top_k <= {TINKER_TOP_K}" in rules
+    assert f"lora.alpha == {LoraSpec().alpha}" in rules
