@@ -58,10 +58,11 @@ class RemoteStep:
         deadline: Deadline,
         parent: TinkerVersion,
         run: RemoteRun,
-        scorer: Scorer,
+        scorer: Scorer | None,
         earlier: Mapping[int, StoredVersion],
     ) -> None:
-        """`earlier`: the usable versions that answered."""
+        """`scorer`: None if an earlier attempt has taken and saved the step. `earlier`: the usable versions that
+        answered."""
         self.number = task.version
         """The number of the version to make."""
         self._samples = payload.samples
@@ -90,7 +91,6 @@ class RemoteStep:
     async def take(self) -> dict[str, float]:
         """Take the step and save it, unless an earlier attempt has; returns its metrics."""
         if self._run.found is not None:
-            log("step-found", run=self._run.found.run)
             self._saved = self._run.found
         else:
             scored, restored = await self._asked_beforehand()
@@ -103,6 +103,7 @@ class RemoteStep:
 
     async def _asked_beforehand(self) -> tuple[list[ScoredSample], bool | None]:
         """The scored samples, and whether the service restored the optimiser."""
+        assert self._scorer is not None
         with service_failures():
             check = asyncio.ensure_future(self._optimizer_restored())
             try:
@@ -194,6 +195,8 @@ async def prepare(
     start = RunStart(base_model, parent.rank, parent.seed, parent.state_path, checkpoint)
     journal = RemoteJournal(remote.journal, remote.job.attempt)
     run = await RemoteRun.begin(connection, journal, start, deadline)
+    if run.found is not None:
+        return RemoteStep(payload, task, connection, deadline, parent, run, None, task.earlier)
     with service_failures():
         base = await connection.sampler(None, base_model, deadline)
         student = base
