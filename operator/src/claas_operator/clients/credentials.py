@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import cast
 
@@ -21,7 +21,7 @@ from claas_vllm_client import Tls, token_fault, token_text
 class SecretToken:
     """A token from a Secret: its text, or why it is unusable, and when the Secret last changed."""
 
-    text: str | None
+    text: str | None = field(repr=False)
     fault: str | None
     changed: datetime | None
 

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 from pydantic import ValidationError
@@ -49,8 +49,8 @@ milliseconds each time."""
 class Credentials:
     """Credentials for a server: the control token and vLLM's API key, and how its certificate is verified."""
 
-    control_token: str | None = None
-    api_key: str | None = None
+    control_token: str | None = field(default=None, repr=False)
+    api_key: str | None = field(default=None, repr=False)
     tls: Tls | None = None
 
 

@@ -87,3 +87,10 @@ async def test_a_ca_that_is_named_and_not_there_is_none_to_trust_and_never_the_p
 ) -> None:
     found = await reader(raw).of("team", None, None, ServingTls.model_validate({**tls, "serverName": "n"}))
     assert found.tls == Tls(ca, "n")
+
+
+async def test_no_secret_is_in_what_is_printed_of_a_token_or_of_credentials() -> None:
+    found = await reader(b"tml-secret").token("team", REFERENCE)
+    assert found is not None
+    assert found.text == "tml-secret"
+    assert "tml-secret" not in f"{found!r} {Credentials('tml-secret', 'tml-secret')!r}"
