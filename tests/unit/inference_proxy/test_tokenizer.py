@@ -75,6 +75,12 @@ def test_any_tokens_have_pieces(tokenizer: Tokenizer, ids: list[int]) -> None:
     assert len(tokenizer.pieces([], ids, skip_special=True)) == len(ids)
 
 
+def test_bytes_that_make_no_character_confuse_no_tokenizer(make_tokenizer: Make) -> None:
+    """The decoder of a tokenizer with bytes for unknown letters gives up at these."""
+    ids = [122, 278, 45, 175, 270]
+    assert len(make_tokenizer(KINDS["marked words"]).pieces([281, 10, 206], ids, skip_special=True)) == len(ids)
+
+
 @given(text=st.text(max_size=20))
 def test_the_texts_of_all_tokens_are_the_text(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text, special=False)

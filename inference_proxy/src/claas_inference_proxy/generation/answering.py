@@ -140,7 +140,10 @@ class Answering:
             raise _incomplete("the log-probability of each token")
         return {
             "logprobs": list[JsonValue](told),
-            "tokens": [self.tokenizer.decode([token]) for token in completion],
+            "tokens": [
+                self.tokenizer.token_text(token, together[: len(prompt) + index])
+                for index, token in enumerate(completion)
+            ],
             "prompt_tokens": len(prompt),
             "completion_tokens": len(completion),
             "logprob_sum": sum(told),

@@ -22,6 +22,7 @@ _FILES = ("*.json", "*.jinja", "*.txt", "*.model")
 LONGEST_CHARACTER = 4
 """Tokens before one that may be needed for its text; vLLM looks at as many."""
 _PARTIAL = "\ufffd"
+_CONFUSED = "Invalid prefix encountered"
 _MARKER = "marker"
 
 
@@ -89,7 +90,18 @@ class Tokenizer:
     def pieces(self, prompt: Sequence[int], ids: Sequence[int], *, skip_special: bool) -> list[str]:
         """The text that each token adds to an answer behind a prompt; empty within a character."""
         stream = DecodeStream(ids=list(prompt), skip_special_tokens=skip_special)
-        return [stream.step(self._backend, token) or "" for token in ids]
+        found = []
+        for token in ids:
+            try:
+                piece = stream.step(self._backend, token)
+            except Exception as error:
+                # Bytes that make no character confuse it with some tokenizers; vLLM begins anew then.
+                if not str(error).startswith(_CONFUSED):
+                    raise
+                stream = DecodeStream(skip_special_tokens=skip_special)
+                piece = stream.step(self._backend, token)
+            found.append(piece or "")
+        return found
 
     def render(
         self,
