@@ -9,7 +9,7 @@ import pytest
 
 from claas_contract.engine import DistillBatchRequestPayload
 from claas_contract.outcome import FailureReason
-from claas_crds.v1alpha1.engine import EngineName
+from claas_crds.v1alpha1.engine import EngineName, EngineSpec
 from claas_crds.v1alpha1.training import SupportKind, TeacherKind, TrainingConfig
 from claas_tinker_client.version_file import TinkerVersion
 from claas_trainer.engines.registry import make_engine
@@ -148,6 +148,7 @@ async def test_a_loss_that_is_not_finite_changes_nothing(
     assert called(peer, Operation.FORWARD_BACKWARD, Operation.OPTIM_STEP, *SAVES) == 0
 
 
+@pytest.mark.parametrize("spec", [None, EngineSpec.of(EngineName.LOCAL)], ids=["spec", "execution-mode"])
 @pytest.mark.parametrize(
     ("training", "field"),
     [
@@ -157,8 +158,9 @@ async def test_a_loss_that_is_not_finite_changes_nothing(
     ],
 )
 async def test_settings_that_the_service_can_t_follow_are_refused_before_it_is_asked(
-    side: Side, peer: TinkerPeer, training: TrainingConfig, field: str
+    side: Side, peer: TinkerPeer, training: TrainingConfig, field: str, spec: EngineSpec | None
 ) -> None:
+    side.spec = spec or side.spec
     error = await refused(side, training)
     assert error.reason is FailureReason.INVALID_INPUT
     assert field in error.message

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from claas_contract.engine import DistillBatchRequestPayload, DistillResponse
 from claas_contract.engine_refusals import engine_refusals
 from claas_contract.outcome import FailureReason
+from claas_crds.v1alpha1.engine import EngineName, EngineSpec
 from claas_trainer.engines.base import EngineReadiness, EngineTask, RemoteTask, TrainedVersion, TrainingEngine
 from claas_trainer.errors import EngineError, InputError
 from claas_trainer.heavy_imports import first_import_of
@@ -70,7 +71,9 @@ class TinkerEngine(TrainingEngine):
 
 def _check_settings(payload: DistillBatchRequestPayload, task: RemoteTask) -> None:
     """Checks that the service can follow the settings. Raises InputError that names each one that it can't."""
-    refusals = engine_refusals(task.spec, payload.training, task.lora)
+    # Chosen by the execution mode, the engine has no settings of its own.
+    spec = task.spec if task.spec.tinker is not None else EngineSpec.of(EngineName.TINKER)
+    refusals = engine_refusals(spec, payload.training, task.lora)
     if payload.save_in_place:
         refusals.append("save_in_place: each step makes new checkpoints; leave it out, or set it to false")
     if refusals:
