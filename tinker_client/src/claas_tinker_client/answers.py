@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 _HTTPX = logging.getLogger("httpx")
 _REFUSALS = frozenset({401, 402, 403, 429})
 """Failures besides those of the server. A 404 answers some questions, a 408 says that a result is not there yet."""
+_LIVE_SECONDS = 45.0
+"""A failure without another answer for so long has become its caller's: the SDK waits 30 s at most between tries."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class Failing:
     """Status of its latest answer."""
     since: float
     """When the failures began, in seconds of the clock."""
+    latest: float
+    """When it failed last."""
 
 
 class AnswerWatch(logging.Filter):
@@ -68,9 +72,12 @@ class AnswerWatch(logging.Filter):
         with self._lock:
             before = self._failing.pop(route, None)
             if status in _REFUSALS or status >= 500:
-                self._failing[route] = Failing(status, before.since if before else self.clock())
+                now = self.clock()
+                goes_on = before is not None and now - before.latest < _LIVE_SECONDS
+                self._failing[route] = Failing(status, before.since if before and goes_on else now, now)
 
     def failing(self) -> Failing | None:
-        """The route whose failure is the latest; None if all have recovered."""
+        """The route whose failure is the latest, while it is tried again; None if there is none."""
         with self._lock:
-            return next(reversed(self._failing.values()), None)
+            latest = next(reversed(self._failing.values()), None)
+        return latest if latest and self.clock() - latest.latest < _LIVE_SECONDS else None

@@ -9,6 +9,7 @@ os.environ["TINKER_TELEMETRY"] = "0"
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,10 +22,15 @@ from tinker.lib.public_interfaces.training_client import fetch_training_info
 
 from claas_tinker_client.answers import AnswerWatch
 from claas_tinker_client.bounded import Deadline, in_thread, wait_until
-from claas_tinker_client.errors import ServiceFault
-from claas_tinker_client.faults import Subject, fault, overdue, service_fault
+from claas_tinker_client.errors import ServiceFault, TinkerServiceError
+from claas_tinker_client.faults import Subject, fault, key_fault, overdue, service_fault
 
 T = TypeVar("T")
+
+# The SDK's log quotes answers of the service, which may quote requests, and so a user's tokens.
+_SDK_LOG = logging.getLogger("tinker")
+_SDK_LOG.addHandler(logging.NullHandler())
+_SDK_LOG.propagate = False
 
 CLOSE_SECONDS = 10.0
 """Longest time that closing takes."""
@@ -54,15 +60,12 @@ class Account:
 
     def read_key(self) -> str:
         """The API key. Raises TinkerServiceError."""
-        asked = "nothing yet, for want of a key,"
         try:
             key = self.key_file.read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as error:
-            answer = f"the file {self.key_file} can't be read ({type(error).__name__})"
-            raise fault(ServiceFault.CREDENTIALS_REFUSED, asked, answer) from None
+            raise key_fault(self.key_file, f"can't be read ({type(error).__name__})") from None
         if not key.startswith(("tml-", "eyJ")):
-            answer = f"the file {self.key_file} holds no key of the service (they begin with tml-)"
-            raise fault(ServiceFault.CREDENTIALS_REFUSED, asked, answer)
+            raise key_fault(self.key_file, "holds no key of the service, which begins with tml-")
         return key
 
 
@@ -72,6 +75,14 @@ class ServiceModel:
 
     max_context_length: int | None
     """Longest prompt with its answer, in tokens; None if it does not say."""
+
+
+@dataclass(frozen=True)
+class SavedPaths:
+    """Checkpoints of a run under one name; None where there is none."""
+
+    training: str | None
+    sampler: str | None
 
 
 class TinkerConnection:
@@ -195,23 +206,42 @@ class TinkerConnection:
             Subject.CHECKPOINT,
         )
 
-    async def attach(self, session: str, run: str, deadline: Deadline) -> tinker.TrainingClient:
+    async def attach(self, session: str, run: str, deadline: Deadline, sequence: int = 1) -> tinker.TrainingClient:
         """A client for a run of another process, which has ended. Its requests are numbered like those that the other
-        sent: the service knows them and does not carry them out again."""
+        sent, from `sequence` on: the service knows them and does not carry them out again."""
         account, key = self._account, self._account.read_key()
         asked = f"to take up the run {run}"
 
         def make() -> InternalClientHolder:
-            config = InternalClientHolder(base_url=account.base_url, api_key=key, session_id=session)
-            self._attached.append(config)
-            return config
+            holder = InternalClientHolder(base_url=account.base_url, api_key=key, session_id=session)
+            self._attached.append(holder)
+            return holder
 
         holder = await self.call(asked, lambda: in_thread(make), deadline)
         number = int(run.rpartition(":")[2])
         info = await self.call(
             asked, lambda: holder.run_coroutine_threadsafe(fetch_training_info(holder, run)), deadline
         )
-        return tinker.TrainingClient(holder, number, run, info=info)
+        client = tinker.TrainingClient(holder, number, run, info=info)
+        # The SDK has no other way to go on from a number. A client's turn is always that of its next request.
+        client._request_id_counter = client._turn_counter = sequence - 1
+        return client
+
+    async def checkpoints(self, run: str, name: str, deadline: Deadline) -> SavedPaths:
+        """What a run has saved under a name."""
+        rest = await self.rest(deadline)
+        try:
+            listed = await self.call(f"what {run} has saved", lambda: rest.list_checkpoints(run), deadline)
+        except TinkerServiceError as error:
+            if error.fault is not ServiceFault.SESSION_LOST:
+                raise
+            return SavedPaths(None, None)
+        paths = {
+            checkpoint.checkpoint_type: checkpoint.tinker_path
+            for checkpoint in listed.checkpoints
+            if checkpoint.tinker_path.endswith(f"/{name}")
+        }
+        return SavedPaths(paths.get("training"), paths.get("sampler"))
 
     async def close(self, status: Literal["success", "errored", "interrupted"] | None = "success") -> None:
         """End the session, or with None leave it to the next attempt at the same work, which may take up its runs.

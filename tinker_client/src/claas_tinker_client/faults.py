@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from enum import Enum
+from pathlib import Path
 
 import tinker
 from tinker.lib.retryable_exception import RetryableException
@@ -49,6 +50,12 @@ class Subject(Enum):
 def fault(kind: ServiceFault, asked: str, answer: str) -> TinkerServiceError:
     """The failure of a request. `asked` ends `the Tinker service was asked ...`, `answer` is what came of it."""
     return TinkerServiceError(kind, f"the Tinker service was asked {asked} and {answer}; {_ADVICE[kind]}")
+
+
+def key_fault(file: Path, why: str) -> TinkerServiceError:
+    """The key's file is of no use."""
+    kind = ServiceFault.CREDENTIALS_REFUSED
+    return TinkerServiceError(kind, f"the API key's file {file} {why}; {_ADVICE[kind]}")
 
 
 def service_fault(error: BaseException, asked: str, subject: Subject) -> TinkerServiceError | None:

@@ -72,6 +72,8 @@ class RemoteCall(StrEnum):
     """Forward, backward and the optimiser's step."""
     SAVE = "save"
     """Keep the weights: a checkpoint of the training state and one for sampling."""
+    SAVE_FOR_SAMPLING = "save-for-sampling"
+    """Make the second of the two from the first, which an earlier attempt has left alone."""
 
 
 class RemoteAsked(_Entry):
@@ -79,10 +81,14 @@ class RemoteAsked(_Entry):
 
     kind: Literal["remote-asked"] = "remote-asked"
     call: RemoteCall
+    start: str
+    """Digest of what the step starts from. What was asked for another start is of no use for this one."""
     session: str
     """The session of the client that asks."""
     run: str | None = None
     """The training run; None where it is begun."""
+    sequence: int | None = None
+    """Number of the call's first request within the run."""
     request: str | None = None
     """Digest of what is asked, where the same must be asked again."""
     name: str | None = None
@@ -96,6 +102,7 @@ class RemoteDone(_Entry):
 
     kind: Literal["remote-done"] = "remote-done"
     call: RemoteCall
+    start: str
     session: str
     run: str
     state_path: str | None = None

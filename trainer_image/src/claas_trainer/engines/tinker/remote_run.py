@@ -1,13 +1,17 @@
 """One training run at the service, of which nothing happens twice.
 
-Every call is bounded by the step's deadline, kept in the journal before and after, and fails as a TrainerError.
+Every call is bounded by the step's deadline, kept in the journal before and after, and fails as a TrainerError. What
+an earlier attempt has begun is finished where that is possible: a saved step is only published, and a run that the
+service still has is asked the same again under the same numbers, which it does not do twice. Otherwise a new run starts
+from the parent's checkpoint. So no step is ever taken on top of one whose result was lost.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass
 from typing import Final, TypeVar
 
 import tinker
@@ -16,14 +20,19 @@ from tinker import types
 
 from claas_tinker_client.bounded import Deadline
 from claas_tinker_client.connection import TinkerConnection
+from claas_tinker_client.errors import ServiceFault, TinkerServiceError
+from claas_trainer.engines.tinker.digests import step_digest
 from claas_trainer.engines.tinker.failures import service_failures
-from claas_trainer.engines.tinker.journal import RemoteJournal
+from claas_trainer.engines.tinker.journal import Checkpoints, EarlierRun, RemoteJournal
+from claas_trainer.logs import log
 from claas_trainer.store.journal import RemoteCall
 
 T = TypeVar("T")
 
 LossFunction = Callable[[list[types.Datum], list[torch.Tensor]], tuple[torch.Tensor, dict[str, float]]]
 _LOSS: Final = "cross_entropy"
+_LOST = frozenset({ServiceFault.SESSION_LOST, ServiceFault.REQUEST_REFUSED})
+"""What says that a run of an earlier attempt can't be taken up."""
 
 
 @dataclass(frozen=True)
@@ -40,62 +49,42 @@ class RunStart:
     checkpoint: str
     """Name of the checkpoints, the same in each attempt at the step."""
 
-
-@dataclass(frozen=True)
-class Checkpoints:
-    """What a finished step has left at the service."""
-
-    run: str
-    """The run that saved them."""
-    state_path: str
-    """Weights and optimiser state: the next step starts from it."""
-    sampler_path: str
-    """Weights for sampling."""
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    """Metrics of the step, as they were given to `save`."""
+    @property
+    def digest(self) -> str:
+        """What tells this start from another."""
+        return hashlib.sha256(repr(astuple(self)).encode()).hexdigest()[:16]
 
 
 class RemoteRun:
     """A training run. With `found`, the step is taken and saved already."""
 
     def __init__(
-        self,
-        connection: TinkerConnection,
-        journal: RemoteJournal,
-        start: RunStart,
-        deadline: Deadline,
-        client: tinker.TrainingClient | None,
-        session: str,
-        found: Checkpoints | None,
+        self, connection: TinkerConnection, journal: RemoteJournal, start: RunStart, deadline: Deadline
     ) -> None:
-        self.found = found
+        self.found: Checkpoints | None = None
         """The finished checkpoints of an earlier attempt: nothing is left to do but to publish them."""
+        self.unfinished = False
+        """Whether the run holds a step that is not saved: the next attempt may take it up, so its session must not be
+        ended."""
         self._connection = connection
         self._journal = journal
         self._start = start
         self._deadline = deadline
-        self._client = client
-        self._session = session
+        self._client: tinker.TrainingClient | None = None
+        self._session = ""
+        self._earlier: EarlierRun | None = None
 
     @classmethod
     async def begin(
         cls, connection: TinkerConnection, journal: RemoteJournal, start: RunStart, deadline: Deadline
     ) -> RemoteRun:
-        """The run that takes the step from `start`, or what it has left. Raises TrainerError."""
+        """The run that takes the step from `start`, or what an earlier attempt has left. Raises TrainerError."""
+        self = cls(connection, journal, start, deadline)
         with service_failures():
-            session = await connection.session(deadline)
-            journal.asked(RemoteCall.RUN, session, name=start.checkpoint)
-            if start.state_path is None:
-                client = await connection.new_run(start.base_model, start.rank, start.seed, deadline)
-            else:
-                client = await connection.run_from(start.state_path, deadline)
-            journal.done(RemoteCall.RUN, session, client.model_id)
-            return cls(connection, journal, start, deadline, client, session, None)
-
-    @property
-    def run(self) -> str:
-        """The run's identifier."""
-        return self.found.run if self.found else self._training.model_id
+            await self._look_back()
+            if self.found is None and self._earlier is None:
+                await self._begin_anew()
+        return self
 
     async def step(
         self, data: Sequence[types.Datum], loss: LossFunction, adam: types.AdamParams
@@ -103,16 +92,17 @@ class RemoteRun:
         """Forward and backward of a loss on the log-probabilities, and the optimiser's step queued behind; the answer
         has the metrics of both. An exception of `loss` is raised as it is, and no step is taken then. Raises
         TrainerError."""
-        self._journal.asked(RemoteCall.STEP, self._session, self.run)
+        digest = step_digest(data, adam)
         with service_failures():
-            client = self._training
-            gradient = client.forward_backward_custom(list(data), loss)
-            step = client.optim_step(adam)
-            output: types.ForwardBackwardOutput = await self._wait("to compute gradients", gradient)
-            stepped: types.OptimStepResponse = await self._wait("to take a step", step)
-            output.metrics.update(stepped.metrics or {})
-        self._journal.done(RemoteCall.STEP, self._session, self.run)
-        return output
+            taken_up = await self._take_up(digest)
+            try:
+                return await self._step(data, loss, adam, digest)
+            except TinkerServiceError as error:
+                if not taken_up or error.fault not in _LOST:
+                    raise
+                self._lose(self._training.model_id, error)
+                await self._begin_anew()
+                return await self._step(data, loss, adam, digest)
 
     async def forward(self, data: Sequence[types.Datum]) -> types.ForwardBackwardOutput:
         """Log-probabilities of the targets, as the run's weights are now. Raises TrainerError."""
@@ -125,29 +115,151 @@ class RemoteRun:
     async def save(self, metrics: Mapping[str, float] | None = None) -> Checkpoints:
         """Keep the run's weights and optimiser state under the chosen name. `metrics` are kept for the attempt that
         may have to publish what this one has saved. Raises TrainerError."""
-        name = self._start.checkpoint
-        self._journal.asked(RemoteCall.SAVE, self._session, self.run, name=name, metrics=metrics)
         with service_failures():
-            client = self._training
-            state = client.save_state(name)
-            sampler = client.save_weights_for_sampler(name)
-            paths = await asyncio.gather(
-                self._wait("to save the training state", state), self._wait("to save weights for sampling", sampler)
-            )
-        saved = Checkpoints(self.run, paths[0].path, paths[1].path, dict(metrics or {}))
-        self._journal.done(
-            RemoteCall.SAVE, self._session, self.run, state_path=saved.state_path, sampler_path=saved.sampler_path
-        )
+            saved = await self._save(self._training, dict(metrics or {}))
+        self.unfinished = False
         return saved
+
+    async def _look_back(self) -> None:
+        """Find what earlier attempts have left."""
+        left = self._journal.left(self._start.digest)
+        if left.saved is not None:
+            self._find(left.saved, "journal")
+        for earlier in left.runs:
+            if self.found is None:
+                await self._look_for_checkpoints(earlier)
+        going_on = next((earlier for earlier in left.runs if not earlier.lost), None)
+        if self.found is None and going_on is not None:
+            if going_on.saving is None or going_on.saving.sequence is None:
+                self._earlier = going_on
+            else:
+                await self._save_again(going_on, going_on.saving.sequence, going_on.saving.metrics)
+
+    async def _look_for_checkpoints(self, earlier: EarlierRun) -> None:
+        """What the service has saved of an earlier run under the chosen name."""
+        paths = await self._connection.checkpoints(earlier.run, self._start.checkpoint, self._deadline)
+        metrics = earlier.saving.metrics if earlier.saving else {}
+        if paths.training and paths.sampler:
+            self._find(Checkpoints(earlier.run, paths.training, paths.sampler, metrics), "list")
+        elif paths.training:
+            self._find(await self._save_for_sampling(earlier, paths.training, metrics), "training state")
+
+    async def _save_for_sampling(
+        self, earlier: EarlierRun, state_path: str, metrics: Mapping[str, float]
+    ) -> Checkpoints:
+        """The second checkpoint, from the first."""
+        call, start, session = RemoteCall.SAVE_FOR_SAMPLING, self._start.digest, await self._own_session()
+        self._journal.asked(call, start, session, earlier.run, name=self._start.checkpoint)
+        client = await self._connection.run_from(state_path, self._deadline)
+        sampler = await self._wait("to save", client.save_weights_for_sampler(self._start.checkpoint))
+        saved = Checkpoints(earlier.run, state_path, sampler.path, metrics)
+        self._journal.done(call, start, session, earlier.run, saved)
+        return saved
+
+    async def _save_again(self, earlier: EarlierRun, sequence: int, metrics: Mapping[str, float]) -> None:
+        """Ask a run that has taken its step once more to save it."""
+        try:
+            client = await self._connection.attach(earlier.session, earlier.run, self._deadline, sequence)
+            self._session = earlier.session
+            self._find(await self._save(client, metrics), "run")
+        except TinkerServiceError as error:
+            if error.fault not in _LOST:
+                raise
+            self._lose(earlier.run, error)
+
+    async def _take_up(self, digest: str) -> bool:
+        """Have a client: one for an earlier attempt's run if it was asked the same and the service still has it; true
+        then."""
+        earlier, self._earlier = self._earlier, None
+        if earlier is None:
+            return False
+        if earlier.request == digest:
+            try:
+                self._client = await self._connection.attach(earlier.session, earlier.run, self._deadline)
+            except TinkerServiceError as error:
+                if error.fault not in _LOST:
+                    raise
+                self._lose(earlier.run, error)
+            else:
+                self._session = earlier.session
+                log("run-taken-up", run=earlier.run)
+                return True
+        else:
+            log("run-not-taken-up", run=earlier.run, why="it was asked something else")
+            self._journal.lost(earlier.run)
+        await self._begin_anew()
+        return False
+
+    async def _begin_anew(self) -> None:
+        start = self._start
+        self._session = await self._own_session()
+        self._journal.asked(RemoteCall.RUN, start.digest, self._session, name=start.checkpoint)
+        if start.state_path is None:
+            self._client = await self._connection.new_run(start.base_model, start.rank, start.seed, self._deadline)
+        else:
+            self._client = await self._connection.run_from(start.state_path, self._deadline)
+        self._journal.done(RemoteCall.RUN, start.digest, self._session, self._client.model_id)
+
+    async def _step(
+        self, data: Sequence[types.Datum], loss: LossFunction, adam: types.AdamParams, digest: str
+    ) -> types.ForwardBackwardOutput:
+        client, start = self._training, self._start.digest
+        run, sequence = client.model_id, next_sequence(client)
+        self._journal.asked(RemoteCall.STEP, start, self._session, run, sequence=sequence, request=digest)
+        self.unfinished = True
+        gradient = client.forward_backward_custom(list(data), loss)
+        step = client.optim_step(adam)
+        try:
+            output: types.ForwardBackwardOutput = await self._wait("to compute gradients", gradient)
+            stepped: types.OptimStepResponse = await self._wait("to take a step", step)
+            output.metrics.update(stepped.metrics or {})
+        except TinkerServiceError:
+            raise
+        except Exception:
+            # The loss was refused, so the run holds no step, and its client takes no more requests.
+            self.unfinished = False
+            self._journal.lost(run)
+            raise
+        self._journal.done(RemoteCall.STEP, start, self._session, run)
+        return output
+
+    async def _save(self, client: tinker.TrainingClient, metrics: Mapping[str, float]) -> Checkpoints:
+        start, name, run = self._start.digest, self._start.checkpoint, client.model_id
+        self._journal.asked(
+            RemoteCall.SAVE, start, self._session, run, sequence=next_sequence(client), name=name, metrics=metrics
+        )
+        state, sampler = await asyncio.gather(
+            self._wait("to save the training state", client.save_state(name)),
+            self._wait("to save weights for sampling", client.save_weights_for_sampler(name)),
+        )
+        saved = Checkpoints(run, state.path, sampler.path, metrics)
+        self._journal.done(RemoteCall.SAVE, start, self._session, run, saved)
+        return saved
+
+    def _find(self, saved: Checkpoints, where: str) -> None:
+        log("step-found", run=saved.run, where=where)
+        self.found = saved
+
+    def _lose(self, run: str, error: TinkerServiceError) -> None:
+        log("run-lost", run=run, why=error.message)
+        self._journal.lost(run)
+
+    async def _own_session(self) -> str:
+        return await self._connection.session(self._deadline)
 
     @property
     def _training(self) -> tinker.TrainingClient:
         if self._client is None:
-            raise RuntimeError("the step is taken and saved already; see found")
+            raise RuntimeError("no step is to be taken: it is saved already, or it was never begun")
         return self._client
 
     async def _wait(self, asked: str, future: Awaitable[T]) -> T:
         return await self._connection.call(asked, lambda: future, self._deadline)
+
+
+def next_sequence(client: tinker.TrainingClient) -> int:
+    """Number of the next request of a client within its run."""
+    return client._request_id_counter + 1
 
 
 def _sendable(data: Sequence[types.Datum]) -> list[types.Datum]:
