@@ -2,8 +2,8 @@
 
 Every call is bounded by the step's deadline, kept in the journal before and after, and fails as a TrainerError. What
 an earlier attempt has begun is finished where that is possible: a saved step is only published, and a run that the
-service still has is asked the same again under the same numbers, which it does not do twice. Otherwise a new run starts
-from the parent's checkpoint. So no step is ever taken on top of one whose result was lost.
+service still has is asked the same again under the same numbers, which it does not do twice. Otherwise a new run
+starts from the parent's checkpoint. So no step is ever taken on top of one whose result was lost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from claas_tinker_client.connection import TinkerConnection
 from claas_tinker_client.errors import ServiceFault, TinkerServiceError
 from claas_trainer.engines.tinker.digests import step_digest
 from claas_trainer.engines.tinker.failures import service_failures
-from claas_trainer.engines.tinker.journal import Checkpoints, EarlierRun, RemoteJournal
+from claas_trainer.engines.tinker.journal import Checkpoints as Checkpoints
+from claas_trainer.engines.tinker.journal import EarlierRun, RemoteJournal
 from claas_trainer.logs import log
 from claas_trainer.store.journal import RemoteCall
 
