@@ -14,7 +14,7 @@ from claas_contract.outcome import FailureReason
 from claas_tinker_client.bounded import Deadline
 from claas_tinker_client.connection import CLOSE_SECONDS
 from claas_trainer.errors import TrainerError
-from tests.contract.tinker.remote_runs import KEY, Work
+from tests.contract.tinker.failures.remote_runs import KEY, Work
 from tests.peers.tinker.calls import BILLED, Operation
 from tests.peers.tinker.failures import Answer, Cut, Fails, NeverComes, When
 from tests.peers.tinker.server import TinkerPeer
