@@ -55,6 +55,11 @@ def test_gpu_memory_is_not_lost_to_fragments_unless_the_pod_says_how_it_is_taken
     assert worker_environment(inherited, Paths(), offline=True)["PYTORCH_CUDA_ALLOC_CONF"] == said
 
 
+def test_the_service_s_sdk_sends_no_telemetry_and_logs_no_requests_whatever_the_pod_says() -> None:
+    environment = worker_environment({"TINKER_TELEMETRY": "1", "TINKER_LOG": "debug"}, Paths(), offline=True)
+    assert (environment["TINKER_TELEMETRY"], environment["TINKER_LOG"]) == ("0", "")
+
+
 def test_paths_are_the_contract_s_unless_the_environment_moves_them() -> None:
     assert Paths.from_environment({}) == Paths()
     moved = Paths.from_environment({"CLAAS_STORAGE_DIRECTORY": "/here", "CLAAS_PROGRESS_PORT": "1"})

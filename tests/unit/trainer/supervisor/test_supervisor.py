@@ -20,11 +20,13 @@ import pytest
 from claas_contract.outcome import ExitCode, FailureReason, TrainerCommand
 from claas_contract.progress import Progress
 from claas_contract.result import TERMINATION_MESSAGE_LIMIT_BYTES, TrainerResult
+from claas_crds.v1alpha1.engine import EngineName, EngineSpec, TinkerEngineSpec
 from claas_crds.v1alpha1.step import JobPhase
 from claas_crds.v1alpha1.version import VersionVerdict
 from claas_trainer.paths import Paths
 from claas_trainer.supervisor import supervisor
 from claas_trainer.supervisor.supervisor import supervise
+from claas_trainer.supervisor.time_limit import step_timeout
 from claas_trainer.transport import pod
 from claas_trainer.transport.pod import PodChannel
 from tests.unit.trainer.conftest import document
@@ -35,10 +37,11 @@ SUPERVISED = Path(__file__).with_name("supervised.py")
 
 
 def run_supervisor(
-    script: str, server: SleepingServer, paths: Paths, *, max_pause_seconds: int = 30
+    script: str, server: SleepingServer, paths: Paths, *, max_pause_seconds: int = 30, engine: str = "local"
 ) -> tuple[ExitCode, TrainerResult]:
     input_path = paths.scratch / "input.json"
-    input_path.write_text(document(server.url, max_pause_seconds=max_pause_seconds).model_dump_json())
+    of = document(server.url, max_pause_seconds=max_pause_seconds)
+    input_path.write_text(of.model_copy(update={"engine": EngineSpec.of(EngineName(engine))}).model_dump_json())
     command = [sys.executable, str(FAKE_WORKER), script, server.url]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
@@ -66,6 +69,37 @@ def test_a_worker_that_dies_leaves_no_server_asleep_and_may_be_tried_again(
         assert not server.asleep
     assert time.monotonic() - started < 10
     assert (code, result.succeeded, result.reason) == (ExitCode.RETRYABLE, False, reason)
+
+
+@pytest.mark.parametrize("how", ["hang", "stop"])
+def test_a_worker_that_an_engine_s_service_keeps_waiting_is_ended_whatever_it_is_doing(
+    how: str, paths: Paths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_OVERTIME_SECONDS", 1.0 - TinkerEngineSpec().step_timeout_seconds)
+    with sleeping_server() as server:
+        started = time.monotonic()
+        code, result = run_supervisor(how, server, paths, engine="tinker")
+    assert time.monotonic() - started < 1 + 4
+    assert (code, result.reason) == (ExitCode.RETRYABLE, FailureReason.SERVICE_UNREACHABLE)
+    assert "stepTimeoutSeconds" in result.message
+
+
+@pytest.mark.parametrize(
+    ("engine", "mode", "seconds"),
+    [
+        (EngineSpec(tinker=TinkerEngineSpec(step_timeout_seconds=90)), None, 90),
+        (EngineSpec(tinker=TinkerEngineSpec(step_timeout_seconds=90)), "local", 90),
+        (None, "tinker", TinkerEngineSpec().step_timeout_seconds),
+        (EngineSpec.of(EngineName.LOCAL), "tinker", None),
+        (None, None, None),
+    ],
+)
+def test_a_step_by_a_service_has_a_time_in_which_it_must_end(
+    engine: EngineSpec | None, mode: str | None, seconds: int | None
+) -> None:
+    of = document()
+    of = of if engine is None else of.model_copy(update={"engine": engine})
+    assert step_timeout(of, {"CLAAS_DISTILL_EXECUTION_MODE": mode} if mode else {}) == seconds
 
 
 @pytest.mark.parametrize("how", ["hang", "stop"])

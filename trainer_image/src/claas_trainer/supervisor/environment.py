@@ -34,6 +34,9 @@ def worker_environment(inherited: Mapping[str, str], paths: Paths, *, offline: b
         "TRANSFORMERS_VERBOSITY": "error",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
+        # The Tinker SDK would send exceptions and request headers, and log requests.
+        "TINKER_TELEMETRY": "0",
+        "TINKER_LOG": "",
     }
     if offline:
         ours["HF_HUB_OFFLINE"] = "1"

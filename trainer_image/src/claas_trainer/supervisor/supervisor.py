@@ -1,9 +1,9 @@
 """Process 1 of the trainer pod.
 
-It starts the worker, serves its progress, enforces maxPauseSeconds, and writes the result. It never imports PyTorch,
-so it can act while the worker is deep in C code. However the worker ends, the supervisor wakes the servers that the
-worker announced to pause; the operator is the next line of defence. While the worker uses memory of a server, the
-supervisor watches that server and ends the worker when the server ends.
+It starts the worker, serves its progress, enforces maxPauseSeconds and stepTimeoutSeconds, and writes the result. It
+never imports PyTorch, so it can act while the worker is deep in C code. However the worker ends, the supervisor wakes
+the servers that the worker announced to pause; the operator is the next line of defence. While the worker uses memory
+of a server, the supervisor watches that server and ends the worker when the server ends.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from claas_trainer.serving.liveness import WATCH_SECONDS, gone
 from claas_trainer.serving.pods import trust_in
 from claas_trainer.supervisor.cgroup_memory import oom_kills
 from claas_trainer.supervisor.environment import worker_environment
+from claas_trainer.supervisor.time_limit import step_timeout
 from claas_trainer.supervisor.waking import wake_announced
 from claas_trainer.supervisor.watch import WorkerState
 from claas_trainer.transport.pod import Channel
@@ -35,6 +36,8 @@ from claas_trainer.transport.pod import Channel
 _LINE_LIMIT_BYTES = 1024 * 1024
 _KILL_TIMEOUT_SECONDS = 15.0
 _LAST_EVENTS_TIMEOUT_SECONDS = 1.0
+_OVERTIME_SECONDS = 60.0
+"""Time that a worker has beyond `stepTimeoutSeconds`, which it observes itself: to close, publish and report."""
 
 
 def supervise(task: TrainerCommand, channel: Channel, paths: Paths, command: Sequence[str] | None = None) -> ExitCode:
@@ -75,6 +78,10 @@ class _Supervisor:
         self._told_to_end = False
         self._lost: list[str] = []
         """Pods that ended while the worker used their memory."""
+        self._step_timeout = step_timeout(document)
+        self._stuck_at: float | None = None
+        """When a worker that waits for an engine's service is ended, in monotonic seconds."""
+        self._stuck = False
 
     async def run(self) -> TrainerResult:
         loop = asyncio.get_running_loop()
@@ -84,6 +91,8 @@ class _Supervisor:
         reading, writing = os.pipe()
         process = await self._start(writing)
         os.close(writing)
+        if self._step_timeout is not None:
+            self._stuck_at = time.monotonic() + self._step_timeout + _OVERTIME_SECONDS
         server = await self._channel.tell_progress(self._watch.progress)
         events = asyncio.create_task(self._read_events(reading))
         watching = asyncio.create_task(self._watch_shared())
@@ -180,9 +189,15 @@ class _Supervisor:
                 if left is not None and left <= 0:
                     log("max-pause-exceeded", max_pause_seconds=self._max_pause_seconds)
                     return True
+                patience = self._patience_left()
+                if patience is not None and patience <= 0:
+                    log("step-timeout-exceeded", step_timeout_seconds=self._step_timeout)
+                    self._stuck = True
+                    return False
                 news = asyncio.create_task(self._news.wait())
+                soonest = min((seconds for seconds in (left, patience) if seconds is not None), default=None)
                 try:
-                    await asyncio.wait({ended, news}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait({ended, news}, timeout=soonest, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     news.cancel()
         finally:
@@ -196,6 +211,9 @@ class _Supervisor:
         if self._watch.paused_at is None:
             return None
         return max(0.0, self._watch.paused_at + self._max_pause_seconds - time.monotonic())
+
+    def _patience_left(self) -> float | None:
+        return None if self._stuck_at is None else max(0.0, self._stuck_at - time.monotonic())
 
     def _result(self, code: int | None, overdue: bool, asleep: Sequence[str], out_of_memory: bool) -> TrainerResult:
         result = self._watch.result
@@ -224,6 +242,12 @@ class _Supervisor:
             message = (
                 f"pod {', '.join(self._lost)}: vLLM ended during the step, which used its weights; the step was"
                 " ended, and nothing was published"
+            )
+        elif self._stuck:
+            reason = FailureReason.SERVICE_UNREACHABLE
+            message = (
+                f"the step took longer than {self._step_timeout} s (spec.engine.tinker.stepTimeoutSeconds) in phase"
+                f" {self._watch.phase.value} and did not end by itself; it was ended, and nothing was published"
             )
         elif self._told_to_end:
             reason = FailureReason.INTERRUPTED
