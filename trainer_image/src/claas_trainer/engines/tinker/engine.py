@@ -60,7 +60,7 @@ class TinkerEngine(TrainingEngine):
 
     async def close(self) -> None:
         if self._connection is not None:
-            await self._connection.close(self._prepared.session_end if self._prepared else None)
+            await self._connection.close(self._prepared.session_end if self._prepared else "errored")
 
     @property
     def _step(self) -> RemoteStep:

@@ -83,10 +83,10 @@ class RemoteStep:
 
     @property
     def session_end(self) -> SessionEnd:
-        """How the session ends; None leaves it to the next attempt, which may go on with its run."""
+        """How the session ends; None leaves it to the next attempt, which may take up the step that its run holds."""
         if self._saved is not None:
             return "success"
-        return "errored" if self._vetoed else None
+        return None if self._run.unfinished and not self._vetoed else "errored"
 
     async def take(self) -> dict[str, float]:
         """Take the step and save it, unless an earlier attempt has; returns its metrics."""
