@@ -39,6 +39,7 @@ class _Session:
         self._samplers: dict[str | None, asyncio.Task[tinker.SamplingClient]] = {}
         self._users = 0
         self._retired = False
+        self._closing: asyncio.Task[None] | None = None
 
     @asynccontextmanager
     async def used(self) -> AsyncIterator[None]:
@@ -48,12 +49,12 @@ class _Session:
             yield
         finally:
             self._users -= 1
-            await self._close_if_idle()
+            self._close_if_idle()
 
-    async def retire(self) -> None:
-        """Close it when its requests are answered."""
+    def retire(self) -> asyncio.Task[None] | None:
+        """Close it when its requests are answered; returns the closing if there are none."""
         self._retired = True
-        await self._close_if_idle()
+        return self._close_if_idle()
 
     async def sampler(self, checkpoint: str | None, deadline: Deadline) -> tinker.SamplingClient:
         """The sampler of a checkpoint, made by the first request for it."""
@@ -68,9 +69,11 @@ class _Session:
         """No further request is for this checkpoint."""
         self._samplers.pop(checkpoint, None)
 
-    async def _close_if_idle(self) -> None:
-        if self._retired and not self._users:
-            await self.connection.close()
+    def _close_if_idle(self) -> asyncio.Task[None] | None:
+        if self._retired and not self._users and self._closing is None:
+            # Nobody waits for it but the process's end: it may take ten seconds.
+            self._closing = asyncio.ensure_future(self.connection.close())
+        return self._closing
 
 
 class Service:
@@ -120,7 +123,9 @@ class Service:
 
     async def close(self) -> None:
         """End the session. Raises nothing."""
-        await self._session.retire()
+        closing = self._session.retire()
+        if closing is not None:
+            await closing
 
     async def _with_session(self, work: Callable[[_Session], Awaitable[_T]]) -> _T:
         session = self._session
@@ -128,13 +133,13 @@ class Service:
             async with session.used():
                 return await work(session)
         except TinkerServiceError as error:
-            if not await self._renewed(session, error.fault):
+            if not self._renewed(session, error.fault):
                 raise
         session = self._session
         async with session.used():
             return await work(session)
 
-    async def _renewed(self, lost: _Session, fault: ServiceFault) -> bool:
+    def _renewed(self, lost: _Session, fault: ServiceFault) -> bool:
         """Whether there is another session to try than the one with this fault."""
         least = _BETWEEN_SESSIONS_SECONDS.get(fault)
         if least is None:
@@ -144,7 +149,7 @@ class Service:
                 return False
             logger.warning("The session with the Tinker service is opened anew")
             self._session = self._new_session()
-            await lost.retire()
+            lost.retire()
         return True
 
     def _new_session(self) -> _Session:
