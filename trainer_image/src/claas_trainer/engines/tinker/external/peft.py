@@ -64,6 +64,17 @@ def adapter_sizes(shape: ModelShape, rank: int) -> dict[str, tuple[int, int]]:
     return sizes
 
 
+def effectless_files(shape: ModelShape, rank: int, seed: int) -> dict[str, FileContent]:
+    """PEFT's two files of a LoRA without effect: A as PEFT begins it, B zero. Its alpha does not matter."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, size in sorted(adapter_sizes(shape, rank).items()):
+        tensors[name] = torch.zeros(size)
+        if ".lora_A." in name:
+            tensors[name].uniform_(-(size[1] ** -0.5), size[1] ** -0.5, generator=generator)
+    return _files(tensors, rank, rank)
+
+
 def peft_files(
     config: object, tensors: Mapping[str, Tensor], shape: ModelShape, rank: int, where: str
 ) -> dict[str, FileContent]:
@@ -82,10 +93,14 @@ def peft_files(
         )
     named = {_published(name): tensor for name, tensor in tensors.items()}
     _check(named, adapter_sizes(shape, rank), where)
-    layers = tuple(sorted({name.split(".")[-3] for name in named}))
+    return _files(named, rank, alpha)
+
+
+def _files(tensors: Mapping[str, Tensor], rank: int, alpha: float) -> dict[str, FileContent]:
+    layers = tuple(sorted({name.split(".")[-3] for name in tensors}))
     return {
         ADAPTER_CONFIG_FILE: Bytes(config_file(LoraShape(rank, alpha, layers))),
-        ADAPTER_WEIGHTS_FILE: Tensors(named, {"format": "pt"}),
+        ADAPTER_WEIGHTS_FILE: Tensors(tensors, {"format": "pt"}),
     }
 
 
