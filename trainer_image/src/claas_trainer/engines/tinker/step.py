@@ -20,6 +20,7 @@ from claas_tinker_client.connection import Account, TinkerConnection
 from claas_tinker_client.errors import ServiceFault, TinkerServiceError
 from claas_tinker_client.version_file import TinkerVersion
 from claas_trainer.engines.base import EngineReadiness, EngineTask, RemoteTask, TrainedVersion
+from claas_trainer.engines.tinker.external.export import Exporter
 from claas_trainer.engines.tinker.failures import service_failures
 from claas_trainer.engines.tinker.journal import RemoteJournal
 from claas_trainer.engines.tinker.objective import BatchLoss, ScoredSample
@@ -35,6 +36,7 @@ from claas_trainer.model.config import read_config
 from claas_trainer.sdpo.batch import TokenSample, check_samples, digest
 from claas_trainer.sdpo.distance import check_distance
 from claas_trainer.sdpo.errors import SdpoError
+from claas_trainer.store.content import FileContent
 from claas_trainer.store.record import RemoteProvenance
 from claas_trainer.store.versions import StoredVersion
 
@@ -60,9 +62,10 @@ class RemoteStep:
         run: RemoteRun,
         scorer: Scorer | None,
         earlier: Mapping[int, StoredVersion],
+        exporter: Exporter | None,
     ) -> None:
         """`scorer`: None if an earlier attempt has taken and saved the step. `earlier`: the usable versions that
-        answered."""
+        answered. `exporter`: None if no adapter is to be exported."""
         self.number = task.version
         """The number of the version to make."""
         self._samples = payload.samples
@@ -74,12 +77,16 @@ class RemoteStep:
         self._run = run
         self._scorer = scorer
         self._earlier = earlier
+        self._exporter = exporter
+        self._exported: Mapping[str, FileContent] = {}
         self._saved: Checkpoints | None = None
         self._vetoed = False
 
     def describe(self) -> EngineReadiness:
         """Properties for the attempt."""
-        return EngineReadiness(_VERSION_BYTES, unusable=frozenset(self._task.earlier.keys() - self._earlier.keys()))
+        exported = self._exporter.size_bytes if self._exporter else 0
+        unusable = frozenset(self._task.earlier.keys() - self._earlier.keys())
+        return EngineReadiness(_VERSION_BYTES + exported, unusable=unusable)
 
     @property
     def session_end(self) -> SessionEnd:
@@ -99,6 +106,9 @@ class RemoteStep:
             except SdpoError:
                 self._vetoed = True
                 raise
+        if self._exporter is not None:
+            self._task.tell_progress("exporting the weights")
+            self._exported = await self._exporter.files(self._saved.state_path)
         return dict(self._saved.metrics)
 
     async def _asked_beforehand(self) -> tuple[list[ScoredSample], bool | None]:
@@ -156,7 +166,7 @@ class RemoteStep:
             raise EngineError(FailureReason.INTERNAL, "engine tinker: asked for a version before the step was taken")
         made = next_version(self._parent, saved.run, saved.state_path, saved.sampler_path)
         return TrainedVersion(
-            version_file(made),
+            {**version_file(made), **self._exported},
             saved.metrics,
             {**library_versions(), "tinker": version("tinker")},
             self._provenance(saved),
@@ -191,12 +201,13 @@ async def prepare(
     with service_failures():
         model = await connection.check_model(base_model, deadline)
     check_length(payload.samples, model.max_context_length)
+    exporter = Exporter.of(connection, task.model, parent.rank, deadline) if _settings(remote).export else None
     checkpoint = f"{remote.job.uid}-v{task.version}"
     start = RunStart(base_model, parent.rank, parent.seed, parent.state_path, checkpoint)
     journal = RemoteJournal(remote.journal, remote.job.attempt)
     run = await RemoteRun.begin(connection, journal, start, deadline)
     if run.found is not None:
-        return RemoteStep(payload, task, connection, deadline, parent, run, None, task.earlier)
+        return RemoteStep(payload, task, connection, deadline, parent, run, None, task.earlier, exporter)
     with service_failures():
         base = await connection.sampler(None, base_model, deadline)
         student = base
@@ -205,7 +216,7 @@ async def prepare(
         earlier = await _earlier_samplers(connection, task.earlier, base_model, deadline)
     scorer = Scorer(connection, Samplers(base, student, earlier), start, config, deadline, task.tell_progress)
     usable = {number: task.earlier[number] for number in earlier}
-    return RemoteStep(payload, task, connection, deadline, parent, run, scorer, usable)
+    return RemoteStep(payload, task, connection, deadline, parent, run, scorer, usable, exporter)
 
 
 def connect(remote: RemoteTask) -> TinkerConnection:
