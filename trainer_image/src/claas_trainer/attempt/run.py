@@ -127,6 +127,7 @@ async def _take_step(
         metrics = _serving_metrics(pause)
         stored, timings = publish(task, store, number, name, await engine.trained(), batch, metrics, timings)
         journal.keep(VersionPublished(attempt=task.attempt, at=datetime.now(UTC), version=number))
+        resources.push_async_callback(engine.tidy, store, number)
         return stored, timings
 
 

@@ -15,7 +15,7 @@ from claas_trainer.engines.access import GpuNeed, ServingAccess
 from claas_trainer.store.content import FileContent
 from claas_trainer.store.journal import RunJournal
 from claas_trainer.store.record import Provenance
-from claas_trainer.store.versions import StoredVersion
+from claas_trainer.store.versions import StoredVersion, VersionStore
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,11 @@ class TrainingEngine(ABC):
     @abstractmethod
     async def trained(self) -> TrainedVersion:
         """The version that `distill` made."""
+
+    async def tidy(self, store: VersionStore, version: int) -> None:
+        """Clear away elsewhere what no step needs any more, after this version was published and put into service.
+        Raises nothing."""
+        return
 
     async def close(self) -> None:
         """Free all resources."""

@@ -169,6 +169,16 @@ class RunJournal:
             log("journal-not-pruned", path=str(folder), why=errno_name(error))
 
 
+def journals(root: Path) -> list[tuple[Entry, ...]]:
+    """The entries of all jobs' journals below an adapter's folder; empty if unreadable."""
+    try:
+        paths = sorted((root / JOURNAL_FOLDER).glob("*.jsonl"))
+    except OSError as error:
+        log("journals-not-read", path=str(root), why=errno_name(error))
+        return []
+    return [_read(path) for path in paths]
+
+
 def story(entries: Sequence[Entry]) -> str:
     """Progress of the last attempt, for people; empty if no attempt started."""
     begun = next((entry for entry in reversed(entries) if isinstance(entry, AttemptBegun)), None)

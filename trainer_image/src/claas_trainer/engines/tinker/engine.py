@@ -13,6 +13,7 @@ from claas_crds.v1alpha1.engine import EngineName, EngineSpec
 from claas_trainer.engines.base import EngineReadiness, EngineTask, RemoteTask, TrainedVersion, TrainingEngine
 from claas_trainer.errors import EngineError, InputError
 from claas_trainer.heavy_imports import first_import_of
+from claas_trainer.store.versions import VersionStore
 
 if TYPE_CHECKING:
     from claas_tinker_client.connection import TinkerConnection
@@ -57,6 +58,12 @@ class TinkerEngine(TrainingEngine):
 
     async def trained(self) -> TrainedVersion:
         return self._step.trained()
+
+    async def tidy(self, store: VersionStore, version: int) -> None:
+        from claas_trainer.engines.tinker.checkpoints import tidy
+
+        if self._connection is not None:
+            await tidy(self._connection, store, version, self._step.superseded_ttl_seconds)
 
     async def close(self) -> None:
         if self._connection is not None:

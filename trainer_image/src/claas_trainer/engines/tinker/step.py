@@ -89,6 +89,12 @@ class RemoteStep:
         return EngineReadiness(_VERSION_BYTES + exported, unusable=unusable)
 
     @property
+    def superseded_ttl_seconds(self) -> int:
+        """Time to live of the checkpoints of versions that no step starts from."""
+        assert self._task.remote is not None
+        return _settings(self._task.remote).superseded_checkpoint_ttl_seconds
+
+    @property
     def session_end(self) -> SessionEnd:
         """How the session ends; None leaves it to the next attempt, which may take up the step that its run holds."""
         if self._saved is not None:
