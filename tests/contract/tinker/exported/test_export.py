@@ -184,6 +184,7 @@ async def test_a_step_whose_export_failed_is_not_published_half_and_whole_by_the
     assert not [path for path in side.store.versions.iterdir() if path.name.startswith(".")]
     peer.clear_failures()
     version = await side.step(samples(1, recorded=False), TRAINING)
+    assert len(peer.called(Operation.OPTIM_STEP)) == 1
     assert (by_peft(tinker_model, version) - by_peer(peer, version)).abs().max() < 1e-4
 
 

@@ -28,7 +28,7 @@ SHORTEST_SECONDS = 3600
 TIDY_SECONDS = 30.0
 
 
-class Limits(BaseModel):
+class CheckpointLimits(BaseModel):
     """Content of the file: the checkpoints that were given a time to live, in seconds."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -62,7 +62,9 @@ async def tidy(connection: TinkerConnection, store: VersionStore, head: int, ttl
             if seconds is not None:
                 done[path] = seconds
         if due:
-            write_annotation(store.root, LIMITS_FILE, Limits(seconds=done).model_dump_json(indent=1).encode())
+            write_annotation(
+                store.root, LIMITS_FILE, CheckpointLimits(seconds=done).model_dump_json(indent=1).encode()
+            )
     except (StoreError, TinkerServiceError) as error:
         log("checkpoints-not-tidied", why=error.message)
 
@@ -103,7 +105,7 @@ def _checkpoints(version: Path) -> set[str]:
 def _read(root: Path) -> dict[str, int]:
     data = read_annotation(root, LIMITS_FILE)
     try:
-        return dict(Limits.model_validate_json(data).seconds) if data is not None else {}
+        return dict(CheckpointLimits.model_validate_json(data).seconds) if data is not None else {}
     except ValidationError:
         return {}
 
