@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
 from claas_kube.objects.resources import AdapterObject
@@ -37,6 +38,12 @@ def proxy(scene: Scene) -> str:
     return tinker.proxy_url(scene.stack, scene.adapter())
 
 
+def saves(service: str) -> int:
+    """How many times the service was asked to save a training state."""
+    calls = httpx.get(f"{service}/peer/calls", trust_env=False).raise_for_status().json()
+    return sum(call["operation"] == "save_state" for call in calls)
+
+
 def test_a_wrong_key_is_told_and_the_right_one_brings_version_0_into_service(remote: Scene) -> None:
     def refused() -> AdapterObject | None:
         found = remote.adapter()
@@ -65,12 +72,12 @@ def test_a_step_makes_a_version_that_the_proxy_answers_with_and_no_request_fails
 def test_a_trainer_that_is_killed_in_mid_step_leaves_one_version_and_the_old_one_answers_meanwhile(
     remote: Scene,
 ) -> None:
+    service = tinker.base_url(remote.stack, NAMESPACE)
+    slow = {"at": ["save_state"], "effect": {"kind": "slow", "seconds": 5}, "first": 1, "times": 1}
+    httpx.post(f"{service}/peer/failures", json=slow, trust_env=False).raise_for_status()
+    before = saves(service)
     job = remote.apply("killed")
-
-    def training() -> bool:
-        return remote.job("killed").status.phase == "Training"
-
-    wait_for("the step", training, 120)
+    wait_for("the step to be taken", lambda: saves(service) > before, 120)
     processes.kill(remote.running_trainer(job))
     assert remote.answered_by(proxy(remote)) == f"{ADAPTER}@1"
     job = remote.finished("killed", 180)
