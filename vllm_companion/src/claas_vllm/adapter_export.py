@@ -27,14 +27,6 @@ async def send_adapter(alias: Alias, receive: Receive, send: Send) -> None:
     with ExitStack() as opened:
         try:
             files = await asyncio.to_thread(_open, Path(alias.path), opened)
-        except FileNotFoundError as error:
-            name = Path(str(error.filename)).name
-            raise ControlError(
-                404,
-                "NotFoundError",
-                f"{alias.target} has no {name} in {alias.path}; of an adapter whose weights the Tinker service keeps,"
-                " only versions made with spec.engine.tinker.export have one",
-            ) from None
         except OSError as error:
             raise ControlError(
                 404, "NotFoundError", f"{alias.target} can't be read from {alias.path}: {error.strerror}"
