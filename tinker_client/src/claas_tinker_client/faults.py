@@ -6,6 +6,7 @@ and without anything that looks like a key.
 
 from __future__ import annotations
 
+import logging
 import re
 from enum import Enum
 from pathlib import Path
@@ -141,3 +142,13 @@ def _words(body: object) -> str:
         return ""
     plain = _LIST.sub("[...]", _SECRET.sub("...", " ".join(body.split())))
     return f": {plain if len(plain) <= _QUOTED else plain[:_QUOTED] + '...'}"
+
+
+def _is_told_elsewhere(record: logging.LogRecord) -> bool:
+    """Whether a line of asyncio's log is of a failure that nobody waits for any more; it has the service's words."""
+    error = record.exc_info[1] if record.exc_info else None
+    return any(isinstance(each, tinker.TinkerError) for each in (error, error.__cause__ if error else None))
+
+
+# When a call fails, those beside it are given up, and the SDK's loop would log how they fail.
+logging.getLogger("asyncio").addFilter(lambda record: not _is_told_elsewhere(record))
