@@ -134,6 +134,8 @@ class TinkerConnection:
             client = tinker.ServiceClient(project_id=account.project, base_url=account.base_url, api_key=key)
             # The session is opened by the first use, which blocks.
             await self.call("to open a session", lambda: in_thread(lambda: client.holder), deadline)
+            # Its loop would print what nobody waits for any more, with the service's words.
+            client.holder.get_loop().set_exception_handler(lambda loop, context: None)
             self._service = client
         return self._service
 

@@ -23,8 +23,7 @@ from claas_tinker_client.connection import TinkerConnection
 from claas_tinker_client.errors import ServiceFault, TinkerServiceError
 from claas_trainer.engines.tinker.digests import step_digest
 from claas_trainer.engines.tinker.failures import service_failures
-from claas_trainer.engines.tinker.journal import Checkpoints as Checkpoints
-from claas_trainer.engines.tinker.journal import EarlierRun, RemoteJournal
+from claas_trainer.engines.tinker.journal import Checkpoints, EarlierRun, RemoteJournal
 from claas_trainer.logs import log
 from claas_trainer.store.journal import RemoteCall
 

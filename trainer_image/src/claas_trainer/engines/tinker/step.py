@@ -22,10 +22,10 @@ from claas_tinker_client.version_file import TinkerVersion
 from claas_trainer.engines.base import EngineReadiness, EngineTask, RemoteTask, TrainedVersion
 from claas_trainer.engines.tinker.external.export import Exporter
 from claas_trainer.engines.tinker.failures import service_failures
-from claas_trainer.engines.tinker.journal import RemoteJournal
+from claas_trainer.engines.tinker.journal import Checkpoints, RemoteJournal
 from claas_trainer.engines.tinker.objective import BatchLoss, ScoredSample
 from claas_trainer.engines.tinker.optimizer_check import optimizer_restored
-from claas_trainer.engines.tinker.remote_run import Checkpoints, RemoteRun, RunStart
+from claas_trainer.engines.tinker.remote_run import RemoteRun, RunStart
 from claas_trainer.engines.tinker.scoring import Samplers, Scorer
 from claas_trainer.engines.tinker.settings import adam_params, check_length, service_model, step_config
 from claas_trainer.engines.tinker.version import next_version, read_parent, state_ref, version_file
