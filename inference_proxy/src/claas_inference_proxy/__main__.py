@@ -15,7 +15,8 @@ from claas_inference_proxy.settings import read_settings
 
 _EXIT_CONFIGURATION = 78
 """sysexits.h: something is wrong with the configuration."""
-_SHUTDOWN_SECONDS = 30
+SHUTDOWN_SECONDS = 100
+"""How long answers that are under way are waited for; the pod has 120 s in all."""
 
 
 def main() -> int:
@@ -37,7 +38,7 @@ def main() -> int:
         access_log=False,
         log_config=None,
         lifespan="on",
-        timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     return 0
 

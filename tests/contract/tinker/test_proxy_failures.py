@@ -138,6 +138,22 @@ def test_with_a_wrong_key_the_proxy_waits_for_the_right_one(tmp_path: Path) -> N
         assert "tml-" not in proxy.log.read_text().replace("tml-)", "")
 
 
+def test_a_key_that_is_replaced_before_the_first_request_is_used(tmp_path: Path) -> None:
+    """Only then are the model's limits asked for, by a session that has the old key."""
+    model, another = build_tiny_qwen3(tmp_path / "model"), "tml-another-key"
+    with TinkerPeer(model, api_key=KEY) as peer:
+        site = ProxySite(peer, [], ProxyServer(model, peer.url, peer.model_name, tmp_path / "proxy"))
+        site.publish(0)
+        site.proxy.launch().wait_until_ready()
+        try:
+            peer.accept(another)
+            site.proxy.key_file.write_text(another)
+            time.sleep(5)  # Sessions are not opened more often than that.
+            assert ask(site).is_success
+        finally:
+            site.proxy.stop()
+
+
 async def test_an_answer_whose_client_has_left_is_not_waited_for(impatient: ProxySite) -> None:
     site = impatient
     site.peer.fail(Operation.SAMPLE, NeverComes(), times=1)

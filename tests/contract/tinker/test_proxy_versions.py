@@ -142,6 +142,27 @@ async def test_the_version_that_was_chosen_is_served_again_after_a_restart(new_s
         assert checked is Verification.ANSWERED
 
 
+async def test_a_version_that_is_gone_keeps_no_pod_from_becoming_ready(new_site: Make) -> None:
+    """Nobody asks a pod that is not ready, so nobody could give it another version."""
+    site = new_site()
+    for number in (1, 2, 3):
+        site.publish(number)
+    forget(site, 3)
+    site.proxy.launch().wait_until_ready()
+    async with client_of(site) as client:
+        found = await loaded_version(client, SERVED_NAME)
+        assert found is not None
+        assert found.version == 2
+    forget(site, 2)
+    site.proxy.stop()
+    # Its alias folder outlives the container.
+    site.proxy.launch().wait_until_ready()
+    async with client_of(site) as client:
+        found = await loaded_version(client, SERVED_NAME)
+        assert found is not None
+        assert found.version == 1
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -201,6 +222,12 @@ async def test_streams_go_on_through_five_refreshes_each_with_one_version(new_si
         print(f"{sum(answered.values())} streams: {dict(sorted(answered.items()))}")
         assert answered[VERSIONS] > 0
         assert len(answered) == VERSIONS
+
+
+def forget(site: ProxySite, number: int) -> None:
+    """Have the version's checkpoint expire."""
+    file = site.folder(number) / "tinker.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "sampler_path": "tinker://gone/sampler_weights/v1"}))
 
 
 async def _greedy(site: ProxySite, number: int) -> tuple[int, ...]:

@@ -134,6 +134,10 @@ class TinkerPeer:
     def clear_failures(self) -> None:
         self._rules.clear()
 
+    def accept(self, api_key: str) -> None:
+        """Take this key alone from now on."""
+        self._api_key = api_key
+
     def cut(self, seconds: float | None = None) -> None:
         """Be gone, as from the network, for so long or until `come_back`: what was accepted is done all the same."""
         self._listener.cut()

@@ -53,6 +53,13 @@ def test_arguments_tools_and_an_open_last_message_reach_the_template(make_tokeni
     assert ours.render(begun, answer_next=False, go_on=True).endswith("<|im_start|>assistant\nIt is")
 
 
+@pytest.mark.parametrize("name", ["chat_template", "tokenize"])
+def test_a_request_brings_no_template_of_its_own_by_its_arguments(name: str, make_tokenizer: Make) -> None:
+    """A template is a program: it could keep the proxy busy for ever."""
+    with pytest.raises(RefusalError, match=f"chat_template_kwargs can't set {name}"):
+        make_tokenizer(KINDS["chatml"]).render([{"role": "user", "content": "a"}], arguments={name: "{{ 1 + 1 }}"})
+
+
 def test_what_a_template_refuses_is_told_without_the_words(make_tokenizer: Make) -> None:
     ours = make_tokenizer(Kind(NO_SYSTEM, "<|im_end|>"))
     with pytest.raises(RefusalError, match="a conversation of system, user") as caught:

@@ -1,4 +1,4 @@
-"""Which version is served from the start: the newest that the service keeps and serving did not reject."""
+"""Which versions may be served from the start: those that the service made and serving did not reject."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from claas_crds.v1alpha1.lora import LoraSpec
 from claas_crds.v1alpha1.version import VersionVerdict
-from claas_inference_proxy.adapters.volume import newest_version
+from claas_inference_proxy.adapters.volume import servable_versions
 from claas_tinker_client.version_file import VERSION_FILE, TinkerVersion
 from claas_trainer.store.record import RECORD_FILE, VersionRecord
 from claas_trainer.store.verdict import write_verdict
@@ -29,17 +29,17 @@ def make(adapter: Path, number: int, *, says: int | None = None, here: bool = Tr
     return folder
 
 
-def test_the_newest_by_number_is_served(tmp_path: Path) -> None:
+def test_the_newest_by_number_comes_first(tmp_path: Path) -> None:
     for number in (0, 9, 10):
         make(tmp_path, number)
-    assert newest_version(tmp_path) == 10
+    assert servable_versions(tmp_path) == [10, 9, 0]
 
 
 @pytest.mark.parametrize("verdict", [VersionVerdict.SERVED, VersionVerdict.UNTRIED])
 def test_one_that_was_not_rejected_may_be(tmp_path: Path, verdict: VersionVerdict) -> None:
     make(tmp_path, 0)
     write_verdict(make(tmp_path, 1), verdict)
-    assert newest_version(tmp_path) == 1
+    assert servable_versions(tmp_path)[0] == 1
 
 
 def test_rejected_unfinished_foreign_and_broken_ones_are_passed_over(tmp_path: Path) -> None:
@@ -51,15 +51,15 @@ def test_rejected_unfinished_foreign_and_broken_ones_are_passed_over(tmp_path: P
     make(tmp_path, 8, here=False)
     make(tmp_path, 9, says=2)
     (make(tmp_path, 11) / RECORD_FILE).write_text("{")
-    assert newest_version(tmp_path) == 3
+    assert servable_versions(tmp_path) == [3]
 
 
 def test_an_unreadable_verdict_is_none(tmp_path: Path) -> None:
     (make(tmp_path, 1) / "verdict.json").write_text("{")
-    assert newest_version(tmp_path) == 1
+    assert servable_versions(tmp_path)[0] == 1
 
 
 def test_there_may_be_none(tmp_path: Path) -> None:
-    assert newest_version(tmp_path) is None
+    assert servable_versions(tmp_path) == []
     (tmp_path / "versions").mkdir()
-    assert newest_version(tmp_path) is None
+    assert servable_versions(tmp_path) == []

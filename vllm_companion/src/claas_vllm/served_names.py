@@ -28,9 +28,9 @@ class ServedNames:
         """Whether the names survive a restart."""
         return self._folder.persisted
 
-    def kept(self, name: str) -> bool:
-        """Whether a name is on the volume, though its version may not be loaded."""
-        return any(alias.name == name for alias in self._folder.read())
+    def kept(self, name: str) -> Alias | None:
+        """A name as it is on the volume, though its version may not be loaded."""
+        return next((alias for alias in self._folder.read() if alias.name == name), None)
 
     async def restore(self, application: object) -> None:
         """Load and serve the aliases on the volume that are not served yet. Adapters that can't be loaded are

@@ -6,8 +6,8 @@ import asyncio
 import logging
 
 from claas_inference_proxy.adapters.loaded import Models
-from claas_inference_proxy.adapters.volume import newest_version
-from claas_inference_proxy.errors import ProxyError
+from claas_inference_proxy.adapters.volume import servable_versions
+from claas_inference_proxy.errors import ProxyError, RefusalError
 from claas_inference_proxy.settings import Settings
 from claas_inference_proxy.upstream.sampling import Ask
 from claas_inference_proxy.upstream.service import Service
@@ -25,8 +25,9 @@ _TRY_SECONDS = 60.0
 
 
 class Keeper:
-    """Looks after the served name. The operator's and the trainer's choice of a version always stands: a version is
-    chosen here only as long as nobody has chosen one."""
+    """Looks after the served name. The operator's and the trainer's choice of a version stands: a version is chosen here
+    only as long as nobody has chosen one that can be loaded. Without one the pod would not become ready, and nobody
+    asks a pod that is not."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class Keeper:
         if self._names.table.get(self._name) is None and not self._begun:
             await self._names.restore(self._application)
             if self._names.table.get(self._name) is None:
-                await self._serve_newest()
+                await self._serve_any()
         alias = self._names.table.get(self._name)
         if alias is None:
             return
@@ -94,14 +95,25 @@ class Keeper:
     def _has_answered(self, alias: Alias) -> bool:
         return self._names.table.verified(self._name) or alias.target in self._answered
 
-    async def _serve_newest(self) -> None:
-        if self._names.kept(self._name):
-            raise ProxyError(f"the version that {self._name} had before can't be loaded")
-        number = newest_version(self._directory)
-        if number is None:
-            raise ProxyError(f"{self._directory} has no version yet")
-        target, path = f"{self._name}@{number}", str(self._directory / "versions" / str(number))
-        if all(model.name != target for model in self._models):
-            await self._models.load(target, path, Deadline.after(_TRY_SECONDS))
-        if self._names.table.get(self._name) is None:
-            await self._names.point(self._application, Alias(self._name, target, path, number, None))
+    async def _serve_any(self) -> None:
+        """Serve the version that the name had before, or else the newest; older ones where a version can't be
+        loaded, which the service or the volume has no more."""
+        kept = self._names.kept(self._name)
+        numbers = servable_versions(self._directory)
+        candidates = [Alias(self._name, f"{self._name}@{each}", self._path(each), each, None) for each in numbers]
+        refused = ""
+        for alias in [kept, *candidates] if kept is not None else candidates:
+            if all(model.name != alias.target for model in self._models):
+                try:
+                    await self._models.load(alias.target, alias.path, Deadline.after(_TRY_SECONDS))
+                except RefusalError as error:
+                    refused = refused or str(error)
+                    logger.warning("%s", error)
+                    continue
+            if self._names.table.get(self._name) is None:
+                await self._names.point(self._application, alias)
+            return
+        raise ProxyError(refused or f"{self._directory} has no version yet")
+
+    def _path(self, number: int) -> str:
+        return str(self._directory / "versions" / str(number))

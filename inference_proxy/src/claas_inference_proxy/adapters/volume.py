@@ -31,16 +31,16 @@ class _Verdict(BaseModel):
     verdict: VersionVerdict
 
 
-def newest_version(adapter: Path) -> int | None:
-    """The newest version below the adapter's folder that the service keeps and serving did not reject. None if there
-    is none yet. Raises OSError if the volume fails."""
+def servable_versions(adapter: Path) -> list[int]:
+    """The versions below the adapter's folder that the service made and serving did not reject, the newest first.
+    Raises OSError if the volume fails."""
     versions = adapter / "versions"
     try:
         names = [each.name for each in versions.iterdir()]
     except FileNotFoundError:
-        return None
+        return []
     numbers = sorted((int(name) for name in names if _NUMBER.fullmatch(name)), reverse=True)
-    return next((number for number in numbers if _is_servable(versions / str(number), number)), None)
+    return [number for number in numbers if _is_servable(versions / str(number), number)]
 
 
 def _is_servable(folder: Path, number: int) -> bool:

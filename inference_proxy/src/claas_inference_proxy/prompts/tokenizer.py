@@ -24,6 +24,8 @@ LONGEST_CHARACTER = 4
 _PARTIAL = "\ufffd"
 _CONFUSED = "Invalid prefix encountered"
 _MARKER = "marker"
+_OURS = frozenset({"chat_template", "tokenize"})
+"""Arguments of the rendering that no request may set: a template of a client's is a program of its."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class Tokenizer:
         `answer_next`, into the last message with `go_on`. Raises RefusalError, without a word of the conversation."""
         if not messages:
             raise bad_value("messages must have at least one message", "messages")
+        if theirs := sorted(_OURS & (arguments or {}).keys()):
+            raise bad_value(f"chat_template_kwargs can't set {', '.join(theirs)}", "chat_template_kwargs")
         try:
             return str(
                 self._tokenizer.apply_chat_template(

@@ -86,7 +86,11 @@ class Service:
 
     async def context_length(self, deadline: Deadline) -> int | None:
         """Longest prompt with its answer, in tokens; None if the service does not say."""
-        return (await self._session.connection.check_model(self.base_model, deadline)).max_context_length
+
+        async def ask(session: _Session) -> int | None:
+            return (await session.connection.check_model(self.base_model, deadline)).max_context_length
+
+        return await self._with_session(ask)
 
     async def prepare(self, checkpoint: str | None, deadline: Deadline) -> None:
         """Make the sampler of a checkpoint, or of the base model."""
