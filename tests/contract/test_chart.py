@@ -486,5 +486,13 @@ def test_the_notes_say_what_to_do_next(helm: Path) -> None:
     assert "kind: DistillJob" in text
 
 
+def test_the_notes_show_an_adapter_of_the_release_s_execution_mode(helm: Path) -> None:
+    """The other one would be refused: a vLLM needs weights, the proxy the service."""
+    local, tinker = notes(helm), notes(helm, "executionMode=tinker")
+    assert ("deploymentRef" in local, "tinkerProxy" in local) == (True, False)
+    assert ("deploymentRef" in tinker, "tinkerProxy" in tinker) == (False, True)
+    assert "kubectl create secret generic claas-tinker" in tinker
+
+
 def test_the_notes_warn_when_the_crds_are_not_part_of_the_release(helm: Path) -> None:
     assert "kubectl get crd loraadapters.claas.dev" in notes(helm, "crds.enabled=false", "watchNamespaces={a}")

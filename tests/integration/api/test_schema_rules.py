@@ -272,6 +272,14 @@ def test_a_wrong_adapter_is_refused_with_a_message_that_names_the_field(
     refused(server, changed(ADAPTER, row[0], row[1]), row[2])
 
 
+@pytest.mark.parametrize("name", ["a" * 51, "1tone", "my.tone"])
+def test_a_name_that_no_service_can_have_is_refused_with_a_proxy(server: ApiServer, name: str) -> None:
+    said = "with serving.tinkerProxy a Service is named after metadata.name"
+    refused(server, changed(changed(ADAPTER, "spec", proxied()), "metadata.name", name), said)
+    longest = changed(changed(ADAPTER, "spec", proxied()), "metadata.name", "a" * 50)
+    assert server.create(longest, dry_run=True).status == 201
+
+
 @pytest.mark.parametrize("row", WRONG_JOBS, ids=case)
 def test_a_wrong_job_is_refused_with_a_message_that_names_the_field(
     server: ApiServer, row: tuple[str, JsonValue, str]

@@ -256,6 +256,10 @@ class LoraAdapterStatus(ResourceModel):
     """The DistillJob that is taking a step on this adapter."""
 
 
+PROXIED_NAME_LIMIT = 50
+"""Longest name of an adapter with an inference proxy: Services have names of 63 characters, with a suffix of 13."""
+
+
 class LoraAdapter(ResourceModel):
     """A LoRA adapter that keeps learning: apply DistillJobs that carry feedback, and each puts a new version into
     service."""
@@ -267,7 +271,13 @@ class LoraAdapter(ResourceModel):
                     "rule": f"has(self.spec.serving.servedName) || size(self.metadata.name) <= {SERVED_NAME_LIMIT}",
                     "message": f"metadata.name is the served name and may have {SERVED_NAME_LIMIT} characters: set"
                     " spec.serving.servedName, or choose a shorter name",
-                }
+                },
+                {
+                    "rule": "!has(self.spec.serving.tinkerProxy) || self.metadata.name.matches('"
+                    f"^[a-z]([-a-z0-9]{{0,{PROXIED_NAME_LIMIT - 2}}}[a-z0-9])?$')",
+                    "message": "with serving.tinkerProxy a Service is named after metadata.name, which must begin"
+                    f" with a letter and may have {PROXIED_NAME_LIMIT} characters: a to z, 0 to 9 and -",
+                },
             ]
         }
     )

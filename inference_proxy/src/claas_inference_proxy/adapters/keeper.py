@@ -25,9 +25,9 @@ _TRY_SECONDS = 60.0
 
 
 class Keeper:
-    """Looks after the served name. The operator's and the trainer's choice of a version stands: a version is chosen here
-    only as long as nobody has chosen one that can be loaded. Without one the pod would not become ready, and nobody
-    asks a pod that is not."""
+    """Looks after the served name. The operator's and the trainer's choice of a version stands: a version is chosen
+    here only as long as nobody has chosen one that can be loaded. Without one the pod would not become ready, and
+    nobody asks a pod that is not."""
 
     def __init__(
         self,

@@ -219,7 +219,8 @@ def _pod_spec(
         spec["resourceClaims"] = [
             {"name": claim.name, "resourceClaimName": claim.resource_claim_name} for claim in trainer.resource_claims
         ]
-    if trainer.same_node_as_serving and serving is not None:
+    # Beside a proxy in any case: the volume may be on its node alone.
+    if (trainer.same_node_as_serving or adapter.spec.serving.tinker_proxy is not None) and serving is not None:
         shares_gpu = command is TrainerCommand.RUN and not computes_elsewhere(adapter, settings.engine)
         spec["affinity"] = {"podAffinity": beside(serving, required=shares_gpu)}
     return spec

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import secrets
 
 from claas_kube.api import Api
-from claas_kube.errors import Conflict
 from claas_kube.objects.meta import ObjectMeta
 from claas_kube.objects.resources import AdapterObject
 from claas_kube.resources import DEPLOYMENTS, SECRETS, SERVICES
@@ -31,10 +29,9 @@ class ProxyMaker:
         self._settings = settings
 
     async def create_token(self, adapter: AdapterObject) -> None:
-        """Choose a control token; one that exists stays."""
+        """Choose a control token, also where its Secret is there and holds none."""
         manifest = proxy_token(adapter, secrets.token_urlsafe(_TOKEN_BYTES))
-        with contextlib.suppress(Conflict):
-            await self._api.create(SECRETS, adapter.metadata.namespace, manifest)
+        await self._api.apply(SECRETS, adapter.metadata.namespace, manifest)
 
     async def apply(self, adapter: AdapterObject) -> None:
         """Make its Deployment and Service as they should be; what others added to them stays."""

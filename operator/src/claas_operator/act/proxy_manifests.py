@@ -29,6 +29,7 @@ CONTAINER = "inference-proxy"
 ALIAS_DIRECTORY = "/var/lib/claas/aliases"
 TERMINATION_GRACE_SECONDS = 120
 """For the answers that are under way when a pod is replaced."""
+STOPPING_SECONDS = 5
 REQUESTS: Manifest = {"cpu": "100m", "memory": "768Mi"}
 LIMITS: Manifest = {"memory": "2Gi"}
 
@@ -128,6 +129,8 @@ def _container(adapter: AdapterObject, settings: Settings, mounts: list[JsonValu
         "startupProbe": _probe("/health", period=2, failures=60),
         "livenessProbe": _probe("/health", period=10, failures=6),
         "readinessProbe": _probe("/ready", period=2, failures=3),
+        # Requests come until every node knows that the pod is going.
+        "lifecycle": {"preStop": {"sleep": {"seconds": STOPPING_SECONDS}}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": dict(RESTRICTED),
         "volumeMounts": mounts,

@@ -44,9 +44,12 @@ class Proxies:
             return None
         namespace, name = adapter.metadata.namespace, adapter.deployment_name
         service = await self._read.service(namespace, name)
-        token = own_token(adapter)
-        token_missing = token is not None and await self._read.credentials.token(namespace, token) is None
-        found = (("Deployment", deployment.metadata if deployment else None), ("Service", service))
+        useless, secret = await self._token(adapter)
+        found = (
+            ("Deployment", deployment.metadata if deployment else None),
+            ("Service", service),
+            ("Secret", secret),
+        )
         applied = self._applied.get(adapter.metadata.uid)
         current = (
             applied is not None
@@ -54,7 +57,16 @@ class Proxies:
             and service is not None
             and applied == _applied(adapter, deployment.metadata, service)
         )
+        token_missing = useless and _taken_by(adapter, [("Secret", secret)]) is None
         return ProxyState(current=current, token_missing=token_missing, taken_by=_taken_by(adapter, found))
+
+    async def _token(self, adapter: AdapterObject) -> tuple[bool, ObjectMeta | None]:
+        """Whether the control token that the operator chooses is missing or can't be sent; and then its Secret."""
+        namespace, reference = adapter.metadata.namespace, own_token(adapter)
+        token = await self._read.credentials.token(namespace, reference) if reference is not None else None
+        if reference is None or (token is not None and token.fault is None):
+            return False, None
+        return True, await self._read.secret(namespace, reference.name)
 
     def note(self, adapter: AdapterObject, deployment: ObjectMeta, service: ObjectMeta) -> None:
         """The proxy was applied, with these answers."""

@@ -211,6 +211,11 @@ class Reader:
         found = await self._api.get(SERVICES, namespace, name)
         return ObjectMeta.model_validate(found["metadata"]) if found else None
 
+    async def secret(self, namespace: str, name: str) -> ObjectMeta | None:
+        """Metadata of the Secret of that name."""
+        found = await self._api.get(SECRETS, namespace, name)
+        return ObjectMeta.model_validate(found["metadata"]) if found else None
+
     async def config_map(self, namespace: str, name: str) -> Manifest | None:
         """A ConfigMap as it is."""
         return await self._api.get(CONFIG_MAPS, namespace, name)
@@ -297,8 +302,7 @@ class Reader:
 
     async def input_uid(self, namespace: str, name: str) -> str | None:
         """UID of the Secret with an attempt's input; None if the operator has made no such Secret."""
-        found = await self._api.get(SECRETS, namespace, name)
-        metadata = ObjectMeta.model_validate(found["metadata"]) if found else None
+        metadata = await self.secret(namespace, name)
         if metadata is None or not naming.TRAINER_LABELS.items() <= metadata.labels.items():
             return None
         return metadata.uid

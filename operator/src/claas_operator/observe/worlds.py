@@ -128,9 +128,7 @@ class Observer:
         trainers = await self._read.trainer_pods(namespace, job.metadata.uid)
         deployment_name = adapter.deployment_name if adapter else None
         deployment = await self._read.deployment(namespace, deployment_name) if deployment_name else None
-        lease = released or (
-            await self._read.lease_named(namespace, self._leases.name(adapter)) if adapter is not None else None
-        )
+        lease = released or (await self._lease_of(job, adapter) if adapter is not None else None)
         places = (
             await self.places.of(adapter, job.metadata.creation_timestamp, lease) if adapter is not None else None
         )
@@ -177,6 +175,16 @@ class Observer:
             handover=handover_of(adapter, self._engine, deployment, pods, asked=ask),
             held_open=held_open(trainers),
         )
+
+    async def _lease_of(self, job: JobObject, adapter: AdapterObject) -> ServingLease | None:
+        """The lease of the adapter's steps. A job whose step is under way keeps the one that it holds, though the
+        adapter's engine was changed since: nobody else would account for the step, and the lease be held for ever."""
+        namespace, needed = adapter.metadata.namespace, self._leases.name(adapter)
+        lease = await self._read.lease_named(namespace, needed)
+        if lease is not None and lease.held_by(job.metadata.uid):
+            return lease
+        other = await self._read.lease_named(namespace, self._leases.other_name(adapter))
+        return other if other is not None and other.held_by(job.metadata.uid) else lease
 
     async def _finished_world(self, job: JobObject) -> JobWorld:
         """The world of a finished job: only its remaining trainers."""

@@ -18,7 +18,7 @@ class ApplyCompanion:
 
 @dataclass(frozen=True)
 class CreateProxyToken:
-    """Choose the control token of the adapter's inference proxy, unless there is one."""
+    """Choose the control token of the adapter's inference proxy, which has none."""
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ class ProxyState:
     current: bool
     """Whether its Deployment and Service are as the operator made them for this spec."""
     token_missing: bool = False
-    """Whether the operator has yet to choose its control token."""
+    """Whether the operator has to choose its control token: there is none, or it was emptied."""
     taken_by: str | None = None
     """An object with its name that is not the adapter's: kind and name."""
 

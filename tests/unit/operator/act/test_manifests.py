@@ -43,6 +43,7 @@ from claas_operator.act.trainer_input import init_input, server_trust
 from claas_operator.plan.samples import input_error, samples_document, samples_file
 from claas_operator.settings import Settings
 from tests.builders.world import adapter, metadata
+from tests.unit.operator.plan.adapter.test_proxy import proxied
 
 SETTINGS = Settings.from_environment({"CLAAS_TRAINER_IMAGE": "trainer:1"})
 TEXT = "a user's text"
@@ -237,6 +238,13 @@ def test_the_trainer_follows_vllms_node_by_the_whole_selector_of_its_deployment(
 def test_the_trainer_runs_anywhere_unless_it_is_told_where(same_node: bool) -> None:
     selector = None if same_node else LabelSelector(match_labels={"app": "vllm"})
     assert "affinity" not in pod_spec(made(with_trainer(sameNodeAsServing=same_node), serving=selector))
+
+
+def test_the_trainer_of_an_adapter_with_a_proxy_goes_to_its_node_where_it_can() -> None:
+    """A ReadWriteOnce volume is on that node alone."""
+    job = made(proxied(), serving=LabelSelector(match_labels={"app": "proxy"}))
+    affinity = cast(Manifest, at(pod_spec(job), "affinity", "podAffinity"))
+    assert list(affinity) == ["preferredDuringSchedulingIgnoredDuringExecution"]
 
 
 OPENSHIFT = Settings.from_environment(

@@ -17,12 +17,14 @@ from claas_crds.v1alpha1.conditions import condition_of
 from claas_crds.v1alpha1.engine import EngineSpec
 from claas_crds.v1alpha1.serving import Probe
 from claas_crds.v1alpha1.trainer_pod import TrainerPod
+from claas_inference_proxy.__main__ import SHUTDOWN_SECONDS
 from claas_inference_proxy.adapters.host import READY_ROUTE
 from claas_inference_proxy.settings import read_settings
+from claas_kube.api import Api
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.resources import AdapterObject
 from claas_kube.resources import ADAPTERS, CLAIMS, DEPLOYMENTS, SECRETS, SERVICES, Resource
-from claas_operator.act.proxy_manifests import proxy_deployment, proxy_service, proxy_token
+from claas_operator.act.proxy_manifests import TERMINATION_GRACE_SECONDS, proxy_deployment, proxy_service, proxy_token
 from claas_operator.keys import Key, Kind
 from claas_operator.loop.reconcile import Reconciler
 from claas_operator.settings import Settings
@@ -105,6 +107,14 @@ def test_no_pod_goes_before_another_is_ready_and_the_labels_that_select_it_never
     assert at(service, "spec", "ports", 0, "port") == 8000
 
 
+def test_answers_under_way_are_waited_for_when_a_pod_goes() -> None:
+    spec = pod_spec(proxy_deployment(proxied(), SETTINGS, many_nodes=True))
+    before = at(spec, "containers", 0, "lifecycle", "preStop", "sleep", "seconds")
+    assert isinstance(before, int)
+    # The session's end may take ten seconds more.
+    assert 60 < SHUTDOWN_SECONDS <= TERMINATION_GRACE_SECONDS - before - 10
+
+
 def test_pods_stay_together_where_the_volume_is_on_one_node() -> None:
     one, many = (pod_spec(proxy_deployment(proxied(), SETTINGS, many_nodes=many)) for many in (False, True))
     assert "topologySpreadConstraints" not in one
@@ -124,6 +134,7 @@ def test_the_users_variables_for_trainers_hold_for_the_proxy_too() -> None:
 @dataclass
 class Cluster:
     small: SmallApi
+    api: Api
     reconciler: Reconciler
 
     async def look(self) -> list[str]:
@@ -149,7 +160,7 @@ async def cluster(versions: tuple[int, ...] = (0,)) -> AsyncIterator[Cluster]:
     key = base64.b64encode(KEY.encode()).decode()
     small.put(SECRETS, NAMESPACE, {"metadata": {"name": "claas-tinker"}, "data": {"api-key": key}})
     async with serving_api(small) as api:
-        yield Cluster(small, reconciler_of(api))
+        yield Cluster(small, api, reconciler_of(api))
 
 
 def token(small: SmallApi) -> str:
@@ -199,6 +210,31 @@ async def test_a_token_that_is_there_stays() -> None:
         made.small.remove(DEPLOYMENTS, NAMESPACE, NAME)
         await made.look()
         assert token(made.small) == chosen
+
+
+@pytest.mark.parametrize("data", [{}, {"token": ""}, {"token": base64.b64encode(b"two\nlines").decode()}])
+async def test_a_token_that_was_emptied_or_broken_is_chosen_anew(data: Manifest) -> None:
+    async with cluster() as made:
+        await made.look()
+        made.small.put(SECRETS, NAMESPACE, {**made.small.found(SECRETS, NAMESPACE, NAME), "data": data})
+        made.reconciler = reconciler_of(made.api)  # It asks for a token that it has seen after some seconds only.
+        assert "secrets" in await made.look()
+        assert len(base64.b64decode(token(made.small))) >= 32
+        assert await made.look() == []
+
+
+async def test_somebody_elses_secret_is_used_where_it_has_a_token_and_is_told_where_it_has_none() -> None:
+    async with cluster() as made:
+        theirs: Manifest = {"metadata": {"name": NAME}, "data": {"token": base64.b64encode(b"theirs").decode()}}
+        made.small.put(SECRETS, NAMESPACE, theirs)
+        assert await made.look() == ["deployments", "services"]
+    async with cluster() as made:
+        made.small.put(SECRETS, NAMESPACE, {"metadata": {"name": NAME}, "data": {"other": ""}})
+        assert await made.look() == []
+        found = AdapterObject.model_validate(made.small.found(ADAPTERS, NAMESPACE, "tone"))
+        ready = condition_of(found.status.conditions, "Ready")
+        assert ready is not None
+        assert f"Secret {NAME} that is not this adapter's" in ready.message
 
 
 @pytest.mark.parametrize("resource", [DEPLOYMENTS, SERVICES])

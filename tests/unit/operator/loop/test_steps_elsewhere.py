@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from claas_crds.v1alpha1.conditions import JobCondition
+from claas_crds.v1alpha1.conditions import AdapterCondition, JobCondition
 from claas_crds.v1alpha1.distill_job import CompletionPoint, DistillJobStatus
 from claas_crds.v1alpha1.engine import EngineName, EngineSpec
 from claas_crds.v1alpha1.step import JobPhase
@@ -199,3 +199,33 @@ async def test_an_adapters_lease_goes_with_the_adapter(gone: bool) -> None:
             made.index.adapters.drop("team-0", "a0", str(made.server.version))
         await made.reconciler.reconcile(Key(Kind.LEASE, "team-0", lease.name))
         assert (LEASES.path("team-0", lease.name) in made.server.objects) is not gone
+
+
+async def test_a_step_under_way_keeps_its_lease_when_the_engine_is_changed_and_its_failure_is_accounted_for() -> None:
+    local = EngineSpec.model_validate({"local": {}})
+    async with cluster() as made:
+        await made.add(0, jobs=1, engine=local)
+        await made.passes()
+        (before,) = made.held
+        assert before.adapter is None
+        await made.add(0, jobs=0, engine=BY_TINKER)
+        await made.passes()
+        assert [lease.name for lease in made.held] == [before.name]
+        (job,) = made.index.jobs.within(None)
+        assert job.phase is JobPhase.PREPARING
+        # Its trainer fails; the refused engine has made the adapter Stalled meanwhile.
+        stalled = condition(AdapterCondition.STALLED, True)
+        found = AdapterObject.model_validate(made.server.found(ADAPTERS, "team-0", "a0"))
+        status = found.status.model_copy(update={"conditions": [*found.status.conditions, stalled]})
+        await made.index.adapters.take(
+            made.server.put(ADAPTERS, "team-0", plain(found.model_copy(update={"status": status})))
+        )
+        for path in [path for path in made.server.objects if path.startswith(BATCH_JOBS.path("team-0"))]:
+            ended: Manifest = {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]}
+            batch = {**made.server.objects[path], "status": ended}
+            await made.index.batch_jobs.take(made.server.put(BATCH_JOBS, "team-0", batch))
+        key = Key(Kind.JOB, "team-0", job.name)
+        for _ in range(4):
+            await made.reconciler.reconcile(key)
+        (job,) = made.index.jobs.within(None)
+        assert job.whole().status.failed_attempts == 1

@@ -35,6 +35,10 @@ class StepLeases:
         """Name of the Lease."""
         return adapter_lease_name(adapter.metadata.name) if self.own(adapter) else lease_name(adapter.deployment_name)
 
+    def other_name(self, adapter: AdapterObject) -> str:
+        """Name of the Lease that its steps would need with an engine of the other kind."""
+        return lease_name(adapter.deployment_name) if self.own(adapter) else adapter_lease_name(adapter.metadata.name)
+
     def new(self, adapter: AdapterObject) -> ServingLease:
         """The Lease, where it does not exist yet."""
         namespace = adapter.metadata.namespace
