@@ -27,6 +27,8 @@ REFUSED: dict[str, tuple[dict[str, JsonValue], str]] = {
     "words that must not come": ({"bad_words": ["no"]}, "bad_words"),
     "a cut prompt": ({"truncate_prompt_tokens": 5}, "truncate_prompt_tokens"),
     "no answers": ({"n": 0}, "n"),
+    "more answers than memory holds": ({"n": 129}, "n"),
+    "an infinite temperature": ({"temperature": float("inf")}, "temperature"),
     "a negative temperature": ({"temperature": -1}, "temperature"),
     "a temperature that is none": ({"temperature": "hot"}, "temperature"),
     "top_p of 0": ({"top_p": 0}, "top_p"),
@@ -106,3 +108,12 @@ def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(RefusalError) as caught:
         read_document(body)
     assert caught.value.status == 400
+
+
+def test_a_request_has_so_many_prompts_and_each_as_many_tokens_as_it_likes() -> None:
+    prompts: tuple[JsonValue, ...] = ("a", [1, 2])
+    for one in prompts:
+        with pytest.raises(RefusalError, match="1024 prompts at most"):
+            read_completion({**TEXT, "prompt": [one] * 1025})
+    tokens: list[JsonValue] = [1] * 2000
+    assert read_completion({**TEXT, "prompt": tokens}).prompt == tokens

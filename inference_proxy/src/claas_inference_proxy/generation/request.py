@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -12,6 +13,11 @@ from claas_inference_proxy.errors import bad_value
 
 MOST_LOGPROBS = 20
 """The service's limit, and vLLM's default."""
+
+MOST_ANSWERS = 128
+"""To one prompt; OpenAI's limit. Each is sampled, paid for and kept in memory until all are there."""
+MOST_PROMPTS = 1024
+"""Of one request; vLLM's default."""
 
 _NEUTRAL: Mapping[str, tuple[JsonValue, ...]] = {
     "allowed_token_ids": ([],),
@@ -211,6 +217,8 @@ def read_completion(document: Mapping[str, JsonValue]) -> CompletionBody:
     asked = read(CompletionBody, document)
     if asked.prompt is None or asked.prompt == "":
         raise bad_value("prompt must be given and not be empty", "prompt")
+    if not isinstance(asked.prompt, str) and sum(not isinstance(each, int) for each in asked.prompt) > MOST_PROMPTS:
+        raise bad_value(f"a request can have {MOST_PROMPTS} prompts at most", "prompt")
     _check(asked)
     return asked
 
@@ -234,8 +242,10 @@ def _check(asked: Generation) -> None:
         raise bad_value("stop cannot contain an empty string.", "stop")
     if asked.n is not None and asked.n < 1:
         raise bad_value(f"n must be at least 1, got {asked.n}.", "n")
-    if asked.temperature is not None and not asked.temperature >= 0:
-        raise bad_value(f"temperature must be non-negative, got {asked.temperature}.", "temperature")
+    if asked.n is not None and asked.n > MOST_ANSWERS:
+        raise bad_value(f"n must be at most {MOST_ANSWERS}, got {asked.n}.", "n")
+    if asked.temperature is not None and not 0 <= asked.temperature < math.inf:
+        raise bad_value(f"temperature must be non-negative and finite, got {asked.temperature}.", "temperature")
     if asked.top_p is not None and not 0 < asked.top_p <= 1:
         raise bad_value(f"top_p must be in (0, 1], got {asked.top_p}.", "top_p")
     if asked.top_k is not None and asked.top_k < -1:
