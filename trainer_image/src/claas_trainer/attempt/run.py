@@ -161,7 +161,6 @@ async def _step(
     """The step inside the pause, and its effects on serving."""
     async with handover.paused() as pause:
         try:
-            reporter.phase(JobPhase.TRAINING, "weights to the device")
             loading = time.monotonic()
             await engine.acquire()
             stepping = time.monotonic()

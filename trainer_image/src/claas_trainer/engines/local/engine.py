@@ -49,6 +49,7 @@ class LocalEngine(TrainingEngine):
     async def acquire(self) -> None:
         from claas_trainer.engines.failures import engine_errors
 
+        self._step.task.tell_progress("weights to the device")
         with engine_errors():
             await asyncio.to_thread(self._step.acquire)
 
