@@ -23,6 +23,8 @@ pytestmark = pytest.mark.contract
 
 SECONDS = 4.0
 """The deadline of a step here."""
+MARGIN_SECONDS = 15.0
+"""For a busy machine; the SDK by itself would try for minutes or hours."""
 PARENT = "tinker://parent:train:0/weights/job-0-v0"
 
 
@@ -110,7 +112,7 @@ async def test_a_failure_of_the_service_ends_the_step_in_time_and_says_what_it_i
     began = time.monotonic()
     with pytest.raises(TrainerError, match=said) as failed:
         await work.attempt(1, SECONDS)
-    assert time.monotonic() - began < SECONDS + 2
+    assert time.monotonic() - began < SECONDS + MARGIN_SECONDS
     assert failed.value.reason is reason
     assert KEY not in str(failed.value)
 
