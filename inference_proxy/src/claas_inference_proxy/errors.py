@@ -17,6 +17,7 @@ _ANSWERS = {
     ServiceFault.CHECKPOINT_EXPIRED: (HTTPStatus.BAD_GATEWAY, "UpstreamError"),
     ServiceFault.SESSION_LOST: (HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError"),
     ServiceFault.REQUEST_REFUSED: (HTTPStatus.BAD_REQUEST, "BadRequestError"),
+    ServiceFault.REQUEST_FAILED: (HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError"),
     ServiceFault.UNREACHABLE: (HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailableError"),
 }
 _MAY_PASS = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)

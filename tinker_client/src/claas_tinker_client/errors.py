@@ -22,6 +22,8 @@ class ServiceFault(StrEnum):
     """It has ended the training run's session, and with it all that was not saved (HTTP 410)."""
     REQUEST_REFUSED = "RequestRefused"
     """It refused the request itself (HTTP 400, 422)."""
+    REQUEST_FAILED = "RequestFailed"
+    """It took the request and then failed at it; the same request, numbered the same, has failed for good."""
     UNREACHABLE = "ServiceUnreachable"
     """It does not answer, fails (HTTP 5xx), or takes longer than it may."""
 

@@ -33,6 +33,7 @@ _ADVICE = {
     ServiceFault.CHECKPOINT_EXPIRED: "make a new adapter, or go on from a version whose checkpoint is still there",
     ServiceFault.SESSION_LOST: "the step is taken again from its parent",
     ServiceFault.REQUEST_REFUSED: "change the setting or the samples that it names",
+    ServiceFault.REQUEST_FAILED: "it is tried again; look at the service's status page",
     ServiceFault.UNREACHABLE: "it is tried again; look at the service's status page and the network's egress rules",
 }
 
@@ -84,7 +85,7 @@ def service_fault(error: BaseException, asked: str, subject: Subject) -> TinkerS
             cause = error.__cause__
             if isinstance(cause, tinker.APIStatusError):
                 return service_fault(cause, asked, Subject.RUN)
-            return fault(ServiceFault.UNREACHABLE, asked, "gave a result that this release can't read")
+            return fault(ServiceFault.REQUEST_FAILED, asked, "gave a result that this release can't read")
         case RuntimeError() if error.__cause__ is not None and "poisoned" in str(error):
             return service_fault(error.__cause__, asked, subject)
     return None
@@ -116,7 +117,7 @@ def overdue(asked: str, seconds: float, failing: Failing | None) -> TinkerServic
 def _failed_request(error: tinker.RequestFailedError, asked: str, subject: Subject) -> TinkerServiceError:
     words = _words(error.message.removeprefix("Request failed: ").split(" for self.request_id=")[0])
     if error.category is not RequestErrorCategory.User:
-        return fault(ServiceFault.UNREACHABLE, asked, f"failed{words}")
+        return fault(ServiceFault.REQUEST_FAILED, asked, f"failed{words}")
     gone = subject is not Subject.RUN and _GONE.search(words)
     return fault(subject.value if gone else ServiceFault.REQUEST_REFUSED, asked, f"refused{words}")
 

@@ -53,7 +53,7 @@ class Work:
 
     @property
     def start(self) -> RunStart:
-        return RunStart(self.peer.model_name, 4, 1, self.state_path, "job-1-v1")
+        return RunStart(self.peer.model_name, 4, 1, self.state_path, "job-1-v1", "task")
 
     def journal(self, attempt: int) -> RemoteJournal:
         return RemoteJournal(RunJournal(self.folder, "job-1"), attempt)

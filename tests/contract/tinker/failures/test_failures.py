@@ -118,6 +118,41 @@ async def test_a_failure_of_the_service_ends_the_step_in_time_and_says_what_it_i
 
 
 @pytest.mark.parametrize(
+    ("operation", "at"),
+    [
+        (Operation.FORWARD, 1),
+        (Operation.FORWARD_BACKWARD, 1),
+        (Operation.OPTIM_STEP, 1),
+        (Operation.FORWARD, 2),
+        (Operation.SAVE_STATE, 1),
+        (Operation.SAVE_FOR_SAMPLER, 1),
+    ],
+)
+async def test_a_run_that_has_failed_at_a_request_is_not_asked_the_same_again(
+    operation: Operation, at: int, peer: TinkerPeer, work: Work
+) -> None:
+    peer.fail(operation, Fails(), first=at, times=1)
+    with pytest.raises(TrainerError, match="failed: ordered failure"):
+        await work.attempt(1)
+    saved = await work.attempt(2)
+    optimizer = peer.checkpoints.get(saved.state_path).snapshot.optimizer
+    assert optimizer is not None
+    assert {int(state["step"]) for state in optimizer["state"].values()} == {1}
+
+
+@pytest.mark.parametrize("operation", [Operation.OPTIM_STEP, Operation.SAVE_STATE])
+async def test_a_run_that_has_not_answered_two_attempts_is_given_up(
+    operation: Operation, peer: TinkerPeer, work: Work
+) -> None:
+    peer.fail(operation, NeverComes(), times=1)
+    for number in (1, 2):
+        with pytest.raises(TrainerError, match="had not done it"):
+            await work.attempt(number, 1.5)
+    assert len({call.run for call in peer.called(operation)}) == 1
+    assert (await work.attempt(3)).run not in {call.run for call in peer.calls if call.resent}
+
+
+@pytest.mark.parametrize(
     ("key", "said"), [("tml-another", "401"), ("not-a-key", "begins with tml-"), ("tml-\u00fc", "can't be read")]
 )
 async def test_a_wrong_key_is_refused_at_once_and_not_told(key: str, said: str, work: Work) -> None:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from torch import Tensor
 
-from claas_contract.engine import DistillBatchRequestPayload
+from claas_contract.engine import DistillBatchRequestPayload, TokenisedSample
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.engine import EngineName, EngineSpec
 from claas_crds.v1alpha1.training import SupportKind, TeacherKind, TrainingConfig
 from claas_tinker_client.version_file import TinkerVersion
 from claas_trainer.engines.registry import make_engine
+from claas_trainer.engines.tinker.remote_run import RemoteRun
 from claas_trainer.errors import TrainerError
 from claas_trainer.store.record import RemoteProvenance
 from tests.contract.tinker.both_engines import Side, samples, tinker_side
 from tests.peers.tinker.calls import BILLED, Operation
 from tests.peers.tinker.model.sampling import SamplingLimits
+from tests.peers.tinker.model.training import Trainee
+from tests.peers.tinker.model.wire import TrainRequest
 from tests.peers.tinker.server import TinkerPeer
 
 pytestmark = pytest.mark.contract
 
 TRAINING = TrainingConfig(learning_rate=3e-4)
+HINTED = samples(1, recorded=False)
 SAVES = (Operation.SAVE_STATE, Operation.SAVE_FOR_SAMPLER, Operation.SAVE_EXTERNAL)
 
 
@@ -146,6 +153,56 @@ async def test_a_loss_that_is_not_finite_changes_nothing(
         await side.step(broken, TRAINING)
     assert caught.value.reason is FailureReason.NOT_FINITE
     assert called(peer, Operation.FORWARD_BACKWARD, Operation.OPTIM_STEP, *SAVES) == 0
+
+
+async def test_a_gradient_that_is_not_finite_saves_nothing_though_the_service_left_the_weights_as_they_were(
+    side: Side, peer: TinkerPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Trainee.run
+
+    def with_norm(self: Trainee, request: TrainRequest) -> tuple[list[Tensor], dict[str, float]]:
+        outputs, metrics = run(self, request)
+        return outputs, {**metrics, "unclipped_grad_l2:max": math.nan}
+
+    monkeypatch.setattr(Trainee, "run", with_norm)
+    error = await refused(side)
+    assert error.reason is FailureReason.NOT_FINITE
+    assert "gradient's norm is nan" in error.message
+    assert called(peer, *SAVES) == 0
+
+
+@pytest.mark.parametrize("saved", [True, False], ids=["saved", "not-saved"])
+@pytest.mark.parametrize(
+    ("changed", "batch", "steps"),
+    [
+        (TRAINING, HINTED, 1),
+        (TRAINING.model_copy(update={"alpha": 1.0}), HINTED, 2),
+        (TRAINING, tuple(sample.model_copy(update={"teacher_prompt_ids": (7, 8)}) for sample in HINTED), 2),
+    ],
+    ids=["the-same", "another-alpha", "another-hindsight"],
+)
+async def test_a_step_of_an_earlier_attempt_is_published_only_as_the_step_that_it_was(
+    changed: TrainingConfig,
+    batch: tuple[TokenisedSample, ...],
+    steps: int,
+    saved: bool,
+    side: Side,
+    peer: TinkerPeer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parent, engine = side.store.read(0), make_engine(EngineName.TINKER)
+    payload = DistillBatchRequestPayload(lora_id="user/coder", training=TRAINING, samples=HINTED)
+    await engine.prepare(payload, side.task(parent))
+    if saved:
+        await engine.distill(payload)
+    else:
+        with monkeypatch.context() as patched:
+            patched.setattr(RemoteRun, "save", Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                await engine.distill(payload)
+    await engine.close()
+    await side.step(batch, changed)
+    assert len([call for call in peer.called(Operation.OPTIM_STEP) if not call.resent]) == steps
 
 
 @pytest.mark.parametrize("spec", [None, EngineSpec.of(EngineName.LOCAL)], ids=["spec", "execution-mode"])

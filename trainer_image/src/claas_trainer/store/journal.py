@@ -82,7 +82,7 @@ class RemoteAsked(_Entry):
     kind: Literal["remote-asked"] = "remote-asked"
     call: RemoteCall
     start: str
-    """Digest of what the step starts from. What was asked for another start is of no use for this one."""
+    """Digest of what the step starts from and learns. What was asked for another start is of no use for this one."""
     session: str
     """The session of the client that asks."""
     run: str | None = None

@@ -18,6 +18,7 @@ REASONS: Mapping[ServiceFault, FailureReason] = {
     # The next attempt takes the step again, from the parent.
     ServiceFault.SESSION_LOST: FailureReason.SERVICE_UNREACHABLE,
     ServiceFault.REQUEST_REFUSED: FailureReason.INVALID_INPUT,
+    ServiceFault.REQUEST_FAILED: FailureReason.SERVICE_UNREACHABLE,
     ServiceFault.UNREACHABLE: FailureReason.SERVICE_UNREACHABLE,
 }
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from typing import Final, TypeVar
 
@@ -31,13 +32,13 @@ T = TypeVar("T")
 
 LossFunction = Callable[[list[types.Datum], list[torch.Tensor]], tuple[torch.Tensor, dict[str, float]]]
 _LOSS: Final = "cross_entropy"
-_LOST = frozenset({ServiceFault.SESSION_LOST, ServiceFault.REQUEST_REFUSED})
-"""What says that a run of an earlier attempt can't be taken up."""
+_LOST = frozenset({ServiceFault.SESSION_LOST, ServiceFault.REQUEST_REFUSED, ServiceFault.REQUEST_FAILED})
+"""What says that a run is of no use: it is gone, or it would answer the same to the same request."""
 
 
 @dataclass(frozen=True)
 class RunStart:
-    """Where a run begins, and the name of what it will save."""
+    """Where a run begins, what it learns, and the name of what it will save."""
 
     base_model: str
     """The service's name of the base model."""
@@ -48,6 +49,8 @@ class RunStart:
     """The parent's checkpoint; None: a new LoRA of the base model."""
     checkpoint: str
     """Name of the checkpoints, the same in each attempt at the step."""
+    task: str
+    """Digest of the step's samples and settings (`digests.task_digest`)."""
 
     @property
     def digest(self) -> str:
@@ -73,6 +76,8 @@ class RemoteRun:
         self._client: tinker.TrainingClient | None = None
         self._session = ""
         self._earlier: EarlierRun | None = None
+        self._taken_up = False
+        """Whether the run is an earlier attempt's."""
 
     @classmethod
     async def begin(
@@ -94,19 +99,18 @@ class RemoteRun:
         TrainerError."""
         digest = step_digest(data, adam)
         with service_failures():
-            taken_up = await self._take_up(digest)
+            await self._take_up(digest)
             try:
                 return await self._step(data, loss, adam, digest)
             except TinkerServiceError as error:
-                if not taken_up or error.fault not in _LOST:
+                if not self._taken_up or error.fault not in _LOST:
                     raise
-                self._lose(self._training.model_id, error)
                 await self._begin_anew()
                 return await self._step(data, loss, adam, digest)
 
     async def forward(self, data: Sequence[types.Datum]) -> types.ForwardBackwardOutput:
         """Log-probabilities of the targets, as the run's weights are now. Raises TrainerError."""
-        with service_failures():
+        with service_failures(), self._asking(self._training.model_id):
             output: types.ForwardBackwardOutput = await self._wait(
                 "for log-probabilities", self._training.forward(_sendable(data), _LOSS)
             )
@@ -115,7 +119,7 @@ class RemoteRun:
     async def save(self, metrics: Mapping[str, float] | None = None) -> Checkpoints:
         """Keep the run's weights and optimiser state under the chosen name. `metrics` are kept for the attempt that
         may have to publish what this one has saved. Raises TrainerError."""
-        with service_failures():
+        with service_failures(), self._asking(self._training.model_id):
             saved = await self._save(self._training, dict(metrics or {}))
         self.unfinished = False
         return saved
@@ -158,40 +162,40 @@ class RemoteRun:
 
     async def _save_again(self, earlier: EarlierRun, sequence: int, metrics: Mapping[str, float]) -> None:
         """Ask a run that has taken its step once more to save it."""
+        self._taken_up = True
         try:
-            client = await self._connection.attach(earlier.session, earlier.run, self._deadline, sequence)
-            self._session = earlier.session
-            self._find(await self._save(client, metrics), "run")
+            with self._asking(earlier.run):
+                client = await self._connection.attach(earlier.session, earlier.run, self._deadline, sequence)
+                self._session = earlier.session
+                self._find(await self._save(client, metrics), "run")
         except TinkerServiceError as error:
             if error.fault not in _LOST:
                 raise
-            self._lose(earlier.run, error)
 
-    async def _take_up(self, digest: str) -> bool:
-        """Have a client: one for an earlier attempt's run if it was asked the same and the service still has it; true
-        then."""
+    async def _take_up(self, digest: str) -> None:
+        """Have a client: one for an earlier attempt's run if it was asked the same and the service still has it."""
         earlier, self._earlier = self._earlier, None
         if earlier is None:
-            return False
+            return
         if earlier.request == digest:
+            self._taken_up = True
             try:
-                self._client = await self._connection.attach(earlier.session, earlier.run, self._deadline)
+                with self._asking(earlier.run):
+                    self._client = await self._connection.attach(earlier.session, earlier.run, self._deadline)
             except TinkerServiceError as error:
                 if error.fault not in _LOST:
                     raise
-                self._lose(earlier.run, error)
             else:
                 self._session = earlier.session
                 log("run-taken-up", run=earlier.run)
-                return True
+                return
         else:
             log("run-not-taken-up", run=earlier.run, why="it was asked something else")
             self._journal.lost(earlier.run)
         await self._begin_anew()
-        return False
 
     async def _begin_anew(self) -> None:
-        start = self._start
+        start, self._taken_up = self._start, False
         self._session = await self._own_session()
         self._journal.asked(RemoteCall.RUN, start.digest, self._session, name=start.checkpoint)
         if start.state_path is None:
@@ -210,8 +214,9 @@ class RemoteRun:
         gradient = client.forward_backward_custom(list(data), loss)
         step = client.optim_step(adam)
         try:
-            output: types.ForwardBackwardOutput = await self._wait("to compute gradients", gradient)
-            stepped: types.OptimStepResponse = await self._wait("to take a step", step)
+            with self._asking(run):
+                output: types.ForwardBackwardOutput = await self._wait("to compute gradients", gradient)
+                stepped: types.OptimStepResponse = await self._wait("to take a step", step)
             output.metrics.update(stepped.metrics or {})
         except TinkerServiceError:
             raise
@@ -240,9 +245,18 @@ class RemoteRun:
         log("step-found", run=saved.run, where=where)
         self.found = saved
 
-    def _lose(self, run: str, error: TinkerServiceError) -> None:
-        log("run-lost", run=run, why=error.message)
-        self._journal.lost(run)
+    @contextmanager
+    def _asking(self, run: str) -> Iterator[None]:
+        """Context manager: keeps the next attempt from taking up a run of no use, or one that has not answered two
+        attempts."""
+        try:
+            yield
+        except TinkerServiceError as error:
+            if error.fault in _LOST or (self._taken_up and not self._deadline.left()):
+                log("run-lost", run=run, why=error.message)
+                self._journal.lost(run)
+                self.unfinished = False
+            raise
 
     async def _own_session(self) -> str:
         return await self._connection.session(self._deadline)

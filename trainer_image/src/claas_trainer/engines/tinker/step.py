@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from claas_tinker_client.connection import Account, TinkerConnection
 from claas_tinker_client.errors import ServiceFault, TinkerServiceError
 from claas_tinker_client.version_file import TinkerVersion
 from claas_trainer.engines.base import EngineReadiness, EngineTask, RemoteTask, TrainedVersion
+from claas_trainer.engines.tinker.digests import task_digest
 from claas_trainer.engines.tinker.external.export import Exporter
 from claas_trainer.engines.tinker.failures import service_failures
 from claas_trainer.engines.tinker.journal import Checkpoints, RemoteJournal
@@ -35,7 +37,7 @@ from claas_trainer.logs import log
 from claas_trainer.model.config import read_config
 from claas_trainer.sdpo.batch import TokenSample, check_samples, digest
 from claas_trainer.sdpo.distance import check_distance
-from claas_trainer.sdpo.errors import SdpoError
+from claas_trainer.sdpo.errors import NonFiniteError, SdpoError
 from claas_trainer.store.content import FileContent
 from claas_trainer.store.record import RemoteProvenance
 from claas_trainer.store.versions import StoredVersion
@@ -146,6 +148,7 @@ class RemoteStep:
         data = [_datum(sample) for sample in scored]
         tell("gradients and update")
         output = await self._run.step(data, lambda _, logprobs: (loss.loss(logprobs), {}), adam_params(config))
+        grad_norm = _grad_norm(output.metrics)
         tell("distance from the parent")
         after = await self._run.forward(data)
         moved, furthest = loss.moved(
@@ -155,7 +158,7 @@ class RemoteStep:
         assert loss.figures is not None
         metrics = {
             **{name: float(value) for name, value in asdict(loss.figures).items() if value is not None},
-            **_grad_norm(output.metrics),
+            **grad_norm,
             "kl_to_parent": moved,
             "kl_to_parent_max": furthest,
             "step": float(self._parent.step + 1),
@@ -203,13 +206,15 @@ async def prepare(
     parent = read_parent(task.parent, base_model)
     config = step_config(payload.training)
     vocabulary = read_config(task.model).limits.vocabulary_size
-    check_samples([_token_sample(sample, task.earlier.keys()) for sample in payload.samples], vocabulary)
+    samples = [_token_sample(sample, task.earlier.keys()) for sample in payload.samples]
+    check_samples(samples, vocabulary)
     with service_failures():
         model = await connection.check_model(base_model, deadline)
     check_length(payload.samples, model.max_context_length)
     exporter = Exporter.of(connection, task.model, parent.rank, deadline) if _settings(remote).export else None
     checkpoint = f"{remote.job.uid}-v{task.version}"
-    start = RunStart(base_model, parent.rank, parent.seed, parent.state_path, checkpoint)
+    asked = task_digest(samples, config)
+    start = RunStart(base_model, parent.rank, parent.seed, parent.state_path, checkpoint, asked)
     journal = RemoteJournal(remote.journal, remote.job.attempt)
     run = await RemoteRun.begin(connection, journal, start, deadline)
     if run.found is not None:
@@ -276,6 +281,9 @@ def _logprobs(told: Mapping[str, types.TensorData], sample: ScoredSample) -> Ten
 
 
 def _grad_norm(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The gradient's norm, if the service tells it. A suffix of the name says how parts are combined."""
+    """The gradient's norm, if the service tells it. A suffix of the name says how parts are combined. Raises
+    NonFiniteError: the service may have left the weights as they were, which the distance does not show."""
     told = [value for name, value in metrics.items() if name.partition(":")[0] in _GRAD_NORMS]
+    if told and not math.isfinite(told[0]):
+        raise NonFiniteError(f"the gradient's norm is {told[0]}: nothing is published; check the samples")
     return {"grad_norm": told[0]} if told else {}
