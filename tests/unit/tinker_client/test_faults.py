@@ -49,8 +49,8 @@ def failed(category: RequestErrorCategory, message: str = "Request failed: no fo
         (tinker.APITimeoutError(request=REQUEST), Subject.RUN, ServiceFault.UNREACHABLE),
         (TimeoutError(), Subject.RUN, ServiceFault.UNREACHABLE),
         (failed(RequestErrorCategory.User), Subject.RUN, ServiceFault.REQUEST_REFUSED),
-        (failed(RequestErrorCategory.Server), Subject.RUN, ServiceFault.UNREACHABLE),
-        (failed(RequestErrorCategory.Unknown), Subject.RUN, ServiceFault.UNREACHABLE),
+        (failed(RequestErrorCategory.Server), Subject.RUN, ServiceFault.REQUEST_FAILED),
+        (failed(RequestErrorCategory.Unknown), Subject.RUN, ServiceFault.REQUEST_FAILED),
         (
             failed(RequestErrorCategory.User, "Request failed: checkpoint not found for self.request_id='1'"),
             Subject.CHECKPOINT,
@@ -62,7 +62,7 @@ def failed(category: RequestErrorCategory, message: str = "Request failed: no fo
             Subject.CHECKPOINT,
             ServiceFault.SESSION_LOST,
         ),
-        (ValueError("Proto deserialization failed: x"), Subject.RUN, ServiceFault.UNREACHABLE),
+        (ValueError("Proto deserialization failed: x"), Subject.RUN, ServiceFault.REQUEST_FAILED),
         (
             caused(RuntimeError("A previous request failed; this TrainingClient is poisoned"), answered(402)),
             Subject.RUN,

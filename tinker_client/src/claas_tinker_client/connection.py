@@ -110,7 +110,7 @@ class TinkerConnection:
                     if done:
                         return task.result()
                     failing = self._answers.failing()
-                    if deadline.left() <= 0 or self._out_of_patience(began):
+                    if deadline.left() <= 0 or self._out_of_patience():
                         raise overdue(asked, deadline.clock() - began, failing)
             finally:
                 task.cancel()
@@ -120,7 +120,7 @@ class TinkerConnection:
                 raise
             raise known from None
 
-    def _out_of_patience(self, began: float) -> bool:
+    def _out_of_patience(self) -> bool:
         failing = self._answers.failing()
         if failing is None:
             return False
