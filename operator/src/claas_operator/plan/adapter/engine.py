@@ -18,8 +18,10 @@ def refusals_of(world: AdapterWorld) -> tuple[str, ...]:
     before = engine_so_far(world)
     if before in (None, world.engine):
         return world.refusals
+    default = "" if world.adapter.spec.engine is not None else " by the operator's execution mode"
     moved = (
-        f"spec.engine is {world.engine}, and the adapter's versions were made by {before}: no other engine can go on"
-        f" from them. Set it back, or make another adapter with a folder of its own (spec.storage.path)"
+        f"spec.engine is {world.engine}{default}, and the adapter's versions were made by {before}: no other engine"
+        f" can go on from them. Set it to `{before}: {{}}`, or make another adapter with a folder of its own"
+        f" (spec.storage.path)"
     )
     return (moved, *world.refusals)

@@ -140,3 +140,13 @@ def test_what_the_service_refused_a_first_version_for_is_told_and_stalls_where_s
     assert found is not None
     assert f"{reason.value}: what to do" in ready.message
     assert (found.status == "True") is stalled
+
+
+def test_an_adapter_that_names_no_engine_is_told_to_when_the_execution_mode_is_changed() -> None:
+    left = adapter_world(adapter(engine=None))
+    status = plan_adapter(replace(left, engine=EngineName.TINKER)).status
+    ready = condition_of(status.conditions, AdapterCondition.READY)
+    assert ready is not None
+    assert ready.reason == AdapterReason.ENGINE_REFUSED
+    assert "spec.engine is tinker by the operator's execution mode" in ready.message
+    assert "Set it to `local: {}`" in ready.message
