@@ -69,7 +69,7 @@ class TinkerEngineSpec(ResourceModel):
     """Longest time of one attempt at a step, in seconds. One that takes longer is ended and tried again."""
     superseded_checkpoint_ttl_seconds: int = Field(default=2592000, ge=3600, le=315360000)
     """Time that the service keeps the checkpoints of a version that is neither the head nor the head's parent, in
-    seconds; a rollback needs them. Those two are kept without limit."""
+    seconds; nothing is sampled or trained from such a version afterwards. Those two are kept without limit."""
 
 
 class EngineSpec(ResourceModel):
