@@ -21,7 +21,7 @@ pytestmark = pytest.mark.contract
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 ASKED = {"X-Claas-Token": TOKEN, "X-Claas-Record": "ids, logprobs"}
 ENDLESS_ANSWER_TOKENS = 16_000
-TRIES = 5
+TRIES = 15
 NAME = "team/recorded"
 
 # A random model says what the parsers look for only when it is made to.
