@@ -51,7 +51,7 @@ FAULTS: dict[str, tuple[Operation, Effect, int, str]] = {
     "a refused request": (
         Operation.SAMPLE, Fails(RequestErrorCategory.User, "max_tokens is too large"), 400, "RequestRefused",
     ),
-    "a failed request": (Operation.SAMPLE, Fails(RequestErrorCategory.Server), 503, "ServiceUnreachable"),
+    "a failed request": (Operation.SAMPLE, Fails(RequestErrorCategory.Server), 503, "RequestFailed"),
 }  # fmt: skip
 
 
