@@ -10,9 +10,9 @@ from claas_contract.engine import TokenisedSample
 from claas_contract.engine_refusals import TINKER_TOP_K
 from claas_crds.v1alpha1.training import TrainingConfig
 from claas_trainer.engines.base import RemoteTask
+from claas_trainer.engines.settings import sdpo_config
 from claas_trainer.errors import InputError
 from claas_trainer.sdpo.errors import InvalidBatchError
-from claas_trainer.sdpo.losses.support import Support
 from claas_trainer.sdpo.settings import SdpoConfig
 
 
@@ -38,18 +38,7 @@ def check_length(samples: Sequence[TokenisedSample], context: int | None) -> Non
 
 def step_config(training: TrainingConfig) -> SdpoConfig:
     """The step's settings."""
-    return SdpoConfig(
-        learning_rate=training.learning_rate,
-        alpha=training.alpha,
-        is_clip=training.is_clip,
-        max_grad_norm=training.max_grad_norm,
-        kl_reg_weight=training.kl_reg_weight,
-        teacher_top_k=training.teacher_top_k or TINKER_TOP_K,
-        support=Support(training.support.value),
-        weight_decay=training.weight_decay,
-        max_kl=training.max_kl,
-        seed=training.seed,
-    )
+    return sdpo_config(training, TINKER_TOP_K)
 
 
 def adam_params(config: SdpoConfig) -> AdamParams:
