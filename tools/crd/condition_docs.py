@@ -273,6 +273,17 @@ _TRAINER_FAILURES = (
         " do.",
     ),
     (_F.SERVICE_UNREACHABLE, "The engine's service does not answer, or not within the step's time."),
+    (
+        _F.APP_NOT_DEPLOYED,
+        "The engine's service has no app of that name, or one of another release or base model: deploy it"
+        " (docs/modal.md).",
+    ),
+    (_F.STEP_TIMED_OUT, "The engine's service did not finish the step in its time; it was ended, and is retried."),
+    (
+        _F.CALL_LOST,
+        "The engine's service lost the step: its container died for good, or its answer was kept no longer; it is"
+        " asked again.",
+    ),
     (_F.GPU_MISMATCH, "The trainer's GPU is not the one that vLLM runs on; serving was not paused."),
     (_F.GPU_MEMORY_NOT_FREED, "vLLM slept, but its GPU memory did not become free."),
     (_F.OUT_OF_MEMORY, "The step does not fit into memory; it is not retried."),

@@ -111,5 +111,6 @@ class EngineNeeds:
 ENGINE_NEEDS: Mapping[EngineName, EngineNeeds] = {
     EngineName.LOCAL: EngineNeeds(ServingNeed.DEVICE, base_weights=True),
     EngineName.TINKER: EngineNeeds(ServingNeed.NOTHING, base_weights=False, chooses_shape=True),
+    EngineName.MODAL: EngineNeeds(ServingNeed.NOTHING, base_weights=False),
 }
 """Needs of every engine, used by the operator's plans and by the trainer."""

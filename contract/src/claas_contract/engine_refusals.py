@@ -21,11 +21,11 @@ def engine_refusals(
     `training`: the settings of the adapter, or those of a job with the adapter's as defaults.
     `serving`: None where it does not matter, as in the trainer.
     """
+    refusals = [] if serving is None else _serving_refusals(spec.name, serving)
     tinker = spec.tinker
     if tinker is None:
-        proxied = serving is not None and serving.tinker_proxy is not None
-        return [_PROXY_WITHOUT_SERVICE.format(spec.name.value)] if proxied else []
-    refusals = [*_training_refusals(training), *_lora_refusals(lora)]
+        return refusals
+    refusals = [*refusals, *_training_refusals(training), *_lora_refusals(lora)]
     if serving is not None and serving.deployment_ref is not None and not tinker.export:
         refusals.append(
             "spec.engine.tinker.export is false, and spec.serving.deploymentRef names a vLLM, which needs the"
@@ -34,10 +34,19 @@ def engine_refusals(
     return refusals
 
 
-_PROXY_WITHOUT_SERVICE = (
-    "spec.serving.tinkerProxy answers by checkpoints of the Tinker service, and spec.engine is {}: use"
-    f" serving.deploymentRef, or the engine {EngineName.TINKER.value}"
-)
+def _serving_refusals(engine: EngineName, serving: Serving) -> list[str]:
+    """Servers that belong to another engine."""
+    if serving.tinker_proxy is not None and engine is not EngineName.TINKER:
+        return [
+            "spec.serving.tinkerProxy answers by checkpoints of the Tinker service, and spec.engine is"
+            f" {engine.value}: use serving.deploymentRef, or the engine {EngineName.TINKER.value}"
+        ]
+    if serving.modal_app is not None and engine is not EngineName.MODAL:
+        return [
+            "spec.serving.modalApp reads versions from the Volume of the Modal engine, and spec.engine is"
+            f" {engine.value}: use serving.deploymentRef, or the engine {EngineName.MODAL.value}"
+        ]
+    return []
 
 
 def _training_refusals(training: TrainingConfig) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load as load_tensors
 
 from claas_contract.engine import DistillBatchRequestPayload, TokenisedSample
+from claas_contract.input import AdapterIdentity
 from claas_contract.jobs import JobIdentity
 from claas_crds.v1alpha1.engine import EngineName, EngineSpec, TinkerEngineSpec
 from claas_crds.v1alpha1.lora import LoraSpec
@@ -93,7 +94,14 @@ class Side:
         number = parent.record.number + 1
         job = JobIdentity(namespace="team", name=f"{self.job}-{number}", uid=f"{self.job}-{number}", attempt=1)
         remote = RemoteTask(
-            self.spec, LORA[self.name], self.peer.model_name, RunJournal(self.store.root, job.uid), job, self.key_file
+            self.spec,
+            LORA[self.name],
+            self.peer.model_name,
+            RunJournal(self.store.root, job.uid),
+            job,
+            self.key_file,
+            self.key_file.parent,
+            AdapterIdentity(namespace="team", name="tone", uid="adapter", lora_id="team/tone"),
         )
         return EngineTask(self.model, parent, number, self.told.append, ServingAccess(), earlier or {}, remote)
 

@@ -27,6 +27,7 @@ class Paths:
     serving_ca: Path = Path(places.SERVING_CA_FILE)
     hub_token: Path = Path(places.HUB_TOKEN_FILE)
     tinker_key: Path = Path(places.TINKER_KEY_FILE)
+    modal_token: Path = Path(places.MODAL_TOKEN_DIRECTORY)
     termination_message: Path = Path(places.TERMINATION_MESSAGE_FILE)
     progress_port: int = places.PROGRESS_PORT
 
@@ -47,6 +48,7 @@ class Paths:
             serving_ca=path("CLAAS_SERVING_CA_FILE", places.SERVING_CA_FILE),
             hub_token=path("CLAAS_HUB_TOKEN_FILE", places.HUB_TOKEN_FILE),
             tinker_key=path("CLAAS_TINKER_KEY_FILE", places.TINKER_KEY_FILE),
+            modal_token=path("CLAAS_MODAL_TOKEN_DIRECTORY", places.MODAL_TOKEN_DIRECTORY),
             termination_message=path("CLAAS_TERMINATION_MESSAGE_FILE", places.TERMINATION_MESSAGE_FILE),
             progress_port=int(environment.get("CLAAS_PROGRESS_PORT") or places.PROGRESS_PORT),
         )

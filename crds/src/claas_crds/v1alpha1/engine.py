@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
-from claas_crds.base import ResourceModel
+from claas_crds.base import OBJECT_NAME, ResourceModel
 from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
 
 
@@ -18,6 +18,17 @@ class EngineName(StrEnum):
     """PyTorch in the trainer pod, on a GPU or a CPU."""
     TINKER = "tinker"
     """The Tinker service, which trains and keeps the weights."""
+    MODAL = "modal"
+    """A GPU of the Modal platform, rented by the second, which runs the local engine's step."""
+
+
+class StateKeeping(StrEnum):
+    """Where the optimiser state of a version is kept that was trained on Modal."""
+
+    VOLUME = "Volume"
+    """On the Modal Volume alone: nothing large travels."""
+    PVC = "PVC"
+    """In the version's folder as well: training goes on from it though the Modal Volume is lost."""
 
 
 def _name_or_union(schema: dict[str, JsonValue]) -> None:
@@ -72,6 +83,47 @@ class TinkerEngineSpec(ResourceModel):
     seconds; nothing is sampled or trained from such a version afterwards. Those two are kept without limit."""
 
 
+class SecretReference(ResourceModel):
+    """A Secret in the same namespace, whose keys have fixed names."""
+
+    name: str = Field(min_length=1, max_length=253, json_schema_extra={"pattern": OBJECT_NAME})
+    """Name of the Secret."""
+
+
+MODAL_NAME = r"^[A-Za-z0-9]([-._A-Za-z0-9]*[A-Za-z0-9])?$"
+"""Names of environments, Volumes and servers on Modal."""
+
+MODAL_APP_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+"""Names of apps on Modal, as far as they can be part of a Kubernetes name."""
+
+
+class ModalEngineSpec(ResourceModel):
+    """A GPU of the Modal platform, rented by the second, which runs the local engine's step (docs/modal.md)."""
+
+    token_secret_ref: SecretReference = SecretReference(name="claas-modal")
+    """The token of the Modal workspace, in the keys `token-id` and `token-secret` of a Secret."""
+    environment: str | None = Field(
+        default=None, min_length=1, max_length=64, json_schema_extra={"pattern": MODAL_NAME}
+    )
+    """Modal environment of apps and Volume; the workspace's default when left out."""
+    app: str = Field(
+        default="claas-trainer", min_length=1, max_length=64, json_schema_extra={"pattern": MODAL_APP_NAME}
+    )
+    """The deployed app that takes the steps. It has one base model."""
+    volume: str = Field(
+        default="claas-adapters", min_length=1, max_length=64, json_schema_extra={"pattern": MODAL_NAME}
+    )
+    """The Modal Volume that holds the versions' files for apps; the one that they were deployed with."""
+    keep_state: StateKeeping = StateKeeping.VOLUME
+    """Where the optimiser state of versions is kept."""
+    step_timeout_seconds: int = Field(default=1800, ge=60, le=86400)
+    """Longest time of one attempt at a step, in seconds. One that takes longer is ended, its container with it, and
+    tried again."""
+    superseded_state_ttl_seconds: int = Field(default=604800, ge=3600, le=315360000)
+    """Time that the Modal Volume keeps the files of a version that is neither the head nor the head's parent, in
+    seconds. Those two are kept without limit."""
+
+
 class EngineSpec(ResourceModel):
     """One engine and its settings: exactly one member is set. A name alone is read as that engine without settings;
     release 0.1.0 knew no other form."""
@@ -83,6 +135,9 @@ class EngineSpec(ResourceModel):
     tinker: TinkerEngineSpec | None = None
     """The Tinker service, which trains and keeps the weights; `tinker: {}` takes the key from the Secret
     `claas-tinker`."""
+    modal: ModalEngineSpec | None = None
+    """A GPU of the Modal platform, rented by the second; `modal: {}` takes the token from the Secret
+    `claas-modal`."""
 
     @model_validator(mode="before")
     @classmethod

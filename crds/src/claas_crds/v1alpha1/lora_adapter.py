@@ -132,7 +132,7 @@ class LoraAdapterSpec(ResourceModel):
     execution mode. An adapter that has versions stays with their engine. A name alone, as in `engine: local`, is
     deprecated and still accepted."""
     serving: Serving = Field(json_schema_extra={"x-kubernetes-validations": SERVING_RULES})
-    """The servers of the adapter: vLLM, or the inference proxy of the Tinker service."""
+    """The servers of the adapter: vLLM, the inference proxy of the Tinker service, or a vLLM on Modal."""
     storage: Storage
     """Where versions are kept. Immutable."""
     trainer: TrainerPod = TrainerPod()
@@ -151,9 +151,10 @@ SPEC_RULES: list[JsonValue] = [
     {"rule": "self.lora == oldSelf.lora", "message": "lora is immutable", "fieldPath": ".lora"},
     {"rule": "self.storage == oldSelf.storage", "message": "storage is immutable", "fieldPath": ".storage"},
     {
-        "rule": "has(self.serving.tinkerProxy) == has(oldSelf.serving.tinkerProxy)",
-        "message": "serving can't change between deploymentRef and tinkerProxy: make the adapter anew, its versions"
-        " stay",
+        "rule": "has(self.serving.tinkerProxy) == has(oldSelf.serving.tinkerProxy)"
+        " && has(self.serving.modalApp) == has(oldSelf.serving.modalApp)",
+        "message": "serving can't change between deploymentRef, tinkerProxy and modalApp: make the adapter anew, its"
+        " versions stay",
         "fieldPath": ".serving",
     },
     # CEL can't look into `engine`; its other refusals are the operator's.
@@ -246,6 +247,8 @@ class LoraAdapterStatus(ResourceModel):
     """The vLLM pods."""
     ready_replicas: str | None = None
     """Pods that serve the version, out of all pods, for people."""
+    serving_url: str | None = None
+    """Address of the servers where they are outside the cluster (`serving.modalApp`)."""
     handover: HandoverKind | None = None
     """Hand-over of the next step, never Auto. Absent while none is possible; jobs wait then."""
     handover_message: str | None = None

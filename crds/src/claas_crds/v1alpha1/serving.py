@@ -7,6 +7,7 @@ from enum import StrEnum
 from pydantic import Field
 
 from claas_crds.base import OBJECT_NAME, ResourceModel
+from claas_crds.v1alpha1.engine import MODAL_APP_NAME, MODAL_NAME, SecretReference
 from claas_crds.v1alpha1.tls import TLS_RULES, Scheme, ServingTls
 from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
 from claas_crds.v1alpha1.training import LORA_ID_PATTERN
@@ -65,8 +66,19 @@ class TinkerProxy(ResourceModel):
     """Number of its pods."""
 
 
+class ModalApp(ResourceModel):
+    """A vLLM that is deployed on the Modal platform (docs/modal.md)."""
+
+    app: str = Field(default="claas-vllm", min_length=1, max_length=64, json_schema_extra={"pattern": MODAL_APP_NAME})
+    """The deployed app. It has one base model."""
+    server: str = Field(default="Vllm", min_length=1, max_length=64, json_schema_extra={"pattern": MODAL_NAME})
+    """The server in it."""
+    proxy_token_secret_ref: SecretReference = SecretReference(name="claas-modal-proxy")
+    """The proxy token that Modal asks of each request, in the keys `key` and `secret` of a Secret."""
+
+
 class Serving(ResourceModel):
-    """The servers of the adapter: vLLM, or the inference proxy of the Tinker service."""
+    """The servers of the adapter: vLLM, the inference proxy of the Tinker service, or a vLLM on Modal."""
 
     deployment_ref: DeploymentReference | None = None
     """The Deployment whose pods run vLLM."""
@@ -74,6 +86,10 @@ class Serving(ResourceModel):
     """The inference proxy, in place of vLLM; for `engine.tinker` only. The operator makes Deployment and Service
     `<adapter>-tinker-proxy`, and a control token where `controlTokenSecretRef` names none. Such an adapter can't
     change to `deploymentRef` later."""
+    modal_app: ModalApp | None = None
+    """A vLLM on the Modal platform, in place of one in the cluster; for `engine.modal` only. `controlTokenSecretRef`
+    holds the control token that it was deployed with. Such an adapter can't change to another kind of servers
+    later."""
     container: str | None = None
     """The container that runs vLLM; the first one of the Deployment's template when left out."""
     port: int = Field(default=8000, ge=1, le=65535)

@@ -56,11 +56,11 @@ TLS_RULES: list[JsonValue] = [
 ]
 
 
-def _not_of_a_proxy(field: str) -> JsonValue:
-    """CEL rule for a field that only concerns a user's vLLM."""
+def _of_deployments(field: str) -> JsonValue:
+    """CEL rule for a field that only concerns a user's Deployment."""
     return {
-        "rule": f"!has(self.tinkerProxy) || !has(self.{field})",
-        "message": f"{field} is about a vLLM of yours: leave it out with tinkerProxy",
+        "rule": f"has(self.deploymentRef) || !has(self.{field})",
+        "message": f"{field} is about a vLLM in the cluster: leave it out without deploymentRef",
         "fieldPath": f".{field}",
     }
 
@@ -72,19 +72,20 @@ SERVING_RULES: list[JsonValue] = [
         "fieldPath": ".tls",
     },
     {
-        "rule": "has(self.deploymentRef) != has(self.tinkerProxy)",
-        "message": "exactly one of deploymentRef and tinkerProxy must be set",
+        "rule": "[has(self.deploymentRef), has(self.tinkerProxy), has(self.modalApp)]"
+        ".filter(given, given).size() == 1",
+        "message": "exactly one of deploymentRef, tinkerProxy and modalApp must be set",
     },
-    _not_of_a_proxy("container"),
-    _not_of_a_proxy("apiKeySecretRef"),
+    _of_deployments("container"),
+    _of_deployments("apiKeySecretRef"),
     {
-        "rule": "!has(self.tinkerProxy) || self.scheme == 'http'",
-        "message": "the inference proxy speaks http",
+        "rule": "has(self.deploymentRef) || self.scheme == 'http'",
+        "message": "scheme is about a vLLM in the cluster: leave it out without deploymentRef",
         "fieldPath": ".scheme",
     },
     {
-        "rule": "!has(self.tinkerProxy) || self.handover in ['Auto', 'None']",
-        "message": "the inference proxy is never paused: handover can be Auto or None",
+        "rule": "has(self.deploymentRef) || self.handover in ['Auto', 'None']",
+        "message": "only a vLLM in the cluster is ever paused: handover can be Auto or None without deploymentRef",
         "fieldPath": ".handover",
     },
 ]

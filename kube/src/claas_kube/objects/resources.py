@@ -11,6 +11,8 @@ from claas_kube.objects.meta import ObjectMeta
 PROXY_SUFFIX = "-tinker-proxy"
 """An adapter's inference proxy: the Deployment's name is the adapter's with this suffix."""
 PROXY_TOKEN_KEY = "token"
+MODAL_SUFFIX = ".modal"
+"""A vLLM on Modal is known by its app's name with this suffix, where others are by their Deployment's."""
 
 
 class AdapterObject(ResourceModel):
@@ -32,9 +34,18 @@ class AdapterObject(ResourceModel):
 
     @property
     def deployment_name(self) -> str:
-        """The Deployment whose pods serve it: the user's, or that of its inference proxy."""
-        reference = self.spec.serving.deployment_ref
+        """The Deployment whose pods serve it: the user's, or that of its inference proxy. For a vLLM on Modal a name
+        that stands for it in Leases."""
+        serving = self.spec.serving
+        if serving.modal_app is not None:
+            return f"{serving.modal_app.app}{MODAL_SUFFIX}"
+        reference = serving.deployment_ref
         return reference.name if reference is not None else f"{self.metadata.name}{PROXY_SUFFIX}"
+
+    @property
+    def outside_cluster(self) -> bool:
+        """Whether its servers are no pods of the cluster, so that there is no Deployment."""
+        return self.spec.serving.modal_app is not None
 
     @property
     def control_token(self) -> SecretKeyRef | None:

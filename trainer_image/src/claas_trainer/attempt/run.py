@@ -109,6 +109,8 @@ async def _take_step(
                     journal,
                     task.jobs[0],
                     paths.tinker_key,
+                    paths.modal_token,
+                    document.adapter,
                 ),
             ),
         )

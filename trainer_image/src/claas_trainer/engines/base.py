@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from claas_contract.engine import DistillBatchRequestPayload, DistillResponse, StateRef
+from claas_contract.input import AdapterIdentity
 from claas_contract.jobs import JobIdentity
 from claas_crds.v1alpha1.engine import EngineSpec
 from claas_crds.v1alpha1.lora import LoraSpec
@@ -34,6 +35,10 @@ class RemoteTask:
     """The job that the step is taken for, and the attempt at it."""
     key_file: Path
     """The file with the service's API key."""
+    token_folder: Path
+    """The folder with the service's token, where it has an id and a secret."""
+    adapter: AdapterIdentity
+    """The LoraAdapter."""
 
 
 @dataclass(frozen=True)

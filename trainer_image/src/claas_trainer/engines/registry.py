@@ -20,10 +20,12 @@ from claas_trainer.paths import Paths
 ENGINES: Mapping[EngineName, tuple[str, str]] = {
     EngineName.LOCAL: ("claas_trainer.engines.local.engine", "LocalEngine"),
     EngineName.TINKER: ("claas_trainer.engines.tinker.engine", "TinkerEngine"),
+    EngineName.MODAL: ("claas_trainer.engines.modal.engine", "ModalEngine"),
 }
 INITIAL_VERSIONS: Mapping[EngineName, str] = {
     EngineName.LOCAL: "claas_trainer.engines.initial_versions.local",
     EngineName.TINKER: "claas_trainer.engines.initial_versions.tinker",
+    EngineName.MODAL: "claas_trainer.engines.initial_versions.modal",
 }
 """Modules whose `initial_version` makes version 0."""
 

@@ -141,7 +141,7 @@ def test_only_steps_that_need_serving_share_their_deployments_lease(
 ) -> None:
     found = adapter(engine=None if named is None else EngineSpec.of(named))
     leases = StepLeases(default)
-    own = (named or default) is EngineName.TINKER
+    own = (named or default) is not EngineName.LOCAL
     assert leases.own(found) is own
     assert leases.name(found) == ("claas-steps-tone" if own else "claas-serving-vllm")
     new = leases.new(found)

@@ -9,6 +9,7 @@ import torch
 
 from claas_contract.engine import TokenisedSample
 from claas_contract.engine_refusals import TINKER_TOP_K
+from claas_contract.input import AdapterIdentity
 from claas_contract.jobs import JobIdentity
 from claas_crds.v1alpha1.engine import EngineSpec, TinkerEngineSpec
 from claas_crds.v1alpha1.lora import LoraSpec
@@ -25,7 +26,10 @@ from claas_trainer.store.journal import RunJournal
 def remote(base_model: str, named: str | None = None) -> RemoteTask:
     spec = EngineSpec(tinker=TinkerEngineSpec(base_model=named))
     job = JobIdentity(namespace="team", name="job", uid="uid", attempt=1)
-    return RemoteTask(spec, LoraSpec(), base_model, RunJournal(Path("/nowhere"), "uid"), job, Path("/nowhere/key"))
+    nowhere = Path("/nowhere")
+    adapter = AdapterIdentity(namespace="team", name="tone", uid="uid", lora_id="team/tone")
+    journal = RunJournal(nowhere, "uid")
+    return RemoteTask(spec, LoraSpec(), base_model, journal, job, nowhere / "key", nowhere, adapter)
 
 
 def test_the_update_is_the_local_engine_s() -> None:
