@@ -57,6 +57,7 @@ def test_every_value_has_a_comment_above_it() -> None:
             "serviceAccount:",
             "rbac:",
             "networkPolicy:",
+            "modalApps:",
         ),
         *("metrics:", "serviceMonitor:", "prometheusRule:", "dashboard:"),
         *("gateway:", "database:", "persistence:", "autoscaling:", "service:", "ingress:", "httpRoute:"),
@@ -188,6 +189,8 @@ def test_the_deployment_selects_its_own_pods_whatever_labels_are_added(helm: Pat
         ([f"remote.image.digest={DIGEST}"], "CLAAS_INFERENCE_PROXY_IMAGE", f"claas-trainer-remote@{DIGEST}"),
         ([], "CLAAS_MAX_CONCURRENT_STEPS", "20"),
         (["remote.maxConcurrentSteps=3"], "CLAAS_MAX_CONCURRENT_STEPS", "3"),
+        (["executionMode=modal"], "CLAAS_DISTILL_EXECUTION_MODE", "modal"),
+        (["remote.modalServerUrl=http://modal:8080"], "CLAAS_MODAL_SERVER_URL", "http://modal:8080"),
         ([], "CLAAS_TRAINER_IMAGE", "claas-trainer:0.1.0"),
         (["trainer.image.repository=r/t", "trainer.image.tag=dev"], "CLAAS_TRAINER_IMAGE", "r/t:dev"),
         ([f"trainer.image.digest={DIGEST}"], "CLAAS_TRAINER_IMAGE", f"claas-trainer@{DIGEST}"),
@@ -209,6 +212,10 @@ def test_values_reach_the_operator_as_environment(
     helm: Path, settings: list[str], variable: str, expected: str
 ) -> None:
     assert environment(template(helm, *settings))[variable] == expected
+
+
+def test_the_modal_client_chooses_its_address_by_default(helm: Path) -> None:
+    assert "CLAAS_MODAL_SERVER_URL" not in environment(template(helm))
 
 
 def test_finished_jobs_stay_by_default(helm: Path) -> None:
@@ -434,6 +441,16 @@ def test_only_pods_of_engines_that_compute_elsewhere_may_reach_their_service(hel
     assert "8443" not in str(trainers)
 
 
+def test_operator_and_gateway_may_reach_servers_on_modal_where_there_are_some(helm: Path) -> None:
+    release = ("networkPolicy.enabled=true", "gateway.enabled=true", "gateway.keys=off")
+    anywhere = {"ports": [{"port": 9443, "protocol": "TCP"}]}
+    for name in ("claas-claas-operator", "claas-claas-operator-gateway"):
+        for settings, expected in ((["networkPolicy.modalApps.egressPorts={9443}"], True), ([], False)):
+            objects = template(helm, *release, *settings)
+            egress = cast(list[Object], at(one(objects, "NetworkPolicy", name), "spec", "egress"))
+            assert (anywhere in egress) is expected, (name, settings)
+
+
 def test_names_can_be_set(helm: Path) -> None:
     assert at(one(template(helm, "fullnameOverride=op"), "Deployment"), "metadata", "name") == "op"
     assert at(one(template(helm, "nameOverride=op"), "Deployment"), "metadata", "name") == "claas-op"
@@ -445,7 +462,8 @@ def test_names_can_be_set(helm: Path) -> None:
         ("executionMde=local", "additional properties 'executionMde' not allowed"),
         ("image.tga=dev", "at '/image': additional properties 'tga' not allowed"),
         ("executionMode=quantum", "at '/executionMode'"),
-        ("executionMode=modal", "at '/executionMode'"),
+        ("remote.modalServerUrl=modal:8080", "at '/remote/modalServerUrl'"),
+        ("networkPolicy.modalApps.egressPorts={https}", "at '/networkPolicy/modalApps/egressPorts/0'"),
         ("remote.maxConcurrentSteps=0", "at '/remote/maxConcurrentSteps'"),
         ("remote.image.pullPolicy=Never", "at '/remote/image': additional properties 'pullPolicy' not allowed"),
         ("logLevel=LOUD", "at '/logLevel': value must be one of"),
@@ -488,10 +506,13 @@ def test_the_notes_say_what_to_do_next(helm: Path) -> None:
 
 def test_the_notes_show_an_adapter_of_the_release_s_execution_mode(helm: Path) -> None:
     """The other one would be refused: a vLLM needs weights, the proxy the service."""
-    local, tinker = notes(helm), notes(helm, "executionMode=tinker")
-    assert ("deploymentRef" in local, "tinkerProxy" in local) == (True, False)
-    assert ("deploymentRef" in tinker, "tinkerProxy" in tinker) == (False, True)
+    servers = ("deploymentRef", "tinkerProxy", "modalApp")
+    local, tinker, modal = notes(helm), notes(helm, "executionMode=tinker"), notes(helm, "executionMode=modal")
+    assert [server in local for server in servers] == [True, False, False]
+    assert [server in tinker for server in servers] == [False, True, False]
+    assert [server in modal for server in servers] == [False, False, True]
     assert "kubectl create secret generic claas-tinker" in tinker
+    assert "kubectl create secret generic claas-modal-proxy" in modal
 
 
 def test_the_notes_warn_when_the_crds_are_not_part_of_the_release(helm: Path) -> None:

@@ -51,6 +51,7 @@ OPERATOR = ImageSpec(
         "contract/src",
         "kube/src",
         "vllm_client/src",
+        "modal_client/src",
         "operator/src",
         "vllm_companion/src",
     ),
@@ -100,6 +101,7 @@ REMOTE = ImageSpec(
         "contract/src",
         "vllm_client/src",
         "tinker_client/src",
+        "modal_client/src",
         "vllm_companion/src",
         "trainer_image/src",
         "inference_proxy/src",
@@ -114,7 +116,13 @@ TINKER_PEER = ImageSpec(
     ("requirements/peer.txt", "tests/peers"),
     parent=REMOTE_DEPENDENCIES,
 )
-ALL = (TRAINER_DEPENDENCIES, TRAINER, VLLM, OPERATOR, GATEWAY, REMOTE_DEPENDENCIES, REMOTE, TINKER_PEER)
+MODAL_PEER = ImageSpec(
+    "claas-modal-peer",
+    "tests/cluster/modal_peer.Containerfile",
+    ("requirements/modal.txt", "tests/peers"),
+    parent=VLLM,
+)
+ALL = (TRAINER_DEPENDENCIES, TRAINER, VLLM, OPERATOR, GATEWAY, REMOTE_DEPENDENCIES, REMOTE, TINKER_PEER, MODAL_PEER)
 """In an order in which parents come first."""
 
 
