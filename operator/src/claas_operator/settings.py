@@ -29,6 +29,8 @@ class Settings:
     """Default user and groups of trainer pods."""
     engine: EngineName
     """Default engine."""
+    modal_server_url: str | None
+    """Address of Modal's API; None: the Modal client's own."""
     max_concurrent_steps: int
     """How many attempts of engines that compute elsewhere may run at once, in all namespaces."""
     watch_namespaces: tuple[str, ...]
@@ -91,6 +93,7 @@ class Settings:
             trainer_image_pull_policy=environment.get("CLAAS_TRAINER_IMAGE_PULL_POLICY", "IfNotPresent"),
             trainer_identity=identity,
             engine=engine,
+            modal_server_url=environment.get("CLAAS_MODAL_SERVER_URL") or None,
             max_concurrent_steps=max_concurrent_steps,
             watch_namespaces=tuple(name.strip() for name in namespaces.split(",") if name.strip()),
             resync_seconds=resync_seconds,

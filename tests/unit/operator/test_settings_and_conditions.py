@@ -19,6 +19,7 @@ def test_settings_need_nothing_but_the_trainers_image() -> None:
     assert settings.engine == "local"
     assert settings.watch_namespaces == ()
     assert (settings.resync_seconds, settings.health_port, settings.metrics_port) == (30.0, 8081, 8080)
+    assert settings.modal_server_url is None
 
 
 def test_trainers_and_proxies_of_a_remote_engine_have_images_of_their_own_or_the_trainers() -> None:
@@ -31,6 +32,13 @@ def test_trainers_and_proxies_of_a_remote_engine_have_images_of_their_own_or_the
         "slim:1",
     )
     assert Settings.from_environment({**IMAGE, "CLAAS_INFERENCE_PROXY_IMAGE": "proxy:1"}).proxy_image == "proxy:1"
+
+
+def test_modals_api_is_where_the_setting_says() -> None:
+    given = {**IMAGE, "CLAAS_MODAL_SERVER_URL": "http://modal.example:8000", "CLAAS_DISTILL_EXECUTION_MODE": "modal"}
+    settings = Settings.from_environment(given)
+    assert (settings.modal_server_url, settings.engine) == ("http://modal.example:8000", "modal")
+    assert Settings.from_environment({**IMAGE, "CLAAS_MODAL_SERVER_URL": ""}).modal_server_url is None
 
 
 def test_namespaces_are_a_list_with_or_without_blanks() -> None:

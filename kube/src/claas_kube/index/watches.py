@@ -131,7 +131,7 @@ class Watches:
         self, namespace: str, name: str, before: AdapterObject | None, after: AdapterObject | None
     ) -> None:
         for adapter in (before, after):
-            if adapter is None:
+            if adapter is None or adapter.outside_cluster:
                 continue
             at = (namespace, adapter.deployment_name)
             if not self._adapters.grouped(*at):

@@ -281,7 +281,7 @@ class Applier:
     ) -> None:
         """Create the input, then the batch Job; both may exist already, from before a restart of the operator."""
         namespace = adapter.metadata.namespace
-        deployment = await self._read.deployment(namespace, adapter.deployment_name)
+        deployment = await self._read.deployment_of(adapter)
         selector = deployment.spec.selector if deployment else None
         metadata = manifests.child_metadata(name, owner, adapter.metadata, command)
         await self._api.apply(SECRETS, namespace, manifests.input_secret(metadata, document, samples))

@@ -16,9 +16,17 @@ from claas_crds.v1alpha1.lora_adapter import KIND as ADAPTER_KIND
 from claas_crds.v1alpha1.trainer_pod import Identity, TrainerPod
 from claas_kube.objects.meta import LabelSelector, Manifest, ObjectMeta
 from claas_kube.objects.resources import AdapterObject
-from claas_operator.act.pod_volumes import Mount, certificates_mount, claim_mount, pod_volumes, secret_mount, wire
+from claas_operator.act.pod_volumes import (
+    Mount,
+    certificates_mount,
+    claim_mount,
+    pod_volumes,
+    secret_files_mount,
+    secret_mount,
+    wire,
+)
 from claas_operator.plan import naming
-from claas_operator.plan.engine.choice import computes_elsewhere, engine_of, service_key
+from claas_operator.plan.engine.choice import computes_elsewhere, engine_of, service_secret
 from claas_operator.settings import Settings
 
 TERMINATION_GRACE_SECONDS = 30
@@ -113,14 +121,17 @@ def model_mounts(adapter: AdapterObject) -> list[Mount]:
 
 
 def key_mounts(adapter: AdapterObject, settings: Settings) -> list[Mount]:
-    """The key of the service that computes the adapter's steps, if one does."""
-    key = service_key(adapter, settings.engine)
-    return [] if key is None else [secret_mount("claas-service-key", key, places.TINKER_KEY_FILE)]
+    """What opens the service that computes the adapter's steps, if one does."""
+    secret = service_secret(adapter, settings.engine)
+    return [] if secret is None else [secret_files_mount("claas-service-key", secret.name, secret.files)]
 
 
 def serving_mounts(adapter: AdapterObject) -> list[Mount]:
-    """Volumes of a pod that pauses and swaps: control token, API key, and CA."""
+    """Volumes of a pod that pauses and swaps: control token, API key, and CA. Servers outside the cluster are told
+    by the operator."""
     serving = adapter.spec.serving
+    if adapter.outside_cluster:
+        return []
     mounts = []
     if adapter.control_token is not None:
         reference = adapter.control_token
@@ -286,10 +297,13 @@ def _image(adapter: AdapterObject, settings: Settings) -> str:
 
 def _environment(adapter: AdapterObject, settings: Settings) -> list[JsonValue]:
     """The operator's variables and the user's; the user's win."""
+    engine = engine_of(adapter, settings.engine)
     ours: list[Manifest] = [
-        {"name": places.EXECUTION_MODE_VARIABLE, "value": engine_of(adapter, settings.engine).name},
+        {"name": places.EXECUTION_MODE_VARIABLE, "value": engine.name},
         {"name": "HOME", "value": places.SCRATCH_DIRECTORY},
     ]
+    if engine.modal is not None and settings.modal_server_url is not None:
+        ours.append({"name": places.MODAL_SERVER_VARIABLE, "value": settings.modal_server_url})
     theirs = [wire(variable) for variable in adapter.spec.trainer.env]
     given = {variable["name"] for variable in theirs}
     return [*(variable for variable in ours if variable["name"] not in given), *theirs]

@@ -6,7 +6,7 @@ cache and the user's volumes may share a claim.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pydantic import JsonValue
@@ -28,9 +28,14 @@ class Mount:
 
 def secret_mount(volume: str, reference: SecretKeyRef, file: str) -> Mount:
     """One key of a Secret as a file, the only one in its folder."""
-    folder, _, name = file.rpartition("/")
-    items: list[JsonValue] = [{"key": reference.key, "path": name}]
-    return Mount({"name": volume, "secret": {"secretName": reference.name, "items": items}}, folder)
+    return secret_files_mount(volume, reference.name, {reference.key: file})
+
+
+def secret_files_mount(volume: str, secret: str, files: Mapping[str, str]) -> Mount:
+    """Keys of a Secret as files, the only ones in their folder."""
+    (folder,) = {file.rpartition("/")[0] for file in files.values()}
+    items: list[JsonValue] = [{"key": key, "path": file.rpartition("/")[2]} for key, file in files.items()]
+    return Mount({"name": volume, "secret": {"secretName": secret, "items": items}}, folder)
 
 
 def certificates_mount(tls: ServingTls, reference: CertificatesKeyRef) -> Mount:

@@ -67,7 +67,7 @@ def _serving(adapter: AdapterObject, grant: Grant) -> ServingTarget:
         drain_timeout_seconds=spec.drain_timeout_seconds,
         max_pause_seconds=spec.max_pause_seconds,
         probe=spec.probe,
-        has_control_token=adapter.control_token is not None,
+        has_control_token=adapter.control_token is not None and not adapter.outside_cluster,
         has_api_key=spec.api_key_secret_ref is not None,
         tls=server_trust(spec.tls),
     )

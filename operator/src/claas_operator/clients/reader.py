@@ -244,6 +244,12 @@ class Reader:
         found = await self._api.get(DEPLOYMENTS, namespace, name)
         return Deployment.model_validate(found) if found else None
 
+    async def deployment_of(self, adapter: AdapterObject) -> Deployment | None:
+        """The Deployment whose pods serve the adapter. Servers outside the cluster have none, and none is asked for."""
+        if adapter.outside_cluster:
+            return None
+        return await self.deployment(adapter.metadata.namespace, adapter.deployment_name)
+
     async def deployment_pods(self, namespace: str, deployment: Deployment | None) -> list[Pod]:
         """The Deployment's pods that are not terminating."""
         found = await self.pods_of(namespace, deployment)

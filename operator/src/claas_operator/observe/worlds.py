@@ -78,7 +78,7 @@ class Observer:
         """The world of a LoraAdapter; `failures` are failed loads, by the pod's UID."""
         namespace = adapter.metadata.namespace
         spec = adapter.spec
-        deployment = await self._read.deployment(namespace, adapter.deployment_name)
+        deployment = await self._read.deployment_of(adapter)
         steps_lease = await self._read.lease_named(namespace, self._leases.name(adapter))
         jobs = self._jobs.of_adapters(namespace, [adapter.metadata.name])
         pods = await serving_pods(self._read, adapter, deployment, failures, ask=True)
@@ -126,8 +126,7 @@ class Observer:
         attempt = await self._attempt(namespace, name)
         attempt = await self._with_progress(namespace, attempt)
         trainers = await self._read.trainer_pods(namespace, job.metadata.uid)
-        deployment_name = adapter.deployment_name if adapter else None
-        deployment = await self._read.deployment(namespace, deployment_name) if deployment_name else None
+        deployment = await self._read.deployment_of(adapter) if adapter else None
         lease = released or (await self._lease_of(job, adapter) if adapter is not None else None)
         places = (
             await self.places.of(adapter, job.metadata.creation_timestamp, lease) if adapter is not None else None

@@ -16,6 +16,7 @@ from claas_contract.outcome import TrainerCommand
 from claas_contract.places import (
     CONTROL_TOKEN_FILE,
     INPUT_DIRECTORY,
+    MODAL_TOKEN_DIRECTORY,
     MODEL_DIRECTORY,
     SAMPLES_DIRECTORY,
     SERVING_CA_FILE,
@@ -24,6 +25,7 @@ from claas_contract.places import (
 )
 from claas_crds.v1alpha1.distill_job import LARGEST_INLINE_BYTES, FileReference, KeyReference, SamplesSource
 from claas_crds.v1alpha1.engine import EngineName, EngineSpec
+from claas_crds.v1alpha1.serving import Serving
 from claas_crds.v1alpha1.trainer_pod import Identity, TrainerPod
 from claas_crds.v1alpha1.training import DistillBatchItem
 from claas_kube.objects.meta import LabelSelector, Manifest
@@ -399,22 +401,32 @@ def test_without_tls_settings_public_authorities_are_trusted_and_nothing_is_moun
 
 REMOTE = Settings.from_environment({"CLAAS_TRAINER_IMAGE": "trainer:1", "CLAAS_REMOTE_TRAINER_IMAGE": "slim:1"})
 BY_TINKER = EngineSpec.model_validate({"tinker": {"apiKeySecretRef": {"name": "mine", "key": "k"}}})
+BY_MODAL = EngineSpec.model_validate({"modal": {"tokenSecretRef": {"name": "mine"}}})
 
 
 @pytest.mark.parametrize("command", [TrainerCommand.INIT, TrainerCommand.RUN])
-def test_a_trainer_of_tinker_mounts_the_key_and_asks_for_no_device(command: TrainerCommand) -> None:
+@pytest.mark.parametrize(
+    ("engine", "folder", "files"),
+    [
+        (BY_TINKER, TINKER_KEY_FILE.rpartition("/")[0], {"k": "api-key"}),
+        (BY_MODAL, MODAL_TOKEN_DIRECTORY, {"token-id": "token-id", "token-secret": "token-secret"}),
+    ],
+    ids=["tinker", "modal"],
+)
+def test_a_trainer_of_a_service_mounts_what_opens_it_and_asks_for_no_device(
+    engine: EngineSpec, folder: str, files: dict[str, str], command: TrainerCommand
+) -> None:
     devices: Manifest = {
         "resources": {"limits": {"nvidia.com/gpu": 1, "memory": "4Gi"}},
         "resourceClaims": [{"name": "gpu", "resourceClaimName": "shared"}],
         "sameNodeAsServing": True,
     }
-    found = adapter(engine=BY_TINKER, trainer=TrainerPod.model_validate(devices))
+    found = adapter(engine=engine, trainer=TrainerPod.model_validate(devices))
     mounts = common_mounts(found, REMOTE, "step-1")
     beside = LabelSelector(match_labels={"app": "vllm"})
     job = trainer_job(command, child_metadata("step-1", OWNER, found.metadata), found, REMOTE, mounts, beside)
     volumes = cast("list[Manifest]", pod_spec(job)["volumes"])
-    folder, _, file = TINKER_KEY_FILE.rpartition("/")
-    items: list[JsonValue] = [{"key": "k", "path": file}]
+    items: list[JsonValue] = [{"key": key, "path": file} for key, file in files.items()]
     assert {"name": "claas-service-key", "secret": {"secretName": "mine", "items": items}} in volumes
     mounted = cast("list[Manifest]", container(job)["volumeMounts"])
     assert {"name": "claas-service-key", "mountPath": folder, "readOnly": True} in mounted
@@ -425,7 +437,33 @@ def test_a_trainer_of_tinker_mounts_the_key_and_asks_for_no_device(command: Trai
     assert list(cast(Manifest, at(pod_spec(job), "affinity", "podAffinity"))) == [
         "preferredDuringSchedulingIgnoredDuringExecution"
     ]
-    assert at(job, "spec", "template", "metadata", "labels", "claas.dev/engine") == "tinker"
+    assert at(job, "spec", "template", "metadata", "labels", "claas.dev/engine") == engine.name
+
+
+@pytest.mark.parametrize(
+    ("engine", "address"), [(BY_MODAL, "http://modal.example:8000"), (BY_TINKER, None)], ids=["modal", "tinker"]
+)
+def test_a_trainer_of_modal_asks_the_api_that_the_operator_asks(engine: EngineSpec, address: str | None) -> None:
+    settings = replace(REMOTE, modal_server_url="http://modal.example:8000")
+    found = adapter(engine=engine)
+
+    def told(settings: Settings) -> str | None:
+        metadata = child_metadata("step-1", OWNER, found.metadata)
+        job = trainer_job(TrainerCommand.RUN, metadata, found, settings, [], None)
+        variables = {at(each, "name"): each for each in cast("list[Manifest]", container(job)["env"])}
+        return cast(str, variables["MODAL_SERVER_URL"]["value"]) if "MODAL_SERVER_URL" in variables else None
+
+    assert told(settings) == address
+    assert told(REMOTE) is None
+
+
+def test_a_trainer_whose_servers_are_outside_the_cluster_gets_nothing_to_tell_them_with() -> None:
+    serving: dict[str, JsonValue] = {"modalApp": {}, "controlTokenSecretRef": {"name": "control"}}
+    found = adapter(engine=BY_MODAL)
+    found = found.model_copy(
+        update={"spec": found.spec.model_copy(update={"serving": Serving.model_validate(serving)})}
+    )
+    assert serving_mounts(found) == []
 
 
 def test_trainers_of_the_local_engine_see_no_key_of_a_service() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from claas_contract import places
 from claas_contract.engine import ENGINE_NEEDS, EngineNeeds, ServingNeed
 from claas_crds.v1alpha1.engine import EngineName, EngineSpec
-from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
 from claas_kube.objects.resources import AdapterObject
 
 
@@ -29,7 +32,25 @@ def computes_elsewhere(adapter: AdapterObject, default: EngineName) -> bool:
     return needs_of(adapter, default).serving is ServingNeed.NOTHING
 
 
-def service_key(adapter: AdapterObject, default: EngineName) -> SecretKeyRef | None:
-    """The key of the service that computes the adapter's steps, if one does."""
-    tinker = engine_of(adapter, default).tinker
-    return tinker.api_key_secret_ref if tinker is not None else None
+@dataclass(frozen=True)
+class ServiceSecret:
+    """The Secret that opens the service which computes an adapter's steps."""
+
+    field: str
+    """The field of the spec that names it."""
+    name: str
+    files: Mapping[str, str]
+    """By key, the file that the trainer reads."""
+
+
+def service_secret(adapter: AdapterObject, default: EngineName) -> ServiceSecret | None:
+    """The Secret of the service that computes the adapter's steps, if one does."""
+    engine = engine_of(adapter, default)
+    if engine.tinker is not None:
+        key = engine.tinker.api_key_secret_ref
+        return ServiceSecret("spec.engine.tinker.apiKeySecretRef", key.name, {key.key: places.TINKER_KEY_FILE})
+    if engine.modal is not None:
+        keys = (places.MODAL_TOKEN_ID, places.MODAL_TOKEN_SECRET)
+        files = {key: f"{places.MODAL_TOKEN_DIRECTORY}/{key}" for key in keys}
+        return ServiceSecret("spec.engine.modal.tokenSecretRef", engine.modal.token_secret_ref.name, files)
+    return None

@@ -100,8 +100,9 @@ def pods_unsettled(world: JobWorld) -> Obstacle | None:
 
 
 def no_pod(world: JobWorld) -> Obstacle | None:
-    """Last: no pod is ready, for no reason found above."""
-    if world.adapter is None or any(pod.ready for pod in world.pods):
+    """Last: no pod is ready, for no reason found above. Servers outside the cluster have none, and start when they
+    are asked."""
+    if world.adapter is None or world.adapter.outside_cluster or any(pod.ready for pod in world.pods):
         return None
     deployment = world.adapter.deployment_name
     if world.pods or world.wanted_replicas:

@@ -45,7 +45,7 @@ def put_into_service(draft: JobDraft) -> JobPlan:
             return _unserved(draft, FailureReason.VERSION_REJECTED, why)
         case Standing.PASSED_OVER:
             return _passed_over(draft, produced)
-        case Standing.SERVED if any(pod.ready for pod in world.pods):
+        case Standing.SERVED if adapter.outside_cluster or any(pod.ready for pod in world.pods):
             message = f"Version {produced} is in service"
             draft.conditions.set(JobCondition.SERVED, True, JobReason.IN_SERVICE, message, quiet=True)
             return _complete(draft, message)
@@ -84,7 +84,7 @@ def _passed_over(draft: JobDraft, produced: int) -> JobPlan:
 def _why_not(world: JobWorld, produced: int) -> str:
     """Why the version is not in service yet."""
     assert world.adapter is not None
-    if not world.pods:
+    if not world.pods and not world.adapter.outside_cluster:
         deployment = world.adapter.deployment_name
         return f"Version {produced} is published; Deployment {deployment} has no pod to serve it"
     ready = condition_of(world.adapter.status.conditions, AdapterCondition.READY)
