@@ -245,7 +245,7 @@ class Reader:
         return Deployment.model_validate(found) if found else None
 
     async def deployment_of(self, adapter: AdapterObject) -> Deployment | None:
-        """The Deployment whose pods serve the adapter. Servers outside the cluster have none, and none is asked for."""
+        """The Deployment whose pods serve the adapter; None, without a request, for servers outside the cluster."""
         if adapter.outside_cluster:
             return None
         return await self.deployment(adapter.metadata.namespace, adapter.deployment_name)
