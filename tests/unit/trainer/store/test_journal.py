@@ -74,6 +74,18 @@ def test_entries_of_a_later_trainer_are_passed_over(tmp_path: Path) -> None:
     assert journal.entries() == (BEGUN, TAKEN)
 
 
+def test_the_other_jobs_journals_are_found_whatever_their_jobs_are_called(tmp_path: Path) -> None:
+    written(tmp_path, "job-1", BEGUN)
+    written(tmp_path, "job-2", AGAIN)
+    written(tmp_path, "../job", *WORK)
+    others = RunJournal(tmp_path, "job-1").others()
+    assert {journal.entries() for journal in others} == {(AGAIN,), tuple(WORK)}
+    for journal in others:
+        journal.keep(TAKEN)
+    assert RunJournal(tmp_path, "job-2").entries() == (AGAIN, TAKEN)
+    assert RunJournal(tmp_path, "../job").entries() == (*WORK, TAKEN)
+
+
 @pytest.mark.parametrize("uid", ["../../elsewhere", "", "a/b", ".hidden", "x" * 300, "\N{SNOWMAN}"])
 def test_no_identifier_leads_out_of_the_folder(uid: str, tmp_path: Path) -> None:
     journal = written(tmp_path, uid, BEGUN)

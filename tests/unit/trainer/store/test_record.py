@@ -10,7 +10,7 @@ from pydantic import JsonValue, ValidationError
 
 from claas_contract.engine import OWN_FILES, StateRef
 from claas_crds.v1alpha1.lora import LoraSpec
-from claas_trainer.store.record import ForwardKind, Provenance, VersionRecord
+from claas_trainer.store.record import ForwardKind, LocalProvenance, ModalProvenance, Provenance, VersionRecord
 
 LOCAL: dict[str, JsonValue] = {
     "parent_digest": "p",
@@ -28,6 +28,14 @@ LOCAL: dict[str, JsonValue] = {
 }
 REMOTE: dict[str, JsonValue] = {"parent_digest": "p", "samples_digest": "s", "answered_by": {"3": "d"}, "tokens": 9}
 """Of an engine that tells no device: `step` has what is known of every engine."""
+
+
+MODAL: dict[str, JsonValue] = {
+    **LOCAL,
+    "modal_call": "fc-1",
+    "modal_container": "ta-1",
+    "modal_gpu": "L40S",
+}
 
 
 def stored(**changes: JsonValue) -> VersionRecord:
@@ -50,6 +58,15 @@ def test_a_version_of_the_local_engine_tells_how_it_was_computed_and_reads_as_it
     # Trainers before this one read the same fields at the same places.
     assert json.loads(record.model_dump_json())["step"] == LOCAL
     assert VersionRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_a_version_that_was_computed_on_modal_tells_that_and_all_that_one_of_the_local_engine_tells() -> None:
+    record = stored(step=MODAL)
+    assert isinstance(record.step, ModalProvenance)
+    assert record.local is record.step
+    assert json.loads(record.model_dump_json())["step"] == MODAL
+    assert VersionRecord.model_validate_json(record.model_dump_json()) == record
+    assert type(stored(step=LOCAL).step) is LocalProvenance
 
 
 def test_a_version_of_an_engine_without_a_device_needs_none_of_the_local_ones_fields() -> None:

@@ -20,13 +20,13 @@ import pytest
 from claas_contract.outcome import ExitCode, FailureReason, TrainerCommand
 from claas_contract.progress import Progress
 from claas_contract.result import TERMINATION_MESSAGE_LIMIT_BYTES, TrainerResult
-from claas_crds.v1alpha1.engine import EngineName, EngineSpec, TinkerEngineSpec
+from claas_crds.v1alpha1.engine import EngineName, EngineSpec, ModalEngineSpec, TinkerEngineSpec
 from claas_crds.v1alpha1.step import JobPhase
 from claas_crds.v1alpha1.version import VersionVerdict
 from claas_trainer.paths import Paths
 from claas_trainer.supervisor import supervisor
 from claas_trainer.supervisor.supervisor import supervise
-from claas_trainer.supervisor.time_limit import step_timeout
+from claas_trainer.supervisor.time_limit import step_limit
 from claas_trainer.transport import pod
 from claas_trainer.transport.pod import PodChannel
 from tests.unit.trainer.conftest import document
@@ -71,17 +71,24 @@ def test_a_worker_that_dies_leaves_no_server_asleep_and_may_be_tried_again(
     assert (code, result.succeeded, result.reason) == (ExitCode.RETRYABLE, False, reason)
 
 
-@pytest.mark.parametrize("how", ["hang", "stop"])
+@pytest.mark.parametrize(
+    ("how", "engine", "reason"),
+    [
+        ("hang", "tinker", FailureReason.SERVICE_UNREACHABLE),
+        ("stop", "tinker", FailureReason.SERVICE_UNREACHABLE),
+        ("hang", "modal", FailureReason.STEP_TIMED_OUT),
+    ],
+)
 def test_a_worker_that_an_engine_s_service_keeps_waiting_is_ended_whatever_it_is_doing(
-    how: str, paths: Paths, monkeypatch: pytest.MonkeyPatch
+    how: str, engine: str, reason: FailureReason, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "_OVERTIME_SECONDS", 1.0 - TinkerEngineSpec().step_timeout_seconds)
     with sleeping_server() as server:
         started = time.monotonic()
-        code, result = run_supervisor(how, server, paths, engine="tinker")
+        code, result = run_supervisor(how, server, paths, engine=engine)
     assert time.monotonic() - started < 1 + 4
-    assert (code, result.reason) == (ExitCode.RETRYABLE, FailureReason.SERVICE_UNREACHABLE)
-    assert "stepTimeoutSeconds" in result.message
+    assert (code, result.reason) == (ExitCode.RETRYABLE, reason)
+    assert f"spec.engine.{engine}.stepTimeoutSeconds" in result.message
 
 
 @pytest.mark.parametrize(
@@ -90,6 +97,8 @@ def test_a_worker_that_an_engine_s_service_keeps_waiting_is_ended_whatever_it_is
         (EngineSpec(tinker=TinkerEngineSpec(step_timeout_seconds=90)), None, 90),
         (EngineSpec(tinker=TinkerEngineSpec(step_timeout_seconds=90)), "local", 90),
         (None, "tinker", TinkerEngineSpec().step_timeout_seconds),
+        (EngineSpec(modal=ModalEngineSpec(step_timeout_seconds=95)), None, 95),
+        (None, "modal", ModalEngineSpec().step_timeout_seconds),
         (EngineSpec.of(EngineName.LOCAL), "tinker", None),
         (None, None, None),
     ],
@@ -99,7 +108,8 @@ def test_a_step_by_a_service_has_a_time_in_which_it_must_end(
 ) -> None:
     of = document()
     of = of if engine is None else of.model_copy(update={"engine": engine})
-    assert step_timeout(of, {"CLAAS_DISTILL_EXECUTION_MODE": mode} if mode else {}) == seconds
+    limit = step_limit(of, {"CLAAS_DISTILL_EXECUTION_MODE": mode} if mode else {})
+    assert (limit.seconds if limit else None) == seconds
 
 
 @pytest.mark.parametrize("how", ["hang", "stop"])

@@ -56,7 +56,7 @@ def check_fit(
     Raises InputError: ADAPTER_MISMATCH names each field that differs. Raises StoreError, and what `meant` raises.
     """
     shape = _engine_and_shape(engine, document.lora, head, meant)
-    _refuse(head, [*shape, *_base_differences(document.model, head, paths)])
+    _refuse(head, [*shape, *_base_differences(engine, document.model, head, paths)])
 
 
 def _engine_and_shape(
@@ -124,12 +124,12 @@ def _stored_shape(version: StoredVersion) -> Mapping[str, object]:
     return config if isinstance(config, Mapping) else {}
 
 
-def _base_differences(model: ModelLocation, version: StoredVersion, paths: Paths) -> list[str]:
+def _base_differences(engine: EngineName, model: ModelLocation, version: StoredVersion, paths: Paths) -> list[str]:
     """Compares fingerprints of the weights if both sides have one, because folders can be moved and replaced;
-    otherwise names."""
+    otherwise names. A pod without the weights has none to compare: where the step is computed it is."""
     record, name = version.record, base_name(model)
     recorded = record.local.base_fingerprint if record.local else ""
-    if recorded and model.repository is None:
+    if recorded and model.repository is None and ENGINE_NEEDS[engine].base_weights:
         found = _fingerprint(model, paths)
         if found.partition(":")[0] == recorded.partition(":")[0]:
             same = found == recorded

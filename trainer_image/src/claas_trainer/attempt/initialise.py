@@ -65,6 +65,7 @@ def _make(
     owner = document.adapter.uid
     store.prepare(owner=owner, attempt=1, needed_bytes=made.size_bytes)
     reporter.phase(JobPhase.PUBLISHING, "the initial version")
+    weights = made.upload() if made.upload is not None else None
     record = VersionRecord(
         number=0,
         lora_id=document.adapter.lora_id,
@@ -74,6 +75,7 @@ def _make(
         base_config=config_digest(folder),
         lora=document.lora,
         seed=seed,
+        weights=weights,
         libraries=library_versions(),
     )
     publication = store.publish(record, made.files, owner=owner)

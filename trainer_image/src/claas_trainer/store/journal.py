@@ -118,8 +118,56 @@ class RunLost(_Entry):
     run: str
 
 
+class CallAsked(_Entry):
+    """A function of an engine's service is about to be called for a whole step. Without its `CallMade` nobody knows
+    whether it was."""
+
+    kind: Literal["call-asked"] = "call-asked"
+    request: str
+    """Digest of all that decides the step's result."""
+
+
+class CallMade(_Entry):
+    """The service has taken the call."""
+
+    kind: Literal["call-made"] = "call-made"
+    request: str
+    call: str
+    """The service's name of the call, by which any process can ask for its answer."""
+
+
+class CallEnding(StrEnum):
+    """How a call ended."""
+
+    ANSWERED = "answered"
+    """With a version. The service tells the answer again to whoever asks."""
+    FAILED = "failed"
+    """Without one."""
+    LOST = "lost"
+    """The service knows nothing of it any more."""
+    CANCELLED = "cancelled"
+    """It took too long, or nobody wants its answer any more."""
+
+
+class CallEnded(_Entry):
+    """A call is over."""
+
+    kind: Literal["call-ended"] = "call-ended"
+    call: str
+    how: CallEnding
+
+
 Entry = Annotated[
-    AttemptBegun | StepTaken | VersionPublished | RemoteAsked | RemoteDone | RunLost, Field(discriminator="kind")
+    AttemptBegun
+    | StepTaken
+    | VersionPublished
+    | RemoteAsked
+    | RemoteDone
+    | RunLost
+    | CallAsked
+    | CallMade
+    | CallEnded,
+    Field(discriminator="kind"),
 ]
 _ENTRY: TypeAdapter[Entry] = TypeAdapter(Entry)
 
@@ -129,7 +177,13 @@ class RunJournal:
 
     def __init__(self, root: Path, job_uid: str) -> None:
         """`root`: the adapter's folder."""
+        self.root = root
         self.path = root / JOURNAL_FOLDER / _file_name(job_uid)
+
+    def others(self) -> list[RunJournal]:
+        """The journals of the adapter's other jobs; empty if the folder is unreadable."""
+        # The name of a file is that of its job, or of what stands for it, which is a name like any other.
+        return [RunJournal(self.root, path.stem) for path in _paths(self.path.parent) if path != self.path]
 
     def entries(self) -> tuple[Entry, ...]:
         """The entries, oldest first; empty if unreadable."""
@@ -171,12 +225,7 @@ class RunJournal:
 
 def journals(root: Path) -> list[tuple[Entry, ...]]:
     """The entries of all jobs' journals below an adapter's folder; empty if unreadable."""
-    try:
-        paths = sorted((root / JOURNAL_FOLDER).glob("*.jsonl"))
-    except OSError as error:
-        log("journals-not-read", path=str(root), why=errno_name(error))
-        return []
-    return [_read(path) for path in paths]
+    return [_read(path) for path in _paths(root / JOURNAL_FOLDER)]
 
 
 def story(entries: Sequence[Entry]) -> str:
@@ -196,6 +245,14 @@ def story(entries: Sequence[Entry]) -> str:
 def _file_name(job_uid: str) -> str:
     plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", job_uid)
     return f"{job_uid if plain else hashlib.sha256(job_uid.encode()).hexdigest()}.jsonl"
+
+
+def _paths(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.glob("*.jsonl"))
+    except OSError as error:
+        log("journals-not-read", path=str(folder), why=errno_name(error))
+        return []
 
 
 def _read(path: Path) -> tuple[Entry, ...]:

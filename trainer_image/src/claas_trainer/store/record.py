@@ -70,6 +70,18 @@ class LocalProvenance(Provenance):
     """GPU memory in use by others while serving slept; the next step plans with it. None on a CPU."""
 
 
+class ModalProvenance(LocalProvenance):
+    """Provenance from the local engine in a container of the Modal platform. With the same base model, device and
+    settings that engine makes the same bytes elsewhere."""
+
+    modal_call: str
+    """The function call that was answered with the step. One that found it on the Volume did not compute it."""
+    modal_container: str
+    """The container that computed the step."""
+    modal_gpu: str
+    """The GPU that the app was deployed with, as Modal calls it; `none` without one."""
+
+
 class RemoteProvenance(Provenance):
     """Provenance from an engine whose service computes: it does not tell how."""
 
@@ -81,17 +93,25 @@ class RemoteProvenance(Provenance):
     """Whether the service restored the parent's optimiser state; None if that was not seen, or it had none."""
 
 
+_OWN_FIELDS = {
+    engine: own.model_fields.keys() - common.model_fields.keys()
+    for engine, own, common in (
+        ("modal", ModalProvenance, LocalProvenance),
+        ("local", LocalProvenance, Provenance),
+        ("remote", RemoteProvenance, Provenance),
+    )
+}
+
+
 def _engine_of(step: object) -> str:
-    """Which of the three a `step` is: any field of an engine's own tells."""
+    """Which of the four a `step` is: any field of an engine's own tells."""
     fields = step if isinstance(step, Mapping) else getattr(step, "__dict__", {})
-    for engine, provenance in (("local", LocalProvenance), ("remote", RemoteProvenance)):
-        if (provenance.model_fields.keys() - Provenance.model_fields.keys()) & fields.keys():
-            return engine
-    return "any"
+    return next((engine for engine, own in _OWN_FIELDS.items() if own & fields.keys()), "any")
 
 
 StepProvenance = Annotated[
-    Annotated[LocalProvenance, Tag("local")]
+    Annotated[ModalProvenance, Tag("modal")]
+    | Annotated[LocalProvenance, Tag("local")]
     | Annotated[RemoteProvenance, Tag("remote")]
     | Annotated[Provenance, Tag("any")],
     Discriminator(_engine_of),
@@ -147,7 +167,7 @@ class VersionRecord(BaseModel):
 
     @property
     def local(self) -> LocalProvenance | None:
-        """Its provenance if the local engine computed it, else None."""
+        """Its provenance if the local engine computed it, in the trainer's pod or elsewhere; else None."""
         return self.step if isinstance(self.step, LocalProvenance) else None
 
     @property

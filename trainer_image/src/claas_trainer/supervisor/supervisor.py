@@ -28,7 +28,7 @@ from claas_trainer.serving.liveness import WATCH_SECONDS, gone
 from claas_trainer.serving.pods import trust_in
 from claas_trainer.supervisor.cgroup_memory import oom_kills
 from claas_trainer.supervisor.environment import worker_environment
-from claas_trainer.supervisor.time_limit import step_timeout
+from claas_trainer.supervisor.time_limit import StepLimit, step_limit
 from claas_trainer.supervisor.waking import wake_announced
 from claas_trainer.supervisor.watch import WorkerState
 from claas_trainer.transport.pod import Channel
@@ -78,10 +78,11 @@ class _Supervisor:
         self._told_to_end = False
         self._lost: list[str] = []
         """Pods that ended while the worker used their memory."""
-        self._step_timeout = step_timeout(document)
+        self._limit = step_limit(document)
         self._stuck_at: float | None = None
         """When a worker that waits for an engine's service is ended, in monotonic seconds."""
-        self._stuck = False
+        self._stuck: StepLimit | None = None
+        """The limit that the worker exceeded."""
 
     async def run(self) -> TrainerResult:
         loop = asyncio.get_running_loop()
@@ -91,8 +92,8 @@ class _Supervisor:
         reading, writing = os.pipe()
         process = await self._start(writing)
         os.close(writing)
-        if self._step_timeout is not None:
-            self._stuck_at = time.monotonic() + self._step_timeout + _OVERTIME_SECONDS
+        if self._limit is not None:
+            self._stuck_at = time.monotonic() + self._limit.seconds + _OVERTIME_SECONDS
         server = await self._channel.tell_progress(self._watch.progress)
         events = asyncio.create_task(self._read_events(reading))
         watching = asyncio.create_task(self._watch_shared())
@@ -191,8 +192,8 @@ class _Supervisor:
                     return True
                 patience = self._patience_left()
                 if patience is not None and patience <= 0:
-                    log("step-timeout-exceeded", step_timeout_seconds=self._step_timeout)
-                    self._stuck = True
+                    self._stuck = self._limit
+                    log("step-timeout-exceeded", step_timeout_seconds=self._limit.seconds if self._limit else None)
                     return False
                 news = asyncio.create_task(self._news.wait())
                 soonest = min((seconds for seconds in (left, patience) if seconds is not None), default=None)
@@ -243,10 +244,10 @@ class _Supervisor:
                 f"pod {', '.join(self._lost)}: vLLM ended during the step, which used its weights; the step was"
                 " ended, and nothing was published"
             )
-        elif self._stuck:
-            reason = FailureReason.SERVICE_UNREACHABLE
+        elif self._stuck is not None:
+            reason = self._stuck.reason
             message = (
-                f"the step took longer than {self._step_timeout} s (spec.engine.tinker.stepTimeoutSeconds) in phase"
+                f"the step took longer than {self._stuck.seconds} s ({self._stuck.field}) in phase"
                 f" {self._watch.phase.value} and did not end by itself; it was ended, and nothing was published"
             )
         elif self._told_to_end:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from claas_trainer.store.content import FileContent
@@ -16,6 +16,10 @@ class InitialVersion:
     """By name."""
     layers: Sequence[str]
     """Names of the layers that the adapter is on; empty if the engine has not chosen them yet."""
+
+    upload: Callable[[], str] | None = None
+    """Puts the files where the engine's service finds them and returns their address there; raises TrainerError.
+    None if the service needs none."""
 
     @property
     def size_bytes(self) -> int:
