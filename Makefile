@@ -1,9 +1,9 @@
 # The two commands of a newcomer are `make demo` and `make test`; `make help` lists the rest.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-export PYTHONPATH := $(CURDIR):$(CURDIR)/crds/src:$(CURDIR)/contract/src:$(CURDIR)/kube/src:$(CURDIR)/vllm_client/src:$(CURDIR)/tinker_client/src:$(CURDIR)/modal_client/src:$(CURDIR)/gateway/src:$(CURDIR)/operator/src:$(CURDIR)/trainer_image/src:$(CURDIR)/vllm_companion/src:$(CURDIR)/inference_proxy/src:$(CURDIR)/modal_vllm/src
+export PYTHONPATH := $(CURDIR):$(CURDIR)/crds/src:$(CURDIR)/contract/src:$(CURDIR)/kube/src:$(CURDIR)/vllm_client/src:$(CURDIR)/bounded/src:$(CURDIR)/tinker_client/src:$(CURDIR)/modal_client/src:$(CURDIR)/gateway/src:$(CURDIR)/operator/src:$(CURDIR)/trainer_image/src:$(CURDIR)/vllm_companion/src:$(CURDIR)/inference_proxy/src:$(CURDIR)/modal_vllm/src
 PYTHON = $$(tools/environment)
-CODE = crds/src contract/src kube/src vllm_client/src tinker_client/src modal_client/src gateway/src operator/src trainer_image/src vllm_companion/src inference_proxy/src modal_vllm/src tools tests bench
+CODE = crds/src contract/src kube/src vllm_client/src bounded/src tinker_client/src modal_client/src gateway/src operator/src trainer_image/src vllm_companion/src inference_proxy/src modal_vllm/src tools tests bench
 
 .PHONY: help
 help: ## List the targets

@@ -20,8 +20,8 @@ from tinker.lib.base_url import resolve_base_url
 from tinker.lib.internal_client_holder import InternalClientHolder
 from tinker.lib.public_interfaces.training_client import fetch_training_info
 
+from claas_bounded.waits import Deadline, in_thread, wait_until
 from claas_tinker_client.answers import AnswerWatch
-from claas_tinker_client.bounded import Deadline, in_thread, wait_until
 from claas_tinker_client.errors import ServiceFault, TinkerServiceError
 from claas_tinker_client.faults import Subject, fault, key_fault, overdue, service_fault
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from claas_bounded.waits import Deadline
 from claas_inference_proxy.adapters.loaded import Models
 from claas_inference_proxy.adapters.volume import servable_versions
 from claas_inference_proxy.errors import ProxyError, RefusalError
 from claas_inference_proxy.settings import Settings
 from claas_inference_proxy.upstream.sampling import Ask
 from claas_inference_proxy.upstream.service import Service
-from claas_tinker_client.bounded import Deadline
 from claas_tinker_client.errors import TinkerServiceError
 from claas_vllm.aliases import Alias
 from claas_vllm.errors import ControlError

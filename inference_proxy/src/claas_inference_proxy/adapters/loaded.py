@@ -9,9 +9,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from claas_bounded.waits import Deadline
 from claas_inference_proxy.errors import RefusalError, not_found
 from claas_inference_proxy.upstream.service import Service
-from claas_tinker_client.bounded import Deadline
 from claas_tinker_client.errors import ServiceFault, TinkerServiceError
 from claas_tinker_client.version_file import VERSION_FILE, TinkerVersion
 

@@ -10,12 +10,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from claas_bounded.waits import Deadline
 from claas_inference_proxy.adapters.host import READY_ROUTE
 from claas_inference_proxy.adapters.loaded import Model, Models
 from claas_inference_proxy.bodies import Body, read, read_document
 from claas_inference_proxy.metrics import ProxyMetrics
 from claas_inference_proxy.responses import answering, json_response
-from claas_tinker_client.bounded import Deadline
 
 VERSION = "0.1.0"
 _LOAD_SECONDS = 50.0

@@ -11,6 +11,7 @@ from http import HTTPStatus
 
 from pydantic import JsonValue
 
+from claas_bounded.waits import Deadline
 from claas_inference_proxy.adapters.loaded import Model, Models
 from claas_inference_proxy.errors import RefusalError, bad_value
 from claas_inference_proxy.generation.answer import cut
@@ -29,7 +30,6 @@ from claas_inference_proxy.prompts.conversation import normalised
 from claas_inference_proxy.prompts.tokenizer import Tokenizer
 from claas_inference_proxy.upstream.sampling import Ask, Samples
 from claas_inference_proxy.upstream.service import Service
-from claas_tinker_client.bounded import Deadline
 from claas_vllm.recording import RecordedCall, current_recorder
 
 _UNTOLD_CONTEXT_LENGTH = 32768

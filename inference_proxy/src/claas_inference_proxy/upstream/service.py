@@ -11,8 +11,8 @@ from typing import TypeVar
 
 import tinker
 
+from claas_bounded.waits import Deadline
 from claas_inference_proxy.upstream.sampling import Ask, Samples, sampled
-from claas_tinker_client.bounded import Deadline
 from claas_tinker_client.connection import Account, TinkerConnection
 from claas_tinker_client.errors import ServiceFault, TinkerServiceError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tinker import types
 
-from claas_tinker_client.bounded import Deadline
+from claas_bounded.waits import Deadline
 from claas_tinker_client.connection import Account, Patience, TinkerConnection
 from claas_trainer.engines.tinker.journal import Checkpoints, RemoteJournal
 from claas_trainer.engines.tinker.remote_run import RemoteRun, RunStart

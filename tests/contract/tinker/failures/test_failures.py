@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from claas_bounded.waits import Deadline
 from claas_contract.outcome import FailureReason
-from claas_tinker_client.bounded import Deadline
 from claas_tinker_client.connection import CLOSE_SECONDS
 from claas_trainer.errors import TrainerError
 from tests.contract.tinker.failures.remote_runs import KEY, Work

@@ -7,10 +7,10 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from claas_bounded.waits import Deadline
 from claas_contract.engine_refusals import engine_refusals
 from claas_contract.input import TrainerInput
 from claas_crds.v1alpha1.engine import TinkerEngineSpec
-from claas_tinker_client.bounded import Deadline
 from claas_tinker_client.connection import Account, TinkerConnection
 from claas_trainer.engines.initial_versions.base import InitialVersion
 from claas_trainer.engines.tinker.failures import service_failures

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from claas_tinker_client.bounded import Deadline
+from claas_bounded.waits import Deadline
 from claas_tinker_client.connection import TinkerConnection
 from claas_tinker_client.errors import ServiceFault, TinkerServiceError
 from claas_tinker_client.faults import Subject

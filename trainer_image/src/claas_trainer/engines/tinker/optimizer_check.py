@@ -13,7 +13,7 @@ import torch
 from tinker import types
 from torch import Tensor
 
-from claas_tinker_client.bounded import Deadline
+from claas_bounded.waits import Deadline
 from claas_tinker_client.connection import TinkerConnection
 from claas_tinker_client.errors import ServiceFault, TinkerServiceError
 from claas_trainer.logs import log

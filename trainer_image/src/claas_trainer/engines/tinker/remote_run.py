@@ -19,7 +19,7 @@ import tinker
 import torch
 from tinker import types
 
-from claas_tinker_client.bounded import Deadline
+from claas_bounded.waits import Deadline
 from claas_tinker_client.connection import TinkerConnection
 from claas_tinker_client.errors import ServiceFault, TinkerServiceError
 from claas_trainer.engines.tinker.digests import step_digest

@@ -16,9 +16,9 @@ import torch
 from tinker import types
 from torch import Tensor
 
+from claas_bounded.waits import Deadline
 from claas_contract.engine import TokenisedSample
 from claas_contract.outcome import FailureReason
-from claas_tinker_client.bounded import Deadline
 from claas_tinker_client.connection import TinkerConnection
 from claas_tinker_client.errors import ServiceFault, TinkerServiceError
 from claas_trainer.engines.tinker.objective import ScoredSample

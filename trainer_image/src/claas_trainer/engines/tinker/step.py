@@ -13,10 +13,10 @@ import tinker
 from tinker import types
 from torch import Tensor
 
+from claas_bounded.waits import Deadline
 from claas_contract.engine import DistillBatchRequestPayload, TokenisedSample
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.engine import TinkerEngineSpec
-from claas_tinker_client.bounded import Deadline
 from claas_tinker_client.connection import Account, TinkerConnection
 from claas_tinker_client.errors import ServiceFault, TinkerServiceError
 from claas_tinker_client.version_file import TinkerVersion

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from claas_bounded.waits import Deadline
 from claas_contract.outcome import FailureReason
-from claas_tinker_client.bounded import Deadline
 from claas_tinker_client.connection import TinkerConnection
 from claas_tinker_client.faults import Subject
 from claas_trainer.engines.tinker.external.download import Download, Sign, SignedFiles

@@ -1,6 +1,6 @@
 """Waits with an end.
 
-The SDK retries some calls for minutes, some for ever, and blocks in its constructors. So every call is awaited until
+SDKs retry some calls for minutes, some for ever, and block in their constructors. So every call is awaited until
 a deadline at most, and what blocks runs in a thread that may outlive the call.
 """
 
@@ -40,13 +40,16 @@ class Deadline:
 
 
 async def wait_until(deadline: Deadline, awaitable: Awaitable[T]) -> T:
-    """The result, or TimeoutError at the deadline: what is awaited is cancelled then, and not waited for."""
+    """The result, or TimeoutError at the deadline: what is awaited is cancelled then, or when the caller is, and not
+    waited for."""
     task = asyncio.ensure_future(awaitable)
-    done, _ = await asyncio.wait({task}, timeout=deadline.left())
-    if not done:
+    try:
+        done, _ = await asyncio.wait({task}, timeout=deadline.left())
+        if not done:
+            raise TimeoutError
+        return task.result()
+    finally:
         task.cancel()
-        raise TimeoutError
-    return task.result()
 
 
 def in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
@@ -64,5 +67,5 @@ def in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
         else:
             future.set_result(result)
 
-    threading.Thread(target=run, name="tinker-call", daemon=True).start()
+    threading.Thread(target=run, name="bounded-call", daemon=True).start()
     return asyncio.wrap_future(future)

@@ -1,0 +1,1 @@
+"""Waits with an end, for whoever calls a service over the network."""
