@@ -151,6 +151,7 @@ def test_what_cannot_work_is_refused_with_what_to_do(helm: Path, settings: list[
         ("gateway.requestsPerMinute=600", "requests_per_minute", 600),
         ("gateway.largestBodyBytes=33554432", "largest_body_bytes", 33554432),
         ("gateway.holdSeconds=30", "hold_seconds", 30.0),
+        ("gateway.coldStartSeconds=300", "cold_start_seconds", 300.0),
         ("gateway.feedbackWaitSeconds=20", "feedback_wait_seconds", 20.0),
         ("gateway.retentionDays=0", "retention_days", 0),
         ("gateway.replaysPerBatch=0", "replays_per_batch", 0),

@@ -31,6 +31,8 @@ class Settings:
     """Largest request body."""
     hold_seconds: float
     """How long a request waits for a server that is paused or not ready, below the 60 s after which proxies cut."""
+    cold_start_seconds: float
+    """How long a request waits for a vLLM outside the cluster, whose container may have to start."""
     feedback_wait_seconds: float
     """How long a feedback request waits for its step before it is answered with 202."""
     retention_days: int
@@ -72,6 +74,7 @@ class Settings:
             requests_per_minute=read.whole("CLAAS_GATEWAY_REQUESTS_PER_MINUTE", 0),
             largest_body_bytes=read.whole("CLAAS_GATEWAY_LARGEST_BODY_BYTES", 16 * 1024 * 1024),
             hold_seconds=read.seconds("CLAAS_GATEWAY_HOLD_SECONDS", 55.0),
+            cold_start_seconds=read.seconds("CLAAS_GATEWAY_COLD_START_SECONDS", 150.0),
             feedback_wait_seconds=read.seconds("CLAAS_GATEWAY_FEEDBACK_WAIT_SECONDS", 170.0),
             retention_days=read.whole("CLAAS_GATEWAY_RETENTION_DAYS", 30),
             replays_per_batch=read.whole("CLAAS_GATEWAY_REPLAYS_PER_BATCH", 4),

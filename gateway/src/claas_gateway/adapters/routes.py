@@ -24,7 +24,7 @@ from claas_kube.objects.resources import AdapterObject
 from claas_kube.resources import ADAPTERS
 
 INIT_SECONDS = 120.0
-"""How long an initialisation waits until the adapter serves."""
+"""How long an initialisation waits until the adapter serves; a vLLM outside the cluster may have to start first."""
 _SUFFIXES = ("-init", "-latest")
 
 LoraId = Annotated[str, Query(max_length=512, description="An adapter's identifier, `ID-init` or `ID-latest`.")]
@@ -63,7 +63,7 @@ class Adapters:
         known = self._sharing_names(caller, self._template)
         there = find_made(self._template, request, known)
         if there is not None:
-            wrong = await self._wait.until_served(there.namespace, there.name, there.uid, INIT_SECONDS)
+            wrong = await self._wait.until_served(there.namespace, there.name, there.uid, self._seconds(there))
             if wrong is not None:
                 # It stays: it may have learned, and what is in the way may pass.
                 raise _failed(wrong)
@@ -96,7 +96,8 @@ class Adapters:
         adapter = self._find(caller, lora_id)
         if adapter is None:
             raise NotFound("LoRA not found: no adapter of that identifier")
-        return await export(self._services.upstream, adapter)
+        services = self._services
+        return await export(services.upstream, adapter, services.settings.cold_start_seconds)
 
     def _sharing_names(self, caller: Caller, template: AdapterTemplate) -> Sequence[Adapter]:
         """The adapters whose names a caller can't tell from the new one's: those of its namespace, or all."""
@@ -137,7 +138,7 @@ class Adapters:
                 earlier.append(other.lora_id)
             return f"{other.lora_id} has one of its names" if other is not None else None
 
-        wrong = await self._wait.until_served(made.namespace, made.name, made.uid, INIT_SECONDS, look)
+        wrong = await self._wait.until_served(made.namespace, made.name, made.uid, self._seconds(made), look)
         if wrong is None:
             return
         refusal: GatewayError = Conflicting(wrong) if earlier else _failed(wrong)
@@ -146,6 +147,10 @@ class Adapters:
         except GatewayError as error:
             raise Failed(f"{refusal.detail}; and it could not be removed: {error.detail}") from None
         raise refusal
+
+    def _seconds(self, adapter: Adapter) -> float:
+        starts = self._services.settings.cold_start_seconds if adapter.servers.outside else 0.0
+        return INIT_SECONDS + starts
 
     async def _remove(self, adapter: Adapter) -> None:
         try:

@@ -63,8 +63,9 @@ def parse_template(document: object, called: str = "the adapter template") -> Ad
     except ValidationError as error:
         faults = [f"spec.{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
         raise SettingsError(f"{called}: {'; '.join(faults)}") from None
-    if (parsed.serving.deployment_ref is None) == (parsed.serving.tinker_proxy is None):
-        raise SettingsError(f"{called}: spec.serving needs exactly one of deploymentRef and tinkerProxy")
+    serving = parsed.serving
+    if [serving.deployment_ref, serving.tinker_proxy, serving.modal_app].count(None) != 2:
+        raise SettingsError(f"{called}: spec.serving needs exactly one of deploymentRef, tinkerProxy and modalApp")
     return AdapterTemplate(namespace, cast(dict[str, JsonValue], spec), parsed)
 
 

@@ -39,7 +39,7 @@ class Directory(Protocol):
         ...
 
     def servers(self, group: ServerGroup) -> Sequence[Server]:
-        """The pods of a Deployment."""
+        """The pods of a Deployment, or the vLLM outside the cluster."""
         ...
 
     def job(self, namespace: str, name: str) -> JobObject | None:

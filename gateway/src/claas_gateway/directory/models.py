@@ -12,12 +12,19 @@ from claas_kube.objects.resources import AdapterObject
 
 @dataclass(frozen=True, slots=True)
 class ServerGroup:
-    """The pods of one vLLM Deployment, and how they are asked."""
+    """The pods of one vLLM Deployment, or a vLLM outside the cluster, and how they are asked."""
 
     namespace: str
     deployment: str
     serving: Serving
     """Port, scheme, TLS and Secrets, as one of its adapters gives them."""
+    url: str | None = None
+    """Address of a vLLM outside the cluster, as the operator has found it; None: there is none, or not yet."""
+
+    @property
+    def outside(self) -> bool:
+        """Whether they are outside the cluster, on Modal."""
+        return self.serving.modal_app is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,8 @@ class Adapter:
         """Where its steps are computed; None: as the operator's execution mode says."""
         if self.samples_from_service:
             return EngineName.TINKER
+        if self.servers.outside:
+            return EngineName.MODAL
         return self.found.spec.engine.name if self.found.spec.engine is not None else None
 
     @property
@@ -88,10 +97,10 @@ class Adapter:
 
     @property
     def servers(self) -> ServerGroup:
-        """The pods that serve it."""
+        """The servers that serve it."""
         token = self.found.control_token
         serving = self.found.spec.serving.model_copy(update={"control_token_secret_ref": token})
-        return ServerGroup(self.namespace, self.found.deployment_name, serving)
+        return ServerGroup(self.namespace, self.found.deployment_name, serving, self.found.status.serving_url)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +117,16 @@ Target = Adapter | BaseModel
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One vLLM pod."""
+    """One vLLM pod, or all that answer at an address outside the cluster."""
 
     namespace: str
     pod: str
+    """Its name; `modal:<app>` for a vLLM on Modal."""
     uid: str
     url: str
-    """`<scheme>://<pod address>:<port>`."""
+    """`<scheme>://<pod address>:<port>`, or the address outside the cluster."""
     ready: bool
     may_sleep: bool
     """Whether a step was granted that may put it to sleep, or it is known to be asleep."""
+    outside: bool = False
+    """Whether it is outside the cluster, behind a front that starts it when a request comes: each costs money."""

@@ -8,7 +8,8 @@ from claas_crds import GROUP
 from claas_crds.v1alpha1.version import AdapterVersion
 from claas_gateway.directory.grant import LEASES_SELECTOR, Granted, granted
 from claas_gateway.directory.models import Adapter, BaseModel, Server, ServerGroup, Target
-from claas_gateway.directory.names import NameTable, Place
+from claas_gateway.directory.names import NameTable
+from claas_gateway.directory.outside import outside_servers
 from claas_gateway.errors import NotFound, Unprocessable
 from claas_kube.api import Api
 from claas_kube.index.collection import Collection
@@ -109,6 +110,8 @@ class WatchedDirectory:
 
     def servers(self, group: ServerGroup) -> Sequence[Server]:
         """See Directory."""
+        if group.outside:
+            return outside_servers(group)
         served = self._watches.served(group.namespace, group.deployment)
         if served is None:
             return ()
@@ -148,10 +151,11 @@ class WatchedDirectory:
         known = self._bases_known.get(namespace)
         if known is not None:
             return known
-        bases: dict[str, dict[Place, ServerGroup]] = {}
+        bases: dict[str, dict[tuple[str, str, str], ServerGroup]] = {}
         for adapter in self.adapters(namespace):
             group = adapter.servers
-            bases.setdefault(adapter.base_model, {}).setdefault((group.namespace, group.deployment), group)
+            at = (group.namespace, group.deployment, group.url or "")
+            bases.setdefault(adapter.base_model, {}).setdefault(at, group)
         found = {name: [groups[at] for at in sorted(groups)] for name, groups in bases.items()}
         self._bases_known[namespace] = found
         return found

@@ -14,14 +14,14 @@ from claas_gateway.identifiers import Prefix, new_identifier
 from claas_gateway.inference.editing.editor import Editor
 from claas_gateway.inference.editing.events import EventCutter
 from claas_gateway.inference.outlet import Headers, Outlet
-from claas_gateway.inference.pods import PodTries
 from claas_gateway.inference.recording.answers import Answers, data_of, of_documents
-from claas_gateway.inference.recording.record import Record, read_record
+from claas_gateway.inference.recording.record import Record, read_record, version_number
 from claas_gateway.inference.recording.rollouts import DISCONNECTED, SERVER_LOST, rollouts_of
 from claas_gateway.inference.recording.wire import Injection, inject, wire_record
 from claas_gateway.inference.request import Asked
 from claas_gateway.services import Services
 from claas_gateway.upstream.credentials import ServerCredentials
+from claas_gateway.upstream.pods import PodTries
 
 log = logging.getLogger(__name__)
 
@@ -94,17 +94,19 @@ class Exchange:
                 self.tries.refused(server, response.status, adapter=self._adapter is not None)
                 await self._outlet.refuse(response.status, _passed_back(response), said)
                 return
+            told = version_number(response.headers.get("X-Claas-Version"))
             if inside and _RECORD_HEADER not in response.headers:
                 upstream.learn(server, records=False)
             name = self._asked.model or self._served
             editor = Editor(self._served, name, injection, hide_thinking=self._services.settings.hide_thinking)
             if response.content_type == "text/event-stream":
                 cutter = await self._stream(response, editor)
-                await self._store(*self._known(data_of(self._pieces), cutter.record, injection, version, server))
+                documents = data_of(self._pieces)
+                await self._store(*self._known(documents, cutter.record, injection, told, version, server))
                 await self._outlet.finish(cutter.last)
             else:
                 body, line = _cut_tail(response, await response.read())
-                stored = await self._store(*self._known([body], line, injection, version, server))
+                stored = await self._store(*self._known([body], line, injection, told, version, server))
                 headers_back = _passed_back(response)
                 await self._outlet.whole(
                     response.status,
@@ -142,6 +144,7 @@ class Exchange:
         documents: Sequence[bytes],
         line: bytes | None,
         injection: Injection | None,
+        told: int | None,
         version: int | None,
         server: Server,
     ) -> tuple[Answers, Record | None]:
@@ -150,7 +153,7 @@ class Exchange:
         if injection is None:
             return answers, read_record(line, self._asked.answers)
         still = version if version == self._version_in(server) else None
-        return answers, wire_record(documents, still)
+        return answers, wire_record(documents, told if told is not None else still)
 
     def _version_in(self, server: Server) -> int | None:
         """The version that a pod serves, as the operator saw it last."""

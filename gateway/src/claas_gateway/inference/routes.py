@@ -7,6 +7,7 @@ import time
 
 from claas_gateway.access.bodies import read_body
 from claas_gateway.access.callers import Caller
+from claas_gateway.directory.models import Target
 from claas_gateway.errors import Failed, GatewayError
 from claas_gateway.inference.exchange import Exchange
 from claas_gateway.inference.models import list_models
@@ -76,7 +77,7 @@ class Inference:
         services = self._services
         asked = read_request(KINDS[path], body)
         target = services.directory.resolve(asked.model, caller.namespace, caller.adapter)
-        exchange = Exchange(services, asked, target, path, outlet, self._pace.hold_seconds)
+        exchange = Exchange(services, asked, target, path, outlet, self._hold_seconds(target))
         try:
             await supervised(
                 exchange.run(headers),
@@ -95,7 +96,7 @@ class Inference:
         services = self._services
         asked = read_score(body)
         target = services.directory.resolve(asked.model, caller.namespace, caller.adapter)
-        scoring = Scoring(services, asked, target, outlet, self._pace.hold_seconds)
+        scoring = Scoring(services, asked, target, outlet, self._hold_seconds(target))
         await supervised(
             scoring.run(),
             receive=receive,
@@ -105,6 +106,10 @@ class Inference:
             pace=self._pace,
             metrics=services.metrics,
         )
+
+    def _hold_seconds(self, target: Target) -> float:
+        outside = target.servers.outside
+        return self._services.settings.cold_start_seconds if outside else self._pace.hold_seconds
 
 
 def _passed_on(headers: Headers) -> dict[str, str]:

@@ -12,10 +12,10 @@ from pydantic import JsonValue
 from claas_gateway.directory.models import Adapter, Server, Target
 from claas_gateway.errors import Failed
 from claas_gateway.inference.outlet import JSON, Outlet
-from claas_gateway.inference.pods import PodTries
 from claas_gateway.inference.request import Fields, Malformed, read_fields, read_model
 from claas_gateway.services import Services
 from claas_gateway.upstream.credentials import ServerCredentials
+from claas_gateway.upstream.pods import PodTries
 
 T = TypeVar("T")
 

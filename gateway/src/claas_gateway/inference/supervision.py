@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 
-from claas_gateway.errors import NotNow
 from claas_gateway.inference.outlet import Outlet, Receive
-from claas_gateway.inference.pods import RETRY_SECONDS, PodTries
 from claas_gateway.metrics import GatewayMetrics
+from claas_gateway.upstream.pods import PodTries
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ async def supervised(
     metrics: GatewayMetrics,
 ) -> None:
     """Run `work` to its end. It is cancelled when the client leaves, which raises ClientGone, and when it has waited
-    for `pace.hold_seconds` for a server that is paused or not ready without a byte of an answer, which raises NotNow.
+    for `tries.hold_seconds` for a server that can't answer yet, without a byte of an answer, which raises NotNow.
 
     `comment` sends a keep-alive comment; None: the answer is no stream.
     """
@@ -62,10 +61,8 @@ async def supervised(
                 was, stuck = stuck, await tries.is_stuck()
                 metrics.held.inc(stuck - was)
                 held += passed if stuck else 0.0
-                if held >= pace.hold_seconds:
-                    raise NotNow(
-                        "The model's servers are paused or not ready; try again", retry_after_seconds=RETRY_SECONDS
-                    )
+                if held >= tries.hold_seconds:
+                    raise tries.given_up()
             elif stuck:
                 stuck = False
                 metrics.held.dec()

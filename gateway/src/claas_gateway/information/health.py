@@ -32,10 +32,12 @@ async def degradations(services: Services) -> list[str]:
     found = await hindrances(services)
     found += [f"{name} does not work" for name, check in sorted(services.checks.items()) if check() is not None]
     groups = {
-        (adapter.servers.namespace, adapter.servers.deployment): adapter.servers
-        for adapter in services.directory.adapters(None)
+        (group.namespace, group.deployment, group.url): group
+        for group in (adapter.servers for adapter in services.directory.adapters(None))
     }
-    silent = sum(not any(server.ready for server in services.directory.servers(group)) for group in groups.values())
-    if silent:
-        found.append(f"{silent} of {len(groups)} serving Deployments have no ready pod")
+    for outside, said in ((False, "serving Deployments have no ready pod"), (True, "vLLM apps have no address yet")):
+        asked = [group for group in groups.values() if group.outside is outside]
+        silent = sum(not any(each.ready for each in services.directory.servers(group)) for group in asked)
+        if silent:
+            found.append(f"{silent} of {len(asked)} {said}")
     return found

@@ -8,9 +8,10 @@ import logging
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
+from claas_crds.v1alpha1.engine import SecretReference
 from claas_crds.v1alpha1.tls import ServingTls
 from claas_crds.v1alpha1.trainer_pod import SecretKeyRef
 from claas_gateway.directory.models import ServerGroup
@@ -27,18 +28,23 @@ USABLE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class ServerCredentials:
-    """ServerCredentials for the servers of a Deployment."""
+    """Credentials for the servers of a Deployment, or for those outside the cluster."""
 
-    control_token: str | None = None
+    control_token: str | None = field(default=None, repr=False)
     """None: there is none, or it can't be sent."""
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    proxy_token: tuple[str, str] | None = field(default=None, repr=False)
+    """Key and secret that Modal's proxy asks for; None: there are none, or they can't be sent."""
     tls: ssl.SSLContext | None = None
     """None: public CAs are trusted."""
     server_name: str | None = None
     """DNS name that the certificate is verified against; None: the pod's address."""
 
 
-_Key = tuple[str, SecretKeyRef | None, SecretKeyRef | None, ServingTls | None]
+_PROXY_KEYS = ("key", "secret")
+"""In the Secret with Modal's proxy token."""
+
+_Key = tuple[str, SecretKeyRef | None, SecretKeyRef | None, ServingTls | None, SecretReference | None]
 
 
 @dataclass(slots=True)
@@ -60,8 +66,9 @@ class KeptCredentials:
         """The credentials that a Deployment's servers ask for. Raises ApiError if they can't be read and were not
         lately."""
         serving = group.serving
-        key = (group.namespace, serving.control_token_secret_ref, serving.api_key_secret_ref, serving.tls)
-        if key[1:] == (None, None, None):
+        proxy = serving.modal_app.proxy_token_secret_ref if serving.modal_app is not None else None
+        key = (group.namespace, serving.control_token_secret_ref, serving.api_key_secret_ref, serving.tls, proxy)
+        if key[1:] == (None, None, None, None):
             return ServerCredentials()
         kept = self._kept.get(key)
         age = self._clock() - kept.since if kept is not None else 0.0
@@ -87,11 +94,12 @@ class KeptCredentials:
             log.warning("credentials for servers in %s could not be read: %s", key[0], error)
 
     async def _read(self, key: _Key) -> ServerCredentials:
-        namespace, token, api_key, tls = key
+        namespace, token, api_key, tls, proxy = key
         known = self._kept.get(key)
         found = ServerCredentials(
             control_token=await self._token(namespace, token) if token else None,
             api_key=await self._token(namespace, api_key) if api_key else None,
+            proxy_token=await self._proxy_token(namespace, proxy) if proxy else None,
             tls=await self._context(namespace, tls) if tls is not None and tls.certificates else None,
             server_name=tls.server_name if tls is not None else None,
         )
@@ -104,13 +112,26 @@ class KeptCredentials:
         return found
 
     async def _token(self, namespace: str, reference: SecretKeyRef) -> str | None:
-        secret = await self._api.get(SECRETS, namespace, reference.name)
-        value = cast(dict[str, str], (secret or {}).get("data") or {}).get(reference.key)
-        token = base64.b64decode(value).strip() if value is not None else b""
-        if not token or any(not 0x20 <= byte <= 0x7E for byte in token):
-            log.warning("key %s of Secret %s/%s is no token", reference.key, namespace, reference.name)
-            return None
-        return token.decode("ascii")
+        (token,) = await self._texts(namespace, reference.name, reference.key)
+        return token
+
+    async def _proxy_token(self, namespace: str, reference: SecretReference) -> tuple[str, str] | None:
+        key, secret = await self._texts(namespace, reference.name, *_PROXY_KEYS)
+        return (key, secret) if key is not None and secret is not None else None
+
+    async def _texts(self, namespace: str, name: str, *keys: str) -> list[str | None]:
+        """The values of a Secret's keys, each None if it can't be sent in a header."""
+        secret = await self._api.get(SECRETS, namespace, name)
+        data = cast(dict[str, str], (secret or {}).get("data") or {})
+        found: list[str | None] = []
+        for key in keys:
+            token = base64.b64decode(data.get(key, "")).strip()
+            if not token or any(not 0x20 <= byte <= 0x7E for byte in token):
+                log.warning("key %s of Secret %s/%s is no token", key, namespace, name)
+                found.append(None)
+            else:
+                found.append(token.decode("ascii"))
+        return found
 
     async def _context(self, namespace: str, tls: ServingTls) -> ssl.SSLContext:
         """Trusts the named CA alone; nothing at all if it is missing, never public CAs."""

@@ -1,4 +1,4 @@
-"""Requests to vLLM pods, counted by pod."""
+"""Requests to vLLM servers, counted by server."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from claas_gateway.directory.models import Server, ServerGroup
 from claas_gateway.errors import NotNow
 from claas_gateway.upstream.choice import choose
 from claas_gateway.upstream.credentials import KeptCredentials, ServerCredentials
+from claas_gateway.upstream.outside import TIMEOUT, NoAnswer, check, proxy_headers
 from claas_kube.api import Api
 from claas_kube.errors import ApiError
 
@@ -26,10 +27,6 @@ ASLEEP_SECONDS = 0.8
 """How long a pod is not asked again whether it sleeps."""
 _LEARNT_SECONDS = 60.0
 """How long a pod counts as one without the companion: it may be started again with it."""
-
-
-class NoAnswer(Exception):  # noqa: N818  (a state of a server)
-    """A server can't be reached, or ended the connection before it answered."""
 
 
 @dataclass(slots=True)
@@ -113,8 +110,11 @@ class Upstream:
         control: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request; the answer's body is read by the caller. `control`: with the control token. Raises
-        NoAnswer if no answer begins; what goes wrong while the body is read is aiohttp's ClientError."""
+        NoAnswer if no answer begins, and for a server outside the cluster what `outside.check` raises; what goes
+        wrong while the body is read is aiohttp's ClientError."""
         sent = dict(headers or ())
+        if server.outside:
+            sent |= proxy_headers(credentials)
         if credentials.api_key is not None:
             sent["Authorization"] = f"Bearer {credentials.api_key}"
         if control and credentials.control_token is not None:
@@ -130,10 +130,13 @@ class Upstream:
                     allow_redirects=False,
                     ssl=True if credentials.tls is None else credentials.tls,
                     server_hostname=credentials.server_name,
+                    timeout=TIMEOUT if server.outside else self._http.timeout,
                 )
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 raise NoAnswer(f"{server.pod}: {type(error).__name__}") from None
             try:
+                if server.outside:
+                    check(response.status, response.content_type)
                 yield response
             finally:
                 # A connection whose answer was read to its end is kept already; any other must not be.
@@ -150,6 +153,9 @@ class Upstream:
         learnt = self._learnt.get(server.uid)
         if learnt is not None and (learnt.records or self._clock() - learnt.since < _LEARNT_SECONDS):
             return learnt.records
+        if server.outside:
+            # The companion is part of the app. Answers show whether it records: to ask would start a container.
+            return True
         try:
             async with (
                 asyncio.timeout(STATUS_SECONDS),

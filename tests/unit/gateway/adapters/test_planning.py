@@ -164,7 +164,7 @@ def test_other_base_models_namespaces_and_keys_for_one_adapter_are_not(
         ({"more": 1}, "nothing else"),
         ({"spec": {**SPEC, "loraId": "x"}}, "spec.loraId"),
         ({"spec": {**SPEC, "serving": {"deploymentRef": {"name": "vllm"}, "servedName": "x"}}}, "servedName"),
-        ({"spec": {**SPEC, "serving": {}}}, "exactly one of deploymentRef and tinkerProxy"),
+        ({"spec": {**SPEC, "serving": {}}}, "exactly one of deploymentRef, tinkerProxy and modalApp"),
         ({"spec": {**SPEC, "storage": {}}}, "spec.storage.claimName"),
         ({"spec": {**SPEC, "lora": {"rank": 1000}}}, "spec.lora.rank"),
     ],
