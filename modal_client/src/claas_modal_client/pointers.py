@@ -18,6 +18,8 @@ from claas_modal_client.addresses import AddressField
 from claas_modal_client.errors import ModalFault, ModalServiceError
 from claas_modal_client.volume import ModalVolume
 
+SERVING_FOLDER = "serving"
+"""Where pointers are, in a folder for each app."""
 _MOST_BYTES = 64 << 10
 _MOST_MESSAGE = 1000
 _SUFFIX = ".json"
@@ -98,7 +100,7 @@ def name_key(served_name: str) -> str:
 
 def pointer_path(app: str, served_name: str) -> str:
     """Where a pointer is."""
-    return f"serving/{app}/{name_key(served_name)}{_SUFFIX}"
+    return f"{SERVING_FOLDER}/{app}/{name_key(served_name)}{_SUFFIX}"
 
 
 def receipt_folder(app: str, served_name: str) -> str:
@@ -132,7 +134,7 @@ class Pointers:
         """All pointers."""
         pointers: list[Pointer] = []
         unreadable: set[str] = set()
-        for path in await self._files(f"serving/{self._app}", deadline):
+        for path in await self._files(f"{SERVING_FOLDER}/{self._app}", deadline):
             found = await self._read(path, Pointer, deadline)
             key = path.rpartition("/")[2].removesuffix(_SUFFIX)
             if isinstance(found, Pointer) and name_key(found.served_name) == key:

@@ -44,6 +44,22 @@ class Bytes(FileContent):
         return len(self.data)
 
 
+@dataclass(frozen=True)
+class LocalFile(FileContent):
+    """A copy of another file."""
+
+    path: Path
+
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        with self.path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                yield chunk
+
+    @property
+    def size_bytes(self) -> int:
+        return self.path.stat().st_size
+
+
 def write_file(path: Path, content: FileContent) -> str:
     """Write a new file, fsync it, and return the sha256 of its bytes. Raises OSError. Hashing, copying and disk
     writes overlap.

@@ -142,6 +142,10 @@ class TakenStep(_Document):
     provenance: LocalProvenance
     """How it was computed."""
     seconds: StepSeconds
+    container: str = ""
+    """The platform's name of the container that took it."""
+    gpu: str = ""
+    """The GPU that the container was deployed with, as Modal calls it; `none` without one."""
     found: bool = False
     """Whether an earlier call had taken this step: the answer was read from its folder."""
 
