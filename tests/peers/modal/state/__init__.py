@@ -1,0 +1,1 @@
+"""What the peer knows: deployed apps, calls, Volumes and blobs."""

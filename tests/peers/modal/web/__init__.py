@@ -1,0 +1,1 @@
+"""HTTP: blobs, blocks of Volumes, Servers, orders."""
