@@ -3,25 +3,17 @@ and the names by which the trainer's pod finds what was deployed."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from claas_modal_client.deployment import NAME, NO_GPU, CommonSettings, DeploymentVariables
+from claas_modal_client.deployment import DeploymentError as DeploymentError
 
 CLASS_NAME = "Trainer"
 """The deployed class; its method `step` takes a `StepRequest` and returns a `StepAnswer`."""
 STEP_METHOD = "step"
 FILL_FUNCTION = "fill_weights"
 """The deployed function that downloads a base model from the hub into the Volume of base weights."""
-NO_GPU = "none"
-
-_NAME = re.compile(r"[A-Za-z0-9]([-._A-Za-z0-9]{0,62}[A-Za-z0-9])?")
-_REPOSITORY = re.compile(r"[A-Za-z0-9][-._A-Za-z0-9]*/[A-Za-z0-9][-._A-Za-z0-9]*")
-_GPU = re.compile(r"[A-Za-z0-9][-A-Za-z0-9]*!?(:1)?")
-_REGION = re.compile(r"[a-z0-9][-a-z0-9]*")
-
-
-class DeploymentError(ValueError):
-    """A setting of a deployment is wrong; the message names the variable."""
 
 
 @dataclass(frozen=True)
@@ -60,49 +52,15 @@ class TrainerDeployment:
     def of(cls, environment: Mapping[str, str]) -> TrainerDeployment:
         """From the environment. Raises DeploymentError."""
         default = cls()
-
-        def text(name: str, pattern: re.Pattern[str], otherwise: str) -> str:
-            value = environment.get(name) or otherwise
-            if value and not pattern.fullmatch(value):
-                raise DeploymentError(f"{name}: {value!r} does not match {pattern.pattern}")
-            return value
-
-        def texts(name: str, pattern: re.Pattern[str], otherwise: tuple[str, ...]) -> tuple[str, ...]:
-            value = environment.get(name)
-            if not value:
-                return otherwise
-            parts = tuple(part.strip() for part in value.split(","))
-            wrong = next((part for part in parts if not pattern.fullmatch(part)), None)
-            if wrong is not None:
-                raise DeploymentError(f"{name}: {wrong!r} does not match {pattern.pattern}")
-            return parts
-
-        def number(name: str, otherwise: int, least: int, most: int) -> int:
-            value = environment.get(name) or str(otherwise)
-            if not value.isdecimal() or not least <= int(value) <= most:
-                raise DeploymentError(f"{name}: {value!r} is no whole number from {least} to {most}")
-            return int(value)
-
-        def cores(name: str, otherwise: float) -> float:
-            value = environment.get(name) or str(otherwise)
-            if not re.fullmatch(r"\d{1,3}(\.\d{1,3})?", value) or not float(value):
-                raise DeploymentError(f"{name}: {value!r} is no number of cores, such as 4 or 0.5")
-            return float(value)
-
-        gpu = environment.get("CLAAS_MODAL_GPU", "").strip()
+        variables = DeploymentVariables(environment)
+        common = CommonSettings.of(variables, app=default.app, idle_seconds=default.idle_seconds)
         return cls(
-            app=text("CLAAS_MODAL_APP", _NAME, default.app),
-            model=text("CLAAS_MODAL_MODEL", _REPOSITORY, default.model),
-            gpu=() if gpu.lower() == NO_GPU else texts("CLAAS_MODAL_GPU", _GPU, default.gpu),
-            region=texts("CLAAS_MODAL_REGION", _REGION, default.region),
-            idle_seconds=number("CLAAS_MODAL_IDLE_SECONDS", default.idle_seconds, 2, 3600),
-            timeout_seconds=number("CLAAS_MODAL_TIMEOUT_SECONDS", default.timeout_seconds, 60, 86400),
-            start_seconds=number("CLAAS_MODAL_START_SECONDS", default.start_seconds, 60, 86400),
-            cpu=cores("CLAAS_MODAL_CPU", default.cpu),
-            memory_mib=number("CLAAS_MODAL_MEMORY_MIB", default.memory_mib, 512, 1048576),
-            volume=text("CLAAS_MODAL_VOLUME", _NAME, default.volume),
-            weights_volume=text("CLAAS_MODAL_WEIGHTS_VOLUME", _NAME, default.weights_volume),
-            hub_secret=text("CLAAS_MODAL_HUB_SECRET", _NAME, default.hub_secret),
+            **vars(common),
+            timeout_seconds=variables.number("CLAAS_MODAL_TIMEOUT_SECONDS", default.timeout_seconds, 60, 86400),
+            start_seconds=variables.number("CLAAS_MODAL_START_SECONDS", default.start_seconds, 60, 86400),
+            cpu=variables.cores("CLAAS_MODAL_CPU", default.cpu),
+            memory_mib=variables.number("CLAAS_MODAL_MEMORY_MIB", default.memory_mib, 512, 1048576),
+            hub_secret=variables.text("CLAAS_MODAL_HUB_SECRET", NAME, default.hub_secret),
         )
 
     def environment(self) -> dict[str, str]:
