@@ -76,6 +76,12 @@ def succeeds_by_tinker(number: int = 8) -> Ending:
     return ends
 
 
+def succeeds_by_modal(number: int = 8) -> Ending:
+    """The job makes that version on Modal, and a vLLM there serves it, without a pause."""
+    address = f"modal://claas-adapters/adapters/uid/{number}-0123456789abcdef-n#{'0' * 64}"
+    return lambda job: {**succeeds_by_tinker(number)(job), "metrics": dict(METRICS), "producedWeights": address}
+
+
 def weights(number: int) -> str:
     """Where the Tinker service keeps a version's weights."""
     return f"tinker://run:train:0/sampler_weights/job-v{number}"
@@ -159,7 +165,8 @@ class WholeGateway:
             for name in self.made():
                 new = self.small.found(ADAPTERS, NAMESPACE, name)
                 if "status" not in new:
-                    self.small.put(ADAPTERS, NAMESPACE, {**new, "status": self.beginning(new)})
+                    status = {**_address(new, self.server), **self.beginning(new)}
+                    self.small.put(ADAPTERS, NAMESPACE, {**new, "status": status})
             for name in self.jobs():
                 if name not in seen:
                     seen.add(name)
@@ -197,7 +204,7 @@ async def whole_gateway(
         for name, spec in (names if names is not None else {"coder": {}}).items():
             made = adapter(name, scripted.port, spec=spec)
             found = AdapterObject.model_validate(made)
-            small.put(ADAPTERS, NAMESPACE, made)
+            small.put(ADAPTERS, NAMESPACE, {**made, "status": _address(made, scripted)})
             if found.control_token is not None:
                 served_by(small, found.deployment_name, found.control_token.name)
         api = await stack.enter_async_context(serving_api(small))
@@ -228,6 +235,12 @@ async def whole_gateway(
         if names is None or names:
             await small.until(lambda: bool(directory.servers(directory.adapters(None)[0].servers)))
         yield whole
+
+
+def _address(adapter: Manifest, server: OpenAIServer) -> Manifest:
+    """What status tells of servers outside the cluster."""
+    outside = AdapterObject.model_validate(adapter).outside_cluster
+    return {"servingUrl": server.url} if outside else {}
 
 
 def served_by(small: SmallApi, deployment: str, secret: str) -> None:

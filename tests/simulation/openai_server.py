@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -74,11 +75,12 @@ class OpenAIServer:
     """Requests whose client went away."""
     host: str = "127.0.0.1"
     port: int = 0
+    tls: ssl.SSLContext | None = None
 
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://{self.host}:{self.port}"
+        return f"{'https' if self.tls is not None else 'http'}://{self.host}:{self.port}"
 
     @asynccontextmanager
     async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[OpenAIServer]:
@@ -97,7 +99,7 @@ class OpenAIServer:
         runner = web.AppRunner(application, handler_cancellation=True, shutdown_timeout=0.01)
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port).start()
+            await web.TCPSite(runner, host, port, ssl_context=self.tls).start()
             self.host, self.port = runner.addresses[0][:2]
             yield self
         finally:

@@ -18,13 +18,13 @@ class ServerGroup:
     deployment: str
     serving: Serving
     """Port, scheme, TLS and Secrets, as one of its adapters gives them."""
-    url: str | None = None
-    """Address of a vLLM outside the cluster, as the operator has found it; None: there is none, or not yet."""
+    adapter: str | None = None
+    """The adapter whose status has the address of a vLLM outside the cluster; None: they are pods."""
 
     @property
     def outside(self) -> bool:
         """Whether they are outside the cluster, on Modal."""
-        return self.serving.modal_app is not None
+        return self.adapter is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,8 @@ class Adapter:
         """The servers that serve it."""
         token = self.found.control_token
         serving = self.found.spec.serving.model_copy(update={"control_token_secret_ref": token})
-        return ServerGroup(self.namespace, self.found.deployment_name, serving, self.found.status.serving_url)
+        told_by = self.name if serving.modal_app is not None else None
+        return ServerGroup(self.namespace, self.found.deployment_name, serving, told_by)
 
 
 @dataclass(frozen=True, slots=True)

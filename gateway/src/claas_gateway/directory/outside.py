@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from claas_gateway.directory.models import Server, ServerGroup
+from claas_gateway.directory.models import Server
+from claas_kube.objects.resources import AdapterObject
 
 
-def outside_servers(group: ServerGroup) -> Sequence[Server]:
-    """The server at the group's address; none while that is not known. It counts as ready though no container runs:
-    a request starts one."""
-    app, url = group.serving.modal_app, (group.url or "").rstrip("/")
-    if app is None or not _is_address(url):
+def outside_servers(adapter: AdapterObject | None) -> Sequence[Server]:
+    """The server at the address that the operator has found; none while it has not. It counts as ready though no
+    container runs: a request starts one."""
+    app = adapter.spec.serving.modal_app if adapter is not None else None
+    if adapter is None or app is None:
         return ()
-    uid = f"{group.namespace}/{url}"
-    return [Server(group.namespace, f"modal:{app.app}", uid, url, ready=True, may_sleep=False, outside=True)]
+    namespace, url = adapter.metadata.namespace, (adapter.status.serving_url or "").rstrip("/")
+    if not _is_address(url):
+        return ()
+    name, uid = f"modal:{app.app}", f"{namespace}/{url}"
+    return [Server(namespace, name, uid, url, ready=True, may_sleep=False, outside=True)]
 
 
 def _is_address(url: str) -> bool:

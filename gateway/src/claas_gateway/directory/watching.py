@@ -110,8 +110,8 @@ class WatchedDirectory:
 
     def servers(self, group: ServerGroup) -> Sequence[Server]:
         """See Directory."""
-        if group.outside:
-            return outside_servers(group)
+        if group.adapter is not None:
+            return outside_servers(self._adapters.get(group.namespace, group.adapter))
         served = self._watches.served(group.namespace, group.deployment)
         if served is None:
             return ()
@@ -154,7 +154,7 @@ class WatchedDirectory:
         bases: dict[str, dict[tuple[str, str, str], ServerGroup]] = {}
         for adapter in self.adapters(namespace):
             group = adapter.servers
-            at = (group.namespace, group.deployment, group.url or "")
+            at = (group.namespace, group.deployment, group.adapter or "")
             bases.setdefault(adapter.base_model, {}).setdefault(at, group)
         found = {name: [groups[at] for at in sorted(groups)] for name, groups in bases.items()}
         self._bases_known[namespace] = found

@@ -26,6 +26,8 @@ _CLAAS_NAMES = {
     "clip_fraction": "clipped_fraction",
 }
 """CLaaS's names of measurements, and the trainer's."""
+_SAMPLED_FROM = "tinker://"
+"""Addresses of weights that a service samples from; others are where servers fetch them."""
 
 
 def is_final(accepted: Accepted) -> bool:
@@ -60,7 +62,7 @@ def response(accepted: Accepted, batch: FeedbackBatch | None) -> FeedbackRespons
         return answer if learned_in(accepted) else answer.model_copy(update={"status": REFUSED})
     result = DistillResult(lora_id=request.lora_id, metadata=_metadata(batch, size))
     timings = batch.timings
-    switched = batch.weights is not None and batch.served is True
+    switched = _sampled_from(batch) is not None and batch.served is True
     return answer.model_copy(
         update={
             "status": "ok",
@@ -118,9 +120,15 @@ def _metadata(batch: FeedbackBatch, size: int) -> dict[str, int | float | str]:
     named |= {"tokens_processed": tokens, "completion_len": tokens, "batch_size": size}
     if batch.version is not None:
         named["step"] = int(metrics.get("step", batch.version))
-    if batch.weights is not None:
-        named["sampler_weights_path"] = batch.weights
+    path = _sampled_from(batch)
+    if path is not None:
+        named["sampler_weights_path"] = path
     return named
+
+
+def _sampled_from(batch: FeedbackBatch) -> str | None:
+    """Address of the weights in the service that samples from them; None: no service does."""
+    return batch.weights if (batch.weights or "").startswith(_SAMPLED_FROM) else None
 
 
 def _timing(accepted: Accepted, batch: FeedbackBatch, waking: str) -> TimingMs:

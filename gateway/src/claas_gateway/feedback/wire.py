@@ -94,7 +94,7 @@ class Paused(BaseModel):
     slept: bool = False
     """Whether it was paused for the step."""
     woke: bool = False
-    """Whether it went on after the pause; where an engine's service keeps the weights, which needs no pause: whether
+    """Whether it went on after the pause; where a service samples from the weights, which needs no pause: whether
     the new version is in service."""
 
 

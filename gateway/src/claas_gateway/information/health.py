@@ -32,10 +32,11 @@ async def degradations(services: Services) -> list[str]:
     found = await hindrances(services)
     found += [f"{name} does not work" for name, check in sorted(services.checks.items()) if check() is not None]
     groups = {
-        (group.namespace, group.deployment, group.url): group
+        (group.namespace, group.deployment, group.adapter): group
         for group in (adapter.servers for adapter in services.directory.adapters(None))
     }
-    for outside, said in ((False, "serving Deployments have no ready pod"), (True, "vLLM apps have no address yet")):
+    missing = {False: "serving Deployments have no ready pod", True: "adapters on Modal have no server yet"}
+    for outside, said in missing.items():
         asked = [group for group in groups.values() if group.outside is outside]
         silent = sum(not any(each.ready for each in services.directory.servers(group)) for group in asked)
         if silent:

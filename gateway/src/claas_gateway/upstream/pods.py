@@ -39,7 +39,7 @@ class PodTries:
         self.hold_seconds = hold_seconds
         """How long the request waits for a server that is paused, not ready, or starting."""
         self._waiting_since: float | None = None
-        self._pauses = 0
+        self._pause_seconds = AGAIN_SECONDS
         self._unloaded = 0
         self._tried: set[str] = set()
         self._asked_anew = False
@@ -86,9 +86,9 @@ class PodTries:
     def _pause(self) -> float:
         if not self._group.outside:
             return AGAIN_SECONDS
-        self._pauses += 1
-        longest = min(LONGEST_PAUSE_SECONDS, AGAIN_SECONDS * 2.0 ** (self._pauses - 1))
-        return longest * random.uniform(0.75, 1.0)
+        pause = self._pause_seconds
+        self._pause_seconds = min(LONGEST_PAUSE_SECONDS, 2 * pause)
+        return pause * random.uniform(0.75, 1.0)
 
     def _read_credentials_anew(self) -> None:
         """For one more try. Raises NotNow the second time."""

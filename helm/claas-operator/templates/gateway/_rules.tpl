@@ -18,8 +18,8 @@
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [get, list, watch]
-# API keys; control token, API key and CA of vLLM; the samples of each batch, until its job is accounted for. Never list
-# or watch.
+# API keys; control token, API key, CA and Modal's proxy token of vLLM; the samples of each batch, until its job is
+# accounted for. Never list or watch.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, create, patch, delete]

@@ -29,6 +29,7 @@ from claas_kube.objects.meta import Manifest
 from claas_kube.resources import ADAPTERS
 from tests.builders.api_server import refusal
 from tests.builders.front import ADAPTER, BASE, NAMESPACE, Front, front
+from tests.builders.modal.front import BY_MODAL
 from tests.simulation.openai_server import OpenAIServer, Script
 from tests.unit.gateway.adapters.test_planning import SPEC
 
@@ -103,6 +104,31 @@ def template(tmp_path: Path) -> Path:
     spec = {**SPEC, "model": {"name": BASE, "source": {"hub": {"repository": "Qwen/Qwen3-8B"}}}}
     path.write_text(yaml.safe_dump({"namespace": NAMESPACE, "spec": spec}))
     return path
+
+
+@pytest.fixture
+def modal_template(template: Path) -> Path:
+    document = yaml.safe_load(template.read_text())
+    template.write_text(yaml.safe_dump({**document, "spec": {**document["spec"], **BY_MODAL}}))
+    return template
+
+
+async def test_an_app_on_modal_has_time_to_start_before_an_adapter_counts_as_failed(
+    modal_template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(under_test, "INIT_SECONDS", 0.1)
+    async with scene(template=modal_template) as found:
+        asked = asyncio.create_task(found.init("acme/new"))
+        found.conditions = lambda adapter: [condition("Served", "False", "NoReadyPods")]
+        await asyncio.sleep(0.5)
+        assert not asked.done()
+        (name,) = set(found.known()) - {ADAPTER}
+        made = found.front.small.found(ADAPTERS, NAMESPACE, name)
+        serving = cast(Manifest, cast(Manifest, made["spec"])["serving"])
+        assert serving == {**cast(Manifest, BY_MODAL["serving"]), "servedName": "acme-new"}
+        found.front.small.put(ADAPTERS, NAMESPACE, {**made, "status": {"conditions": [condition("Served")]}})
+        assert (await asked).json() == {"lora_id": "acme/new-init"}
+        assert (await found.client.delete("/v1/lora", params={"lora_id": "acme/new"})).json() == {"deleted": True}
 
 
 async def test_an_adapter_is_made_and_answers_by_all_its_names(template: Path) -> None:

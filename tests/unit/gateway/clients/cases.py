@@ -6,7 +6,7 @@ Each row was written from what those clients read. Left out: the evaluation's pa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydantic import JsonValue
 
@@ -57,6 +57,8 @@ class Given:
     """Whether a new adapter never comes to serve."""
     tinker: bool = False
     """Whether the Tinker service trains and keeps the weights."""
+    modal: bool = False
+    """Whether steps are taken on Modal and a vLLM there answers, whose containers sleep when nobody asks."""
 
 
 @dataclass(frozen=True)
@@ -648,4 +650,43 @@ TINKER = [
         {"model_path": None},
         equals={"status": "ok"},
     ),
+]
+
+
+def _by_modal(case: Case) -> Case:
+    return replace(case, name=f"{case.name}, by Modal", given=replace(case.given, modal=True))
+
+
+def _holds_by_modal(case: Case) -> bool:
+    """Whether a row is about neither pods and their pauses nor a gateway of its own."""
+    given = case.given
+    return not (given.several_bases or given.alone or given.down or given.busy or case.equals.get("vllm.slept"))
+
+
+_MODAL = Given(modal=True)
+MODAL = [
+    *(_by_modal(case) for case in [*CHATS, *FEEDBACKS, *LORAS] if _holds_by_modal(case)),
+    Case("a sleeping app is healthy", "GET", "/v1/health", given=_MODAL, equals={"status": "healthy"}),
+    Case("a model of a sleeping app is listed", "GET", "/v1/models", given=_MODAL, equals={"data.1.id": "tone"}),
+    Case(
+        "feedback becomes a step on Modal, for which nothing is paused",
+        "POST",
+        FEEDBACK,
+        feedback(),
+        given=Given(modal=True, asked=True),
+        equals={
+            "status": "ok",
+            "vllm.slept": False,
+            "vllm.woke": False,
+            "timing_ms.sleep": 0,
+            "timing_ms.wake": 0,
+            "timing_ms.distill": 1000,
+            "distill_result.metadata.step": 8,
+            "distill_result.metadata.total_loss": 0.5,
+            "distill_result.metadata.grad_norm": 2.0,
+            "distill_result.metadata.tokens_processed": 40,
+        },
+        lacks=["sampler_weights_path"],
+    ),
+    Case("an app on Modal samples from no service", "GET", STATUS, given=_MODAL, status=404),
 ]

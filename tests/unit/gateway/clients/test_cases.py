@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,12 +19,15 @@ from claas_gateway.settings import Settings
 from claas_kube.objects.meta import Manifest
 from claas_kube.resources import ADAPTERS, DISTILL_JOBS, PODS
 from tests.builders.front import BASE, DEPLOYMENT, NAMESPACE, adapter, vllm_pod
+from tests.builders.modal.front import BY_MODAL, place_tokens
+from tests.builders.modal.server import ModalServer
 from tests.builders.whole_gateway import (
     WholeGateway,
     fails,
     serves,
     stalls,
     succeeds,
+    succeeds_by_modal,
     succeeds_by_tinker,
     weights,
     whole_gateway,
@@ -38,6 +41,7 @@ from tests.unit.gateway.clients.cases import (
     FEEDBACKS,
     LORA,
     LORAS,
+    MODAL,
     MODEL,
     OTHERS,
     QUESTION,
@@ -68,9 +72,11 @@ BY_TINKER: dict[str, JsonValue] = {
 
 
 @asynccontextmanager
-async def _gateway(folder: Path, engine: dict[str, JsonValue] = BY_VLLM) -> AsyncIterator[WholeGateway]:
+async def _gateway(
+    folder: Path, engine: Mapping[str, JsonValue] = BY_VLLM, server: OpenAIServer | None = None
+) -> AsyncIterator[WholeGateway]:
     """A gateway with one adapter, which makes others."""
-    server = OpenAIServer(Script(models=()))
+    server = server or OpenAIServer(Script(models=()))
     template = folder / "template.yaml"
 
     def with_template(settings: Settings) -> Settings:
@@ -115,12 +121,21 @@ async def by_tinker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[W
         yield whole
 
 
-@pytest.mark.parametrize("case", [*CHATS, *FEEDBACKS, *LORAS, *OTHERS, *TINKER], ids=lambda case: case.name)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def by_modal(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[WholeGateway]:
+    """The same with a vLLM on Modal."""
+    server = ModalServer(Script(models=()))
+    async with _gateway(tmp_path_factory.mktemp("modal"), BY_MODAL, server) as whole:
+        place_tokens(whole.small)
+        yield whole
+
+
+@pytest.mark.parametrize("case", [*CHATS, *FEEDBACKS, *LORAS, *OTHERS, *TINKER, *MODAL], ids=lambda case: case.name)
 async def test_clients_find_what_they_rely_on(
-    shared: WholeGateway, by_tinker: WholeGateway, case: Case, tmp_path: Path
+    shared: WholeGateway, by_tinker: WholeGateway, by_modal: WholeGateway, case: Case, tmp_path: Path
 ) -> None:
     async with AsyncExitStack() as stack:
-        common = by_tinker if case.given.tinker else shared
+        common = by_tinker if case.given.tinker else by_modal if case.given.modal else shared
         gateway = await stack.enter_async_context(_gateway(tmp_path)) if case.given.alone else common
         await stack.enter_async_context(_prepared(gateway, case.given))
         gateway.server.asked.clear()
@@ -188,7 +203,8 @@ async def _prepared(gateway: WholeGateway, given: Given) -> AsyncIterator[None]:
     server = gateway.server
     server.script.answer, server.script.status = given.answer, 200
     server.script.lost_ids = int(given.loses_ids)
-    gateway.ending = fails() if given.fails else succeeds_by_tinker() if given.tinker else succeeds()
+    succeeded = succeeds_by_tinker() if given.tinker else succeeds_by_modal() if given.modal else succeeds()
+    gateway.ending = fails() if given.fails else succeeded
     gateway.beginning = stalls if given.stalls else serves
     if given.asked or given.fed_back:
         await _chat(gateway)

@@ -6,8 +6,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -19,6 +21,7 @@ from claas_gateway.upstream import pods
 from tests.builders.front import NAMESPACE, TOKEN, listening
 from tests.builders.modal.front import BY_MODAL, modal_front, place_tokens
 from tests.builders.modal.server import PROXY_KEY, PROXY_SECRET, ModalServer
+from tests.cluster.services.certificates import make_authority, make_certificate
 from tests.simulation.openai_server import Script
 from tests.unit.gateway.inference.asking import ANSWER, MESSAGES, Asking, said
 
@@ -201,6 +204,24 @@ async def test_an_address_that_nobody_listens_at_is_given_up() -> None:
         status, body, _ = await client.chat()
         assert status == 503
         assert "127.0.0.1" not in body
+
+
+@pytest.mark.parametrize("public", [True, False])
+async def test_nothing_is_sent_to_a_server_without_a_certificate_of_a_public_authority(
+    public: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = make_authority(tmp_path)
+    pair = make_certificate(authority, tmp_path, "vllm", common_name="vllm", hosts=["127.0.0.1"])
+    server = ModalServer(tls=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    assert server.tls is not None
+    server.tls.load_cert_chain(pair.certificate, pair.key)
+    if public:
+        trusting = ssl.create_default_context(cafile=str(authority.path))
+        monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", trusting)
+    async with asking(server, cold_start=0.2) as client:
+        assert client.front.services.directory.resolve("coder", NAMESPACE).servers.outside
+        status, _, _ = await client.chat()
+        assert (status, server.came) == ((200, ["/v1/chat/completions"]) if public else (503, []))
 
 
 async def test_a_score_comes_through_the_front_as_well() -> None:
