@@ -13,6 +13,8 @@ from claas_operator.act.proxy import ProxyMaker
 from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView
+from claas_operator.clients.modal.apps import ModalApps
+from claas_operator.clients.modal.service import ServiceSource, platform
 from claas_operator.clients.proxies import Proxies
 from claas_operator.clients.reader import Reader
 from claas_operator.clients.steps_elsewhere import StepsElsewhere
@@ -26,7 +28,12 @@ from claas_operator.settings import Settings
 SETTINGS = Settings.from_environment({"CLAAS_TRAINER_IMAGE": "trainer:1"})
 
 
-def reconciler_of(api: Api, index: ClusterIndex | None = None, settings: Settings = SETTINGS) -> Reconciler:
+def reconciler_of(
+    api: Api,
+    index: ClusterIndex | None = None,
+    settings: Settings = SETTINGS,
+    modal: ServiceSource | None = None,
+) -> Reconciler:
     """Without an index that runs it asks the server for everything."""
     companion, metrics = CompanionSource({}), Metrics()
     index = index or ClusterIndex(api, JobView(), (None,))
@@ -35,9 +42,10 @@ def reconciler_of(api: Api, index: ClusterIndex | None = None, settings: Setting
     proxies, step_leases = Proxies(read), StepLeases(settings.engine)
     steps = StepsElsewhere(read, settings.max_concurrent_steps)
     maker = ProxyMaker(api, read, proxies, settings)
-    applier = Applier(api, read, companion, settings, metrics, maker, steps)
-    observer = Observer(read, index.jobs, companion, proxies, step_leases, steps)
-    return Reconciler(api, read, index, observer, applier, Recorder(api, "operator-0"), metrics, step_leases)
+    apps = ModalApps(modal or platform(read, None))
+    applier = Applier(api, read, companion, settings, metrics, maker, steps, apps)
+    observer = Observer(read, index.jobs, companion, proxies, step_leases, steps, apps)
+    return Reconciler(api, read, index, observer, applier, Recorder(api, "operator-0"), metrics, step_leases, apps)
 
 
 @asynccontextmanager

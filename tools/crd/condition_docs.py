@@ -84,7 +84,16 @@ _AT_WORK = (
         "The Deployment has no ready pod; the message says what its pods are doing. The version is loaded as soon as"
         " one is ready.",
     ),
-    (_A.VLLM_UNREACHABLE, "A ready pod does not answer on the serving port; the request is retried."),
+    (
+        _A.VLLM_UNREACHABLE,
+        "A ready pod does not answer on the serving port, or a vLLM on Modal not at its address; the request is"
+        " retried.",
+    ),
+    (
+        _A.SERVICE_UNREACHABLE,
+        "Modal's API does not answer, not in time, or wants fewer requests, so the servers there can't be told which"
+        " version to serve. It is asked again with a back-off, and the version before is served on.",
+    ),
 )
 _WRONG = (
     (
@@ -119,7 +128,26 @@ _WRONG = (
         "The server refused the control token or the API key. For three minutes after a rotation the adapter is"
         " not `Stalled`, because the pods' copies of the Secret follow later.",
     ),
-    (_A.SERVED_NAME_TAKEN, "An older LoraAdapter is served under the same name by the same Deployment."),
+    (
+        _A.SERVED_NAME_TAKEN,
+        "An older LoraAdapter is served under the same name by the same Deployment; of an app on Modal another"
+        " LoraAdapter of any namespace has the name's pointer.",
+    ),
+    (
+        _A.APP_NOT_DEPLOYED,
+        "Modal has no such app, server or Volume in the environment; deploy the app (docs/modal.md). It is looked for"
+        " again with a back-off of at most five minutes, and at once when the spec changes.",
+    ),
+    (
+        _A.CREDENTIALS_REFUSED,
+        "Modal refused the token of `spec.engine.modal.tokenSecretRef`, or its proxy that of"
+        " `spec.serving.modalApp.proxyTokenSecretRef`; the message says which. A new token is used at once.",
+    ),
+    (
+        _A.BILLING_REQUIRED,
+        "Modal wants to be paid first: add credit, or raise the workspace's spend limit. It is asked again with a"
+        " back-off of at most five minutes.",
+    ),
     (
         _A.INITIALISATION_FAILED,
         "The initial version could not be made; the message says why, beginning with the trainer's reason, such as"

@@ -23,6 +23,8 @@ from claas_operator.act.proxy import ProxyMaker
 from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView
+from claas_operator.clients.modal.apps import ModalApps
+from claas_operator.clients.modal.service import platform
 from claas_operator.clients.proxies import Proxies
 from claas_operator.clients.reader import Reader
 from claas_operator.clients.steps_elsewhere import StepsElsewhere
@@ -59,10 +61,11 @@ async def operate(api: Api, settings: Settings, metrics: Metrics, stop: asyncio.
     proxies, step_leases = Proxies(read), StepLeases(settings.engine)
     steps = StepsElsewhere(read, settings.max_concurrent_steps)
     maker = ProxyMaker(api, read, proxies, settings)
-    applier = Applier(api, read, companion, settings, metrics, maker, steps)
+    modal = ModalApps(platform(read, settings.modal_server_url))
+    applier = Applier(api, read, companion, settings, metrics, maker, steps, modal)
     recorder = Recorder(api, settings.pod_name)
-    observer = Observer(read, jobs, companion, proxies, step_leases, steps)
-    reconciler = Reconciler(api, read, index, observer, applier, recorder, metrics, step_leases)
+    observer = Observer(read, jobs, companion, proxies, step_leases, steps, modal)
+    reconciler = Reconciler(api, read, index, observer, applier, recorder, metrics, step_leases, modal)
     wakers = Wakers(reconciler, index)
     view = ClusterView(lambda: jobs.within(None), wakers.adapters.all, reconciler.failing_loads)
     metrics.lead(StateCollector(view, reconciler.leases.sleepers))
@@ -82,6 +85,7 @@ async def operate(api: Api, settings: Settings, metrics: Metrics, stop: asyncio.
             await stop.wait()
         for task in background:
             task.cancel()
+        await modal.close()
 
 
 async def _resync(reconciler: Reconciler, period_seconds: float) -> None:

@@ -60,6 +60,7 @@ class VllmClient:
     """A client of one vLLM API server, by the address of one pod. Use it as an async context manager.
 
     `control_token` opens the companion's lock, `api_key` is vLLM's own; a function is called for it at each request.
+    `headers` are sent with each request, for a proxy in front of the server.
     Without `keep_alive` each request opens its own connection, which distinguishes a server that has ended from a
     slow one. All methods raise `Unreachable` without an answer, `Refused` if a key is missing or wrong,
     `RequestFailed` for any other error status, and `UnexpectedAnswer` for an unreadable success.
@@ -71,6 +72,7 @@ class VllmClient:
         *,
         control_token: Token = None,
         api_key: Token = None,
+        headers: Mapping[str, str] | None = None,
         timeout_seconds: float = 10.0,
         keep_alive: bool = True,
         tls: Tls | None = None,
@@ -80,6 +82,7 @@ class VllmClient:
             base_url,
             control_token=control_token,
             api_key=api_key,
+            headers=headers or {},
             timeout_seconds=timeout_seconds,
             keep_alive=keep_alive,
             tls=tls,

@@ -42,6 +42,7 @@ class Transport:
         *,
         control_token: Token,
         api_key: Token,
+        headers: Mapping[str, str],
         timeout_seconds: float,
         keep_alive: bool,
         tls: Tls | None,
@@ -49,6 +50,7 @@ class Transport:
     ) -> None:
         self._control_token = control_token
         self._api_key = api_key
+        self._more_headers = dict(headers)
         self.base_url = base_url.rstrip("/")
         self._timeout_seconds = timeout_seconds
         self._server_name = tls.server_name if tls else None
@@ -81,7 +83,9 @@ class Transport:
     def _headers(self) -> dict[str, str]:
         token = self._control_token() if callable(self._control_token) else self._control_token
         key = self._api_key() if callable(self._api_key) else self._api_key
-        headers = {} if token is None else {CONTROL_TOKEN_HEADER: token}
+        headers = dict(self._more_headers)
+        if token is not None:
+            headers[CONTROL_TOKEN_HEADER] = token
         if self._server_name is not None:
             headers["Host"] = self._server_name
         return headers if key is None else {**headers, "Authorization": f"Bearer {key}"}

@@ -202,10 +202,10 @@ class ReplicaState(StrEnum):
 
 
 class Replica(ResourceModel):
-    """One vLLM pod."""
+    """One vLLM pod, or a vLLM on Modal."""
 
     pod: str
-    """Its name."""
+    """Its name; `modal:<app>` for all containers of an app on Modal."""
     version: int | None = None
     """The version it serves under the served name."""
     state: ReplicaState

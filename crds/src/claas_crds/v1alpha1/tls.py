@@ -76,6 +76,11 @@ SERVING_RULES: list[JsonValue] = [
         ".filter(given, given).size() == 1",
         "message": "exactly one of deploymentRef, tinkerProxy and modalApp must be set",
     },
+    {
+        "rule": "!has(self.deploymentRef) || !self.deploymentRef.name.endsWith('.modal')",
+        "message": "names that end with .modal stand for apps on Modal: give the Deployment another one",
+        "fieldPath": ".deploymentRef.name",
+    },
     _of_deployments("container"),
     _of_deployments("apiKeySecretRef"),
     {

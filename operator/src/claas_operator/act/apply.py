@@ -22,6 +22,7 @@ from claas_operator.act.sample_mounts import samples_mounts
 from claas_operator.act.trainer_input import attempt_input, init_input, recovery_input
 from claas_operator.clients import servers
 from claas_operator.clients.companion_source import CompanionSource
+from claas_operator.clients.modal.apps import ModalApps
 from claas_operator.clients.reader import Reader
 from claas_operator.clients.steps_elsewhere import StepsElsewhere
 from claas_operator.errors import NotAppliedError, ServerError
@@ -62,6 +63,7 @@ class Applier:
         metrics: Metrics,
         proxies: ProxyMaker,
         steps: StepsElsewhere,
+        modal: ModalApps,
     ) -> None:
         self._api = api
         self._read = read
@@ -70,6 +72,7 @@ class Applier:
         self._metrics = metrics
         self._proxies = proxies
         self._steps = steps
+        self._modal = modal
 
     async def for_adapter(self, adapter: AdapterObject, plan: tuple[actions.Action, ...]) -> Outcome:
         """Carry out a LoraAdapter's plan."""
@@ -107,6 +110,12 @@ class Applier:
                         self._metrics.loaded(LoadResult.LOADED)
                 case actions.VerifyServed(pod, version):
                     await self._verify(adapter, pod, version, outcome)
+                case actions.LookAtModal(server, served_name):
+                    self._modal.look(adapter.metadata, server, served_name)
+                case actions.WritePointer(server, pointer):
+                    self._modal.point(adapter.metadata, server, pointer)
+                case actions.ConfirmPointer(server, pointer, address):
+                    self._modal.confirm(adapter.metadata, server, pointer, address)
                 case _:
                     await self._common(namespace, action)
         return outcome
@@ -153,6 +162,9 @@ class Applier:
                 await self._api.delete(
                     LEASES, namespace, served.name, uid=served.uid, resource_version=served.resource_version
                 )
+                self._modal.forget_removal(served)
+            case actions.RemovePointer(served):
+                self._modal.remove(served)
             case actions.DeleteLease(lease):
                 await self._api.delete(
                     LEASES, namespace, lease.name, uid=lease.uid, resource_version=lease.resource_version

@@ -24,6 +24,7 @@ from claas_operator.act.pass_failures import refused_step, trouble_of
 from claas_operator.act.status_writer import StatusWriter
 from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.job_view import known_job
+from claas_operator.clients.modal.apps import ModalApps
 from claas_operator.clients.reader import Reader
 from claas_operator.keys import Key, Kind
 from claas_operator.loop.lease_passes import LeasePasses
@@ -31,7 +32,7 @@ from claas_operator.loop.transitions import adapter_transition, job_transition, 
 from claas_operator.loop.turns import Turns
 from claas_operator.loop.work_queue import WorkQueue
 from claas_operator.metrics.counts import Metrics
-from claas_operator.metrics.definitions import PassResult
+from claas_operator.metrics.definitions import LoadResult, PassResult
 from claas_operator.observe.worlds import Observer
 from claas_operator.plan import actions
 from claas_operator.plan.adapter.adapter import plan_adapter
@@ -62,6 +63,7 @@ class Reconciler:
         recorder: Recorder,
         metrics: Metrics,
         step_leases: StepLeases,
+        modal: ModalApps,
     ) -> None:
         self._api = api
         self._read = read
@@ -78,6 +80,9 @@ class Reconciler:
         )
         for kind in Kind:
             metrics.watch_queue(kind, partial(self.queue.waiting, kind))
+        self._modal = modal
+        modal.wake = self.queue.wake
+        modal.decided = lambda served: metrics.loaded(LoadResult.LOADED if served else LoadResult.REFUSED)
         self._told: dict[Key, datetime] = {}
         """When the status of jobs that are not done was last written. What is lost of it is told a little sooner."""
         self.step_leases = step_leases
@@ -107,7 +112,7 @@ class Reconciler:
 
     def failing_loads(self, namespace: str, adapter: str) -> int:
         """In how many pods the last try to load the adapter's version failed."""
-        return self._loads.count(namespace, adapter)
+        return self._loads.count(namespace, adapter) + self._modal.failing(namespace, adapter)
 
     def resync(self) -> None:
         """Wake every object that has something to do."""
@@ -136,12 +141,13 @@ class Reconciler:
         adapter = await self._read.adapter_object(key.namespace, key.name)
         if adapter is None or adapter.metadata.deletion_timestamp is not None:
             self._loads.forget(key.namespace, key.name)
+            self._modal.forget(key.namespace, key.name)
             await self._wake_after(key)
             return None
         world = await self._observer.adapter_world(adapter, self._loads.of(adapter.metadata))
         plan = plan_adapter(world)
         known, had_a_version = adapter.status.versions, adapter.status.latest_version is not None
-        loads = any(isinstance(action, actions.PutInService) for action in plan.actions)
+        loads = any(isinstance(action, actions.PutInService | actions.WritePointer) for action in plan.actions)
         if plan.status.versions != known and loads:
             # Before any load, so that a version is not lost if its job is deleted meanwhile.
             adapter = await self._note_versions(adapter, plan.status)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from claas_contract.input import VllmPod
@@ -16,6 +16,7 @@ from claas_operator.clients.reader import Reader
 from claas_operator.clients.servers import Credentials
 from claas_operator.observe.mounts import MountedFolder, mounted_folder, serving_container
 from claas_operator.plan.engine.choice import needs_of
+from claas_operator.plan.modal.state import Removal
 from claas_operator.plan.server.handover_choice import HandoverChoice, choose_handover
 from claas_operator.plan.server.load_failures import LoadFailure
 from claas_operator.plan.server.traits import ServerTraits
@@ -153,17 +154,22 @@ async def left_behind(read: Reader, lease: ServingLease) -> list[ServedName]:
     return [served for served in lost if served.record.adapter_name not in unreadable]
 
 
-async def orphans(read: Reader, lease: ServingLease, now: datetime) -> tuple[tuple[Orphan, ...], bool]:
-    """Some of the served names that are left behind, others at another time; and whether there are more."""
+async def orphans(
+    read: Reader, lease: ServingLease, now: datetime, removal: Callable[[ServedName], Removal]
+) -> tuple[tuple[Orphan, ...], bool]:
+    """Some of the served names that are left behind, others at another time; and whether there are more. `removal`:
+    of a name's pointer on Modal."""
     lost = await left_behind(read, lease)
     if not lost:
         return (), False
     # Those that can't be taken out of service now keep no other one from it.
     first = int(now.timestamp()) % len(lost) if len(lost) > ORPHANS_AT_ONCE else 0
     chosen = (lost[first:] + lost[:first])[:ORPHANS_AT_ONCE]
-    deployment = await read.deployment(lease.namespace, lease.deployment)
+    in_pods = [served for served in chosen if served.record.modal is None]
+    deployment = await read.deployment(lease.namespace, lease.deployment) if in_pods else None
     pods = await read.deployment_pods(lease.namespace, deployment)
-    found = [Orphan(served, await _orphan_pods(read, served, pods)) for served in chosen]
+    found = [Orphan(served, await _orphan_pods(read, served, pods)) for served in in_pods]
+    found += [Orphan(served, (), removal(served)) for served in chosen if served.record.modal is not None]
     return tuple(found), len(lost) > len(chosen)
 
 

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 
 from claas_contract.engine_refusals import engine_refusals
 from claas_crds.v1alpha1.step import JobPhase
-from claas_kube.objects.resources import AdapterObject, JobObject
+from claas_kube.objects.resources import MODAL_SUFFIX, AdapterObject, JobObject
 from claas_operator.clients import servers
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView, known_job
+from claas_operator.clients.modal.apps import ModalApps
 from claas_operator.clients.proxies import Proxies
 from claas_operator.clients.reader import Reader
 from claas_operator.clients.recent import RECENT_SECONDS, Recent
@@ -37,6 +38,8 @@ from claas_operator.plan.engine.choice import computes_elsewhere, engine_of, nee
 from claas_operator.plan.engine.leases import StepLeases
 from claas_operator.plan.lineage.history import reported_rejections, reported_versions
 from claas_operator.plan.lineage.lineage import Lineage, lineage_for_jobs
+from claas_operator.plan.modal.pointer import server_of as modal_server_of
+from claas_operator.plan.modal.state import ModalState
 from claas_operator.plan.queueing import finished, jobs_ahead, queue_key
 from claas_operator.plan.server.handover_choice import HandoverChoice, choose_handover, server_of
 from claas_operator.plan.server.load_failures import LoadFailure
@@ -63,8 +66,10 @@ class Observer:
         proxies: Proxies,
         leases: StepLeases,
         steps: StepsElsewhere,
+        modal: ModalApps,
     ) -> None:
         self._read = read
+        self._modal = modal
         self._jobs = jobs
         self._samples = SamplesObserver(read)
         self._companion = companion
@@ -85,13 +90,16 @@ class Observer:
         said = reported(pods)
         sharing = await self._read.adapters_of(namespace, adapter.deployment_name)
         engine = engine_of(adapter, self._engine)
+        modal_server = modal_server_of(adapter, engine)
+        modal = self._modal.state(adapter.metadata) if modal_server is not None else None
+        namesake = _name_taken_by(adapter, await self._read.namesakes(adapter))
         return AdapterWorld(
             now=datetime.now(UTC),
             adapter=adapter,
             claim_found=await self._read.claim_found(namespace, spec.storage.claim_name),
             secrets=await secrets_seen(self._read.credentials, adapter, self._engine),
             deployment_found=deployment is not None,
-            wanted_replicas=deployment.spec.replicas if deployment else 0,
+            wanted_replicas=deployment.spec.replicas if deployment else int(adapter.outside_cluster),
             no_pod=no_pod_because(adapter.deployment_name, deployment, [(pod.name, pod.trouble) for pod in pods]),
             pods=pods,
             init=await self._attempt(namespace, naming.init_name(adapter.metadata)),
@@ -101,7 +109,9 @@ class Observer:
             rejected=reported_rejections(jobs, adapter),
             running_job=running_job(adapter, steps_lease, jobs),
             recovery=await self._adoption(adapter, steps_lease),
-            name_taken_by=_name_taken_by(adapter, await self._read.namesakes(adapter)),
+            name_taken_by=namesake or await self._pointed_by(adapter, modal),
+            modal_server=modal_server,
+            modal=modal,
             served=await self._read.served_name(namespace, adapter.deployment_name, adapter.served_name),
             adapters_here=len(sharing),
             engine=engine.name,
@@ -114,6 +124,16 @@ class Observer:
                 tuple(each.name for each in deployment.spec.template.spec.containers) if deployment else None
             ),
         )
+
+    async def _pointed_by(self, adapter: AdapterObject, modal: ModalState | None) -> str | None:
+        """An adapter of any namespace that has the served name's pointer on Modal: a Volume knows no namespaces."""
+        pointer = modal.pointer if modal is not None else None
+        if pointer is None or pointer.adapter_uid == adapter.metadata.uid:
+            return None
+        for other in await self._read.adapters_everywhere():
+            if other.metadata.uid == pointer.adapter_uid and other.outside_cluster:
+                return f"{other.metadata.namespace}/{other.metadata.name}"
+        return None
 
     async def job_world(self, job: JobObject, released: ServingLease | None = None) -> JobWorld:
         """The world of a DistillJob; `released`: the lease of its adapter's steps as it will be, given free by its
@@ -229,7 +249,9 @@ class Observer:
             if grant
             else ((), False)
         )
-        lost_names, more = await orphans(self._read, lease, now) if grant is None else ((), False)
+        lost_names, more = (
+            await orphans(self._read, lease, now, self._modal.removal) if grant is None else ((), False)
+        )
         moved = await self._read.served_names(lease.namespace, lease.deployment) if lease.served else []
         return LeaseWorld(
             now=now,
@@ -248,6 +270,8 @@ class Observer:
 
     async def _subject_found(self, lease: ServingLease) -> bool:
         """Whether the Deployment exists, or the adapter needs the lease, as far as this release can read it."""
+        if lease.adapter is None and lease.deployment.endswith(MODAL_SUFFIX):
+            return bool(await self._adapters_of(lease))
         if lease.adapter is None:
             return await self._read.deployment(lease.namespace, lease.deployment) is not None
         unreadable = await self._read.unreadable_adapters(lease.namespace)

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from claas_contract.input import VllmPod
 from claas_contract.jobs import JobIdentity
+from claas_operator.plan.modal.pointer import ModalServer, ServedPointer
 from claas_operator.plan.serving_lease import Grant, ServedName, ServedRecord, ServingLease
 from claas_operator.plan.world import ObjectReference, ServerPod
 
@@ -73,6 +74,40 @@ class VerifyServed:
 
     pod: ServerPod
     version: int
+
+
+@dataclass(frozen=True)
+class LookAtModal:
+    """Read the pointer of a served name on Modal, and look up the server's address. Ends beside the passes, as all
+    calls of Modal."""
+
+    server: ModalServer
+    served_name: str
+
+
+@dataclass(frozen=True)
+class WritePointer:
+    """Have the containers on Modal serve a version."""
+
+    server: ModalServer
+    pointer: ServedPointer
+
+
+@dataclass(frozen=True)
+class ConfirmPointer:
+    """See whether the version answers on Modal."""
+
+    server: ModalServer
+    pointer: ServedPointer
+    url: str | None
+    """The server's address; None: it is looked up again."""
+
+
+@dataclass(frozen=True)
+class RemovePointer:
+    """Remove the pointer of a served name whose adapter is gone."""
+
+    served: ServedName
 
 
 @dataclass(frozen=True)
@@ -163,6 +198,10 @@ Action: TypeAlias = (
     | RetireAttempt
     | PutInService
     | VerifyServed
+    | LookAtModal
+    | WritePointer
+    | ConfirmPointer
+    | RemovePointer
     | TakeOutOfService
     | WriteServedName
     | ForgetServedName

@@ -16,11 +16,13 @@ from claas_operator.plan.actions import (
     DeleteLease,
     ForgetServedName,
     KillTrainer,
+    RemovePointer,
     TakeOutOfService,
     WakePods,
     WriteLease,
     WriteServedName,
 )
+from claas_operator.plan.modal.state import Removal
 from claas_operator.plan.serving_lease import MOST_UNACCOUNTED, Grant, ServedName, Unaccounted
 from claas_operator.plan.world import LeaseWorld
 
@@ -109,6 +111,10 @@ def _clean_up(world: LeaseWorld) -> LeasePlan:
     actions: list[Action] = []
     left = len(world.orphans)
     for orphan in world.orphans:
+        if orphan.removal is not None:
+            actions.extend(_removal_actions(orphan.served, orphan.removal, world))
+            left -= orphan.removal.done
+            continue
         serving = [
             pod
             for pod in orphan.pods
@@ -128,6 +134,14 @@ def _clean_up(world: LeaseWorld) -> LeasePlan:
     if not left and not world.more_orphans:
         return LeasePlan(tuple(actions), None)
     return LeasePlan(tuple(actions), HEAL_SECONDS if actions else ORPHAN_SECONDS)
+
+
+def _removal_actions(served: ServedName, removal: Removal, world: LeaseWorld) -> list[Action]:
+    """The record of a served name on Modal stays until the pointer is gone, which nobody else would ever remove."""
+    if removal.done:
+        return [ForgetServedName(served)]
+    rests = removal.setback is not None and world.now < removal.setback.retry_at
+    return [] if removal.calling or rests else [RemovePointer(served)]
 
 
 def _move_records(world: LeaseWorld) -> LeasePlan:

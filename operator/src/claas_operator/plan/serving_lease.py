@@ -30,6 +30,7 @@ from claas_kube.objects.serving_lease import (
     grant_text,
 )
 from claas_kube.objects.workloads import Lease
+from claas_operator.plan.modal.pointer import ModalPlace
 
 ADAPTER_ANNOTATION = f"{GROUP}/adapter"
 """Name of the adapter whose steps have a Lease of their own."""
@@ -89,6 +90,8 @@ class ServedRecord(GrantModel):
     control_token: SecretKeyRef | None = None
     api_key: SecretKeyRef | None = None
     tls: ServingTls | None = None
+    modal: ModalPlace | None = None
+    """Where its pointer is, if a vLLM on Modal serves it."""
 
 
 class ServedName(GrantModel):

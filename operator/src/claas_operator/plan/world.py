@@ -15,6 +15,8 @@ from claas_crds.v1alpha1.version import AdapterVersion
 from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.plan.engine.places import Places
 from claas_operator.plan.lineage.lineage import Lineage
+from claas_operator.plan.modal.pointer import ModalServer
+from claas_operator.plan.modal.state import ModalState, Removal
 from claas_operator.plan.samples import SamplesFault
 from claas_operator.plan.server.handover_choice import HandoverChoice
 from claas_operator.plan.server.load_failures import LoadFailure
@@ -213,6 +215,10 @@ class AdapterWorld:
     """Settings that the adapter's engine can't follow, a sentence for each."""
     proxy: ProxyState | None = None
     """None: the adapter is served by a vLLM."""
+    modal_server: ModalServer | None = None
+    """None: its servers are in the cluster."""
+    modal: ModalState | None = None
+    """What is known of the server on Modal, if there is one."""
     name_taken_by: str | None = None
     """An older LoraAdapter with the same served name on the same Deployment."""
 
@@ -295,6 +301,8 @@ class Orphan:
 
     served: ServedName
     pods: tuple[ServerPod, ...]
+    removal: Removal | None = None
+    """Of its pointer, if a vLLM on Modal serves it."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ from claas_kube.resources import LEASES, Resource
 from claas_operator.act.apply import Applier
 from claas_operator.act.proxy import ProxyMaker
 from claas_operator.clients.companion_source import CompanionSource
+from claas_operator.clients.modal.apps import ModalApps
+from claas_operator.clients.modal.service import platform
 from claas_operator.clients.proxies import Proxies
 from claas_operator.clients.reader import Reader
 from claas_operator.clients.steps_elsewhere import StepsElsewhere
@@ -73,7 +75,8 @@ def applier(server: Server) -> Applier:
     settings = Settings.from_environment({"CLAAS_TRAINER_IMAGE": "trainer"})
     read = Reader(server)
     maker = ProxyMaker(server, read, Proxies(read), settings)
-    return Applier(server, read, CompanionSource({}), settings, Metrics(), maker, StepsElsewhere(read, 1))
+    modal = ModalApps(platform(read, None))
+    return Applier(server, read, CompanionSource({}), settings, Metrics(), maker, StepsElsewhere(read, 1), modal)
 
 
 async def test_nothing_of_a_plan_is_done_after_a_lease_that_was_written_by_somebody_else() -> None:

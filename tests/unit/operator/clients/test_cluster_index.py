@@ -17,6 +17,8 @@ from claas_kube.resources import ADAPTERS, BATCH_JOBS, CLAIMS, DEPLOYMENTS, DIST
 from claas_operator.clients.cluster_index import ClusterIndex
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView
+from claas_operator.clients.modal.apps import ModalApps
+from claas_operator.clients.modal.service import platform
 from claas_operator.clients.proxies import Proxies
 from claas_operator.clients.reader import Reader
 from claas_operator.clients.steps_elsewhere import StepsElsewhere
@@ -42,7 +44,8 @@ class Cluster:
     @property
     def observer(self) -> Observer:
         leases, steps = StepLeases(EngineName.LOCAL), StepsElsewhere(self.read, 1)
-        return Observer(self.read, self.index.jobs, CompanionSource({}), Proxies(self.read), leases, steps)
+        modal = ModalApps(platform(self.read, None))
+        return Observer(self.read, self.index.jobs, CompanionSource({}), Proxies(self.read), leases, steps, modal)
 
     def deaf(self) -> None:
         """From now on no event reaches the index."""

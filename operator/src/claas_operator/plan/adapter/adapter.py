@@ -25,11 +25,19 @@ from claas_operator.plan.adapter.replicas import (
 from claas_operator.plan.conditions import ConditionDraft
 from claas_operator.plan.lineage.history import with_served
 from claas_operator.plan.lineage.lineage import Lineage
+from claas_operator.plan.modal.serving import (
+    modal_actions,
+    modal_replica,
+    rejection_note,
+    rest_left,
+    with_refusal,
+)
 from claas_operator.plan.serving_lease import ServedName, ServedRecord, new_lease
 from claas_operator.plan.world import AdapterWorld
 
 SOON_SECONDS = 2.0
 HEAL_SECONDS = 10.0
+HARDLY_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -47,10 +55,15 @@ class AdapterPlan:
 def plan_adapter(world: AdapterWorld) -> AdapterPlan:
     """The plan for one LoraAdapter."""
     actions: list[Action] = []
-    if world.proxy is None and not world.companion_current:
+    in_your_pods = world.proxy is None and not world.adapter.outside_cluster
+    if in_your_pods and not world.companion_current:
         actions.append(ApplyCompanion())
     adoption = plan_adoption(world)
     lineage = _lineage(world, adoption)
+    news = adoption.notes
+    if (refused := with_refusal(world, lineage)) is not None:
+        lineage = _lineage(world, adoption, refused)
+        news = (*news, rejection_note(world, refused))
     desired = lineage.desired
     actions.extend(proxy_actions(world, has_version=lineage.head is not None))
     actions.extend(initial_version_actions(world, lineage.head))
@@ -60,7 +73,10 @@ def plan_adapter(world: AdapterWorld) -> AdapterPlan:
     # of a deleted job is accounted for, so that a version that clients have seen is not withdrawn.
     open_step = world.running_job is not None or adoption.pending is not None
     actions.extend(serving_actions(world, desired, open_step))
+    actions.extend(modal_actions(world, desired))
     replicas = tuple(replica_of(world, pod, desired, open_step) for pod in world.pods)
+    if world.modal_server is not None:
+        replicas = (modal_replica(world, world.modal_server, desired),)
     readiness = readiness_of(world, lineage, replicas)
     draft = ConditionDraft(world.now, world.adapter.metadata.generation, list(world.adapter.status.conditions))
     write_conditions(draft, world, readiness, replicas)
@@ -78,12 +94,13 @@ def plan_adapter(world: AdapterWorld) -> AdapterPlan:
             "handover": world.handover.kind,
             "handover_message": world.handover.message,
             "ready_replicas": ready_replicas(world, replicas),
+            "serving_url": _serving_url(world),
             "current_job": world.running_job,
             "engine": engine_so_far(world) or (world.engine if lineage.head is not None else None),
         }
     )
     requeue = _requeue_seconds(world, readiness, adoption, desired)
-    return AdapterPlan(tuple(actions), status, tuple(draft.notes), requeue, adoption.notes)
+    return AdapterPlan(tuple(actions), status, tuple(draft.notes), requeue, news)
 
 
 def _requeue_seconds(
@@ -93,6 +110,9 @@ def _requeue_seconds(
         return SOON_SECONDS
     if any(pod.server is not None and pod.server.asleep for pod in world.pods):
         return SOON_SECONDS
+    if desired is not None and world.modal is not None and not readiness.ready:
+        rest = rest_left(world)
+        return HEAL_SECONDS if rest is None else min(HEAL_SECONDS, max(HARDLY_SECONDS, rest))
     if readiness.reason in (AdapterReason.LOAD_FAILED, AdapterReason.ADAPTER_NOT_APPLIED):
         failures = [failure for pod in world.pods if (failure := failed_load(world, pod, desired)) is not None]
         soonest = min((failure.retry_at for failure in failures), default=world.now)
@@ -102,11 +122,18 @@ def _requeue_seconds(
     return HEAL_SECONDS if readiness.stalled else SOON_SECONDS
 
 
-def _lineage(world: AdapterWorld, adoption: Adoption) -> Lineage:
-    """The versions in status, the initial one, those that jobs report, and one that was found."""
+def _serving_url(world: AdapterWorld) -> str | None:
+    """Where a server on Modal answers, as far as it was found; the last known address until then."""
+    if world.modal is None:
+        return None
+    return world.modal.url or world.adapter.status.serving_url
+
+
+def _lineage(world: AdapterWorld, adoption: Adoption, *refused: AdapterVersion) -> Lineage:
+    """The versions in status, the initial one, those that jobs report, and one that was found. `refused` on Modal."""
     initial = world.init.result.version if world.init.result is not None else None
     found = (each for each in (initial, adoption.version, *world.products) if each)
-    return Lineage.of(world.adapter.status.versions, found, world.rejected)
+    return Lineage.of(world.adapter.status.versions, found, (*world.rejected, *refused))
 
 
 def _lease_actions(world: AdapterWorld, desired: AdapterVersion | None, adoption: Adoption) -> list[Action]:
@@ -114,7 +141,8 @@ def _lease_actions(world: AdapterWorld, desired: AdapterVersion | None, adoption
     and a job that is accounted for is forgotten."""
     namespace, deployment = world.adapter.metadata.namespace, world.adapter.deployment_name
     actions: list[Action] = []
-    if desired is not None and world.name_taken_by is None and world.deployment_found:
+    served_here = world.deployment_found or world.modal_server is not None
+    if desired is not None and world.name_taken_by is None and served_here:
         record = _served_record(world)
         earlier = world.lease.served if world.lease is not None else {}
         stands = world.served.record if world.served is not None else earlier.get(world.adapter.served_name)
@@ -142,4 +170,5 @@ def _served_record(world: AdapterWorld) -> ServedRecord:
         control_token=world.adapter.control_token,
         api_key=serving.api_key_secret_ref,
         tls=serving.tls,
+        modal=world.modal_server.place if world.modal_server is not None else None,
     )

@@ -43,6 +43,9 @@ def write_conditions(
 
 
 def _write_companion(draft: ConditionDraft, world: AdapterWorld) -> None:
+    if world.modal is not None:
+        _write_companion_on_modal(draft, answered=world.modal.answered is not None)
+        return
     reached = [pod for pod in world.pods if pod.server is not None and pod.server.reachable]
     refusing = next((pod for pod in reached if pod.server is not None and pod.server.refused), None)
     if refusing is not None and refusing.server is not None:
@@ -71,3 +74,12 @@ def _write_companion(draft: ConditionDraft, world: AdapterWorld) -> None:
     if not all(server.companion_supported for server in asked):
         said += "; this vLLM release is not one it was tested with"
     draft.set(AdapterCondition.COMPANION, True, AdapterReason.COMPANION_FOUND, said, quiet=True)
+
+
+def _write_companion_on_modal(draft: ConditionDraft, *, answered: bool) -> None:
+    if answered:
+        message = "A version has answered under its own name, which the companion adds"
+        draft.set(AdapterCondition.COMPANION, True, AdapterReason.COMPANION_FOUND, message, quiet=True)
+    elif not is_true(draft.conditions, AdapterCondition.COMPANION):
+        message = "No version has answered yet"
+        draft.set(AdapterCondition.COMPANION, None, AdapterReason.PENDING, message, quiet=True)

@@ -22,6 +22,9 @@ STALLING = frozenset(
         AdapterReason.INITIALISATION_FAILED,
         AdapterReason.CONTROL_REFUSED,
         AdapterReason.SERVED_NAME_TAKEN,
+        AdapterReason.APP_NOT_DEPLOYED,
+        AdapterReason.CREDENTIALS_REFUSED,
+        AdapterReason.BILLING_REQUIRED,
     }
 )
 """Reasons that need a person to act (kstatus: Stalled)."""

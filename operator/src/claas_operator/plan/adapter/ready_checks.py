@@ -1,7 +1,7 @@
 """Readiness checks of a LoraAdapter: the first one in `READY_CHECKS` with an answer decides.
 
 First the problems that need a person, in the order of dependence: storage, Secrets, Deployment, server. Then the
-initial version, then the pods.
+initial version, then the pods. Of servers on Modal the only replica is the app.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from claas_operator.plan.adapter.server_fitness import misconfigured, refused, t
 from claas_operator.plan.attempt_outcome import failure_of
 from claas_operator.plan.checks import first_answer
 from claas_operator.plan.lineage.lineage import Lineage
+from claas_operator.plan.modal.state import ASKS_SERVER, ModalTrouble
 from claas_operator.plan.world import AdapterWorld, TrainerState
 
 
@@ -60,7 +61,7 @@ def secret_invalid(view: AdapterView) -> Readiness | None:
 def deployment_missing(view: AdapterView) -> Readiness | None:
     """Before all checks of the Deployment and its pods. That of an inference proxy is made once there is a version to
     serve."""
-    if view.world.deployment_found or view.world.proxy is not None:
+    if view.world.deployment_found or view.world.proxy is not None or view.world.adapter.outside_cluster:
         return None
     deployment = view.world.adapter.deployment_name
     said = f"spec.serving.deploymentRef.name: there is no Deployment {deployment} in this namespace"
@@ -81,11 +82,13 @@ def served_name_taken(view: AdapterView) -> Readiness | None:
     world = view.world
     if world.name_taken_by is None:
         return None
+    app = world.adapter.spec.serving.modal_app
+    by = f"Deployment {world.adapter.deployment_name}" if app is None else f"the app {app.app} on Modal"
     return Readiness(
         False,
         AdapterReason.SERVED_NAME_TAKEN,
         f"spec.serving.servedName: LoraAdapter {world.name_taken_by} is served as {world.adapter.served_name} by"
-        f" Deployment {world.adapter.deployment_name} already: choose another name",
+        f" {by} already: choose another name",
     )
 
 
@@ -129,6 +132,14 @@ def server_misconfigured(view: AdapterView) -> Readiness | None:
     return misconfigured(view.world)
 
 
+def modal_refuses(view: AdapterView) -> Readiness | None:
+    """Before the initial version, for the same reason. Only what needs a person; the rest passes by itself."""
+    modal = view.world.modal
+    setback = modal.setback if modal is not None else None
+    reason = MODAL_REFUSALS.get(setback.trouble) if setback is not None else None
+    return Readiness(False, reason, setback.message) if setback is not None and reason is not None else None
+
+
 def initial_version_failed(view: AdapterView) -> Readiness | None:
     """From here on without a head there is nothing to serve."""
     init = view.world.init
@@ -162,8 +173,11 @@ def no_pod_ready(view: AdapterView) -> Readiness | None:
 
 
 def pod_unreachable(view: AdapterView) -> Readiness | None:
-    """Before its versions, which are unknown if the pod does not answer."""
-    return _troubled(view, ReplicaState.UNREACHABLE, AdapterReason.VLLM_UNREACHABLE)
+    """Before its versions, which are unknown if the pod does not answer, or nobody can be asked about it."""
+    modal = view.world.modal
+    api_fails = modal is not None and modal.setback is not None and modal.setback.trouble not in ASKS_SERVER
+    reason = AdapterReason.SERVICE_UNREACHABLE if api_fails else AdapterReason.VLLM_UNREACHABLE
+    return _troubled(view, ReplicaState.UNREACHABLE, reason)
 
 
 def version_not_applied(view: AdapterView) -> Readiness | None:
@@ -199,7 +213,11 @@ def loading(view: AdapterView) -> Readiness | None:
     if view.first(ReplicaState.LOADING) is None or desired is None:
         return None
     first = ", for the first time" if view.lineage.candidate is not None else ""
-    return Readiness(False, AdapterReason.LOADING, f"Version {desired.number} is being loaded{first}")
+    said = f"Version {desired.number} is being loaded{first}"
+    if (server := view.world.modal_server) is not None:
+        told = view.replicas[0].message
+        said = f"Version {desired.number} is awaited of the app {server.place.app} on Modal{first}: {told}"
+    return Readiness(False, AdapterReason.LOADING, said)
 
 
 def serving(view: AdapterView) -> Readiness | None:
@@ -211,14 +229,20 @@ def serving(view: AdapterView) -> Readiness | None:
         if desired is not None and served == {desired.number}
         else f"versions {sorted(version for version in served if version is not None)}"
     )
-    slots = too_few_slots(world)
-    return Readiness(
-        True,
-        AdapterReason.TRAINING if world.running_job else AdapterReason.SERVING,
-        f"{len(view.listening)} of {world.wanted_replicas} pods serve {said} as {world.adapter.served_name}"
-        + (f"; {slots}" if slots else ""),
-    )
+    by = f"{len(view.listening)} of {world.wanted_replicas} pods serve {said} as {world.adapter.served_name}"
+    more = too_few_slots(world)
+    if world.modal_server is not None:
+        by = f"The app {world.modal_server.place.app} on Modal serves {said} as {world.adapter.served_name}"
+        more = view.replicas[0].message
+    reason = AdapterReason.TRAINING if world.running_job else AdapterReason.SERVING
+    return Readiness(True, reason, f"{by}; {more}" if more else by)
 
+
+MODAL_REFUSALS = {
+    ModalTrouble.NOT_DEPLOYED: AdapterReason.APP_NOT_DEPLOYED,
+    ModalTrouble.CREDENTIALS_REFUSED: AdapterReason.CREDENTIALS_REFUSED,
+    ModalTrouble.BILLING_REQUIRED: AdapterReason.BILLING_REQUIRED,
+}
 
 READY_CHECKS: tuple[Callable[[AdapterView], Readiness | None], ...] = (
     engine_refused,
@@ -232,6 +256,7 @@ READY_CHECKS: tuple[Callable[[AdapterView], Readiness | None], ...] = (
     storage_not_mounted,
     control_refused,
     server_misconfigured,
+    modal_refuses,
     initial_version_failed,
     initial_version_not_started,
     initial_version_awaited,
@@ -254,4 +279,8 @@ def _quoted(view: AdapterView) -> str:
 
 def _troubled(view: AdapterView, state: ReplicaState, reason: AdapterReason) -> Readiness | None:
     troubled = view.first(state)
-    return None if troubled is None else Readiness(False, reason, f"Pod {troubled.pod}: {troubled.message}")
+    if troubled is None:
+        return None
+    server = view.world.modal_server
+    who = f"Pod {troubled.pod}" if server is None else f"App {server.place.app} on Modal"
+    return Readiness(False, reason, f"{who}: {troubled.message}")

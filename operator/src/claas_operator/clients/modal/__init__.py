@@ -1,0 +1,1 @@
+"""The Modal platform, as far as the operator asks it."""

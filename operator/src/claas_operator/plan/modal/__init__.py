@@ -1,0 +1,1 @@
+"""A vLLM on the Modal platform, which serves adapters of `serving.modalApp`."""
