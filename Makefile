@@ -10,7 +10,7 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: demo
-demo: ## From nothing to an adapter that learned, and a plot (HANDOVER=Share: its steps go on beside serving; ENGINE=tinker: by a Tinker service)
+demo: ## From nothing to an adapter that learned, and a plot (HANDOVER=Share: its steps go on beside serving; ENGINE=tinker, ENGINE=modal: by such a service)
 	$(PYTHON) -m tests.demo up
 
 .PHONY: demo-down

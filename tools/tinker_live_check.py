@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 # It would send request headers, which hold the key. The SDK reads it when a client is made.
@@ -23,6 +22,8 @@ os.environ["TINKER_TELEMETRY"] = "0"
 import tinker
 import torch
 from tinker import types
+
+from tools.live_check import Findings
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -52,36 +53,7 @@ class Future(Protocol[T_co]):
     def result(self, timeout: float | None = None) -> T_co: ...
 
 
-@dataclass
-class Findings:
-    """What was found, line by line."""
-
-    differences: int = 0
-    failures: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def tell(self, subject: str, found: str, *, as_assumed: bool = True, assumed: str = "") -> None:
-        """Print one finding; what differs is counted."""
-        if as_assumed:
-            print(f"  ok       {subject}: {found}", flush=True)
-            return
-        self.differences += 1
-        print(f"  DIFFERS  {subject}: {found}; assumed: {assumed}", flush=True)
-
-    def told(self, subject: str, found: str) -> None:
-        """Print what nothing is assumed of."""
-        print(f"  note     {subject}: {found}", flush=True)
-
-    @contextmanager
-    def part(self, subject: str) -> Iterator[None]:
-        """A part of the check, whose failure does not end the others."""
-        began = time.monotonic()
-        try:
-            yield
-        except (tinker.TinkerError, TimeoutError, ValueError, RuntimeError) as error:
-            self.failures += 1
-            print(f"  FAILED   {subject}: {type(error).__name__}: {str(error)[:300]}", flush=True)
-        self.seconds[subject] = time.monotonic() - began
+ERRORS = (tinker.TinkerError, TimeoutError, ValueError, RuntimeError)
 
 
 def wait(future: Future[T]) -> T:
@@ -278,7 +250,7 @@ class Training:
             self.client.holder, self.client._training_client_id, self.client.model_id, info=info
         )
         again = Training.__new__(Training)
-        again._findings, again.client = Findings(), twin
+        again._findings, again.client = Findings(ERRORS), twin
         with _silent():
             again.logprobs(twin, targets)
             again.check_step(targets)
@@ -356,7 +328,7 @@ def _silent() -> Iterator[None]:
 
 def check(base_model: str, base_url: str | None, project: str | None) -> Findings:
     """Make all checks. Raises tinker.TinkerError when there is no session."""
-    findings = Findings()
+    findings = Findings(ERRORS)
     rest = tinker.RestClient(base_url=base_url)
     service = tinker.ServiceClient(project_id=project, base_url=base_url)
     try:
@@ -385,7 +357,6 @@ def check(base_model: str, base_url: str | None, project: str | None) -> Finding
     finally:
         with findings.part("closing the session"):
             wait(service.close("success"))
-    print("  seconds: " + ", ".join(f"{name} {seconds:.1f}" for name, seconds in findings.seconds.items()))
     return findings
 
 
@@ -420,11 +391,7 @@ def main(arguments: Sequence[str] | None = None, ask: Callable[[str], str] = inp
     except (tinker.TinkerError, TimeoutError) as error:
         print(f"tinker-live-check: {type(error).__name__}: {str(error)[:300]}", file=sys.stderr)
         return 2
-    if findings.failures:
-        print(f"{findings.failures} parts could not be checked, {findings.differences} differences")
-        return 2
-    print(f"{findings.differences} differences" if findings.differences else "all as the engine assumes")
-    return 1 if findings.differences else 0
+    return findings.conclude()
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from tests.builders.resources import HANDOVER_VARIABLE, chosen_handover
 from tests.cluster import cluster
 from tests.cluster.errors import ClusterError
 from tests.cluster.paths import REPOSITORY_ROOT
-from tests.demo.course import BY_KUBECTL, Way, learn, local, remote
+from tests.demo.course import BY_KUBECTL, Way, by_modal, by_tinker, learn, local
 from tests.demo.report import feedback_lines, plot, serving_line, table
 from tests.demo.rounds import Round
-from tests.stack import install, serving, tinker
+from tests.stack import install, modal, serving, tinker
 from tests.stack.gateway import Gateway, gateway
 
 NAMESPACE = "demo"
@@ -87,11 +87,15 @@ def demo(engine: EngineName, handover: HandoverKind, rounds: int, out: Path) -> 
 def set_up(
     stack: install.Stack, engine: EngineName, handover: HandoverKind, say: Callable[[str], None]
 ) -> tuple[Gateway, Way]:
-    """Make what the adapter needs in its namespace: a vLLM, or a Tinker service."""
+    """Make what the adapter needs in its namespace: a vLLM, or a service that trains and serves."""
     if engine is EngineName.TINKER:
         say("the Tinker service and the inference proxy start, the initial version is made")
         front = gateway(stack, tinker.create(stack, NAMESPACE))
-        return front, remote(stack, NAMESPACE, ADAPTER)
+        return front, by_tinker(stack, NAMESPACE, ADAPTER)
+    if engine is EngineName.MODAL:
+        say("the Modal platform starts, the two apps are deployed, the initial version is made")
+        front = gateway(stack, modal.create(stack, NAMESPACE))
+        return front, by_modal(stack, NAMESPACE, ADAPTER)
     say("vLLM starts, the initial version is made")
     front = gateway(stack, serving.create(stack, NAMESPACE))
     return front, local(stack, NAMESPACE, ADAPTER, handover)

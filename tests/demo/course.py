@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from claas_crds.v1alpha1.serving import HandoverKind
 from tests.builders.resources import Manifest, lora_adapter
 from tests.demo.rounds import Learner, Round, Say, never_paused
-from tests.stack import resources, tinker
+from tests.stack import modal, resources, tinker
 from tests.stack.gateway import Gateway, wait_until_it_answers
 from tests.stack.install import Stack
+from tests.stack.rollouts import Server
 from tests.stack.traffic import Felt, Traffic
 from tests.tiny_model.tasks import Preference, Question, follows, questions
 
@@ -37,30 +38,48 @@ class Way:
     namespace: str
     adapter: str
     manifest: Manifest
-    server_url: Callable[[], str]
-    """The address of a pod that serves it."""
+    server: Callable[[], Server]
+    """One that serves it."""
     handover: HandoverKind | None
     """None: its steps need nothing of serving."""
+    name: str
 
     def __str__(self) -> str:
-        return "the Tinker service" if self.handover is None else f"the hand-over {self.handover}"
+        return self.name
 
 
 def local(stack: Stack, namespace: str, adapter: str, handover: HandoverKind) -> Way:
     """Beside the vLLM of the namespace, which serves it."""
     manifest = lora_adapter(adapter, namespace, training=TRAINING, handover=handover)
-    return Way(namespace, adapter, manifest, lambda: resources.vllm_url(stack, namespace), handover)
+    return Way(
+        namespace,
+        adapter,
+        manifest,
+        lambda: Server(resources.vllm_url(stack, namespace)),
+        handover,
+        f"the hand-over {handover}",
+    )
 
 
-def remote(stack: Stack, namespace: str, adapter: str) -> Way:
+def by_tinker(stack: Stack, namespace: str, adapter: str) -> Way:
     """By the Tinker service of the namespace, and served by its inference proxy."""
     url = tinker.base_url(stack, namespace)
     manifest = tinker.tinker_adapter(adapter, namespace, url, training=TRAINING)
 
-    def server_url() -> str:
-        return tinker.proxy_url(stack, resources.adapter(stack, namespace, adapter))
+    def server() -> Server:
+        return Server(tinker.proxy_url(stack, resources.adapter(stack, namespace, adapter)))
 
-    return Way(namespace, adapter, manifest, server_url, None)
+    return Way(namespace, adapter, manifest, server, None, "the Tinker service")
+
+
+def by_modal(stack: Stack, namespace: str, adapter: str) -> Way:
+    """On the Modal platform of the test cluster, which serves it, too."""
+    manifest = modal.modal_adapter(adapter, namespace, training=TRAINING)
+
+    def server() -> Server:
+        return modal.server(resources.adapter(stack, namespace, adapter))
+
+    return Way(namespace, adapter, manifest, server, None, "the Modal platform")
 
 
 @dataclass(frozen=True)
@@ -113,7 +132,7 @@ def learn(
     wait_until_it_answers(gateway)
     say("version 0 is in service; set-up is done")
     say(f"steps are taken by {way}")
-    learner = Learner(stack, gateway, way.namespace, adapter, way.server_url, say)
+    learner = Learner(stack, gateway, way.namespace, adapter, way.server, say)
     results = [Round(0, learner.judge(0), None, None)]
     say(f"version 0: {results[0].score.compliance:.0%} of unhinted answers are free of emoji")
     question, before = _worst_answer(learner)

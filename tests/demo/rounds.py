@@ -14,7 +14,7 @@ from tests.builders.resources import distill_job
 from tests.stack import resources, rollouts
 from tests.stack.gateway import Gateway
 from tests.stack.install import Stack
-from tests.stack.rollouts import Score
+from tests.stack.rollouts import Score, Server
 from tests.stack.traffic import Felt
 from tests.tiny_model.tasks import Preference, Question, feedback, questions
 
@@ -45,8 +45,8 @@ class Learner:
     gateway: Gateway
     namespace: str
     adapter: str
-    server_url: Callable[[], str]
-    """The address of a pod that serves it, for those who go round the gateway."""
+    server: Callable[[], Server]
+    """A server of it, for those who go round the gateway."""
     say: Say
 
     def judge(self, version: int) -> Score:
@@ -94,9 +94,7 @@ class Learner:
 
     def round_by_kubectl(self, name: str, number: int, felt: Felt) -> Round:
         """The same by a DistillJob with the samples in it; raises RuntimeError when it fails."""
-        answers = rollouts.sample_rollouts(
-            self.server_url(), self.adapter, self._questions(number), seed=number * 1000
-        )
+        answers = rollouts.sample_rollouts(self.server(), self.adapter, self._questions(number), seed=number * 1000)
         said = feedback(Preference.NO_EMOJI, BATCH_SIZE, seed=number)
         samples = [answer.as_sample(text) for answer, text in zip(answers, said, strict=True)]
         manifest = distill_job(name, self.namespace, self.adapter, samples)

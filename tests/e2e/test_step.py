@@ -26,7 +26,7 @@ def test_a_job_puts_a_new_version_into_service_and_no_request_fails(scene: Scene
     before = scene.served()
     url = scene.url()
     name = f"step-{handover.lower()}"
-    answers = rollouts.sample_rollouts(url, scene.adapter_name, questions(8, seed=3), seed=3)
+    answers = rollouts.sample_rollouts(rollouts.Server(url), scene.adapter_name, questions(8, seed=3), seed=3)
     said = feedback(Preference.NO_EMOJI, 8, seed=3)
     with scene.held_at("stepping") as fault, Traffic(url, scene.adapter_name, pause_seconds=0.2) as traffic:
         scene.apply(name, [answer.as_sample(text) for answer, text in zip(answers, said, strict=True)])

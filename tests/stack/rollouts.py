@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import httpx
 from pydantic import JsonValue
@@ -54,11 +54,21 @@ class Score:
     content: float
 
 
+@dataclass(frozen=True)
+class Server:
+    """Where an adapter's servers are asked, for those who go round the gateway."""
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """What every request has."""
+
+
 def sample_rollouts(
-    url: str, model: str, questions: Sequence[Question], *, seed: int, temperature: float = 1.0
+    server: Server, model: str, questions: Sequence[Question], *, seed: int, temperature: float = 1.0
 ) -> list[Rollout]:
     """Ask every question once, with token ids and log-probabilities; raises httpx.HTTPError when a request fails."""
-    return asyncio.run(_ask_all(url, {}, _Asking(model, temperature, with_tokens=True), questions, seed))
+    asking = _Asking(model, temperature, with_tokens=True)
+    return asyncio.run(_ask_all(server, asking, questions, seed))
 
 
 def chat(
@@ -66,7 +76,7 @@ def chat(
 ) -> list[Rollout]:
     """Ask every question once through the gateway, as an application does; raises httpx.HTTPError."""
     asking = _Asking(model, temperature, with_tokens=False)
-    return asyncio.run(_ask_all(gateway.url, gateway.headers, asking, questions, seed))
+    return asyncio.run(_ask_all(Server(gateway.url, gateway.headers), asking, questions, seed))
 
 
 @dataclass(frozen=True)
@@ -76,11 +86,11 @@ class _Asking:
     with_tokens: bool
 
 
-async def _ask_all(
-    url: str, headers: Mapping[str, str], asking: _Asking, questions: Sequence[Question], seed: int
-) -> list[Rollout]:
+async def _ask_all(server: Server, asking: _Asking, questions: Sequence[Question], seed: int) -> list[Rollout]:
     slots = asyncio.Semaphore(CONCURRENCY)
-    connected = httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_SECONDS, trust_env=False)
+    connected = httpx.AsyncClient(
+        base_url=server.url, headers=server.headers, timeout=TIMEOUT_SECONDS, trust_env=False
+    )
     async with connected as client:
 
         async def one(index: int, question: Question) -> Rollout:

@@ -83,14 +83,16 @@ def create(
     with_companion: bool = True,
     limit_mebibytes: int | None = None,
     serve: bool = True,
+    model_path: str = MODEL_PATH,
 ) -> Serving:
     """Make the namespace, its volumes and Secrets, and the vLLM Deployment (which starts in its own time).
 
-    With `limit_mebibytes` the adapter volume is really full at that size.
+    With `limit_mebibytes` the adapter volume is really full at that size; `model_path` is the model's folder on its
+    volume.
     """
     folders = full_cluster_folders()
     model = volumes.make_folder(folders, f"{namespace}-model")
-    shutil.copytree(stack.model_folder, model / MODEL_PATH, dirs_exist_ok=True)
+    shutil.copytree(stack.model_folder, model / model_path, dirs_exist_ok=True)
     name = f"{namespace}-adapters"
     adapters = (
         volumes.make_folder(folders, name)

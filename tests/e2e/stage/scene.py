@@ -100,11 +100,14 @@ class Scene:
         versions = [self.store.read(number) for number in self.store.numbers()]
         return [version for version in versions if names_any(version.record.jobs, {job.metadata.uid})]
 
-    def answered_by(self, url: str | None = None, timeout_seconds: float = 30) -> str:
+    def answered_by(
+        self, url: str | None = None, timeout_seconds: float = 30, headers: Mapping[str, str] | None = None
+    ) -> str:
         """Ask one question of the served name; which version answered, by the companion's header."""
         answer = httpx.post(
             f"{url or self.url()}/v1/completions",
             json={"model": self.adapter_name, "prompt": "Hello", "max_tokens": 4},
+            headers=headers,
             timeout=timeout_seconds,
             trust_env=False,
         )
