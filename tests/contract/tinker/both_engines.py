@@ -28,6 +28,7 @@ from claas_trainer.store.content import Bytes, FileContent
 from claas_trainer.store.journal import RunJournal
 from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, VersionRecord
 from claas_trainer.store.versions import StoredVersion, VersionStore
+from tests.builders.training.token_samples import samples as samples
 from tests.peers.tinker.checkpoints import external_files
 from tests.peers.tinker.model.lora import ALPHA, LoraShape
 from tests.peers.tinker.server import TinkerPeer
@@ -35,27 +36,6 @@ from tests.peers.tinker.server import TinkerPeer
 RANK, SEED = 8, 5
 LORA = {EngineName.LOCAL: LoraSpec(rank=RANK, alpha=ALPHA), EngineName.TINKER: LoraSpec(rank=RANK)}
 Tensors = dict[str, torch.Tensor]
-
-
-def samples(seed: int, *, recorded: bool) -> tuple[TokenisedSample, ...]:
-    """Three samples of different lengths; with log-probabilities of every second one, if any are recorded."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def tokens(length: int) -> tuple[int, ...]:
-        return tuple(torch.randint(0, 250, (length,), generator=generator).tolist())
-
-    made = []
-    for index, (prompt, hindsight, response) in enumerate([(9, 14, 6), (3, 5, 11), (20, 27, 2)]):
-        old = (-6.0 - torch.rand(response, generator=generator) * 3).tolist() if recorded and index % 2 == 0 else None
-        made.append(
-            TokenisedSample(
-                student_prompt_ids=tokens(prompt),
-                teacher_prompt_ids=tokens(hindsight),
-                response_ids=tokens(response),
-                old_logprobs=None if old is None else tuple(old),
-            )
-        )
-    return tuple(made)
 
 
 @dataclass

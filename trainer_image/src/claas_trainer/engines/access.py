@@ -14,6 +14,8 @@ class WeightAccess(StrEnum):
     """It reads its own copy, which is on the device during the step."""
     SHARED = "shared"
     """It uses existing weights: on a GPU those in vLLM's memory, on a CPU the mapped files."""
+    ALONE = "alone"
+    """As COPY, and nobody else is on the device, now or during any step."""
 
 
 def go_on() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from claas_contract.input import ModelLocation
@@ -12,7 +13,8 @@ from claas_trainer.paths import Paths
 from claas_trainer.store.errors import is_storage_fault, store_error
 
 _CONFIGURATION = ("*.json", "*.jinja", "*.txt", "*.model")
-_WEIGHTS = ("*.safetensors",)
+MODEL_FILES = (*_CONFIGURATION, "*.safetensors")
+"""Patterns of the names of a model's files, as far as the trainer reads them."""
 _REFUSALS = range(400, 500)
 
 
@@ -24,7 +26,7 @@ def find_model(location: ModelLocation, paths: Paths, *, weights: bool = True) -
     """
     folder = paths.model_folder(location)
     if folder is None:
-        return _snapshot(location, paths, (*_CONFIGURATION, *_WEIGHTS) if weights else _CONFIGURATION)
+        return _snapshot(location, paths, MODEL_FILES if weights else _CONFIGURATION)
     if not (folder / "config.json").is_file():
         raise not_found(f"model.path: {folder} has no config.json; check spec.model.source and the volume")
     return folder
@@ -33,15 +35,12 @@ def find_model(location: ModelLocation, paths: Paths, *, weights: bool = True) -
 def _snapshot(location: ModelLocation, paths: Paths, files: Sequence[str]) -> Path:
     if not location.repository:
         raise InputError("model: neither path nor repository is given")
-    # The hub's client uses httpx2 and raises that library's errors.
-    from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     cache = paths.hub_cache if paths.hub_cache.is_dir() else paths.scratch / "hub"
     token = paths.read_hub_token()
     name = location.repository + (f"@{location.revision}" if location.revision else "")
-    try:
+    with hub_errors(name, cache):
         return Path(
             snapshot_download(
                 location.repository,
@@ -51,6 +50,18 @@ def _snapshot(location: ModelLocation, paths: Paths, files: Sequence[str]) -> Pa
                 allow_patterns=list(files),
             )
         )
+
+
+@contextmanager
+def hub_errors(name: str, where: Path) -> Iterator[None]:
+    """Context manager around calls of the hub's client for a repository, whose files go to folder `where`. Raises
+    TrainerError for all that can go wrong there."""
+    # The hub's client uses httpx2 and raises that library's errors.
+    from httpx2 import HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        yield
     except HFValidationError as error:
         raise not_found(f"model.repository: {name} can't be downloaded; it is not a repository name") from error
     except (HTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -60,7 +71,7 @@ def _snapshot(location: ModelLocation, paths: Paths, files: Sequence[str]) -> Pa
                 "revision and token"
             ) from error
         if isinstance(error, OSError) and is_storage_fault(error):
-            raise store_error(error, cache) from error
+            raise store_error(error, where) from error
         raise InputError(
             f"model.repository: {name} can't be downloaded ({type(error).__name__}) and is not in the cache; check"
             " that the pod can reach the hub",

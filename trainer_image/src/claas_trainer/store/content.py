@@ -82,6 +82,13 @@ def write_file(path: Path, content: FileContent) -> str:
     return digest.hexdigest()
 
 
+def write_files(folder: Path, files: Mapping[str, FileContent]) -> dict[str, str]:
+    """Write new files into a folder concurrently; returns the sha256 of each. Raises OSError."""
+    with ThreadPoolExecutor(len(files)) as writers:
+        writing = {name: writers.submit(write_file, folder / name, content) for name, content in files.items()}
+        return {name: written.result() for name, written in sorted(writing.items())}
+
+
 def _blocks(chunks: Iterator[bytes | memoryview]) -> Iterator[list[bytes | memoryview]]:
     """Groups chunks into blocks large enough to be handed to another thread cheaply."""
     block: list[bytes | memoryview] = []

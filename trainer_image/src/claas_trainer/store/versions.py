@@ -24,7 +24,15 @@ from claas_contract.result import PublishedVersion
 from claas_crds.v1alpha1.version import VersionVerdict
 from claas_trainer.errors import StoreError
 from claas_trainer.logs import log
-from claas_trainer.store.content import Bytes, FileContent, digest_of, fsync_folder, hash_file, write_file
+from claas_trainer.store.content import (
+    Bytes,
+    FileContent,
+    digest_of,
+    fsync_folder,
+    hash_file,
+    write_file,
+    write_files,
+)
 from claas_trainer.store.errors import storage_errors, store_error
 from claas_trainer.store.record import OPTIMIZER_FILES, RECORD_FILE, VersionRecord
 from claas_trainer.store.staging import make_staging, remove_stale
@@ -233,7 +241,7 @@ class VersionStore:
             attempt = record.jobs[0].attempt if record.jobs else 0
             staging = make_staging(self.versions, owner, attempt)
             try:
-                hashes = _write_files(staging, files)
+                hashes = write_files(staging, files)
                 complete = record.model_copy(update={"files": hashes, "digest": digest_of(hashes)})
                 write_file(staging / RECORD_FILE, Bytes(complete.model_dump_json(indent=1).encode()))
                 fsync_folder(staging)
@@ -263,10 +271,3 @@ class VersionStore:
             FailureReason.PARENT_CORRUPT,
             f"version {number} in {self.versions}: {what}; restore it from a backup or go back to an older version",
         )
-
-
-def _write_files(folder: Path, files: Mapping[str, FileContent]) -> dict[str, str]:
-    """Writes all files concurrently; returns the sha256 of each. Raises OSError."""
-    with ThreadPoolExecutor(len(files)) as writers:
-        writing = {name: writers.submit(write_file, folder / name, content) for name, content in files.items()}
-        return {name: written.result() for name, written in sorted(writing.items())}

@@ -17,6 +17,7 @@ from claas_trainer.engines.local.base_model import base_fingerprint, check_base,
 from claas_trainer.engines.local.decoder_placement import DecoderPlacement
 from claas_trainer.engines.local.device import device_name, step_device
 from claas_trainer.engines.local.gpu_memory import GpuMemory
+from claas_trainer.engines.local.held_model import HeldModel
 from claas_trainer.engines.local.placement import Fit, Placement, SdpoInput
 from claas_trainer.engines.local.settings import step_config, teacher_of
 from claas_trainer.engines.local.version_files import EarlierVersions, read_parent, read_state, state_files
@@ -167,14 +168,17 @@ class PreparedTraining:
         )
 
 
-def prepare(payload: DistillBatchRequestPayload, task: EngineTask, resources: ExitStack) -> PreparedTraining:
-    """Load everything into host memory; `resources` are closed after the step. Raises TrainerError and SdpoError."""
+def prepare(
+    payload: DistillBatchRequestPayload, task: EngineTask, resources: ExitStack, held: HeldModel | None = None
+) -> PreparedTraining:
+    """Load everything into host memory, but for base weights that this process holds already. `resources` are closed
+    after the step. Raises TrainerError and SdpoError."""
     adapter, adapter_config = read_parent(task.parent)
     earlier = EarlierVersions.read(task.earlier, adapter)
     samples = tuple(_as_sample(sample, earlier) for sample in payload.samples)
     inputs = SdpoInput(samples, step_config(payload.training), teacher_of(payload.training))
     device = step_device()
-    placement, fingerprint = _place(task, adapter, inputs, device, resources)
+    placement, fingerprint = _place(task, adapter, inputs, device, resources, held)
     on_gpu = device.type == "cuda"
     state = read_state(task.parent, placement.model.layout, inputs, pin=on_gpu)
     state = state or OptimizerState.fresh(adapter.tensors, placement.model.layout, pin=on_gpu)
@@ -206,6 +210,7 @@ def _place(
     inputs: SdpoInput,
     device: torch.device,
     resources: ExitStack,
+    held: HeldModel | None,
 ) -> tuple[Placement, str]:
     """The trainer's own forward if it can compute the model, else the generic one; and the base model's
     fingerprint."""
@@ -213,7 +218,7 @@ def _place(
     residue = _residue(task, device)
     shape: ModelShape | None = None
     try:
-        shape = read_shape(folder)
+        shape = read_shape(folder) if held is None else held.shape
         check_decoder(shape, adapter, inputs.longest)
     except UnsupportedModelError as error:
         if shared and device.type == "cuda":
@@ -229,10 +234,13 @@ def _place(
             from claas_trainer.engines.local.peft_placement import PeftPlacement
 
         return PeftPlacement(folder, adapter, inputs, device, residue, resources), fingerprint
-    fingerprint = base_fingerprint(folder, shape)
+    fingerprint = base_fingerprint(folder, shape) if held is None else held.fingerprint
     check_base(parent, fingerprint)
-    weights = open_weights(task.access, folder, shape, device, fingerprint)
-    resources.callback(weights.close)
+    if held is None:
+        weights = open_weights(task.access, folder, shape, device, fingerprint)
+        resources.callback(weights.close)
+    else:
+        weights = held.weights(device)
     rest = task.access.rest
     if shared and device.type == "cuda":
         rest = ShortQueue(device, rest)
@@ -243,6 +251,8 @@ def _residue(task: EngineTask, device: torch.device) -> int | None:
     """GPU memory that serving will hold during the step: as measured during the parent's step, or its current use."""
     if task.access.weights is WeightAccess.SHARED:
         return GpuMemory.of(device).residue if device.type == "cuda" else None
+    if task.access.weights is WeightAccess.ALONE:
+        return 0
     local = task.parent.record.local
     return local.serving_residue_bytes if local else None
 

@@ -24,7 +24,7 @@ def open_weights(
     """The source that the hand-over allows; `fingerprint` is that of the model's files. Raises WeightsError, or
     EngineError if it is not available.
     """
-    if access.weights is WeightAccess.COPY:
+    if access.weights is not WeightAccess.SHARED:
         return HostWeights.read(folder, shape, device)
     if device.type == "cpu":
         return MappedWeights(folder, shape)

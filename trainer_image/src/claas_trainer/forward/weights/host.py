@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -32,6 +33,44 @@ from claas_trainer.model.shape import ModelShape
 from claas_trainer.sdpo.errors import WeightsError
 
 _READERS = 8
+
+
+@dataclass(frozen=True)
+class HostMemory:
+    """A base model in plain host memory, which no device knows of: what a process may hold across steps, and a
+    snapshot of it across processes."""
+
+    shape: ModelShape
+    dtype: torch.dtype
+    blocks: Tensor
+    """All weights, in the layout of `block_parts`."""
+    digest: str
+    """A fingerprint of the stored tensors, independent of their division into files; see `files.fingerprint`."""
+
+    @classmethod
+    def read(cls, folder: Path, shape: ModelShape, dtype: torch.dtype | None = None, *, cuda: bool) -> HostMemory:
+        """Read a model folder's safetensors files.
+
+        `dtype`: all weights are converted to it. Default: float32 on the CPU; on CUDA the dtype of the stored
+        matrices, or bfloat16 if that is float32.
+
+        Raises:
+            WeightsError: files are missing or broken, or have another shape.
+        """
+        checkpoint = Checkpoint(folder)
+        table = checkpoint.embedding(EMBEDDING, HEAD, (shape.vocabulary, shape.hidden), tied=shape.tied)
+        if dtype is None and cuda:
+            dtype = torch.bfloat16 if table.torch_dtype == torch.float32 else table.torch_dtype
+        dtype = dtype or torch.float32
+        blocks = block_parts(shape, dtype)
+        memory = _host_memory(sum(size_of(parts) for parts in blocks.values()), cuda=cuda)
+        targets = dict(stored_tensors(shape, blocks, slices(memory, blocks)))
+        stored = [checkpoint.find(name, target.shape) for name, target in targets.items()]
+        with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), "weights") as readers:
+            list(readers.map(_read, [shape] * len(targets), targets, stored, targets.values()))
+            sampled = zip(stored, readers.map(sample, stored), strict=True)
+            digest = fingerprint(dict(zip(targets, sampled, strict=True)))
+        return cls(shape, dtype, memory, digest)
 
 
 class HostWeights(WeightSource):
@@ -69,28 +108,13 @@ class HostWeights(WeightSource):
     def read(
         cls, folder: Path, shape: ModelShape, device: torch.device, dtype: torch.dtype | None = None
     ) -> HostWeights:
-        """Read a model folder's safetensors files.
+        """Read a model folder's safetensors files; arguments and errors are those of `HostMemory.read`."""
+        return cls.over(HostMemory.read(folder, shape, dtype, cuda=device.type == "cuda"), device)
 
-        `dtype`: all weights are converted to it. Default: float32 on the CPU; on CUDA the dtype of the stored
-        matrices, or bfloat16 if that is float32.
-
-        Raises:
-            WeightsError: files are missing or broken, or have another shape.
-        """
-        checkpoint = Checkpoint(folder)
-        table = checkpoint.embedding(EMBEDDING, HEAD, (shape.vocabulary, shape.hidden), tied=shape.tied)
-        if dtype is None and device.type == "cuda":
-            dtype = torch.bfloat16 if table.torch_dtype == torch.float32 else table.torch_dtype
-        dtype = dtype or torch.float32
-        blocks = block_parts(shape, dtype)
-        memory = _host_memory(sum(size_of(parts) for parts in blocks.values()), device)
-        targets = dict(stored_tensors(shape, blocks, slices(memory, blocks)))
-        stored = [checkpoint.find(name, target.shape) for name, target in targets.items()]
-        with ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), "weights") as readers:
-            list(readers.map(_read, [shape] * len(targets), targets, stored, targets.values()))
-            sampled = zip(stored, readers.map(sample, stored), strict=True)
-            digest = fingerprint(dict(zip(targets, sampled, strict=True)))
-        return cls(shape, device, dtype, memory, digest)
+    @classmethod
+    def over(cls, memory: HostMemory, device: torch.device) -> HostWeights:
+        """Weights that were read before. Their memory outlives `close`."""
+        return cls(memory.shape, device, memory.dtype, memory.blocks, memory.digest)
 
     @classmethod
     def filled(
@@ -98,7 +122,7 @@ class HostWeights(WeightSource):
     ) -> HostWeights:
         """Weights written by `fill`, which is called for each tensor with its stored name and its memory."""
         blocks = block_parts(shape, dtype)
-        memory = _host_memory(sum(size_of(parts) for parts in blocks.values()), device)
+        memory = _host_memory(sum(size_of(parts) for parts in blocks.values()), cuda=device.type == "cuda")
         for name, target in stored_tensors(shape, blocks, slices(memory, blocks)):
             fill(name, target)
         return cls(shape, device, dtype, memory, "")
@@ -230,8 +254,8 @@ def _read(shape: ModelShape, name: str, stored: StoredTensor, target: Tensor) ->
     (read_into if name == EMBEDDING and not shape.tied else read_finite_into)(stored, target)
 
 
-def _host_memory(size: int, device: torch.device) -> Tensor:
-    if device.type != "cuda":
+def _host_memory(size: int, *, cuda: bool) -> Tensor:
+    if not cuda:
         return torch.empty(size, dtype=torch.uint8)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError, AttributeError):  # Kernels without huge pages.

@@ -1,0 +1,108 @@
+"""The base model on the Modal Volume of base weights: found, checked, and read into memory."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from claas_trainer.engines.failures import engine_errors
+from claas_trainer.engines.local.held_model import HeldModel
+from claas_trainer.errors import not_found
+from claas_trainer.logs import log
+from claas_trainer.sdpo.errors import UnsupportedModelError
+from claas_trainer.store.content import hash_file
+from claas_trainer.store.errors import storage_errors
+
+MARKER_FILE = "claas-weights.json"
+"""Written last by `fill_weights`. A folder without it was uploaded by somebody, and is taken as it is."""
+_HASHERS = 4
+
+
+class WeightsMarker(BaseModel):
+    """The content of `claas-weights.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    repository: str
+    revision: str
+    """The hub's commit."""
+    files: dict[str, str]
+    """sha256 of every other file, by its path in the folder."""
+
+
+@dataclass(frozen=True)
+class BaseModelOnVolume:
+    """A base model, with its weights in memory."""
+
+    folder: Path
+    identity: str
+    """Differs when the folder holds another model."""
+    held: HeldModel | None
+    """None: only the generic forward can compute it, which reads the weights from the folder for each step."""
+
+    @classmethod
+    def read(cls, root: Path, volume: str, repository: str, *, cuda: bool) -> BaseModelOnVolume:
+        """Read it from a Volume that is mounted at `root`; no file stays open, and no GPU is asked. Raises
+        TrainerError."""
+        folder = root / repository
+        advice = (
+            "fill the Volume by `modal run -m claas_trainer.engines.modal.app::fill_weights`, or by"
+            f" `modal volume put {volume} FOLDER /{repository}`"
+        )
+        if not (folder / "config.json").is_file():
+            raise not_found(f"the Modal Volume {volume} has no {repository}/config.json; {advice}")
+        with storage_errors(folder):
+            identity = model_identity(folder)
+            broken = _broken_file(folder)
+        if broken is not None:
+            raise not_found(f"the Modal Volume {volume}: {repository}/{broken} is not as it was downloaded; {advice}")
+        with engine_errors():
+            try:
+                held = HeldModel.read(folder, cuda=cuda)
+            except UnsupportedModelError as error:
+                log("generic-forward", why=str(error))
+                held = None
+        return cls(folder, identity, held)
+
+    def is_current(self) -> bool:
+        """Whether the folder still holds this model, as far as names, sizes and small files tell. Raises
+        TrainerError."""
+        with storage_errors(self.folder):
+            try:
+                return model_identity(self.folder) == self.identity
+            except FileNotFoundError:
+                return False
+
+
+def model_identity(folder: Path) -> str:
+    """Digest over the configuration, the marker, and the weights' names and sizes. Raises OSError."""
+    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    marker = folder / MARKER_FILE
+    digest.update(marker.read_bytes() if marker.is_file() else b"")
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(f"{file.name} {file.stat().st_size}\n".encode())
+    return digest.hexdigest()
+
+
+def _broken_file(folder: Path) -> str | None:
+    """The first file that does not match the marker. Raises OSError."""
+    marker = folder / MARKER_FILE
+    if not marker.is_file():
+        return None
+    try:
+        files = WeightsMarker.model_validate_json(marker.read_bytes()).files
+    except ValidationError:
+        return MARKER_FILE
+    with ThreadPoolExecutor(_HASHERS) as hashers:
+        hashing = {name: hashers.submit(hash_file, folder / name) for name in sorted(files)}
+    for name, hashed in hashing.items():
+        try:
+            if hashed.result() != files[name]:
+                return name
+        except FileNotFoundError:
+            return name
+    return None
