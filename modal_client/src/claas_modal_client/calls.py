@@ -56,8 +56,9 @@ async def spawn(
     """Begin a call, and return its id. When this raises, the call may have begun all the same. Raises
     ModalServiceError."""
     found = await _find(connection, deployed, deadline)
-    bound = getattr(found(), method)
-    call = await connection.call(f"to run {method} of {deployed}", lambda: bound.spawn.aio(dict(request)), deadline)
+    call = await connection.call(
+        f"to run {method} of {deployed}", lambda: getattr(found(), method).spawn.aio(dict(request)), deadline
+    )
     return str(call.object_id)
 
 
@@ -72,10 +73,12 @@ async def take(
     ModalServiceError."""
     asked = f"for the result of {call}"
     began, healthy = deadline.clock(), deadline.clock()
+    # The SDK waits as long as it may for a result that is gone, so the first question does not wait.
+    slice_seconds = 0.0
     while True:
         try:
-            output = await _output(connection, call, asked, deadline)
-            healthy = deadline.clock()
+            output = await _output(connection, call, asked, min(slice_seconds, deadline.left()), deadline)
+            healthy, slice_seconds = deadline.clock(), _SLICE_SECONDS
         except ModalServiceError as error:
             over = deadline.left() <= 0 or deadline.clock() - healthy > _OUTAGE_SECONDS
             if error.kind not in _PASSING or over:
@@ -108,9 +111,8 @@ async def _find(connection: ModalConnection, deployed: DeployedClass, deadline: 
     return found
 
 
-async def _output(connection: ModalConnection, call: str, asked: str, deadline: Deadline) -> Output:
+async def _output(connection: ModalConnection, call: str, asked: str, seconds: float, deadline: Deadline) -> Output:
     client = await connection.client(deadline)
-    seconds = min(_SLICE_SECONDS, deadline.left())
     limit = Deadline.after(min(seconds + _GRACE_SECONDS, deadline.left() + _LAST_SECONDS))
     return await connection.call(asked, lambda: poll(client, call, seconds), limit, Missing.CALL)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -72,7 +71,6 @@ class ModalConnection:
     def __init__(self, account: ModalAccount) -> None:
         self._account = account
         self._client: modal.Client | None = None
-        self._opening = asyncio.Lock()
 
     @classmethod
     def container(cls) -> ModalConnection:
@@ -90,11 +88,15 @@ class ModalConnection:
         token = account.token
         if token is None:
             return None
-        async with self._opening:
-            if self._client is None:
-                self._client = await self.call(
-                    "to let us in", lambda: open_client(account.server_url, token.id, token.secret), deadline
-                )
+        if self._client is None:
+            opened = await self.call(
+                "to let us in", lambda: open_client(account.server_url, token.id, token.secret), deadline
+            )
+            if self._client is not None:
+                # Somebody else was faster. Waiting for them instead might outlast this deadline.
+                await _close(opened)
+                return self._client
+            self._client = opened
         return self._client
 
     async def call(
@@ -116,7 +118,10 @@ class ModalConnection:
     async def close(self) -> None:
         """Give the connection up. Takes 10 s at most, and raises nothing."""
         client, self._client = self._client, None
-        if client is None:
-            return
-        with contextlib.suppress(TimeoutError, modal.exception.Error, OSError):
-            await wait_until(Deadline.after(CLOSE_SECONDS), client.close.aio())
+        if client is not None:
+            await _close(client)
+
+
+async def _close(client: modal.Client) -> None:
+    with contextlib.suppress(TimeoutError, modal.exception.Error, OSError):
+        await wait_until(Deadline.after(CLOSE_SECONDS), client.close.aio())

@@ -22,7 +22,7 @@ _BILLING = re.compile(
     r"\bbilling|\bspend(?:ing)? limit|\bpayment|\bcredits?\b|\bcredit balance|\bout of funds|\bunpaid|\binvoice",
     re.IGNORECASE,
 )
-_SECRET = re.compile(r"\b(?:ak|as|wk|ws|sk|eyJ)[-_\w][\w.~+/=-]{7,}")
+_SECRET = re.compile(r"\b(?:(?:ak|as|wk|ws|sk)-|eyJ)[\w.~+/=-]{4,}")
 _ADDRESS = re.compile(r"https?://\S+")
 _LIST = re.compile(r"\[[^\]]*(\]|$)|\{[^}]*(\}|$)|\([^)]{40,}(\)|$)")
 _CLASS_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,99}(?=\(|$|:)")
@@ -153,5 +153,5 @@ def _words(error: BaseException) -> str:
     """The platform's own words, to be put behind others; empty if it gives none."""
     if not isinstance(error, modal.exception.Error) or not str(error).strip():
         return ""
-    plain = _LIST.sub("[...]", _ADDRESS.sub("...", _SECRET.sub("...", " ".join(str(error).split()))))
+    plain = _LIST.sub("[...]", _ADDRESS.sub("...", _SECRET.sub("...", " ".join(str(error).split()).rstrip("."))))
     return f": {plain if len(plain) <= _QUOTED else plain[:_QUOTED] + '...'}"

@@ -85,8 +85,8 @@ class ModalVolume:
                 for path, content in files.items():
                     batch.put_file(io.BytesIO(content) if isinstance(content, bytes) else content, f"/{path}")
 
-        first = next(iter(files), "")
-        asked = f"to write {len(files)} files such as {self._place(first)}"
+        more = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        asked = f"to write {self._place(next(iter(files), ''))}{more}"
         await self._connection.call(asked, put, deadline, Missing.FILE)
 
     async def remove(self, path: str, deadline: Deadline) -> bool:

@@ -1,0 +1,55 @@
+"""Pointers and receipts as documents, and where they lie."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from claas_modal_client.addresses import VolumeAddress, is_path
+from claas_modal_client.pointers import Pointer, PointerProbe, Receipt, ReceiptOutcome, pointer_path, receipt_path
+
+ADDRESS = VolumeAddress("claas-adapters", "adapters/uid/7-ab-cd", "0" * 64)
+POINTER = Pointer(
+    served_name="tone",
+    adapter_uid="uid",
+    version=7,
+    weights=ADDRESS,
+    probe=PointerProbe(prompt="Hello", max_tokens=8),
+)
+RECEIPT = Receipt(
+    served_name="tone",
+    adapter_uid="uid",
+    version=7,
+    weights=ADDRESS,
+    outcome=ReceiptOutcome.REFUSED,
+    message="it failed its probe",
+    container="ta-1",
+    time=datetime(2026, 1, 1, tzinfo=UTC),
+    max_containers=2,
+)
+
+
+@pytest.mark.parametrize("document", [POINTER, RECEIPT])
+def test_a_document_is_read_as_it_was_written(document: Pointer | Receipt) -> None:
+    assert type(document).model_validate_json(document.model_dump_json()) == document
+
+
+@given(name=st.text(min_size=1), other=st.text(min_size=1))
+def test_every_served_name_has_a_place_of_its_own(name: str, other: str) -> None:
+    path = pointer_path("claas-vllm", name)
+    assert is_path(path)
+    assert is_path(receipt_path("claas-vllm", name, "ta-1"))
+    assert (path == pointer_path("claas-vllm", other)) is (name == other)
+
+
+def test_a_pointer_out_of_the_volume_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        Pointer.model_validate({**POINTER.model_dump(), "weights": f"modal://v/../x#{'0' * 64}"})
+
+
+def test_a_newer_release_may_say_more() -> None:
+    assert Pointer.model_validate({**POINTER.model_dump(), "priority": 1}) == POINTER
