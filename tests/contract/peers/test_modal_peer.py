@@ -5,33 +5,21 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import modal
 import pytest
 
+from tests.contract.peers.modal_site import CALL_S, connect, deploy_sample, until
 from tests.peers.modal.server import ModalPeer
 
 pytestmark = pytest.mark.contract
-
-APPS = Path(__file__).with_name("modal_apps")
-
-
-def deploy(peer: ModalPeer, module: str = "sample_app.app") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "modal", "deploy", "-m", module],
-        env={**os.environ, **peer.environment(), "PYTHONPATH": str(APPS)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 @pytest.fixture(scope="module")
 def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalPeer]:
     with ModalPeer(tmp_path_factory.mktemp("modal")) as peer:
-        peer.secret("sample-secret", {"SAMPLE_WORD": "hush"})
-        deployed = deploy(peer)
-        assert deployed.returncode == 0, deployed.stderr
+        deploy_sample(peer)
         yield peer
 
 
@@ -64,7 +52,7 @@ def test_the_deployed_app_is_what_was_asked_for(peer: ModalPeer) -> None:
     assert worker.snapshot
     assert worker.regions == ("eu-west",)
     assert worker.secrets == ("sample-secret",)
-    assert worker.image.environment == {"SAMPLE_COLOUR": "light blue"}
+    assert worker.image.environment == {"SAMPLE_COLOUR": "light blue", "SAMPLE_MOUNTS": "/"}
     assert any("numpy==2.0.0" in command for command in worker.image.commands)
     assert "/root/sample_app/app.py" in worker.image.sources
     assert {path: volume.read_only for path, volume in worker.volumes.items()} == {
@@ -125,3 +113,46 @@ def test_what_is_uploaded_is_seen_by_a_container_once_it_reloads(
     assert client(worker + "print(worker.read_unmounted.remote('up/text'))") == "b'text'"
     assert "open files" in client(worker + "print(worker.reload_with_open_file.remote('up/text'))")
     assert client(worker + "print(worker.write_to_library.remote())") == "OSError"
+
+
+def test_a_function_and_options_of_the_callers_own_have_their_own_containers(
+    peer: ModalPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = connect(peer, monkeypatch)
+    assert modal.Function.from_name("sample", "fill", client=client).remote("a", "text") == "main"
+    assert (peer.volume("sample-library") / "a").read_text() == "text"
+    other = modal.Cls.from_name("sample", "Worker", client=client).with_options(gpu="H100", timeout=40)
+    worker: Any = other()
+    container = worker.tell.remote({})["file"].split("/containers/")[1].split("/")[0]
+    definition = peer.service.pool.find(container).function.definition
+    assert (definition.resources.gpu_config.gpu_type, definition.timeout_secs) == ("H100", 40)
+    assert worker.tell.remote({})["file"].split("/containers/")[1].split("/")[0] == container
+
+
+def test_a_call_that_takes_longer_than_its_timeout_is_ended(peer: ModalPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker: Any = modal.Cls.from_name("sample", "Worker", client=connect(peer, monkeypatch)).with_options(timeout=1)()
+    with pytest.raises(modal.exception.FunctionTimeoutError, match="hit its timeout of 1s"):
+        worker.sleep.remote(20)
+
+
+@pytest.fixture(params=[True, False], ids=["mounts", "links"])
+def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ModalPeer]:
+    """A peer with short idle windows, large blobs in parts, and Volumes mounted or linked."""
+    mounts = tmp_path / "mounts"
+    mounts.mkdir()
+    with ModalPeer(tmp_path / "peer", mounts=request.param, idle_s=0.5, multipart_bytes=1 << 20) as peer:
+        deploy_sample(peer, {"SAMPLE_MOUNTS": str(mounts)})
+        yield peer
+
+
+def test_idle_containers_end_and_commit_what_they_wrote(small: ModalPeer, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = connect(small, monkeypatch)
+    worker: Any = modal.Cls.from_name("sample", "Worker", client=client)()
+    assert len(worker.tell.remote({"a": bytes(2_500_000)})["request"]["a"]) == 2_500_000
+    assert not (small.volume("sample-shelf") / "left").exists()
+    until(lambda: not small.containers())
+    assert small.containers(alive=False)[-1].exit_code == 0
+    assert (small.volume("sample-shelf") / "left").read_text() == "yes"
+    calls = [worker.sleep.spawn(0.2), modal.Function.from_name("sample", "fill", client=client).spawn("a", "b")]
+    assert [call.get(timeout=CALL_S) for call in calls] == ["slept", "main"]
+    assert worker.write_to_library.remote() in ("OSError", "PermissionError", "")

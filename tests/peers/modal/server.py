@@ -14,10 +14,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from tests.peers.modal.containers.container import Container
-from tests.peers.modal.failures import Do, Effect, Rpc, Rule, When
+from tests.peers.modal.failures import Do, Effect, Fate, Rpc, Rule, When
 from tests.peers.modal.service import Options, Service
 from tests.peers.modal.state.calls import Call
 from tests.peers.modal.view import DeployedApp, view_app
+from tests.peers.modal.web.control import control_routes
 
 START_TIMEOUT_S = 20.0
 TOKEN_ID, TOKEN_SECRET = "ak-peer", "as-peer"
@@ -76,7 +77,7 @@ class ModalPeer:
             mounts=can_mount() if mounts is None else mounts,
         )
         self._loop = asyncio.new_event_loop()
-        self.service = Service(options)
+        self.service = Service(options, control_routes(self))
         self._thread = threading.Thread(target=self._loop.run_forever, name="modal-peer", daemon=True)
 
     @property
@@ -168,9 +169,9 @@ class ModalPeer:
         """All function calls, oldest first; `Call.runs` has each time that a container took it."""
         return self.service.calls.all()
 
-    def expire(self, call_id: str) -> None:
-        """Let a call's result be gone."""
-        self.service.calls.get(call_id).expired = True
+    def end_call(self, call_id: str, fate: Fate) -> None:
+        """End a call so; what runs it is killed."""
+        self._do(self.service.calling.end(self.service.calls.get(call_id), fate))
 
     def app(self, name: str, environment: str = "") -> DeployedApp:
         """What is deployed under this name; the client's NotFoundError as LookupError."""

@@ -48,7 +48,8 @@ class Options:
 
 
 class Service:
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: Options, control: list[web.RouteDef]) -> None:
+        """`control` are further routes beside those of blobs."""
         self.options = options
         folder = options.folder
         self.apps = Apps(folder / "sources", options.environments)
@@ -62,12 +63,14 @@ class Service:
         known = Known(self.apps, self.calls, self.volumes)
         self.pool = Pool(known, place, self._container_server, options.idle_s, options.background_commit_s)
         self.proxy = Settings(dict(options.proxy_tokens))
+        self.calling = Calling(self.apps, self.calls, self.pool)
         deploying = Deploying(self.apps, self.blobs, self._server_url, self.pool.app_changed)
         storing = Storing(self.apps, self.volumes, self.blobs, self._files_url, options.multipart_bytes)
+        self._control = control
         self._table: Table = {
             **deploying.table,
             **storing.table,
-            **Calling(self.apps, self.calls, self.pool).table,
+            **self.calling.table,
             **Containing(self.pool).table,
         }
         self._api = Port(options.host, options.port, options.sockets / "api")
@@ -90,7 +93,7 @@ class Service:
         self._api_server = Server([Wire(self._table, self.gate)], status_details_codec=STATUS_DETAILS_CODEC)
         await self._api_server.start(path=str(self.options.sockets / "api"))
         app = web.Application(client_max_size=1 << 31)
-        app.add_routes(Files(self.blobs, self.volumes).routes())
+        app.add_routes([*Files(self.blobs, self.volumes).routes(), *self._control])
         runner = await self._runner(app)
         await web.UnixSite(runner, str(self.options.sockets / "http")).start()
         await self.come_back()

@@ -59,7 +59,11 @@ class Container:
     killed: bool = False
     snapshot: bool = False
     exit_code: int | None = None
-    cancels: "asyncio.Queue[str]" = field(default_factory=asyncio.Queue)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """All its processes are gone."""
+    cancelled: set[str] = field(default_factory=set)
+    """Inputs that it is to give up."""
+    cancelling: asyncio.Event = field(default_factory=asyncio.Event)
     _process: asyncio.subprocess.Process | None = None
     _server: Server | None = None
 
@@ -101,6 +105,8 @@ class Container:
                 start_new_session=True,
                 env={"PATH": os.environ.get("PATH", os.defpath)},
             )
+        if self.killed:
+            self._order(b"K")
 
     async def wait(self) -> int:
         """Until all its processes are gone."""
@@ -113,6 +119,7 @@ class Container:
         for view in self.views.values():
             await asyncio.to_thread(shutil.rmtree, view.folder, ignore_errors=True)
         self.exit_code = code
+        self.ended.set()
         return code
 
     def terminate(self) -> None:

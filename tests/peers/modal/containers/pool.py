@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from time import monotonic
@@ -14,11 +15,13 @@ from tests.peers.modal.state.apps import App, Apps, Function
 from tests.peers.modal.state.calls import Call, Calls, CallState
 from tests.peers.modal.state.volumes import Volumes
 
+LOG = logging.getLogger(__name__)
 MOST = 8
 """Containers of a function that sets no limit."""
 FAILED_STARTS = 3
 """After so many in a row the calls that wait fail as the start did."""
 LONGEST_BACKOFF_S = 5.0
+EXIT_S = 30.0
 TICK_S = 0.2
 
 
@@ -51,6 +54,7 @@ class Pool:
     background_commit_s: float | None = None
     containers: dict[str, Container] = field(default_factory=dict)
     """All that ever were, oldest first."""
+    _stopping: bool = False
     _wanted: dict[str, int] = field(default_factory=dict)
     """Servers: how many containers requests ask for, by function id."""
     _trouble: dict[str, Trouble] = field(default_factory=dict)
@@ -74,7 +78,10 @@ class Pool:
 
     def find(self, container_id: str) -> Container:
         """By its id, or the one that it has since its restore."""
-        return next(c for c in self.containers.values() if container_id in (c.id, c.task_id))
+        for container in self.containers.values():
+            if container_id in (container.id, container.task_id):
+                return container
+        raise LookupError(f"no container {container_id}")
 
     def want(self, function: Function, count: int = 1) -> None:
         """Have at least so many containers of a Server, until they are idle."""
@@ -127,9 +134,10 @@ class Pool:
         async with self._news:
             self._news.notify_all()
 
-    async def finish(self, put: api_pb2.FunctionPutOutputsItem) -> None:
+    async def finish(self, put: api_pb2.FunctionPutOutputsItem, container: Container) -> None:
         """A container has a result."""
         call = self.known.calls.by_input(put.input_id)
+        container.cancelled.discard(put.input_id)
         self._trouble.pop(call.function.id, None)
         await self.known.calls.finish(call, put.result, put.data_format)
 
@@ -144,7 +152,8 @@ class Pool:
             if terminate:
                 container.kill()
             else:
-                container.cancels.put_nowait(call.input_id)
+                container.cancelled.add(call.input_id)
+                container.cancelling.set()
 
     def app_changed(self, app: App) -> None:
         """Containers of older deployments end when they are idle; those of a stopped app at once."""
@@ -158,12 +167,15 @@ class Pool:
                 self._spawn(self._end_server(container))
 
     async def stop(self) -> None:
-        """Kill all containers."""
+        """Kill all containers, and start no more."""
+        self._stopping = True
         for container in self.containers.values():
             if container.alive:
                 container.kill()
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        for container in self.containers.values():
+            await container.ended.wait()
+        for task in self._tasks:
+            task.cancel()
 
     def _hand_out(self, call: Call, container: Container) -> api_pb2.FunctionGetInputsResponse:
         calls = self.known.calls
@@ -191,7 +203,7 @@ class Pool:
     def _scale(self, function: Function) -> None:
         """Start the containers that are missing; end a Server's idle ones."""
         published = function.variant_of is not None or function.id in function.app.function_ids.values()
-        if function.app.stopped or not published:
+        if self._stopping or function.app.stopped or not published:
             return
         alive = self.alive(function)
         wanted = function.min_containers if function.app.deployed else 0
@@ -221,12 +233,15 @@ class Pool:
         for container in usable[function.min_containers :]:
             if not container.requests and monotonic() - container.served > idle_s:
                 self._wanted[function.id] = max(0, self._wanted.get(function.id, 0) - 1)
+                container.retiring = True
                 self._spawn(self._end_server(container))
 
     async def _end_server(self, container: Container) -> None:
         container.terminate()
-        await asyncio.sleep(container.function.definition.http_config.exit_grace_period or 30)
-        if container.alive:
+        try:
+            async with asyncio.timeout(container.function.definition.http_config.exit_grace_period or EXIT_S):
+                await container.ended.wait()
+        except TimeoutError:
             container.kill()
 
     def _start(self, function: Function) -> None:
@@ -235,8 +250,7 @@ class Pool:
         self._spawn(self._run(container))
 
     async def _run(self, container: Container) -> None:
-        start = describe(container, self.known.apps)
-        spec = await asyncio.to_thread(specify, container, self.place, start)
+        spec = await asyncio.to_thread(specify, container, self.place, describe(container, self.known.apps))
         await container.start(self.place, self.serve(container), spec)
         commits = asyncio.ensure_future(self._commit_in_background(container))
         starting = asyncio.ensure_future(self._watch_start(container))
@@ -281,7 +295,13 @@ class Pool:
         return self._trouble.setdefault(function.id, Trouble())
 
     def _spawn(self, work: "Coroutine[None, None, None]") -> None:
-        task = asyncio.ensure_future(work)
+        async def logged() -> None:
+            try:
+                await work
+            except Exception:
+                LOG.exception("the peer failed at a container's work")
+
+        task = asyncio.ensure_future(logged())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

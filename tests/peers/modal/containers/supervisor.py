@@ -87,8 +87,8 @@ def kill_all() -> None:
 def main() -> None:
     spec = json.loads(Path(sys.argv[1]).read_text())
     LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # not SIG_IGN, which the container's processes would inherit
     if spec["root"]:
         enter_root(Path(spec["root"]), spec["binds"])
     else:

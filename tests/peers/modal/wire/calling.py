@@ -1,5 +1,7 @@
 """What callers ask for: looking up, calls, their results, cancelling."""
 
+import asyncio
+
 from google.protobuf.empty_pb2 import Empty
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
@@ -8,7 +10,7 @@ from tests.peers.modal.containers.pool import Pool
 from tests.peers.modal.failures import Fate
 from tests.peers.modal.private import api_pb2, copied
 from tests.peers.modal.state.apps import Apps, Function, Variant, not_found
-from tests.peers.modal.state.calls import Call, Calls
+from tests.peers.modal.state.calls import Call, Calls, CallState
 from tests.peers.modal.wire.dispatch import Asker, Table
 
 LONGEST_POLL_S = 55.0
@@ -86,7 +88,7 @@ class Calling:
         if asker.fate is None:
             await self._pool.submit(call)
         else:
-            await self._end(call, asker.fate)
+            await self.end(call, asker.fate)
         taken = api_pb2.FunctionPutInputsResponseItem(idx=item.idx, input_id=call.input_id, input_jwt=call.input_id)
         return api_pb2.FunctionMapResponse(
             function_call_id=call.id, function_call_jwt=call.id, pipelined_inputs=[taken]
@@ -96,9 +98,10 @@ class Calling:
         self, request: api_pb2.FunctionGetOutputsRequest, asker: Asker
     ) -> api_pb2.FunctionGetOutputsResponse:
         call = self._calls.get(request.function_call_id)
-        if not call.expired:
-            await self._calls.wait(call, min(LONGEST_POLL_S, max(0.0, request.timeout)))
+        seconds = min(LONGEST_POLL_S, max(0.0, request.timeout))
+        await self._calls.wait(call, seconds)
         if call.expired:
+            await asyncio.sleep(seconds)  # the client asks on until its time is over
             return api_pb2.FunctionGetOutputsResponse(num_unfinished_inputs=0)
         if call.output is None:
             return api_pb2.FunctionGetOutputsResponse(num_unfinished_inputs=1)
@@ -116,12 +119,16 @@ class Calling:
         await self._pool.cancel(call, terminate=request.terminate_containers)
         return Empty()
 
-    async def _end(self, call: Call, fate: Fate) -> None:
+    async def end(self, call: Call, fate: Fate) -> None:
+        """End a call so, whatever became of it."""
+        running = call.state is CallState.RUNNING
         if fate is Fate.UNKNOWN:
             self._calls.forget(call.id)
-            return
-        call.expired = fate is Fate.EXPIRED
-        await self._calls.finish(call, FATES.get(fate, api_pb2.GenericResult()))
+        else:
+            call.expired = fate is Fate.EXPIRED
+            await self._calls.finish(call, FATES.get(fate, api_pb2.GenericResult()))
+        if running:
+            self._pool.containers[call.runs[-1].container].kill()
 
 
 def with_options(definition: api_pb2.Function, options: api_pb2.FunctionOptions) -> api_pb2.Function:

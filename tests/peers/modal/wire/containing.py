@@ -13,7 +13,7 @@ from tests.peers.modal.private import api_pb2
 from tests.peers.modal.state.volumes import View
 from tests.peers.modal.wire.dispatch import Asker, Table
 
-HEARTBEAT_POLL_S = 10.0
+HEARTBEAT_POLL_S = 14.5
 """Shorter than the 15 s that a container waits for the answer."""
 
 
@@ -42,13 +42,16 @@ class Containing:
     async def heartbeat(
         self, request: api_pb2.ContainerHeartbeatRequest, asker: Asker
     ) -> api_pb2.ContainerHeartbeatResponse:
-        """Answers when there is something to cancel."""
-        try:
-            async with asyncio.timeout(HEARTBEAT_POLL_S):
-                input_id = await of(asker).cancels.get()
-        except TimeoutError:
-            return api_pb2.ContainerHeartbeatResponse()
-        event = api_pb2.CancelInputEvent(input_ids=[input_id])
+        """Answers when there is something to cancel, again until it is: the container may not know the input yet."""
+        container = of(asker)
+        if not container.cancelled:
+            container.cancelling.clear()
+            try:
+                async with asyncio.timeout(HEARTBEAT_POLL_S):
+                    await container.cancelling.wait()
+            except TimeoutError:
+                return api_pb2.ContainerHeartbeatResponse()
+        event = api_pb2.CancelInputEvent(input_ids=sorted(container.cancelled))
         return api_pb2.ContainerHeartbeatResponse(cancel_input_event=event)
 
     async def checkpoint(self, request: api_pb2.ContainerCheckpointRequest, asker: Asker) -> Empty:
@@ -75,7 +78,7 @@ class Containing:
 
     async def put_outputs(self, request: api_pb2.FunctionPutOutputsRequest, asker: Asker) -> Empty:
         for output in request.outputs:
-            await self._pool.finish(output)
+            await self._pool.finish(output, of(asker))
         return Empty()
 
     async def task_result(self, request: api_pb2.TaskResultRequest, asker: Asker) -> Empty:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import modal
 
-SHELF = Path("/sample-shelf")
-LIBRARY = Path("/sample-library")
+MOUNTS = os.environ.get("SAMPLE_MOUNTS", "/")
+SHELF = Path(MOUNTS, "sample-shelf")
+LIBRARY = Path(MOUNTS, "sample-library")
 PORT = 8765
 
 app = modal.App("sample")
@@ -18,7 +19,7 @@ library = modal.Volume.from_name("sample-library", create_if_missing=True, versi
 image = (
     modal.Image.debian_slim(python_version="3.11")
     .pip_install("numpy==2.0.0")
-    .env({"SAMPLE_COLOUR": "light blue"})
+    .env({"SAMPLE_COLOUR": "light blue", "SAMPLE_MOUNTS": MOUNTS})
     .add_local_python_source("sample_app")
 )
 
