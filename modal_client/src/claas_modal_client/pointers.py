@@ -90,7 +90,7 @@ class PointerList:
 
     pointers: tuple[Pointer, ...]
     unreadable: frozenset[str]
-    """`name_key` of names whose pointers are there and can't be read by this release."""
+    """`name_key` of names whose pointers are there, and can't be read now or by this release."""
 
 
 def name_key(served_name: str) -> str:
@@ -131,12 +131,16 @@ class Pointers:
         return found if isinstance(found, Pointer) else None
 
     async def list(self, deadline: Deadline) -> PointerList:
-        """All pointers."""
+        """All pointers. One that the Volume does not give does not keep the others from being read."""
         pointers: list[Pointer] = []
         unreadable: set[str] = set()
         for path in await self._files(f"{SERVING_FOLDER}/{self._app}", deadline):
-            found = await self._read(path, Pointer, deadline)
             key = path.rpartition("/")[2].removesuffix(_SUFFIX)
+            try:
+                found = await self._read(path, Pointer, deadline)
+            except ModalServiceError:
+                unreadable.add(key)
+                continue
             if isinstance(found, Pointer) and name_key(found.served_name) == key:
                 pointers.append(found)
             elif found is not _Nothing.MISSING:

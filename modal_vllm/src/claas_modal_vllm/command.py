@@ -20,6 +20,7 @@ def vllm_command(deployment: ServerDeployment, host: str, port: int) -> list[str
         "--enable-lora", "--max-lora-rank", str(deployment.max_lora_rank), "--max-loras", str(deployment.max_loras),
         "--api-server-count", "1", "--middleware", "claas_vllm.Companion",
         "--shutdown-timeout", str(deployment.grace_seconds),
+        "--disable-access-log-for-endpoints", "/health,/claas/status,/claas/models",
     ]  # fmt: skip
     if sleeps(deployment):
         command.append("--enable-sleep-mode")
@@ -40,6 +41,8 @@ def vllm_environment(environment: Mapping[str, str], token_file: Path) -> dict[s
         **{name: value for name, value in environment.items() if name != CONTROL_TOKEN},
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(path)),
         "CLAAS_TOKEN_FILE": str(token_file),
+        # The path of a socket is short.
+        "VLLM_RPC_BASE_PATH": "/tmp",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_SERVER_DEV_MODE": "1",
         "VLLM_NO_USAGE_STATS": "1",

@@ -55,7 +55,7 @@ class ServerDeployment:
     control_secret: str
     """CLAAS_MODAL_CONTROL_SECRET: the Modal Secret with CLAAS_CONTROL_TOKEN."""
     snapshot: bool
-    """CLAAS_MODAL_SNAPSHOT: on starts containers from a snapshot of a sleeping vLLM."""
+    """CLAAS_MODAL_GPU_SNAPSHOT: on starts containers from a snapshot of a sleeping vLLM."""
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> ServerDeployment:
@@ -81,7 +81,7 @@ class ServerDeployment:
             grace_seconds=variables.number("CLAAS_MODAL_GRACE_SECONDS", 60, 0, 3600),
             routing_region=variables.text("CLAAS_MODAL_ROUTING_REGION", _REGION, "us-east"),
             control_secret=variables.text("CLAAS_MODAL_CONTROL_SECRET", NAME, "claas-control"),
-            snapshot=variables.text("CLAAS_MODAL_SNAPSHOT", _ON_OFF, "off") == "on",
+            snapshot=variables.text("CLAAS_MODAL_GPU_SNAPSHOT", _ON_OFF, "off") == "on",
         )
         if found.min_containers > found.max_containers:
             raise DeploymentError("CLAAS_MODAL_MIN_CONTAINERS is above CLAAS_MODAL_MAX_CONTAINERS")
@@ -105,7 +105,7 @@ class ServerDeployment:
             "CLAAS_MODAL_GRACE_SECONDS": str(self.grace_seconds),
             "CLAAS_MODAL_ROUTING_REGION": self.routing_region,
             "CLAAS_MODAL_CONTROL_SECRET": self.control_secret,
-            "CLAAS_MODAL_SNAPSHOT": "on" if self.snapshot else "off",
+            "CLAAS_MODAL_GPU_SNAPSHOT": "on" if self.snapshot else "off",
         }
 
 

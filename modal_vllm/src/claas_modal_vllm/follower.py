@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 3.0
 _READ_SECONDS = 30.0
 _FETCH_SECONDS = 600.0
+_FETCHES_AT_ONCE = 4
 _TRIES_FOR_FILES = 3
 """After so many tries, files that are not as promised are not expected to appear any more."""
 
@@ -121,8 +122,7 @@ class Follower:
         self._tell("")
         self.has_looked = True
         self._prune(pointers)
-        for pointer in to_load(view, self._clock()):
-            await self._load(pointer)
+        await self._load(to_load(view, self._clock()))
         for name in to_remove(view):
             await self._remove(name)
         try:
@@ -152,23 +152,37 @@ class Follower:
         keys = {name_key(pointer.served_name) for pointer in pointers.pointers} | pointers.unreadable
         self._said = {name: said for name, said in self._said.items() if name_key(name) in keys}
 
-    async def _load(self, pointer: Pointer) -> None:
-        what = f"version {pointer.version} of {pointer.served_name}"
+    async def _load(self, pointers: Sequence[Pointer]) -> None:
+        """Fetch versions, some at once, and put them into service one by one."""
+        slots = asyncio.Semaphore(_FETCHES_AT_ONCE)
+        paths = await asyncio.gather(*(self._fetch(pointer, slots) for pointer in pointers))
+        for pointer, path in zip(pointers, paths, strict=True):
+            if path is not None:
+                await self._serve(pointer, path)
+
+    async def _fetch(self, pointer: Pointer, slots: asyncio.Semaphore) -> str | None:
         try:
-            path = await self._files.fetch(pointer, self._within(_FETCH_SECONDS))
-            await self._server.serve(pointer, path)
-        except VersionFaultError as error:
-            self._failed(pointer, LoadFault.REFUSED, str(error))
+            async with slots:
+                return await self._files.fetch(pointer, self._within(_FETCH_SECONDS))
         except ModalServiceError as error:
             before = self._failures.get(pointer)
             tries = 1 if before is None else before.tries + 1
             gone = error.kind is ModalFault.FILE_MISSING and tries >= _TRIES_FOR_FILES
             self._failed(pointer, LoadFault.REFUSED if gone else LoadFault.PASSING, str(error))
-        except (VllmFaultError, OSError) as error:
+        except OSError as error:
+            self._failed(pointer, LoadFault.PASSING, str(error))
+        return None
+
+    async def _serve(self, pointer: Pointer, path: str) -> None:
+        try:
+            await self._server.serve(pointer, path)
+        except VersionFaultError as error:
+            self._failed(pointer, LoadFault.REFUSED, str(error))
+        except VllmFaultError as error:
             self._failed(pointer, LoadFault.PASSING, str(error))
         else:
             self._failures.pop(pointer, None)
-            logger.info("%s is served", what)
+            logger.info("version %d of %s is served", pointer.version, pointer.served_name)
 
     def _failed(self, pointer: Pointer, fault: LoadFault, message: str) -> None:
         before = self._failures.get(pointer)

@@ -32,7 +32,7 @@ class DeployedServer:
     routing_regions: tuple[str, ...]
     startup_timeout_s: int
     exit_grace_s: int
-    target_concurrency: int
+    target_concurrency: float
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def _view(function: Function, apps: Apps, volumes: Volumes) -> DeployedFunction:
             tuple(config.proxy_regions),
             config.startup_timeout,
             config.exit_grace_period,
-            config.target_concurrency,
+            definition.autoscaler_settings.target_concurrency_float,
         )
     mounted = {}
     for mount in definition.volume_mounts:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from claas_bounded.waits import Deadline
 from claas_modal_client.addresses import VolumeAddress, is_path
-from claas_modal_client.pointers import Pointer, PointerProbe, Receipt, ReceiptOutcome, pointer_path, receipt_path
+from claas_modal_client.errors import ModalFault, ModalServiceError
+from claas_modal_client.pointers import (
+    Pointer,
+    PointerList,
+    PointerProbe,
+    Pointers,
+    Receipt,
+    ReceiptOutcome,
+    name_key,
+    pointer_path,
+    receipt_path,
+)
+from claas_modal_client.volume import ModalVolume, VolumeEntry
 
 ADDRESS = VolumeAddress("claas-adapters", "adapters/uid/7-ab-cd", "0" * 64)
 POINTER = Pointer(
@@ -53,3 +68,30 @@ def test_a_pointer_out_of_the_volume_is_refused() -> None:
 
 def test_a_newer_release_may_say_more() -> None:
     assert Pointer.model_validate({**POINTER.model_dump(), "priority": 1}) == POINTER
+
+
+@dataclass
+class PointerFiles:
+    """A Volume with pointers; those of None can't be read, those that are missing are gone since they were listed."""
+
+    content: dict[str, bytes | None]
+    listed: tuple[str, ...]
+
+    async def list(self, folder: str, deadline: Deadline) -> tuple[VolumeEntry, ...]:
+        return tuple(VolumeEntry(path, is_folder=False, size=1, modified=0.0) for path in self.listed)
+
+    async def read(self, path: str, deadline: Deadline, limit: int) -> bytes:
+        if path not in self.content:
+            raise ModalServiceError(ModalFault.FILE_MISSING, "it is gone")
+        found = self.content[path]
+        if found is None:
+            raise ModalServiceError(ModalFault.UNREACHABLE, "it does not answer")
+        return found
+
+
+async def test_a_pointer_that_cannot_be_read_does_not_hide_the_others() -> None:
+    paths = {name: pointer_path("app", name) for name in ("tone", "torn", "stuck", "gone")}
+    content = {paths["tone"]: POINTER.model_dump_json().encode(), paths["torn"]: b"{", paths["stuck"]: None}
+    volume = PointerFiles(content, tuple(paths.values()))
+    found = await Pointers(cast(ModalVolume, volume), "app").list(Deadline.after(1.0))
+    assert found == PointerList((POINTER,), frozenset({name_key("torn"), name_key("stuck")}))

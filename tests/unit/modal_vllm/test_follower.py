@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -184,6 +186,7 @@ class Containers(RuleBasedStateMachine):
             damaged={("tone", 3), ("style", 1)}, unusable={("tone", 4), ("style", 2), ("team/mood", 0)}
         )
         self.follower = self.world.follower()
+        self.runner = asyncio.Runner()
 
     @rule(name=NAMES, version=VERSIONS)
     def point(self, name: str, version: int) -> None:
@@ -210,7 +213,7 @@ class Containers(RuleBasedStateMachine):
     @rule(seconds=st.floats(0, 400))
     def look(self, seconds: float) -> None:
         world, before = self.world, dict(self.world.served)
-        drive(self.follower.look())
+        self.runner.run(self.follower.look())
         world.now += seconds
         for name, was in before.items():
             if name not in world.served:
@@ -232,7 +235,7 @@ class Containers(RuleBasedStateMachine):
         served_before = dict(world.served)
         for _ in range(6):
             world.now += LONG
-            drive(self.follower.look())
+            self.runner.run(self.follower.look())
         for name, wanted in world.pointers.items():
             if wanted is None or not world.good(name, wanted.version):
                 assert world.served.get(name) == served_before.get(name)
@@ -245,15 +248,7 @@ class Containers(RuleBasedStateMachine):
         assert set(world.served) <= set(world.pointers)
         needed = {FilesOf(world).path(each) for each in world.pointers.values() if each is not None}
         assert world.local <= needed | {each.path for each in world.served.values()}
-
-
-def drive(work: object) -> None:
-    """Run a coroutine that never really waits."""
-    try:
-        work.send(None)  # type: ignore[attr-defined]
-    except StopIteration:
-        return
-    raise AssertionError("it waits")
+        self.runner.close()
 
 
 def test_in_the_end_each_name_serves_its_pointers_version_or_the_last_good_one() -> None:

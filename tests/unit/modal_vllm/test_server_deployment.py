@@ -28,7 +28,7 @@ def test_a_deployment_without_settings_has_the_documented_ones() -> None:
     "settings",
     [
         {},
-        {"CLAAS_MODAL_GPU": "none", "CLAAS_MODAL_SNAPSHOT": "on"},
+        {"CLAAS_MODAL_GPU": "none", "CLAAS_MODAL_GPU_SNAPSHOT": "on"},
         {"CLAAS_MODAL_VLLM_ARGS": "--max-model-len 4096 --chat-template '{{ messages }}'"},
         {"CLAAS_MODAL_MODEL_NAME": "qwen3-8b", "CLAAS_MODAL_VLLM_IMAGE": "acme/vllm:v1"},
         {"CLAAS_MODAL_MIN_CONTAINERS": "1", "CLAAS_MODAL_MAX_CONTAINERS": "3", "CLAAS_MODAL_TARGET_CONCURRENCY": "8"},
@@ -57,7 +57,7 @@ def test_containers_read_from_the_image_what_the_deployment_read(settings: dict[
         ("CLAAS_MODAL_GRACE_SECONDS", "4000"),
         ("CLAAS_MODAL_ROUTING_REGION", "US east"),
         ("CLAAS_MODAL_CONTROL_SECRET", "a/b"),
-        ("CLAAS_MODAL_SNAPSHOT", "yes"),
+        ("CLAAS_MODAL_GPU_SNAPSHOT", "yes"),
         ("CLAAS_MODAL_GPU", "L40S:4"),
     ],
 )
@@ -87,7 +87,7 @@ def test_arguments_of_the_deployment_come_last() -> None:
     ("gpu", "snapshot", "expected"), [("L40S", "on", True), ("L40S", "off", False), ("none", "on", False)]
 )
 def test_only_a_snapshot_of_a_gpu_has_a_sleeping_vllm(gpu: str, snapshot: str, expected: bool) -> None:
-    deployment = ServerDeployment.of({"CLAAS_MODAL_GPU": gpu, "CLAAS_MODAL_SNAPSHOT": snapshot})
+    deployment = ServerDeployment.of({"CLAAS_MODAL_GPU": gpu, "CLAAS_MODAL_GPU_SNAPSHOT": snapshot})
     assert sleeps(deployment) is expected
     assert ("--enable-sleep-mode" in vllm_command(deployment, "0.0.0.0", 8000)) is expected
 

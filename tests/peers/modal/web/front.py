@@ -76,7 +76,7 @@ class Front:
         return usable[turn % len(usable)]
 
     def _scale_up(self, function: Function, usable: list[Container]) -> None:
-        target = function.definition.http_config.target_concurrency
+        target = function.definition.autoscaler_settings.target_concurrency_float
         under_way = sum(container.requests for container in usable) + 1
         if target and under_way > target * len(usable):
             self._pool.want(function, len(usable) + 1)
