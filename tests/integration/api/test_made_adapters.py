@@ -10,12 +10,18 @@ from claas_gateway.adapters.models import LONGEST_ID, LoraInitRequest
 from claas_gateway.adapters.planning import new_manifest
 from claas_gateway.adapters.template import parse_template
 from tests.cluster.light import LightCluster
-from tests.integration.api.manifests import ADAPTER, CRD_FOLDER, ApiServer, at
+from tests.integration.api.manifests import ADAPTER, CRD_FOLDER, ApiServer, Object, at, changed
 
 pytestmark = pytest.mark.integration
 
 NAMESPACE = "made-adapters"
 TEMPLATE = parse_template({"namespace": NAMESPACE, "spec": ADAPTER["spec"]})
+BY_MODAL = changed(ADAPTER, "spec.engine", {"modal": {}})
+"""Its steps are taken on Modal."""
+SERVED_BY_MODAL = changed(
+    BY_MODAL, "spec.serving", {"modalApp": {}, "controlTokenSecretRef": {"name": "vllm-control"}}
+)
+"""And a vLLM there answers."""
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +55,13 @@ def test_every_identifier_makes_an_adapter_that_is_accepted(
     answer = server.create(new_manifest(TEMPLATE, request, f"{lora_id.rpartition('/')[2]}-0123abcd"), dry_run=True)
     assert answer.status == 201, answer
     assert at(answer.body, "spec.loraId") == lora_id
+
+
+@pytest.mark.parametrize("adapter", [BY_MODAL, SERVED_BY_MODAL])
+def test_a_template_for_steps_on_modal_makes_an_adapter_that_is_accepted(server: ApiServer, adapter: Object) -> None:
+    template = parse_template({"namespace": NAMESPACE, "spec": adapter["spec"]})
+    request = LoraInitRequest(lora_id="acme/tone-v1", lora_r=32, lora_alpha=64)
+    answer = server.create(new_manifest(template, request, "tone-v1-0123abcd"), dry_run=True)
+    assert answer.status == 201, answer
+    assert at(answer.body, "spec.engine.modal.app") == "claas-trainer"
+    assert ("modalApp" in at(answer.body, "spec.serving")) == (adapter is SERVED_BY_MODAL)  # type: ignore[operator]

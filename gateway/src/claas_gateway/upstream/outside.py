@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import aiohttp
 
 from claas_gateway.errors import NotNow
 from claas_gateway.upstream.credentials import ServerCredentials
+
+log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5
 """How long a client is told to wait before it tries again."""
@@ -35,8 +39,9 @@ def proxy_headers(credentials: ServerCredentials) -> dict[str, str]:
     return {"Modal-Key": key, "Modal-Secret": secret}
 
 
-def check(status: int, content_type: str) -> None:
-    """Look at the beginning of an answer. What vLLM answers is JSON or a success, and passes.
+def check(server: str, status: int, content_type: str) -> None:
+    """Look at the beginning of an answer of the server of that name. What vLLM answers is JSON or a success, and
+    passes.
 
     Raises NoAnswer while no container is there yet, TokenRefused, and NotNow for all else that Modal answers itself:
     it is nothing that the client has done, and may name what is the owner's business.
@@ -46,6 +51,7 @@ def check(status: int, content_type: str) -> None:
     if status == 401 or (status == 403 and not _is_json(content_type)):
         raise TokenRefused(f"HTTP {status}")
     if 300 <= status < 400 or (status >= 400 and not _is_json(content_type)):
+        log.warning("%s: Modal itself answers HTTP %d", server, status)
         raise NotNow(
             f"Modal answers HTTP {status} in place of the model's servers; the adapter's conditions may say why",
             retry_after_seconds=RETRY_SECONDS,

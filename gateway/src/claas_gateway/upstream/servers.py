@@ -136,7 +136,7 @@ class Upstream:
                 raise NoAnswer(f"{server.pod}: {type(error).__name__}") from None
             try:
                 if server.outside:
-                    check(response.status, response.content_type)
+                    check(server.pod, response.status, response.content_type)
                 yield response
             finally:
                 # A connection whose answer was read to its end is kept already; any other must not be.

@@ -685,6 +685,7 @@ MODAL = [
             "distill_result.metadata.total_loss": 0.5,
             "distill_result.metadata.grad_norm": 2.0,
             "distill_result.metadata.tokens_processed": 40,
+            "distill_result.metadata.modal_seconds_step": 1.0,
         },
         lacks=["sampler_weights_path"],
     ),

@@ -113,6 +113,14 @@ async def test_a_stream_that_the_front_holds_up_is_kept_alive() -> None:
         assert len(server.came) == 1
 
 
+async def test_a_request_that_the_front_holds_up_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("claas_gateway.upstream.servers.TIMEOUT", aiohttp.ClientTimeout(total=None, sock_read=0.2))
+    async with asking(ModalServer(holds=True), cold_start=0.1) as client:
+        status, body, _ = await client.chat()
+        assert status == 503
+        assert "may be starting" in body
+
+
 async def test_a_client_that_leaves_ends_the_work_of_the_server() -> None:
     server = ModalServer(Script(pauses_after=5))
     async with asking(server) as client:
@@ -170,13 +178,16 @@ async def test_without_a_proxy_token_nothing_is_sent() -> None:
 
 
 @pytest.mark.parametrize("status", [303, 404, 413, 429, 500])
-async def test_what_the_front_answers_itself_is_not_passed_on(status: int) -> None:
+async def test_what_the_front_answers_itself_is_logged_and_not_passed_on(
+    status: int, caplog: pytest.LogCaptureFixture
+) -> None:
     server = ModalServer(refuses=status)
     async with asking(server) as client:
         answered, body, headers = await client.chat()
         assert (answered, len(server.came)) == (503, 1)
         assert f"HTTP {status}" in body
-        assert "workspace-x" not in body
+        assert "workspace-x" not in body + caplog.text
+        assert f"modal:claas-vllm: Modal itself answers HTTP {status}" in caplog.text
         assert int(headers["retry-after"]) > 0
 
 
