@@ -9,8 +9,9 @@ from typing import Annotated
 from pydantic import BeforeValidator, PlainSerializer
 
 _SCHEME = "modal://"
-_SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._@+-]{0,199}"
-_PATH = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT}){{0,15}}")
+SEGMENT = r"[A-Za-z0-9_][A-Za-z0-9._@+-]{0,199}"
+"""A part of a path."""
+_PATH = re.compile(rf"{SEGMENT}(?:/{SEGMENT}){{0,15}}")
 _VOLUME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 

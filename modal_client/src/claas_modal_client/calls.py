@@ -27,6 +27,7 @@ _LAST_SECONDS = 5.0
 _TRANSFER_SECONDS = 60.0
 """Least time for a result that is there but has to be fetched from object storage."""
 _OUTAGE_SECONDS = 180.0
+_PAUSE_SECONDS = 2.0
 _PASSING = frozenset({ModalFault.UNREACHABLE, ModalFault.RATE_LIMITED})
 
 
@@ -83,7 +84,7 @@ async def take(
             over = deadline.left() <= 0 or deadline.clock() - healthy > _OUTAGE_SECONDS
             if error.kind not in _PASSING or over:
                 raise
-            await asyncio.sleep(min(5.0, deadline.left()))
+            await asyncio.sleep(min(_PAUSE_SECONDS, deadline.left()))
             continue
         if output.state is not CallState.UNFINISHED:
             return await _document(connection, output, asked, deadline)

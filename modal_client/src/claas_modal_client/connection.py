@@ -100,7 +100,7 @@ class ModalConnection:
         return self._client
 
     async def call(
-        self, asked: str, start: Callable[[], Awaitable[T]], deadline: Deadline, subject: Missing = Missing.APP
+        self, asked: str, start: Callable[[], Awaitable[T]], deadline: Deadline, missing: Missing = Missing.APP
     ) -> T:
         """The result of what `start` begins. `asked` ends `the Modal platform was asked ...`."""
         began = deadline.clock()
@@ -110,7 +110,7 @@ class ModalConnection:
             if isinstance(error, TimeoutError) and deadline.left() <= 0:
                 seconds = deadline.clock() - began
                 raise fault(ModalFault.UNREACHABLE, asked, f"had not done it after {seconds:.0f} s") from None
-            known = service_fault(error, asked, subject)
+            known = service_fault(error, asked, missing)
             if known is None or known is error:
                 raise
             raise known from None

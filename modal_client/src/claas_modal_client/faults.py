@@ -88,12 +88,15 @@ def token_fault(place: str, why: str) -> ModalServiceError:
     return ModalServiceError(kind, f"the Modal token in {place} {why}; {ADVICE[kind]}")
 
 
-def service_fault(error: BaseException, asked: str, subject: Missing) -> ModalServiceError | None:
+def service_fault(error: BaseException, asked: str, missing: Missing) -> ModalServiceError | None:
     """The failure that the SDK means by an exception; None if the exception is not the SDK's."""
     words = _words(error)
     match error:
         case ModalServiceError():
             return error
+        case modal.exception.NotFoundError():
+            # It quotes names, which may be any word.
+            return fault(missing.value, asked, f"did not find it{words}")
         case modal.exception.Error() if _BILLING.search(str(error)):
             return fault(ModalFault.BILLING_REQUIRED, asked, f"wants to be paid{words}")
         case modal.exception.AuthError():
@@ -102,8 +105,6 @@ def service_fault(error: BaseException, asked: str, subject: Missing) -> ModalSe
             return fault(ModalFault.CREDENTIALS_REFUSED, asked, f"does not let this token do that{words}")
         case modal.exception.ResourceExhaustedError():
             return fault(ModalFault.RATE_LIMITED, asked, f"had too many requests{words}")
-        case modal.exception.NotFoundError():
-            return fault(subject.value, asked, f"did not find it{words}")
         case FileNotFoundError():
             return fault(ModalFault.FILE_MISSING, asked, "did not find it")
         case FileExistsError():
@@ -112,6 +113,8 @@ def service_fault(error: BaseException, asked: str, subject: Missing) -> ModalSe
             return fault(ModalFault.CALL_LOST, asked, "keeps the result no longer")
         case asyncio.TimeoutError():
             return fault(ModalFault.UNREACHABLE, asked, "did not answer in time")
+        case modal.exception.ConflictError():
+            return fault(ModalFault.UNREACHABLE, asked, f"can't do it now{words}")
         case _ if isinstance(error, _REFUSED):
             return fault(ModalFault.REQUEST_REFUSED, asked, f"refused{words}")
         case modal.exception.ExecutionError():

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from enum import Enum, StrEnum
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from claas_bounded.waits import Deadline
-from claas_modal_client.addresses import AddressField
+from claas_modal_client.addresses import SEGMENT, AddressField
 from claas_modal_client.errors import ModalFault, ModalServiceError
 from claas_modal_client.volume import ModalVolume
 
@@ -24,6 +24,10 @@ _MOST_BYTES = 64 << 10
 _MOST_MESSAGE = 1000
 _SUFFIX = ".json"
 M = TypeVar("M", bound=BaseModel)
+
+
+PathSegment = Annotated[str, StringConstraints(pattern=f"^{SEGMENT}$")]
+"""An identifier that readers and writers make part of a path."""
 
 
 class _Nothing(Enum):
@@ -49,7 +53,7 @@ class Pointer(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     served_name: str = Field(min_length=1)
-    adapter_uid: str
+    adapter_uid: PathSegment
     version: int = Field(ge=0)
     weights: AddressField
     """The folder of the version's files."""
@@ -70,14 +74,14 @@ class Receipt(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     served_name: str
-    adapter_uid: str
+    adapter_uid: PathSegment
     version: int
     weights: AddressField
     """As the pointer said."""
     outcome: ReceiptOutcome
     message: str = Field(default="", max_length=_MOST_MESSAGE)
     """Why it was refused. Holds no user's text."""
-    container: str
+    container: PathSegment
     """The platform's id of the container (task)."""
     time: AwareDatetime
     max_containers: int = Field(ge=1)

@@ -46,7 +46,12 @@ e = modal.exception
         (StreamTerminatedError("cut"), Missing.FILE, ModalFault.UNREACHABLE),
         (aiohttp.ClientPayloadError("cut"), Missing.FILE, ModalFault.UNREACHABLE),
         (e.InvalidError("bad name"), Missing.APP, ModalFault.REQUEST_REFUSED),
-        (e.ConflictError("in use"), Missing.APP, ModalFault.REQUEST_REFUSED),
+        (e.ConflictError("in use"), Missing.APP, ModalFault.UNREACHABLE),
+        (
+            e.NotFoundError("Lookup failed for Cls 'Trainer' from the 'billing' app"),
+            Missing.APP,
+            ModalFault.NOT_DEPLOYED,
+        ),
         (e.AlreadyExistsError("there"), Missing.APP, ModalFault.REQUEST_REFUSED),
         (e.UnimplementedError("no"), Missing.APP, ModalFault.REQUEST_REFUSED),
         (e.VersionError("too old"), Missing.APP, ModalFault.REQUEST_REFUSED),

@@ -66,6 +66,14 @@ def test_a_pointer_out_of_the_volume_is_refused() -> None:
         Pointer.model_validate({**POINTER.model_dump(), "weights": f"modal://v/../x#{'0' * 64}"})
 
 
+@pytest.mark.parametrize("value", ["", "..", ".", "a/b", "../a", "a\n", ".hidden", "a b"])
+def test_identifiers_that_become_part_of_a_path_lead_nowhere_else(value: str) -> None:
+    with pytest.raises(ValidationError):
+        Pointer.model_validate({**POINTER.model_dump(), "adapter_uid": value})
+    with pytest.raises(ValidationError):
+        Receipt.model_validate({**RECEIPT.model_dump(), "container": value})
+
+
 def test_a_newer_release_may_say_more() -> None:
     assert Pointer.model_validate({**POINTER.model_dump(), "priority": 1}) == POINTER
 

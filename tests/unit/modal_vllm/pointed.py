@@ -18,7 +18,7 @@ def pointer(name: str, version: int) -> Pointer:
     digest = f"{version:064x}"
     return Pointer(
         served_name=name,
-        adapter_uid=f"uid-of-{name}",
+        adapter_uid=f"uid-of-{name.replace('/', '-')}",
         version=version,
         weights=VolumeAddress("claas-adapters", f"adapters/uid-of-{name}/{version}-aa", digest),
     )

@@ -20,6 +20,7 @@ from claas_modal_client.errors import ModalFault, ModalServiceError
 from claas_modal_client.sdk import modal
 from claas_modal_client.servers import server_url
 from claas_modal_client.volume import ModalVolume
+from tests.peers.modal.failures import OUT_OF_ORDER
 from tests.peers.modal.server import TOKEN_ID, TOKEN_SECRET, ModalPeer
 
 pytestmark = [pytest.mark.contract, pytest.mark.usefixtures("echo_app")]
@@ -148,6 +149,21 @@ async def test_an_outage_is_outlasted_while_the_call_goes_on(connection: ModalCo
     peer.cut(3.0)
     assert await waiting == {"slept": 2.0}
     assert len([each for each in peer.calls if each.id == call]) == 1
+
+
+async def test_an_outage_without_end_is_told_before_the_deadline(
+    connection: ModalConnection, peer: ModalPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calls, "_OUTAGE_SECONDS", 1.0)
+    call = await spawn(connection, ECHO, "slow", {"seconds": 0.1}, Deadline.after(20))
+    rule = peer.fail("FunctionGetOutputs", OUT_OF_ORDER)
+    with pytest.raises(ModalServiceError) as caught:
+        await take(connection, call, Deadline.after(60))
+    assert caught.value.kind is ModalFault.UNREACHABLE
+    # The SDK tries four times for each of our tries.
+    assert rule.hits > 4
+    peer.clear_failures()
+    assert await take(connection, call, Deadline.after(20)) == {"slept": 0.1}
 
 
 async def test_a_look_at_the_class_and_the_server_starts_no_container(

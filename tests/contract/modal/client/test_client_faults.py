@@ -78,7 +78,7 @@ CASES = [
     Case("VolumeGetFile2", Refuse(Status.NOT_FOUND, "no file"), read, ModalFault.FILE_MISSING),
     Case("VolumeListFiles2", Refuse(Status.NOT_FOUND, "no folder"), look_into, ModalFault.FILE_MISSING),
     Case("FunctionMap", Refuse(Status.INVALID_ARGUMENT, "too many"), call, ModalFault.REQUEST_REFUSED, "too many"),
-    Case("VolumePutFiles2", Refuse(Status.FAILED_PRECONDITION, "busy"), write, ModalFault.REQUEST_REFUSED),
+    Case("VolumePutFiles2", Refuse(Status.FAILED_PRECONDITION, "busy"), write, ModalFault.UNREACHABLE),
     Case("VolumePutFiles2", Refuse(Status.ALREADY_EXISTS, "there"), write, ModalFault.REQUEST_REFUSED),
     Case("ClassGet", OUT_OF_ORDER, look_up, ModalFault.UNREACHABLE, "temporarily unavailable"),
     Case("ClassGet", Refuse(Status.INTERNAL, "oops"), look_up, ModalFault.UNREACHABLE),
