@@ -28,7 +28,8 @@ from tests.stack.serving import Serving
 
 PEER = "modal"
 """The Deployment and the Service of the peer."""
-API_PORT, FILES_PORT, SERVER_PORT = 8000, 8001, 8002
+API_PORT, FILES_PORT, SERVER_PORT = 9000, 9001, 9002
+"""Of the peer. vLLM has 8000 in its container, which is in the same pod."""
 MODEL = "claas/tiny"
 """The base model's name on the platform, and its folder on the model volume."""
 TOKEN_SECRET_NAME, PROXY_SECRET_NAME = "claas-modal", "claas-modal-proxy"

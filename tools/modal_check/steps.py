@@ -91,9 +91,10 @@ class Steps:
         return answer.taken
 
     def _request(self, parent: FolderRef, length: int) -> StepRequest:
-        prompt, response = tuple(range(100, 100 + length)), tuple(range(200, 216))
+        # Ids that every model has.
+        prompt, response = tuple(range(20, 20 + length)), tuple(range(60, 76))
         sample = TokenisedSample(
-            student_prompt_ids=prompt, teacher_prompt_ids=(*prompt, *range(300, 308)), response_ids=response
+            student_prompt_ids=prompt, teacher_prompt_ids=(*prompt, *range(40, 48)), response_ids=response
         )
         return StepRequest(
             adapter_uid=self.uid,

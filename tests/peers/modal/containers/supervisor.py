@@ -48,6 +48,8 @@ def link(binds: list[list[str]]) -> None:
     """Where nothing can be mounted: a symbolic link at each Volume's place."""
     for source, place, _ in binds:
         here = Path(place)
+        if here.is_symlink() and not os.access(here.parent, os.W_OK):
+            here = here.readlink()  # the image has it lead to a folder where we may write
         here.parent.mkdir(parents=True, exist_ok=True)
         if here.is_symlink() or not here.exists():
             here.unlink(missing_ok=True)
