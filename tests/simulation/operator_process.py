@@ -14,7 +14,16 @@ from tests.cluster.services.control_plane import free_ports
 from tests.simulation.program import Program
 
 OPERATOR_NAMESPACE = "claas-system"
-SOURCES = ("crds/src", "contract/src", "kube/src", "vllm_client/src", "operator/src", "vllm_companion/src")
+SOURCES = (
+    "crds/src",
+    "contract/src",
+    "kube/src",
+    "vllm_client/src",
+    "bounded/src",
+    "modal_client/src",
+    "operator/src",
+    "vllm_companion/src",
+)
 TRAINER_IMAGE = "registry.invalid/claas-trainer:test"
 START_SECONDS = 60.0
 

@@ -93,6 +93,9 @@ class Trainer:
     async def run(self) -> End:
         """Follow the script to the end."""
         folder = self.document.storage_path
+        if (modal := self.document.engine.modal) is not None:
+            on_volume = f"modal://{modal.volume}/adapters/{self.document.adapter.uid}/{{number}}-a#{'0' * 64}"
+            self.volume.elsewhere[self.namespace, folder] = on_volume
         job = next(iter(self.document.jobs), None)
         if job is None:
             return _succeeded(self.volume.initial(self.namespace, folder))

@@ -18,6 +18,8 @@ class Volume:
     def __init__(self) -> None:
         self._versions: dict[tuple[str, str], list[PublishedVersion]] = {}
         self._feedback_ids: dict[tuple[str, str, int], tuple[str, ...]] = {}
+        self.elsewhere: dict[tuple[str, str], str] = {}
+        """Of folders whose versions lie in an engine's service too: their address there, with `{number}`."""
 
     def versions(self, namespace: str, folder: str) -> list[PublishedVersion]:
         """The versions of an adapter, oldest first."""
@@ -70,6 +72,7 @@ class Volume:
     def _add(self, namespace: str, folder: str, job: JobIdentity | None, parent: int | None) -> PublishedVersion:
         newest = self._newest(namespace, folder)
         number = newest.number + 1 if newest else 0
+        elsewhere = self.elsewhere.get((namespace, folder))
         version = PublishedVersion(
             number=number,
             path=f"{folder}/versions/{number}",
@@ -78,6 +81,7 @@ class Volume:
             parent=parent,
             jobs=[JobReference(name=job.name, uid=job.uid)] if job else [],
             metrics={"loss": 0.5, "grad_norm": 1.25} if job else {},
+            weights=elsewhere.format(number=number) if elsewhere is not None else None,
         )
         self.versions(namespace, folder).append(version)
         return version

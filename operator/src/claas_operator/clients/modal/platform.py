@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from claas_bounded.waits import Deadline
@@ -73,29 +74,40 @@ class ModalPlatform:
     ) -> ConfirmResult:
         """See whether the version of a pointer answers."""
 
-        async def prepared() -> tuple[str, Receipt | None]:
+        async def prepared() -> tuple[str, bool]:
             deadline = Deadline.after(CALL_SECONDS)
             connection = await self._connection(namespace, server.place)
             pointers = _pointers(connection, server.place)
             if url is not None:
-                return url, await _receipt(pointers, pointer, deadline)
+                return url, _said(await pointers.receipts(pointer.served_name, deadline), pointer).refused
             # The last try went wrong: perhaps the server is elsewhere now, or somebody has changed the pointer.
             found = _from_file(await pointers.read(pointer.served_name, deadline))
             if found != pointer:
                 raise PointerMovedError(found)
-            address = await server_url(connection, server.place.app, server.server, deadline)
-            return address, await _receipt(pointers, pointer, deadline)
+            # A container that starts now may take what an earlier one refused.
+            return await server_url(connection, server.place.app, server.server, deadline), False
 
-        address, receipt = await _told(prepared)
-        if receipt is not None and receipt.outcome is ReceiptOutcome.REFUSED:
-            raise RefusedVersionError(f"a container of the app {server.place.app} refuses it: {receipt.message}")
-        await ask_version(address, pointer, *await self._proxy_token(namespace, server))
-        if receipt is None:
-            receipt = await _told(lambda: self._receipt(namespace, server.place, pointer))
-        if receipt is None or receipt.outcome is not ReceiptOutcome.SERVED:
-            # The header tells the version's number only; an earlier adapter of the name may have had that too.
-            raise ModalError(ModalTrouble.NOT_YET, "no container has said that it has loaded the version's files")
-        return ConfirmResult(address, receipt.max_containers)
+        async def receipts() -> tuple[Receipt, ...]:
+            pointers = _pointers(await self._connection(namespace, server.place), server.place)
+            return await pointers.receipts(pointer.served_name, Deadline.after(CALL_SECONDS))
+
+        address, refused = await _told(prepared)
+        setback: ModalError | None = None
+        if not refused:
+            try:
+                await ask_version(address, pointer, *await self._proxy_token(namespace, server))
+            except ModalError as error:
+                if error.trouble is not ModalTrouble.NOT_YET:
+                    raise
+                setback = error
+        said = _said(await _told(receipts), pointer)
+        if setback is None and said.served:
+            return ConfirmResult(address, said.containers)
+        if said.refused:
+            raise RefusedVersionError(f"a container of the app {server.place.app} refuses it: {said.message}")
+        # The header tells a version's number only; an earlier adapter of the name may have had the same.
+        lacking = "no container has said that it has loaded the version's files"
+        raise setback or ModalError(ModalTrouble.NOT_YET, lacking)
 
     async def remove(self, namespace: str, place: ModalPlace, served_name: str, adapter_uid: str) -> None:
         """Remove a pointer, unless it is another adapter's or gone."""
@@ -120,10 +132,6 @@ class ModalPlatform:
         self._connections.clear()
         for connection in opened:
             await connection.close()
-
-    async def _receipt(self, namespace: str, place: ModalPlace, pointer: ServedPointer) -> Receipt | None:
-        pointers = _pointers(await self._connection(namespace, place), place)
-        return await _receipt(pointers, pointer, Deadline.after(CALL_SECONDS))
 
     async def _connection(self, namespace: str, place: ModalPlace) -> ModalConnection:
         """The connection for the token that is in the Secret now; the last one where the Secret is gone."""
@@ -171,10 +179,24 @@ def _pointers(connection: ModalConnection, place: ModalPlace) -> Pointers:
     return Pointers(ModalVolume(connection, place.volume), place.app)
 
 
-async def _receipt(pointers: Pointers, pointer: ServedPointer, deadline: Deadline) -> Receipt | None:
-    """The latest receipt for the version."""
-    found = await pointers.receipts(pointer.served_name, deadline)
-    return next((each for each in found if str(each.weights) == pointer.weights), None)
+@dataclass(frozen=True)
+class _Said:
+    """What the containers say of a version."""
+
+    served: bool = False
+    refused: bool = False
+    """By the last one that said something, and none has served it."""
+    message: str = ""
+    containers: int = 1
+
+
+def _said(receipts: Sequence[Receipt], pointer: ServedPointer) -> _Said:
+    found = [each for each in receipts if str(each.weights) == pointer.weights]
+    if not found:
+        return _Said()
+    served = any(each.outcome is ReceiptOutcome.SERVED for each in found)
+    latest = found[0]
+    return _Said(served, not served, latest.message, latest.max_containers)
 
 
 def _to_file(pointer: ServedPointer) -> PointerFile:
