@@ -3,8 +3,12 @@
 Importing this package sets how the SDK behaves in this process, before the SDK is imported.
 """
 
+import logging as _logging
 import os as _os
 import sys as _sys
+
+# It logs every header of a request, the token among them, in a program that logs at its finest.
+_logging.getLogger("hpack").setLevel(_logging.INFO)
 
 # Read by the SDK when needed: without a limit it waits as long as it is throttled, and it would pickle.
 _os.environ["MODAL_MAX_THROTTLE_WAIT"] = _os.environ.get("MODAL_MAX_THROTTLE_WAIT") or "60"

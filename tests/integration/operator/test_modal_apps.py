@@ -17,7 +17,7 @@ from claas_kube.resources import ADAPTERS, BATCH_JOBS, CONFIG_MAPS, DISTILL_JOBS
 from tests.cluster.services.control_plane import free_ports
 from tests.peers.modal.failures import SPENT
 from tests.simulation.cluster_api import text
-from tests.simulation.modal_platform import PROXY_TOKEN, TOKEN, PlayedModal, played_modal
+from tests.simulation.modal.platform import PROXY_TOKEN, TOKEN, PlayedModal, played_modal
 from tests.simulation.operator_process import OperatorProcess
 from tests.simulation.scene import Scene, Simulation, holds, reason_of
 
@@ -223,6 +223,9 @@ def test_an_app_that_is_not_deployed_and_a_token_that_is_refused_are_told_and_me
     team.merge(SECRETS, "claas-modal", {"stringData": dict(TOKEN)})
     assert "deploy the app" in waits_for("AppNotDeployed")
     modal.deploy("claas-later", containers=2)
+    # It is looked for again by itself, and at once when the spec changes.
+    changes: Manifest = {"spec": {"serving": {"probe": {"maxTokens": 4}}}}
+    team.merge(ADAPTERS, "mended", changes)
     serving(team, "mended", 0)
     ready = next(each for each in team.adapter("mended").status.conditions if each.type == "Ready")
     assert "up to 2 containers" in ready.message

@@ -106,7 +106,8 @@ VERSION_LOADS = Metric(
     "claas_version_loads_total",
     MetricType.COUNTER,
     ("result",),
-    "Tries of the operator to put a version into service in one vLLM pod, by result (loaded, refused, not_applied).",
+    "Tries of the operator to put a version into service in one vLLM pod, by result (loaded, refused, not_applied),"
+    " and versions that have answered, or are refused, on Modal.",
 )
 VLLM_WAKES = Metric(
     "claas_vllm_wakes_total",
@@ -155,7 +156,7 @@ ADAPTER_FAILING_LOADS = Metric(
     "claas_adapter_failing_loads",
     MetricType.GAUGE,
     ("namespace", "adapter"),
-    "vLLM pods in which the last try to load the LoraAdapter's version failed.",
+    "vLLM pods in which the last try to load the LoraAdapter's version failed; on Modal 1 while it is refused.",
 )
 ASLEEP_WITHOUT_STEP = Metric(
     "claas_vllm_asleep_without_step_seconds",

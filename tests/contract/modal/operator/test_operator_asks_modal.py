@@ -22,7 +22,7 @@ from tests.builders.api_server import SmallApi, serving_api
 from tests.builders.modal.world import modal_adapter, modal_server, on_volume, pointer
 from tests.builders.world import NAMESPACE
 from tests.peers.modal.failures import SPENT, UNPAID, Refuse
-from tests.simulation.modal_platform import PROXY_TOKEN, TOKEN, PlayedModal, played_modal
+from tests.simulation.modal.platform import PROXY_TOKEN, TOKEN, PlayedModal, played_modal
 
 pytestmark = pytest.mark.contract
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.peers.modal.server import PROXY_KEY, PROXY_SECRET, TOKEN_ID, TOKEN_SECRET, ModalPeer
 
-APPS = Path(__file__).with_name("modal_apps")
+APPS = Path(__file__).with_name("apps")
 APP = "claas-vllm"
 VOLUME = "claas-adapters"
 TOKEN = {"token-id": TOKEN_ID, "token-secret": TOKEN_SECRET}
