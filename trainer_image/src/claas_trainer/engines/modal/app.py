@@ -15,6 +15,8 @@ from claas_trainer.engines.modal.deployment import TrainerDeployment
 
 VERSIONS_MOUNT = "/claas/adapters"
 WEIGHTS_MOUNT = "/claas/weights"
+SOURCES = ("claas_contract", "claas_crds", "claas_modal_client", "claas_trainer", "claas_vllm_client")
+"""The packages of this project that the image has."""
 _PYTHON = "3.11"
 _UV = "0.13.9"
 _ENVIRONMENT = {
@@ -37,7 +39,7 @@ image = (
     modal.Image.debian_slim(python_version=_PYTHON)
     .uv_pip_install(requirements=[_requirements()], extra_options="--no-deps --require-hashes", uv_version=_UV)
     .env({**_ENVIRONMENT, **deployment.environment()})
-    .add_local_python_source("claas_contract", "claas_crds", "claas_modal_client", "claas_trainer")
+    .add_local_python_source(*SOURCES)
 )
 
 
