@@ -10,7 +10,7 @@ from typing import Any
 import modal
 import pytest
 
-from tests.contract.peers.modal_site import CALL_S, connect, deploy_sample, until
+from tests.contract.peers.modal_site import APPS, CALL_S, connect, deploy_sample, until
 from tests.peers.modal.server import ModalPeer
 
 pytestmark = pytest.mark.contract
@@ -156,3 +156,28 @@ def test_idle_containers_end_and_commit_what_they_wrote(small: ModalPeer, monkey
     calls = [worker.sleep.spawn(0.2), modal.Function.from_name("sample", "fill", client=client).spawn("a", "b")]
     assert [call.get(timeout=CALL_S) for call in calls] == ["slept", "main"]
     assert worker.write_to_library.remote() in ("OSError", "PermissionError", "")
+
+
+def test_the_clis_commands_work(peer: ModalPeer, tmp_path: Path) -> None:
+    def cli(*arguments: str) -> str:
+        environment = {**os.environ, **peer.environment(), "PYTHONPATH": str(APPS)}
+        command = [sys.executable, "-m", "modal", *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/file").write_text("text")
+    cli("secret", "create", "other-secret", "WORD=hush")
+    cli("volume", "create", "other-volume", "--version", "2")
+    cli("volume", "put", "--force", "other-volume", str(tmp_path / "folder"), "/a/b")
+    assert (peer.volume("other-volume") / "a/b/file").read_text() == "text"
+    assert cli("volume", "ls", "other-volume", "a/b").strip() == "a/b/file"
+    assert cli("volume", "get", "other-volume", "a/b/file", "-").startswith("text")
+    cli("volume", "rm", "-r", "other-volume", "a")
+    assert not list(peer.volume("other-volume").iterdir())
+    cli("run", "-m", "sample_app.app::fill", "--name", "run", "--text", "by run")
+    assert (peer.volume("sample-library") / "run").read_text() == "by run"
+    cli("app", "stop", "--yes", "sample")
+    with pytest.raises(LookupError):
+        peer.app("sample")

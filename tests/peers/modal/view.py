@@ -49,6 +49,9 @@ class DeployedFunction:
     volumes: dict[str, MountedVolume]
     """By the path that they are mounted at."""
     secrets: tuple[str, ...]
+    """The names of those that have one."""
+    environment: dict[str, str]
+    """What the function's `env` sets; secrets without a name are the same to Modal."""
     min_containers: int
     max_containers: int
     """0 for no limit."""
@@ -105,6 +108,7 @@ def _view(function: Function, apps: Apps, volumes: Volumes) -> DeployedFunction:
     for mount in definition.volume_mounts:
         volume = volumes.by_id(mount.volume_id)
         mounted[mount.mount_path] = MountedVolume(volume.name, volume.version, mount.read_only, mount.sub_path)
+    secrets = [apps.secrets[id] for id in definition.secret_ids]
     chain = apps.image_chain(definition.image_id)
     return DeployedFunction(
         name=function.tag,
@@ -119,7 +123,8 @@ def _view(function: Function, apps: Apps, volumes: Volumes) -> DeployedFunction:
         cpu=definition.resources.milli_cpu / 1000 or None,
         memory_mib=definition.resources.memory_mb or None,
         volumes=mounted,
-        secrets=tuple(apps.secrets[id].name for id in definition.secret_ids),
+        secrets=tuple(secret.name for secret in secrets if secret.name),
+        environment={name: value for each in secrets if not each.name for name, value in each.values.items()},
         min_containers=function.min_containers,
         max_containers=function.max_containers,
         idle_s=int(function.idle_s),

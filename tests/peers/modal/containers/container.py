@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,7 +116,7 @@ class Container:
         self.socket.unlink(missing_ok=True)
         (self.folder / "spec.json").unlink(missing_ok=True)
         for view in self.views.values():
-            await asyncio.to_thread(shutil.rmtree, view.folder, ignore_errors=True)
+            await asyncio.to_thread(view.close)
         self.exit_code = code
         self.ended.set()
         return code
@@ -161,7 +160,10 @@ def prepare(
     folder.mkdir(parents=True)
     views = {}
     for mount in function.definition.volume_mounts:
-        view = View(volumes.by_id(mount.volume_id), folder / "volumes" / mount.volume_id, mount.read_only)
+        volume = volumes.by_id(mount.volume_id)
+        shared = mount.read_only and not place.mounts
+        own = folder / "volumes" / mount.volume_id
+        view = View(volume, volume.folder if shared else own, mount.read_only)
         view.open()
         views[mount.volume_id] = view
     return Container(

@@ -220,12 +220,17 @@ class Pool:
                 self._start(function)
 
     def _may_mount(self, function: Function) -> bool:
-        """Without mounts a Volume's place is one link on this machine: one container at a time may have it."""
+        """Without mounts a Volume's place is one link on this machine: one container at a time may write there."""
         if self.place.mounts:
             return True
-        places = {mount.mount_path for mount in function.definition.volume_mounts}
         others = [c.function.definition for c in self.containers.values() if c.alive]
-        return not any(mount.mount_path in places for other in others for mount in other.volume_mounts)
+        taken = {mount.mount_path: mount for other in others for mount in other.volume_mounts}
+        for mount in function.definition.volume_mounts:
+            other = taken.get(mount.mount_path)
+            shared = other is not None and other.read_only and other == mount
+            if other is not None and not shared:
+                return False
+        return True
 
     def _end_idle(self, function: Function) -> None:
         usable = self.usable(function)
@@ -269,7 +274,7 @@ class Pool:
         while self.background_commit_s is not None:
             await asyncio.sleep(self.background_commit_s)
             for view in container.views.values():
-                view.commit()
+                await asyncio.to_thread(view.commit)
 
     async def _ended(self, container: Container) -> None:
         """Run again what the container had under way; back off when it could not start, or crashed."""

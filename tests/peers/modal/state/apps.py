@@ -1,5 +1,6 @@
 """Environments, and in each the deployed apps with their functions, classes, images, sources and Secrets."""
 
+import asyncio
 import hashlib
 import itertools
 import re
@@ -115,10 +116,15 @@ class App:
     environment: str
     name: str
     deployed: bool = False
-    stopped: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """It was stopped."""
     deployments: int = 0
     function_ids: dict[str, str] = field(default_factory=dict)
     class_ids: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def stopped(self) -> bool:
+        return self.ended.is_set()
 
 
 @dataclass(frozen=True)
@@ -255,7 +261,7 @@ class Apps:
 
     def publish(self, app: App, name: str, functions: dict[str, str], classes: dict[str, str]) -> float:
         """Make the app's functions those that are found by name; gives the time."""
-        app.name, app.deployed, app.stopped = name or app.name, True, False
+        app.name, app.deployed = name or app.name, True
         app.deployments += 1
         app.function_ids, app.class_ids = functions, classes
         return time.time()

@@ -5,7 +5,9 @@ latter visible to all others, `reload` fetches what others committed, as Modal's
 """
 
 import itertools
+import os
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -84,19 +86,30 @@ class View:
 
     volume: Volume
     folder: Path
+    """The Volume's own folder for a view that is never reloaded, as where nothing can be mounted."""
     read_only: bool
     _seen: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Size and time of each file, when view and Volume were last the same."""
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def open(self) -> None:
         """Show what is committed."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._mirror()
 
+    def close(self) -> None:
+        """Leave nothing of it."""
+        if self.folder != self.volume.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
     def commit(self) -> None:
         """Publish what was written and removed since the last commit or reload; the last writer of a file wins."""
         if self.read_only:
             return
+        with self._lock:
+            self._publish()
+
+    def _publish(self) -> None:
         mine = _files(self.folder)
         for name, stamp in mine.items():
             if self._seen.get(name) != stamp:
@@ -110,8 +123,9 @@ class View:
 
     def reload(self) -> None:
         """Fetch what others committed; commits what the container wrote first, as Modal may."""
-        self.commit()
-        self._mirror()
+        with self._lock:
+            self.commit()
+            self._mirror()
 
     def inodes(self) -> set[tuple[int, int]]:
         """Device and inode of each file and folder of the view."""
@@ -136,7 +150,8 @@ class View:
         goal.parent.mkdir(parents=True, exist_ok=True)
         part = new_part(self.volume.parts)
         try:
-            shutil.copy2(source, part)
+            # Committed files are replaced and never changed, so that a view which can't change them needs no copy.
+            (os.link if self.read_only else shutil.copy2)(source, part)
         except FileNotFoundError:
             return
         part.replace(goal)

@@ -20,8 +20,6 @@ HOPS = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgra
 class Settings:
     tokens: Mapping[str, str]
     """Proxy tokens: each key with its secret."""
-    down: bool = False
-    """Answer every request with 502, as while the service is out of order."""
 
 
 class Front:
@@ -44,8 +42,6 @@ class Front:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         function = self._function()
-        if self._settings.down:
-            return web.Response(status=502, text="modal-http: bad gateway")
         if function is None:
             return web.Response(status=404, text="modal-http: invalid function call")
         if not function.definition.http_config.unauthenticated:

@@ -1,5 +1,6 @@
 """What `modal deploy` asks for: environments, apps, images, sources, Secrets, functions and classes."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 
 from google.protobuf.empty_pb2 import Empty
@@ -11,6 +12,7 @@ from tests.peers.modal.state.apps import App, Apps, Function, Image
 from tests.peers.modal.state.blobs import Blobs
 from tests.peers.modal.wire.dispatch import Asker, Table
 
+LONGEST_POLL_S = 55.0
 BUILT = api_pb2.GenericResult(status=api_pb2.GenericResult.GENERIC_STATUS_SUCCESS)
 OVERWRITE = api_pb2.OBJECT_CREATION_TYPE_CREATE_OVERWRITE_IF_EXISTS
 UNSPECIFIED = api_pb2.OBJECT_CREATION_TYPE_UNSPECIFIED
@@ -109,12 +111,16 @@ class Deploying:
     async def app_logs(
         self, request: api_pb2.AppGetLogsRequest, asker: Asker
     ) -> AsyncIterator[api_pb2.TaskLogsBatch]:
-        """No logs: only that the app has ended."""
-        if self._apps.app(request.app_id).stopped:
-            yield api_pb2.TaskLogsBatch(app_done=True)
+        """No logs: only that the app has ended, once it has."""
+        try:
+            async with asyncio.timeout(min(request.timeout, LONGEST_POLL_S)):
+                await self._apps.app(request.app_id).ended.wait()
+        except TimeoutError:
+            return
+        yield api_pb2.TaskLogsBatch(app_done=True)
 
     def _stop(self, app: App) -> None:
-        app.stopped = True
+        app.ended.set()
         self._changed(app)
 
     async def secret(
