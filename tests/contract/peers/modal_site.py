@@ -13,7 +13,7 @@ import pytest
 from tests.peers.modal.server import ModalPeer
 
 APPS = Path(__file__).with_name("modal_apps")
-CALL_S = 30.0
+CALL_S = 60.0
 
 
 def deploy(peer: ModalPeer, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
