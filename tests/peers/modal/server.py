@@ -151,6 +151,10 @@ class ModalPeer:
         self.service.gate.tokens.clear()
         self.service.gate.tokens[token_id] = token_secret
 
+    def accept_proxy(self, key: str, secret: str) -> None:
+        """Take this proxy token alone from now on."""
+        self.service.proxy.tokens = {key: secret}
+
     def cut(self, seconds: float | None = None) -> None:
         """Be gone for clients, for so long or until `come_back`; containers go on."""
         self._loop.call_soon_threadsafe(self.service.cut, seconds)

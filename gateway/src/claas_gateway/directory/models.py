@@ -73,7 +73,7 @@ class Adapter:
         """Where its steps are computed; None: as the operator's execution mode says."""
         if self.samples_from_service:
             return EngineName.TINKER
-        if self.servers.outside:
+        if self.found.outside_cluster:
             return EngineName.MODAL
         return self.found.spec.engine.name if self.found.spec.engine is not None else None
 
@@ -100,7 +100,7 @@ class Adapter:
         """The servers that serve it."""
         token = self.found.control_token
         serving = self.found.spec.serving.model_copy(update={"control_token_secret_ref": token})
-        told_by = self.name if serving.modal_app is not None else None
+        told_by = self.name if self.found.outside_cluster else None
         return ServerGroup(self.namespace, self.found.deployment_name, serving, told_by)
 
 
