@@ -6,6 +6,7 @@ digest of the served name, which may hold any character.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass
 from enum import Enum, StrEnum
@@ -23,6 +24,7 @@ SERVING_FOLDER = "serving"
 _MOST_BYTES = 64 << 10
 _MOST_MESSAGE = 1000
 _SUFFIX = ".json"
+_RECEIPT_SECONDS = 86400.0
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -158,9 +160,16 @@ class Pointers:
         return removed
 
     async def write_receipt(self, receipt: Receipt, deadline: Deadline) -> None:
-        """Say what a container has done."""
+        """Say what a container has done. Receipts that are a day older are removed: their containers are gone, or
+        have nothing new to say."""
         path = receipt_path(self._app, receipt.served_name, receipt.container)
         await self._volume.upload({path: receipt.model_dump_json(indent=1).encode()}, deadline, overwrite=True)
+        with contextlib.suppress(ModalServiceError):
+            entries = await self._volume.list(receipt_folder(self._app, receipt.served_name), deadline)
+            newest = max((each.modified for each in entries), default=0.0)
+            for each in entries:
+                if each.path != path and each.modified < newest - _RECEIPT_SECONDS:
+                    await self._volume.remove(each.path, deadline)
 
     async def receipts(self, served_name: str, deadline: Deadline) -> tuple[Receipt, ...]:
         """What containers have said about a name, the latest first; some of these may be gone."""

@@ -7,16 +7,17 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import modal
 
-from claas_modal_client.connection import ModalConnection
 from claas_modal_client.deployment import WEIGHTS_MOUNT
 from claas_modal_vllm.command import sleeps
-from claas_modal_vllm.container import VllmContainer
 from claas_modal_vllm.deployment import CONTROL_TOKEN, PORT, ServerDeployment
 from claas_modal_vllm.image import server_image
+
+if TYPE_CHECKING:
+    from claas_modal_vllm.container import VllmContainer
 
 DEPLOYMENT = ServerDeployment.of(os.environ)
 _COMMON = DEPLOYMENT.common
@@ -79,6 +80,10 @@ class Vllm:
 
 
 def _container() -> VllmContainer:
+    # Here, so that `modal deploy` needs nothing but Modal's client.
+    from claas_modal_client.connection import ModalConnection
+    from claas_modal_vllm.container import VllmContainer
+
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("claas_modal_vllm").setLevel(logging.INFO)
     return VllmContainer(DEPLOYMENT, Path(tempfile.gettempdir()) / "claas", ModalConnection.container())

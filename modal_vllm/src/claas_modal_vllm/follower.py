@@ -80,7 +80,8 @@ class AdapterServer(Protocol):
 
 
 class Follower:
-    """Follows the pointers of one server. `container` and `max_containers` go into receipts."""
+    """Follows the pointers of one server. `container` and `max_containers` go into receipts; a look waits no longer
+    than `patience_seconds` for files."""
 
     def __init__(
         self,
@@ -91,6 +92,7 @@ class Follower:
         container: str,
         max_containers: int,
         clock: Callable[[], float] = time.monotonic,
+        patience_seconds: float = 10.0,
     ) -> None:
         self._pointers = pointers
         self._files = files
@@ -98,6 +100,9 @@ class Follower:
         self._container = container
         self._max_containers = max_containers
         self._clock = clock
+        self._patience_seconds = patience_seconds
+        self._slots = asyncio.Semaphore(_FETCHES_AT_ONCE)
+        self._fetching: dict[Pointer, asyncio.Task[str | None]] = {}
         self._failures: dict[Pointer, PointerFailure] = {}
         self._said: dict[str, ReceiptContent] = {}
         self._why = ""
@@ -112,24 +117,25 @@ class Follower:
 
     async def look(self) -> bool:
         """Look once and do what is missing. Whether all that the pointers name is served or refused; False also where
-        the pointers can't be read or vLLM does not answer, and then nothing is changed."""
+        the pointers can't be read or vLLM does not answer, and then nothing is changed. Raises nothing."""
         try:
-            pointers = await self._pointers.list(self._within(_READ_SECONDS))
-            view = self._view(pointers, await self._server.served())
+            return await self._look()
         except (ModalServiceError, VllmFaultError) as error:
             self._tell(str(error))
-            return False
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next look may go well
+            self._tell(f"an unexpected {type(error).__name__}")
+        return False
+
+    async def _look(self) -> bool:
+        pointers = await self._pointers.list(Deadline.after(_READ_SECONDS))
+        view = self._view(pointers, await self._server.served())
         self._tell("")
         self.has_looked = True
         self._prune(pointers)
         await self._load(to_load(view, self._clock()))
         for name in to_remove(view):
             await self._remove(name)
-        try:
-            view = self._view(pointers, await self._server.served())
-        except VllmFaultError as error:
-            self._tell(str(error))
-            return False
+        view = self._view(pointers, await self._server.served())
         for said in to_say(view, self._said):
             await self._say(said)
         await self._tidy(view)
@@ -149,21 +155,28 @@ class Follower:
     def _prune(self, pointers: PointerList) -> None:
         """Forget what was learnt of pointers that have changed."""
         self._failures = {each: failure for each, failure in self._failures.items() if each in pointers.pointers}
+        for pointer in [each for each in self._fetching if each not in pointers.pointers]:
+            self._fetching.pop(pointer).cancel()
         keys = {name_key(pointer.served_name) for pointer in pointers.pointers} | pointers.unreadable
         self._said = {name: said for name, said in self._said.items() if name_key(name) in keys}
 
     async def _load(self, pointers: Sequence[Pointer]) -> None:
-        """Fetch versions, some at once, and put them into service one by one."""
-        slots = asyncio.Semaphore(_FETCHES_AT_ONCE)
-        paths = await asyncio.gather(*(self._fetch(pointer, slots) for pointer in pointers))
-        for pointer, path in zip(pointers, paths, strict=True):
+        """Fetch versions, some at once, and put those that are here into service one by one. One that takes long is
+        left for a later look."""
+        for pointer in pointers:
+            if pointer not in self._fetching:
+                self._fetching[pointer] = asyncio.create_task(self._fetch(pointer))
+        if self._fetching:
+            await asyncio.wait(self._fetching.values(), timeout=self._patience_seconds)
+        for pointer in [each for each, task in self._fetching.items() if task.done()]:
+            path = self._fetching.pop(pointer).result()
             if path is not None:
                 await self._serve(pointer, path)
 
-    async def _fetch(self, pointer: Pointer, slots: asyncio.Semaphore) -> str | None:
+    async def _fetch(self, pointer: Pointer) -> str | None:
         try:
-            async with slots:
-                return await self._files.fetch(pointer, self._within(_FETCH_SECONDS))
+            async with self._slots:
+                return await self._files.fetch(pointer, Deadline.after(_FETCH_SECONDS))
         except ModalServiceError as error:
             before = self._failures.get(pointer)
             tries = 1 if before is None else before.tries + 1
@@ -171,6 +184,8 @@ class Follower:
             self._failed(pointer, LoadFault.REFUSED if gone else LoadFault.PASSING, str(error))
         except OSError as error:
             self._failed(pointer, LoadFault.PASSING, str(error))
+        except Exception as error:  # noqa: BLE001 - one version must not keep the others from being followed
+            self._failed(pointer, LoadFault.PASSING, f"an unexpected {type(error).__name__}")
         return None
 
     async def _serve(self, pointer: Pointer, path: str) -> None:
@@ -180,6 +195,8 @@ class Follower:
             self._failed(pointer, LoadFault.REFUSED, str(error))
         except VllmFaultError as error:
             self._failed(pointer, LoadFault.PASSING, str(error))
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(pointer, LoadFault.PASSING, f"an unexpected {type(error).__name__}")
         else:
             self._failures.pop(pointer, None)
             logger.info("version %d of %s is served", pointer.version, pointer.served_name)
@@ -212,7 +229,7 @@ class Follower:
             max_containers=self._max_containers,
         )
         try:
-            await self._pointers.write_receipt(receipt, self._within(_READ_SECONDS))
+            await self._pointers.write_receipt(receipt, Deadline.after(_READ_SECONDS))
         except ModalServiceError as error:
             logger.warning("the receipt for %s is written later: %s", pointer.served_name, error)
         else:
@@ -228,9 +245,6 @@ class Follower:
                     await self._files.forget(path)
         except (OSError, VllmFaultError) as error:
             logger.warning("old versions stay on the disk: %s", error)
-
-    def _within(self, seconds: float) -> Deadline:
-        return Deadline.after(seconds)
 
     def _tell(self, why: str) -> None:
         if why and why != self._why:

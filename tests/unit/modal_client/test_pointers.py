@@ -97,6 +97,38 @@ class PointerFiles:
         return found
 
 
+@dataclass
+class ReceiptFiles:
+    """A Volume with receipts, by the time that they were written at."""
+
+    written: dict[str, float]
+    now: float
+
+    async def upload(self, files: dict[str, bytes], deadline: Deadline, *, overwrite: bool) -> None:
+        self.written |= dict.fromkeys(files, self.now)
+
+    async def list(self, folder: str, deadline: Deadline) -> tuple[VolumeEntry, ...]:
+        return tuple(
+            VolumeEntry(path, is_folder=False, size=1, modified=at)
+            for path, at in self.written.items()
+            if path.startswith(f"{folder}/")
+        )
+
+    async def remove(self, path: str, deadline: Deadline) -> bool:
+        return self.written.pop(path, None) is not None
+
+
+async def test_a_new_receipt_takes_the_place_of_those_that_are_a_day_older() -> None:
+    old, recent, other = (
+        receipt_path("app", "tone", "ta-8"),
+        receipt_path("app", "tone", "ta-9"),
+        receipt_path("app", "mood", "ta-8"),
+    )
+    volume = ReceiptFiles({old: 0.0, recent: 80_000.0, other: 0.0}, now=100_000.0)
+    await Pointers(cast(ModalVolume, volume), "app").write_receipt(RECEIPT, Deadline.after(1.0))
+    assert set(volume.written) == {receipt_path("app", "tone", "ta-1"), recent, other}
+
+
 async def test_a_pointer_that_cannot_be_read_does_not_hide_the_others() -> None:
     paths = {name: pointer_path("app", name) for name in ("tone", "torn", "stuck", "gone")}
     content = {paths["tone"]: POINTER.model_dump_json().encode(), paths["torn"]: b"{", paths["stuck"]: None}

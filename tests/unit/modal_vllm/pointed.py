@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -39,7 +40,14 @@ class World:
     """Versions whose files are not those of the address."""
     unusable: set[tuple[str, int]] = field(default_factory=set)
     """Versions that vLLM does not take."""
+    odd: set[tuple[str, int]] = field(default_factory=set)
+    """Versions at which the disk's or vLLM's client has a bug."""
+    slow: set[tuple[str, int]] = field(default_factory=set)
+    """Versions whose files do not arrive before `arrival`."""
+    arrival: asyncio.Event = field(default_factory=asyncio.Event)
     volume_fails: bool = False
+    volume_is_odd: bool = False
+    """Its client has a bug."""
     receipts_fail: bool = False
     disk_fails: bool = False
     vllm_fails: bool = False
@@ -61,7 +69,13 @@ class World:
 
     def follower(self) -> Follower:
         return Follower(
-            PointersOf(self), FilesOf(self), VllmOf(self), container="ta-1", max_containers=2, clock=lambda: self.now
+            PointersOf(self),
+            FilesOf(self),
+            VllmOf(self),
+            container="ta-1",
+            max_containers=2,
+            clock=lambda: self.now,
+            patience_seconds=0.01 if self.slow else 10.0,
         )
 
     def good(self, name: str, version: int) -> bool:
@@ -82,6 +96,8 @@ class PointersOf:
     async def list(self, deadline: Deadline) -> PointerList:
         if self.world.volume_fails:
             raise unreachable()
+        if self.world.volume_is_odd:
+            raise RuntimeError("a private text")
         there = self.world.pointers.items()
         return PointerList(
             tuple(each for _, each in there if each is not None),
@@ -109,6 +125,10 @@ class FilesOf:
             raise OSError("the disk is full")
         if (pointer.served_name, pointer.version) in self.world.damaged:
             raise ModalServiceError(ModalFault.FILE_MISSING, "a file has another digest")
+        if (pointer.served_name, pointer.version) in self.world.odd:
+            raise RuntimeError("a private text")
+        if (pointer.served_name, pointer.version) in self.world.slow:
+            await self.world.arrival.wait()
         self.world.local.add(self.path(pointer))
         return self.path(pointer)
 

@@ -16,7 +16,7 @@ from tests.unit.modal_vllm.pointed import FilesOf, World, pointer
 LONG = 1000.0
 NAMES = st.sampled_from(["tone", "style", "team/mood"])
 VERSIONS = st.integers(0, 4)
-FAULTS = st.sampled_from(["volume_fails", "receipts_fail", "disk_fails", "vllm_fails"])
+FAULTS = st.sampled_from(["volume_fails", "volume_is_odd", "receipts_fail", "disk_fails", "vllm_fails"])
 
 
 async def looks(world: World, follower: Follower, count: int, seconds: float = LOOK_SECONDS) -> bool:
@@ -177,6 +177,51 @@ async def test_local_files_stay_as_long_as_vllm_has_them_loaded() -> None:
     assert world.local == {world.served["tone"].path}
 
 
+async def test_a_bug_at_one_version_does_not_keep_others_from_being_followed() -> None:
+    world = World(pointers={"a": pointer("a", 1), "b": pointer("b", 1)}, odd={("a", 1)})
+    follower = world.follower()
+    assert not await follower.look()
+    assert set(world.served) == {"b"}
+    assert "RuntimeError" in follower.why()
+    assert "private" not in follower.why()
+    world.odd = set()
+    world.now += LOOK_SECONDS
+    assert await follower.look()
+
+
+async def test_a_bug_in_reading_the_volume_ends_neither_the_follower_nor_what_is_served() -> None:
+    world = World(pointers={"tone": pointer("tone", 1)})
+    follower = world.follower()
+    await follower.look()
+    world.volume_is_odd = True
+    assert not await follower.look()
+    assert (world.version("tone"), follower.why()) == (1, "an unexpected RuntimeError")
+    world.volume_is_odd = False
+    assert await follower.look()
+
+
+async def test_files_that_take_long_hold_up_no_other_name_and_are_fetched_once() -> None:
+    world = World(pointers={"a": pointer("a", 1), "b": pointer("b", 1)}, slow={("a", 1)})
+    follower = world.follower()
+    assert not await looks(world, follower, 3)
+    world.pointers["b"] = pointer("b", 2)
+    assert not await follower.look()
+    assert (world.version("a"), world.version("b")) == (None, 2)
+    world.arrival.set()
+    assert await looks(world, follower, 2)
+    assert world.version("a") == 1
+    assert len(world.fetches) == 3
+
+
+async def test_files_of_a_pointer_that_has_moved_on_are_not_waited_for() -> None:
+    world = World(pointers={"a": pointer("a", 1)}, slow={("a", 1)})
+    follower = world.follower()
+    assert not await follower.look()
+    world.pointers["a"] = pointer("a", 2)
+    assert await follower.look()
+    assert (world.version("a"), world.loads) == (2, [("a", 2)])
+
+
 class Containers(RuleBasedStateMachine):
     """Whatever the order of pointer changes, faults and restarts."""
 
@@ -231,7 +276,8 @@ class Containers(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         world = self.world
-        world.volume_fails = world.receipts_fail = world.disk_fails = world.vllm_fails = False
+        world.volume_fails = world.volume_is_odd = world.receipts_fail = False
+        world.disk_fails = world.vllm_fails = False
         served_before = dict(world.served)
         for _ in range(6):
             world.now += LONG

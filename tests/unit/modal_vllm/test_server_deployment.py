@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -103,6 +105,12 @@ def test_vllm_gets_the_control_token_as_a_file_only_and_finds_the_companion() ->
     assert places[0] == str(Path(claas_vllm.__file__).parents[1])
     assert places[1:] == ["/root", "/other"]
     assert environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == environment["VLLM_SERVER_DEV_MODE"] == "1"
+
+
+def test_a_deployment_needs_nothing_but_modals_client() -> None:
+    lines = "import sys; sys.modules |= dict.fromkeys(['httpx', 'pydantic', 'vllm']); import claas_modal_vllm.app"
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_image_has_the_release_of_vllm_that_the_tests_run() -> None:

@@ -182,6 +182,7 @@ class Streams:
             while not self._over.is_set():
                 begun = time.monotonic()
                 self.answers.append(StreamedAnswer(begun, *self._stream(client)))
+                self._over.wait(0.2)
 
     def _stream(self, client: httpx.Client) -> tuple[str, str]:
         body = {"model": "tone", "prompt": "Tell me:", "max_tokens": 48, "temperature": 0.0, "stream": True}

@@ -163,11 +163,12 @@ def test_two_containers_follow_while_vllm_dies_in_one_and_only_its_own_streams_f
     assert site.version() == "tone@2"
 
 
-def test_after_idle_a_container_begins_with_the_version_that_the_pointer_got_meanwhile(site: ModalSite) -> None:
+def test_after_a_snapshot_a_container_begins_with_the_version_that_the_pointer_got_meanwhile(site: ModalSite) -> None:
+    before = {each.id for each in site.peer.containers(APP)}
     # A deployment ends the containers of the one before.
-    site.deploy(CLAAS_MODAL_GPU_SNAPSHOT="on")
-    eventually(FOLLOW_SECONDS, lambda: not site.peer.containers(APP))
+    site.deploy(CLAAS_MODAL_GPU_SNAPSHOT="on", CLAAS_MODAL_MAX_CONTAINERS="1")
     site.point("tone", 6)
+    eventually(FOLLOW_SECONDS, lambda: not before & {each.id for each in site.peer.containers(APP)})
     assert site.peer.app(APP).servers[SERVER].snapshot
     eventually(START_SECONDS, lambda: site.ask("tone").status_code != httpx.codes.SERVICE_UNAVAILABLE)
     assert site.version() == "tone@6"
