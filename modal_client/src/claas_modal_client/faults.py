@@ -35,7 +35,7 @@ ADVICE = {
     ModalFault.CALL_LOST: "it is tried again",
     ModalFault.CALL_CANCELLED: "it is tried again, unless the job is deleted",
     ModalFault.CALL_FAILED: "look at the app's log with `modal app logs`",
-    ModalFault.TIMED_OUT: "allow more time with spec.engine.modal.stepTimeoutSeconds, or take fewer samples",
+    ModalFault.TIMED_OUT: "allow more time with spec.engine.modal.stepTimeoutSeconds, which the app must allow too",
     ModalFault.FILE_MISSING: "look at the Volume with `modal volume ls`",
     ModalFault.REQUEST_REFUSED: "change the setting that it names",
     ModalFault.UNREACHABLE: "it is tried again; look at the platform's status page and the network's egress rules",
@@ -138,7 +138,7 @@ def call_fault(output: Output, asked: str) -> ModalServiceError:
         case CallState.TERMINATED:
             return fault(ModalFault.CALL_CANCELLED, asked, "the call has been cancelled")
         case CallState.TIMEOUT:
-            return fault(ModalFault.TIMED_OUT, asked, "ended it after the class's own time limit")
+            return fault(ModalFault.TIMED_OUT, asked, "ended it after the time limit of the app's deployment")
         case CallState.INIT_FAILURE:
             return fault(ModalFault.CALL_FAILED, asked, f"its class did not start ({_class_name(output.told)})")
         case CallState.OUT_OF_MEMORY:

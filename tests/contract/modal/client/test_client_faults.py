@@ -74,7 +74,7 @@ CASES = [
     Case("FunctionMap", EndCall(Fate.LOST), call, ModalFault.CALL_LOST, "lost the container"),
     Case("FunctionMap", EndCall(Fate.EXPIRED), call, ModalFault.CALL_LOST, "no longer"),
     Case("FunctionMap", EndCall(Fate.UNKNOWN), call, ModalFault.CALL_LOST, "did not find it"),
-    Case("FunctionMap", EndCall(Fate.TIMED_OUT), call, ModalFault.TIMED_OUT, "own time limit"),
+    Case("FunctionMap", EndCall(Fate.TIMED_OUT), call, ModalFault.TIMED_OUT, "limit of the app's deployment"),
     Case("VolumeGetFile2", Refuse(Status.NOT_FOUND, "no file"), read, ModalFault.FILE_MISSING),
     Case("VolumeListFiles2", Refuse(Status.NOT_FOUND, "no folder"), look_into, ModalFault.FILE_MISSING),
     Case("FunctionMap", Refuse(Status.INVALID_ARGUMENT, "too many"), call, ModalFault.REQUEST_REFUSED, "too many"),
@@ -178,6 +178,18 @@ async def test_the_first_calls_of_a_connection_may_come_together(peer: ModalPeer
     connection = ModalConnection(ModalAccount(ModalToken(TOKEN_ID, TOKEN_SECRET), server_url=peer.url))
     await asyncio.gather(*(look_up(connection) for _ in range(8)))
     await connection.close()
+
+
+async def test_the_token_is_not_logged_at_the_finest_level(peer: ModalPeer, caplog: pytest.LogCaptureFixture) -> None:
+    connection = ModalConnection(ModalAccount(ModalToken(TOKEN_ID, TOKEN_SECRET), server_url=peer.url))
+    with caplog.at_level(logging.DEBUG):
+        await call(connection)
+        await look_into(connection)
+        await connection.close()
+        logging.getLogger("anybody").debug("heard")
+    assert "heard" in caplog.text
+    assert TOKEN_SECRET not in caplog.text
+    assert TOKEN_ID not in caplog.text
 
 
 async def test_a_retried_request_is_not_logged(
