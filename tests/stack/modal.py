@@ -86,18 +86,23 @@ class Platform:
         calls = [Call.model_validate(each) for each in answer.json()]
         return [call for call in calls if call.app == "claas-trainer"]
 
-    def cli(self, *arguments: str, settings: Mapping[str, str] | None = None) -> str:
-        """Run the `modal` command. Raises CommandError."""
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the client and the `modal` command need, and no file of the user's."""
+        return {
             "MODAL_SERVER_URL": self.api,
             "MODAL_TOKEN_ID": TOKEN_ID,
             "MODAL_TOKEN_SECRET": TOKEN_SECRET,
+            "MODAL_PROXY_KEY": PROXY_KEY,
+            "MODAL_PROXY_SECRET": PROXY_SECRET,
             "MODAL_ENVIRONMENT": "main",
             "MODAL_CONFIG_PATH": "/nonexistent/modal.toml",
             "MODAL_MAX_THROTTLE_WAIT": "10",
-            "PYTHONPATH": PACKAGES,
-            **(settings or {}),
         }
+
+    def cli(self, *arguments: str, settings: Mapping[str, str] | None = None) -> str:
+        """Run the `modal` command. Raises CommandError."""
+        environment = {**self.environment, "PYTHONPATH": PACKAGES, **(settings or {})}
         return run([sys.executable, "-m", "modal", *arguments], timeout_seconds=CLI_SECONDS, environment=environment)
 
 

@@ -14,6 +14,7 @@ from tests.stack import modal, resources, serving
 from tests.stack.install import Stack
 from tests.stack.resources import wait_for
 from tests.stack.traffic import Traffic
+from tools.modal_live_check import main
 
 pytestmark = pytest.mark.e2e
 
@@ -70,6 +71,18 @@ def test_a_step_makes_a_version_that_modal_answers_with_and_no_request_fails(ren
     assert answered_by(rented) == f"{ADAPTER}@1"
     assert job.status.timings.sleep is None
     assert TOKEN_SECRET not in job.model_dump_json()
+
+
+def test_the_live_check_finds_all_but_https_as_the_engine_assumes(
+    rented: Scene, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in modal.platform(rented.stack, NAMESPACE).environment.items():
+        monkeypatch.setenv(name, value)
+    assert main([modal.MODEL, "--yes"]) == 1
+    differing = [line for line in capsys.readouterr().out.splitlines() if "DIFFERS" in line]
+    assert len(differing) == 1, differing
+    assert "the server's address: http://" in differing[0]
+    assert answered_by(rented) == f"{ADAPTER}@1"
 
 
 def test_a_trainer_that_is_killed_during_the_call_leaves_it_to_the_next_attempt(rented: Scene) -> None:
