@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from claas_trainer.engines.modal.deployment import DeploymentError, TrainerDeployment
+from claas_trainer.engines.modal.deployment import DeploymentError, TrainerDeployment, model_name
+
+
+@pytest.mark.parametrize("told", ["acme/tiny", "/var/lib/claas/model/acme/tiny"])
+def test_a_model_of_the_hub_and_its_folder_on_a_claim_have_the_same_name_for_the_app(told: str) -> None:
+    assert model_name(told) == "acme/tiny"
 
 
 def test_a_deployment_without_settings_has_the_documented_ones() -> None:

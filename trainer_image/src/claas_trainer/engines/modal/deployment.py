@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from claas_contract.places import MODEL_DIRECTORY
 from claas_modal_client.deployment import NAME, NO_GPU, CommonSettings, DeploymentVariables
 from claas_modal_client.deployment import DeploymentError as DeploymentError
 
@@ -14,6 +15,11 @@ CLASS_NAME = "Trainer"
 STEP_METHOD = "step"
 FILL_FUNCTION = "fill_weights"
 """The deployed function that downloads a base model from the hub into the Volume of base weights."""
+
+
+def model_name(base_model: str) -> str:
+    """The app's name of a base model, `owner/name`: its repository, or its folder on the mounted claim."""
+    return base_model.removeprefix(f"{MODEL_DIRECTORY}/")
 
 
 @dataclass(frozen=True)

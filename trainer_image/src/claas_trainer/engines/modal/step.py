@@ -19,7 +19,7 @@ from claas_trainer.engines.local.settings import step_config, teacher_of
 from claas_trainer.engines.local.version_files import EarlierVersions
 from claas_trainer.engines.modal.asking import Asking
 from claas_trainer.engines.modal.calls import CallJournal
-from claas_trainer.engines.modal.deployment import CLASS_NAME
+from claas_trainer.engines.modal.deployment import CLASS_NAME, model_name
 from claas_trainer.engines.modal.failures import failed, service_failures
 from claas_trainer.engines.modal.folders import VersionFolders
 from claas_trainer.engines.modal.result import StepResult
@@ -59,7 +59,7 @@ class _Work:
         return StepRequest(
             adapter_uid=self.remote.adapter.uid,
             version=self.task.version,
-            base_model=self.remote.base_model,
+            base_model=model_name(self.remote.base_model),
             lora=self.remote.lora,
             payload=self.payload,
             parent=await folders.parent(self.task.parent, lost),
