@@ -46,7 +46,7 @@ class TrainerDeployment:
     cpu: float = 4.0
     """CLAAS_MODAL_CPU: cores."""
     memory_mib: int = 32768
-    """CLAAS_MODAL_MEMORY_MIB: host memory; the base weights must fit twice while they are copied to a GPU."""
+    """CLAAS_MODAL_MEMORY_MIB: host memory, which the base weights must fit into."""
     volume: str = "claas-adapters"
     """CLAAS_MODAL_VOLUME: the Volume with the versions' files."""
     weights_volume: str = "claas-weights"

@@ -120,9 +120,10 @@ class StepSeconds(_Document):
     when it was taken."""
 
     start: float = 0.0
-    """From the start of the container's process to its first input; 0 for every later input."""
+    """Reading the base weights when the container started; 0 after its first step, and for one that was restored from
+    a snapshot."""
     load: float
-    """Reading the parent, and weights to the device."""
+    """Reading the parent from the Volume, and all that the step needs to its device."""
     step: float
     """The step itself."""
     commit: float = 0.0

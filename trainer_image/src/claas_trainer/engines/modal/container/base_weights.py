@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from claas_trainer.engines.failures import engine_errors
 from claas_trainer.engines.local.held_model import HeldModel
 from claas_trainer.errors import not_found
+from claas_trainer.heavy_imports import first_import_of
 from claas_trainer.logs import log
 from claas_trainer.sdpo.errors import UnsupportedModelError
 from claas_trainer.store.content import hash_file
@@ -64,6 +66,9 @@ class BaseModelOnVolume:
             try:
                 held = HeldModel.read(folder, cuda=cuda)
             except UnsupportedModelError as error:
+                # Imported now, for the snapshot to have its libraries.
+                with first_import_of("claas_trainer.engines.local.peft_placement"):
+                    import_module("claas_trainer.engines.local.peft_placement")
                 log("generic-forward", why=str(error))
                 held = None
         return cls(folder, identity, held)
