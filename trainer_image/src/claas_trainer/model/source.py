@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from claas_contract.input import ModelLocation
-from claas_contract.outcome import FailureReason
 from claas_trainer.errors import InputError, not_found
+from claas_trainer.model.hub import CONFIGURATION_FILES, MODEL_FILES, hub_errors
 from claas_trainer.paths import Paths
-from claas_trainer.store.errors import is_storage_fault, store_error
-
-_CONFIGURATION = ("*.json", "*.jinja", "*.txt", "*.model")
-MODEL_FILES = (*_CONFIGURATION, "*.safetensors")
-"""Patterns of the names of a model's files, as far as the trainer reads them."""
-_REFUSALS = range(400, 500)
 
 
 def find_model(location: ModelLocation, paths: Paths, *, weights: bool = True) -> Path:
@@ -26,7 +19,7 @@ def find_model(location: ModelLocation, paths: Paths, *, weights: bool = True) -
     """
     folder = paths.model_folder(location)
     if folder is None:
-        return _snapshot(location, paths, MODEL_FILES if weights else _CONFIGURATION)
+        return _snapshot(location, paths, MODEL_FILES if weights else CONFIGURATION_FILES)
     if not (folder / "config.json").is_file():
         raise not_found(f"model.path: {folder} has no config.json; check spec.model.source and the volume")
     return folder
@@ -50,30 +43,3 @@ def _snapshot(location: ModelLocation, paths: Paths, files: Sequence[str]) -> Pa
                 allow_patterns=list(files),
             )
         )
-
-
-@contextmanager
-def hub_errors(name: str, where: Path) -> Iterator[None]:
-    """Context manager around calls of the hub's client for a repository, whose files go to folder `where`. Raises
-    TrainerError for all that can go wrong there."""
-    # The hub's client uses httpx2 and raises that library's errors.
-    from httpx2 import HTTPError
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        yield
-    except HFValidationError as error:
-        raise not_found(f"model.repository: {name} can't be downloaded; it is not a repository name") from error
-    except (HTTPError, LocalEntryNotFoundError, OSError) as error:
-        if isinstance(error, HfHubHTTPError) and error.response.status_code in _REFUSALS:
-            raise not_found(
-                f"model.repository: {name} can't be downloaded (HTTP {error.response.status_code}); check name, "
-                "revision and token"
-            ) from error
-        if isinstance(error, OSError) and is_storage_fault(error):
-            raise store_error(error, where) from error
-        raise InputError(
-            f"model.repository: {name} can't be downloaded ({type(error).__name__}) and is not in the cache; check"
-            " that the pod can reach the hub",
-            FailureReason.HUB_UNREACHABLE,
-        ) from error

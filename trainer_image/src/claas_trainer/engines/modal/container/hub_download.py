@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from claas_trainer.engines.modal.container.base_weights import MARKER_FILE, WeightsMarker
@@ -11,7 +12,7 @@ from claas_trainer.engines.modal.container.mounted_volume import MountedVolume
 from claas_trainer.errors import TrainerError
 from claas_trainer.forward.weights.files import Checkpoint
 from claas_trainer.logs import log
-from claas_trainer.model.source import MODEL_FILES, hub_errors
+from claas_trainer.model.hub import MODEL_FILES, hub_errors
 from claas_trainer.sdpo.errors import WeightsError
 from claas_trainer.store.content import Bytes, fsync_folder, hash_file, write_file
 from claas_trainer.store.errors import storage_errors
@@ -33,27 +34,50 @@ def fill(volume: MountedVolume, repository: str, revision: str) -> dict[str, obj
 
 def _fill(root: Path, repository: str, revision: str, token: str | None) -> tuple[WeightsMarker, bool]:
     from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.utils import filter_repo_objects
 
     folder, staging = root / repository, root / f".{repository.replace('/', '--')}"
     with hub_errors(f"{repository}@{revision}", root):
-        commit = HfApi(token=token or False).model_info(repository, revision=revision).sha
+        info = HfApi(token=token or False).model_info(repository, revision=revision, files_metadata=True)
+        commit, told = info.sha, {file.rfilename: file for file in info.siblings or []}
         assert commit is not None, "the hub tells the commit of every revision"
         present = _marker(folder)
         if present is not None and present.revision == commit:
             return present, False
-        log("downloading", repository=repository, revision=commit)
+        wanted = set(filter_repo_objects(told, allow_patterns=list(MODEL_FILES)))
+        log("downloading", repository=repository, revision=commit, files=len(wanted))
         snapshot_download(
             repository, revision=commit, local_dir=staging, token=token or False, allow_patterns=list(MODEL_FILES)
         )
+    expected = {name: lfs.sha256 if (lfs := told[name].lfs) else None for name in wanted}
     with storage_errors(root):
-        shutil.rmtree(staging / ".cache", ignore_errors=True)
-        try:
-            Checkpoint(staging)
-        except WeightsError as error:
-            raise RuntimeError(f"{repository}@{commit} was downloaded and can't be used: {error}") from None
-        marker = _completed(staging, repository, commit)
+        marker = _completed(staging, repository, commit, expected)
         _replace(folder, staging)
     return marker, True
+
+
+def _completed(staging: Path, repository: str, commit: str, expected: Mapping[str, str | None]) -> WeightsMarker:
+    """Compare the files with the digests that the hub tells of large ones, and write the marker. Raises OSError, and
+    RuntimeError if they are not as they should be."""
+    for path in [path for path in staging.rglob("*") if path.is_file()]:
+        if path.relative_to(staging).as_posix() not in expected:
+            path.unlink()
+    files: dict[str, str] = {}
+    for name in sorted(expected):
+        path = staging / name
+        found = hash_file(path) if path.is_file() else None
+        if found is None or expected[name] not in (None, found):
+            path.unlink(missing_ok=True)
+            raise RuntimeError(f"{repository}@{commit}: {name} did not arrive whole; run fill_weights again")
+        files[name] = found
+    try:
+        Checkpoint(staging)
+    except WeightsError as error:
+        raise RuntimeError(f"{repository}@{commit} can't be used: {error}") from None
+    marker = WeightsMarker(repository=repository, revision=commit, files=files)
+    write_file(staging / MARKER_FILE, Bytes(marker.model_dump_json(indent=1).encode()))
+    fsync_folder(staging)
+    return marker
 
 
 def _marker(folder: Path) -> WeightsMarker | None:
@@ -61,17 +85,6 @@ def _marker(folder: Path) -> WeightsMarker | None:
         return WeightsMarker.model_validate_json((folder / MARKER_FILE).read_bytes())
     except (OSError, ValueError):
         return None
-
-
-def _completed(staging: Path, repository: str, commit: str) -> WeightsMarker:
-    """Write the marker. Raises OSError."""
-    names = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file())
-    files = {name: hash_file(staging / name) for name in names if name != MARKER_FILE}
-    marker = WeightsMarker(repository=repository, revision=commit, files=files)
-    (staging / MARKER_FILE).unlink(missing_ok=True)
-    write_file(staging / MARKER_FILE, Bytes(marker.model_dump_json(indent=1).encode()))
-    fsync_folder(staging)
-    return marker
 
 
 def _replace(folder: Path, staging: Path) -> None:
