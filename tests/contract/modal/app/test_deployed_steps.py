@@ -183,3 +183,23 @@ async def test_weights_are_read_before_the_snapshot_and_not_again_after_it(
     )
     commits = [rpc.at for rpc in trainer.peer.rpcs if rpc.name == "VolumeCommit" and rpc.container == container.id]
     assert all(at > snapshot.at for at in commits)
+
+
+async def test_a_container_that_fails_unexpectedly_takes_no_further_step_and_tells_nothing_private(
+    trainer: DeployedTrainer, local: LocalChain, first: StoredVersion
+) -> None:
+    parent = await trainer.upload(first, "unexpected")
+    batch = payload(20)
+    beyond = batch.samples[0].model_copy(update={"response_ids": (987654321, *batch.samples[0].response_ids[1:])})
+    asked = request(batch.model_copy(update={"samples": (beyond,)}), "unexpected", local.lora, parent)
+    call = await trainer.begin(asked)
+    failure = (await trainer.end(call)).failure
+    assert failure is not None
+    assert failure.reason is FailureReason.INTERNAL
+    log = next(
+        each.log for each in trainer.peer.containers(alive=False) if each.id == trainer.call(call).runs[-1].container
+    )
+    assert "987654321" not in f"{failure.message}{log}"
+    again = await trainer.begin(request(payload(21), "unexpected", local.lora, parent))
+    assert (await trainer.end(again)).taken is not None
+    assert trainer.call(again).runs[-1].container != trainer.call(call).runs[-1].container

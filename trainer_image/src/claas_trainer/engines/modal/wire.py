@@ -6,20 +6,29 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from claas_contract.engine import DistillBatchRequestPayload
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.lora import LoraSpec
+from claas_modal_client.addresses import VolumeAddress
 from claas_trainer.store.record import LocalProvenance
 
 PROTOCOL = 1
 """Changes when either side would misread the other one. Trainer and app are then of different releases."""
 _SHA256 = r"^[0-9a-f]{64}$"
-_ADDRESS = r"^modal://[^/#\s]+/[^#\s]+#[0-9a-f]{64}$"
 _NAME_DIGITS = 16
+
+
+def _address(text: str) -> str:
+    VolumeAddress.parse(text)
+    return text
+
+
+_Address = Annotated[str, AfterValidator(_address)]
+"""A `VolumeAddress` as text."""
 
 
 class WireError(ValueError):
@@ -59,7 +68,7 @@ class FolderRef(_Document):
 
     number: int = Field(ge=0)
     """Its number."""
-    address: str = Field(pattern=_ADDRESS, max_length=2000)
+    address: _Address
     """The folder, with the digest of its manifest."""
     digest: str = Field(pattern=_SHA256)
     """The version's digest, as in version.json."""
@@ -135,7 +144,7 @@ class TakenStep(_Document):
 
     adapter: dict[str, bytes]
     """The adapter's two files by name, as PEFT and vLLM read them."""
-    state: str = Field(pattern=_ADDRESS, max_length=2000)
+    state: _Address
     """The folder with all files of the version, the optimiser's state among them."""
     metrics: dict[str, float]
     libraries: dict[str, str]

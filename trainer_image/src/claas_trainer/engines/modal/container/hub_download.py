@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 from claas_trainer.engines.modal.container.base_weights import MARKER_FILE, WeightsMarker
@@ -34,7 +35,6 @@ def fill(volume: MountedVolume, repository: str, revision: str) -> dict[str, obj
 
 def _fill(root: Path, repository: str, revision: str, token: str | None) -> tuple[WeightsMarker, bool]:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.utils import filter_repo_objects
 
     folder, staging = root / repository, root / f".{repository.replace('/', '--')}"
     with hub_errors(f"{repository}@{revision}", root):
@@ -44,7 +44,7 @@ def _fill(root: Path, repository: str, revision: str, token: str | None) -> tupl
         present = _marker(folder)
         if present is not None and present.revision == commit:
             return present, False
-        wanted = set(filter_repo_objects(told, allow_patterns=list(MODEL_FILES)))
+        wanted = [name for name in told if any(fnmatch(name, pattern) for pattern in MODEL_FILES)]
         log("downloading", repository=repository, revision=commit, files=len(wanted))
         snapshot_download(
             repository, revision=commit, local_dir=staging, token=token or False, allow_patterns=list(MODEL_FILES)
