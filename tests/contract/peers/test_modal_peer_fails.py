@@ -21,6 +21,7 @@ from tests.peers.modal.failures import (
     Fate,
     KillContainer,
     Refuse,
+    Slow,
     When,
 )
 from tests.peers.modal.server import ModalPeer
@@ -160,6 +161,28 @@ def test_a_call_whose_container_crashes_runs_again(peer: ModalPeer, worker: Any,
     assert worker.tell.remote({"a": 1})["request"] == {"a": 1}
     first, second = peer.calls[-1].runs
     assert first.container != second.container
+
+
+def test_calls_end_as_starts_that_fail_again_and_again(peer: ModalPeer, worker: Any) -> None:
+    for container in peer.containers("sample"):
+        peer.kill_container(container.id)
+    until(lambda: not peer.containers("sample"))
+    before = len(peer.containers("sample", alive=False))
+    peer.secret("sample-secret", {"SAMPLE_WORD": "break"})
+    with pytest.raises(RuntimeError, match="the start is broken"):
+        worker.tell.remote({})
+    peer.secret("sample-secret", {"SAMPLE_WORD": "hush"})
+    assert peer.calls[-1].runs == []
+    assert len(peer.containers("sample", alive=False)) == before + 3
+    assert worker.tell.remote({})["request"] == {}
+
+
+def test_a_function_without_a_limit_has_a_container_for_each_call(peer: ModalPeer, client: modal.Client) -> None:
+    fill = modal.Function.from_name("sample", "fill", client=client)
+    peer.fail("FunctionPutOutputs", Slow(2.0), times=2)
+    calls = [fill.spawn(name, "x") for name in "ab"]
+    assert [call.get(timeout=CALL_S) for call in calls] == ["main", "main"]
+    assert len({call.runs[0].container for call in peer.calls[-2:]}) == 2
 
 
 def test_a_killed_container_is_replaced_and_its_call_runs_again(peer: ModalPeer, worker: Any) -> None:

@@ -8,8 +8,10 @@ from aiohttp import web
 from google.protobuf.message import Message
 from grpclib.server import Server
 
-from tests.peers.modal.containers.container import Container, Place
+from tests.peers.modal.containers.container import Container
+from tests.peers.modal.containers.inputs import Inputs
 from tests.peers.modal.containers.pool import Known, Pool
+from tests.peers.modal.containers.start import Place
 from tests.peers.modal.failures import Rules
 from tests.peers.modal.private import STATUS_DETAILS_CODEC
 from tests.peers.modal.state.apps import App, Apps, Function
@@ -63,7 +65,8 @@ class Service:
         known = Known(self.apps, self.calls, self.volumes)
         self.pool = Pool(known, place, self._container_server, options.idle_s, options.background_commit_s)
         self.proxy = Settings(dict(options.proxy_tokens))
-        self.calling = Calling(self.apps, self.calls, self.pool)
+        inputs = Inputs(self.calls, self.pool)
+        self.calling = Calling(self.apps, self.calls, inputs, self.pool)
         deploying = Deploying(self.apps, self.blobs, self._server_url, self.pool.app_changed)
         storing = Storing(self.apps, self.volumes, self.blobs, self._files_url, options.multipart_bytes)
         self._control = control
@@ -71,7 +74,7 @@ class Service:
             **deploying.table,
             **storing.table,
             **self.calling.table,
-            **Containing(self.pool).table,
+            **Containing(inputs, self.pool).table,
         }
         self._api = Port(options.host, options.port, options.sockets / "api")
         self._http = Port(options.host, options.http_port, options.sockets / "http")

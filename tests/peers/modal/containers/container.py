@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import random
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,27 +10,12 @@ from time import monotonic
 
 from grpclib.server import Server
 
-from tests.peers.modal.private import ENTRYPOINT, api_pb2
+from tests.peers.modal.private import api_pb2
 from tests.peers.modal.state.apps import Function
-from tests.peers.modal.state.volumes import View, Volumes
+from tests.peers.modal.state.volumes import View
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
-LISTEN_HOST = "CLAAS_MODAL_LISTEN_HOST"
-"""Where a Server's process listens: on one machine two containers can't have the same port of all addresses."""
 RESTORED = ".restored"
-
-
-@dataclass(frozen=True)
-class Place:
-    """What all containers of a peer have in common."""
-
-    folder: Path
-    sockets: Path
-    """Elsewhere, for a socket's path must be short."""
-    sources: Path
-    environment: dict[str, str]
-    mounts: bool
-    """Whether Volumes are mounted; else they are symbolic links."""
 
 
 @dataclass(eq=False)
@@ -45,7 +29,6 @@ class Container:
     views: dict[str, View]
     host: str
     """The loopback address that is this container's."""
-    started: float = field(default_factory=monotonic)
     ready: bool = False
     """It took inputs, or its Server listens."""
     served: float = field(default_factory=monotonic)
@@ -86,14 +69,15 @@ class Container:
         path = self.folder / "log"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    async def start(self, place: Place, server: Server, spec: dict[str, object]) -> None:
+    async def start(self, server: Server, spec: dict[str, object], *, mounts: bool) -> None:
+        """Start its processes by the supervisor, whose SPEC this is; `mounts` lets it mount."""
         self._server = server
         await server.start(path=str(self.socket))
         path = self.folder / "spec.json"
         path.write_text(json.dumps(spec))
         path.chmod(0o600)
         command = [sys.executable, "-I", "-S", str(SUPERVISOR), str(path)]
-        if place.mounts:
+        if mounts:
             command = ["unshare", "-rm", "--", *command]
         with (self.folder / "log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -108,7 +92,7 @@ class Container:
             self._order(b"K")
 
     async def wait(self) -> int:
-        """Until all its processes are gone."""
+        """Until all its processes are gone; gives the exit code of the entrypoint."""
         assert self._process is not None
         assert self._server is not None
         code = await self._process.wait()
@@ -118,8 +102,12 @@ class Container:
         for view in self.views.values():
             await asyncio.to_thread(view.close)
         self.exit_code = code
-        self.ended.set()
         return code
+
+    def over(self) -> None:
+        """It has ended, or could not be started at all."""
+        self.exit_code = -1 if self.exit_code is None else self.exit_code
+        self.ended.set()
 
     def terminate(self) -> None:
         """Ask its process to end (SIGTERM)."""
@@ -142,85 +130,3 @@ class Container:
         stdin = None if self._process is None else self._process.stdin
         if stdin is not None and not stdin.is_closing():
             stdin.write(letter)
-
-
-def new_host() -> str:
-    """A loopback address that other containers, also those of other peers, hardly have."""
-    return f"127.{random.randint(16, 250)}.{random.randint(1, 250)}.{random.randint(2, 250)}"
-
-
-def prepare(
-    function: Function,
-    container_id: str,
-    place: Place,
-    volumes: Volumes,
-) -> Container:
-    """A container that was not started yet, with fresh views of its Volumes."""
-    folder = place.folder / container_id
-    folder.mkdir(parents=True)
-    views = {}
-    for mount in function.definition.volume_mounts:
-        volume = volumes.by_id(mount.volume_id)
-        shared = mount.read_only and not place.mounts
-        own = folder / "volumes" / mount.volume_id
-        view = View(volume, volume.folder if shared else own, mount.read_only)
-        view.open()
-        views[mount.volume_id] = view
-    return Container(
-        container_id, function, function.version, folder, place.sockets / container_id, views, new_host()
-    )
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a container's process is started with."""
-
-    arguments: api_pb2.ContainerArguments
-    environment: dict[str, str]
-    sources: list[api_pb2.MountFile]
-
-
-def specify(container: Container, place: Place, start: Start) -> dict[str, object]:
-    """The supervisor's SPEC; writes the arguments and puts the sources in place."""
-    folder, definition = container.folder, container.function.definition
-    (folder / "arguments").write_bytes(start.arguments.SerializeToString())
-    root = folder / "sources"
-    for file in start.sources:
-        goal = root / file.filename.lstrip("/")
-        goal.parent.mkdir(parents=True, exist_ok=True)
-        goal.unlink(missing_ok=True)
-        os.link(place.sources / file.sha256_hex, goal)
-    home = folder / "home"
-    for one in (root / "root", home, folder / "tmp", folder / "root"):
-        one.mkdir(parents=True, exist_ok=True)
-    binds = []
-    for mount in definition.volume_mounts:
-        source = container.views[mount.volume_id].folder / mount.sub_path.strip("/")
-        source.mkdir(parents=True, exist_ok=True)
-        binds.append([str(source), mount.mount_path, "ro" if mount.read_only else "rw"])
-    environment = {
-        **{name: os.environ[name] for name in ("PATH", "LANG", "LD_LIBRARY_PATH") if name in os.environ},
-        "HOME": str(home),
-        "TMPDIR": str(folder / "tmp"),
-        "PYTHONUNBUFFERED": "1",
-        **place.environment,
-        **start.environment,
-        "PYTHONPATH": str(root / "root"),
-        LISTEN_HOST: container.host,
-        "MODAL_IS_REMOTE": "1",
-        "MODAL_TASK_ID": container.task_id,
-        "MODAL_IMAGE_ID": definition.image_id,
-        "MODAL_ENVIRONMENT": container.function.app.environment,
-        "MODAL_SERVER_URL": f"unix://{container.socket}",
-        "MODAL_CONTAINER_ARGUMENTS_PATH": str(folder / "arguments"),
-        "MODAL_RESTORE_STATE_PATH": str(folder / "restore.json"),
-    }
-    if definition.is_checkpointing_function:
-        environment["MODAL_ENABLE_SNAP_RESTORE"] = "1"
-    return {
-        "root": str(folder / "root") if place.mounts else "",
-        "binds": binds,
-        "command": [sys.executable, "-m", ENTRYPOINT],
-        "environment": environment,
-        "folder": str(root / "root"),
-    }

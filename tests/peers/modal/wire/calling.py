@@ -6,6 +6,7 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
+from tests.peers.modal.containers.inputs import Inputs
 from tests.peers.modal.containers.pool import Pool
 from tests.peers.modal.failures import Fate
 from tests.peers.modal.private import api_pb2, copied
@@ -25,9 +26,10 @@ FATES = {
 
 
 class Calling:
-    def __init__(self, apps: Apps, calls: Calls, pool: Pool) -> None:
+    def __init__(self, apps: Apps, calls: Calls, inputs: Inputs, pool: Pool) -> None:
         self._apps = apps
         self._calls = calls
+        self._inputs = inputs
         self._pool = pool
 
     @property
@@ -86,7 +88,7 @@ class Calling:
         call = self._calls.add(function, item.input, request.function_call_invocation_type)
         asker.rpc.call_id = call.id
         if asker.fate is None:
-            await self._pool.submit(call)
+            await self._inputs.submit(call)
         else:
             await self.end(call, asker.fate)
         taken = api_pb2.FunctionPutInputsResponseItem(idx=item.idx, input_id=call.input_id, input_jwt=call.input_id)
@@ -116,7 +118,7 @@ class Calling:
 
     async def cancel(self, request: api_pb2.FunctionCallCancelRequest, asker: Asker) -> Empty:
         call = self._calls.get(request.function_call_id)
-        await self._pool.cancel(call, terminate=request.terminate_containers)
+        await self._inputs.cancel(call, terminate=request.terminate_containers)
         return Empty()
 
     async def end(self, call: Call, fate: Fate) -> None:

@@ -8,6 +8,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from tests.peers.modal.containers.container import Container
+from tests.peers.modal.containers.inputs import Inputs
 from tests.peers.modal.containers.pool import Pool
 from tests.peers.modal.private import api_pb2
 from tests.peers.modal.state.volumes import View
@@ -18,7 +19,8 @@ HEARTBEAT_POLL_S = 14.5
 
 
 class Containing:
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, inputs: Inputs, pool: Pool) -> None:
+        self._inputs = inputs
         self._pool = pool
 
     @property
@@ -72,13 +74,13 @@ class Containing:
     async def get_inputs(
         self, request: api_pb2.FunctionGetInputsRequest, asker: Asker
     ) -> api_pb2.FunctionGetInputsResponse:
-        response = await self._pool.next_inputs(of(asker))
+        response = await self._inputs.next(of(asker))
         asker.rpc.call_id = response.inputs[0].function_call_id or None
         return response
 
     async def put_outputs(self, request: api_pb2.FunctionPutOutputsRequest, asker: Asker) -> Empty:
         for output in request.outputs:
-            await self._pool.finish(output, of(asker))
+            await self._inputs.finish(output, of(asker))
         return Empty()
 
     async def task_result(self, request: api_pb2.TaskResultRequest, asker: Asker) -> Empty:

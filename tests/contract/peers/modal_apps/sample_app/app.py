@@ -38,6 +38,8 @@ image = (
 class Worker:
     @modal.enter(snap=True)
     def load(self) -> None:
+        if os.environ["SAMPLE_WORD"] == "break":
+            raise RuntimeError("the start is broken")
         self.steps = [f"load in {os.environ['MODAL_TASK_ID']}"]
 
     @modal.enter(snap=False)
