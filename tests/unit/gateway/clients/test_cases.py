@@ -158,19 +158,23 @@ async def test_clients_find_what_they_rely_on(
             assert not set(case.unsent) & set(sent)
 
 
-async def test_what_init_answers_is_taken_by_all_later_calls(shared: WholeGateway) -> None:
-    async with _prepared(shared, Given()):
-        _, made, _ = await shared.send("POST", f"{LORA}/init", {"lora_id": "acme/new"})
+@pytest.mark.parametrize("modal", [False, True])
+async def test_what_init_answers_is_taken_by_all_later_calls(
+    shared: WholeGateway, by_modal: WholeGateway, modal: bool
+) -> None:
+    gateway = by_modal if modal else shared
+    async with _prepared(gateway, Given(modal=modal)):
+        _, made, _ = await gateway.send("POST", f"{LORA}/init", {"lora_id": "acme/new"})
         lora_id = str(made["lora_id"])
-        _, listed, _ = await shared.send("GET", LORA)
+        _, listed, _ = await gateway.send("GET", LORA)
         assert listed == {"loras": ["acme/new-init", "acme/new-latest", "acme/tone-init", "acme/tone-latest"]}
         for name in (lora_id, "acme-new-init", "acme/new", "acme/new-latest"):
-            status, answer, _ = await shared.send("POST", CHAT, {"model": name, "messages": ASKED})
+            status, answer, _ = await gateway.send("POST", CHAT, {"model": name, "messages": ASKED})
             assert (status, answer["model"]) == (200, name)
         for name in (lora_id, "acme/new", "acme/new-latest"):
-            status, answer, _ = await shared.send("POST", FEEDBACK, feedback(item(lora_id=name)))
+            status, answer, _ = await gateway.send("POST", FEEDBACK, feedback(item(lora_id=name)))
             assert (status, answer["lora_id"]) == (200, name)
-        status, answer, _ = await shared.send("DELETE", f"{LORA}?lora_id={lora_id}")
+        status, answer, _ = await gateway.send("DELETE", f"{LORA}?lora_id={lora_id}")
         assert (status, answer) == (200, {"deleted": True})
 
 
