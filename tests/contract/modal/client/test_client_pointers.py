@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -120,9 +122,26 @@ async def test_a_receipt_that_can_t_be_read_is_passed_over(volume: ModalVolume, 
 async def test_an_outage_is_never_taken_for_no_pointers(volume: ModalVolume, app: str, peer: ModalPeer) -> None:
     pointers = Pointers(volume, app)
     await pointers.write(pointer(), soon())
-    for rpc in ("VolumeListFiles2", "VolumeGetFile2"):
-        peer.fail(rpc, OUT_OF_ORDER)
-        with pytest.raises(ModalServiceError) as caught:
-            await pointers.list(soon())
-        assert caught.value.kind is ModalFault.UNREACHABLE
-        peer.clear_failures()
+    peer.fail("VolumeListFiles2", OUT_OF_ORDER)
+    with pytest.raises(ModalServiceError) as caught:
+        await pointers.list(soon())
+    assert caught.value.kind is ModalFault.UNREACHABLE
+    peer.clear_failures()
+    peer.fail("VolumeGetFile2", OUT_OF_ORDER)
+    listed = await pointers.list(soon())
+    assert listed.pointers == ()
+    assert listed.unreadable == {name_key("tone")}
+
+
+async def test_a_receipt_of_a_container_that_is_long_gone_is_removed(
+    volume: ModalVolume, app: str, peer: ModalPeer
+) -> None:
+    pointers = Pointers(volume, app)
+    for container, hours_ago in (("ta-old", 30), ("ta-recent", 20)):
+        await pointers.write_receipt(receipt(pointer(), container, 1), soon())
+        written = peer.volume("claas-echo") / receipt_path(app, "tone", container)
+        at = time.time() - hours_ago * 3600
+        os.utime(written, (at, at))
+    await pointers.write_receipt(receipt(pointer(), "ta-new", 2), soon())
+    found = await pointers.receipts("tone", soon())
+    assert {each.container for each in found} == {"ta-new", "ta-recent"}
