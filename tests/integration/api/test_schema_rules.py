@@ -45,8 +45,18 @@ def mounted_at(*paths: str) -> JsonValue:
 
 def proxied(**changes: JsonValue) -> JsonValue:
     """A spec with an inference proxy, and with changes by path (`a__b`)."""
-    spec = dict(changed(ADAPTER, "spec.serving", {"tinkerProxy": {}})["spec"])  # type: ignore[arg-type]
-    whole: Object = {"spec": {**spec, "engine": {"tinker": {}}}}
+    return served_by("tinkerProxy", "tinker", changes)
+
+
+def on_modal(**changes: JsonValue) -> JsonValue:
+    """A spec with a vLLM on Modal, and with changes by path (`a__b`)."""
+    return served_by("modalApp", "modal", changes)
+
+
+def served_by(servers: str, engine: str, changes: dict[str, JsonValue]) -> JsonValue:
+    """A spec with these servers and this engine."""
+    spec = dict(changed(ADAPTER, "spec.serving", {servers: {}})["spec"])  # type: ignore[arg-type]
+    whole: Object = {"spec": {**spec, "engine": {engine: {}}}}
     for path, value in changes.items():
         whole = changed(whole, "spec." + path.replace("__", "."), value)
     return whole["spec"]
@@ -62,6 +72,26 @@ WRONG_WITH_A_PROXY: list[tuple[dict[str, JsonValue], str]] = [
     ({"training": {"teacher": "ema"}}, "with serving.tinkerProxy the teacher is the base model"),
     ({"training": {"support": "full"}}, "with serving.tinkerProxy the support can be top_k_tail"),
     ({"training": {"teacher_top_k": 21}}, "with serving.tinkerProxy teacher_top_k can be 20 at most"),
+]
+WRONG_ON_MODAL: list[tuple[dict[str, JsonValue], str]] = [
+    ({"serving__modalApp": {"app": "Claas"}}, "spec.serving.modalApp.app in body should match"),
+    ({"serving__modalApp": {"app": "a.b"}}, "spec.serving.modalApp.app in body should match"),
+    ({"serving__modalApp": {"server": "a/b"}}, "spec.serving.modalApp.server in body should match"),
+    ({"serving__modalApp": {"proxyTokenSecretRef": {}}}, "proxyTokenSecretRef.name: Required value"),
+    ({"serving__deploymentRef": {"name": "vllm"}}, "exactly one of deploymentRef, tinkerProxy and modalApp"),
+    ({"serving__container": "vllm"}, "container is about a vLLM in the cluster"),
+    ({"serving__apiKeySecretRef": {"name": "a"}}, "apiKeySecretRef is about a vLLM in the cluster"),
+    ({"serving__scheme": "https"}, "scheme is about a vLLM in the cluster"),
+    ({"serving__handover": "Share"}, "only a vLLM in the cluster is ever paused"),
+    ({"engine": {"modal": {"app": "a/b"}}}, "spec.engine.modal.app in body should match"),
+    ({"engine": {"modal": {"volume": "../b"}}}, "spec.engine.modal.volume in body should match"),
+    ({"engine": {"modal": {"environment": ""}}}, "spec.engine.modal.environment in body should be at least 1"),
+    ({"engine": {"modal": {"keepState": "Both"}}}, 'spec.engine.modal.keepState: Unsupported value: "Both"'),
+    ({"engine": {"modal": {"tokenSecretRef": {}}}}, "spec.engine.modal.tokenSecretRef.name: Required value"),
+    ({"engine": {"modal": {"tokenSecretRef": {"name": "a", "key": "b"}}}}, "unknown field"),
+    ({"engine": {"modal": {"stepTimeoutSeconds": 59}}}, "spec.engine.modal.stepTimeoutSeconds in body"),
+    ({"engine": {"modal": {"supersededStateTtlSeconds": 60}}}, "spec.engine.modal.supersededStateTtlSeconds in"),
+    ({"engine": {"modal": {}, "local": {}}}, "spec.engine: Too many: 2: must have at most 1 item"),
 ]
 WRONG_ADAPTERS: list[tuple[str, JsonValue, str]] = [
     ("spec.loraId", "a//b", "spec.loraId in body should match"),
@@ -101,6 +131,8 @@ WRONG_ADAPTERS: list[tuple[str, JsonValue, str]] = [
     ("spec.engine", {"tinker": {"export": "yes"}}, "spec.engine.tinker.export"),
     ("spec.serving.tinkerProxy", {}, "exactly one of deploymentRef, tinkerProxy and modalApp must be set"),
     *(("spec", proxied(**wrong), message) for wrong, message in WRONG_WITH_A_PROXY),
+    *(("spec", on_modal(**wrong), message) for wrong, message in WRONG_ON_MODAL),
+    ("spec.serving.deploymentRef.name", "vllm.modal", "names that end with .modal stand for apps on Modal"),
     ("spec.engine", {"local": {}, "quantum": {}}, "spec.engine: Too many: 2: must have at most 1 item"),
     ("spec.engine", {"local": {"quantum": 1}}, 'unknown field "spec.engine.local.quantum"'),
     *(("spec.engine", wrong, "spec.engine") for wrong in NO_ENGINES),
@@ -412,6 +444,26 @@ def test_an_inference_proxy_needs_no_settings_and_takes_those_that_the_service_c
     assert server.create(changed(ADAPTER, "spec", more), dry_run=True).status == 201
 
 
+def test_a_vllm_on_modal_needs_no_settings(server: ApiServer) -> None:
+    made = server.create(changed(ADAPTER, "spec", on_modal()), dry_run=True)
+    assert made.status == 201, made.message
+    assert at(made.body, "spec.serving.modalApp") == {
+        "app": "claas-vllm",
+        "server": "Vllm",
+        "proxyTokenSecretRef": {"name": "claas-modal-proxy"},
+    }
+    assert at(made.body, "spec.engine.modal") == {
+        "app": "claas-trainer",
+        "volume": "claas-adapters",
+        "tokenSecretRef": {"name": "claas-modal"},
+        "keepState": "Volume",
+        "stepTimeoutSeconds": 1800,
+        "supersededStateTtlSeconds": 604800,
+    }
+    more = on_modal(serving__handover="None", serving__controlTokenSecretRef={"name": "control"})
+    assert server.create(changed(ADAPTER, "spec", more), dry_run=True).status == 201
+
+
 def test_defaults_fill_what_is_left_out_of_a_map_that_is_there(server: ApiServer) -> None:
     manifest = changed(changed(ADAPTER, "spec.serving.probe.prompt", "Hi"), "spec.training.alpha", 1)
     spec = server.create(manifest, dry_run=True).body["spec"]
@@ -449,6 +501,11 @@ IMMUTABLE: list[tuple[str, Object, str]] = [
     (
         "adapter",
         {"serving": {"deploymentRef": None, "tinkerProxy": {"replicas": 2}}},
+        "serving can't change between deploymentRef, tinkerProxy and modalApp",
+    ),
+    (
+        "adapter",
+        {"serving": {"deploymentRef": None, "modalApp": {"app": "claas-vllm"}}},
         "serving can't change between deploymentRef, tinkerProxy and modalApp",
     ),
     ("job", {"adapterRef": {"name": "other"}}, 'spec.adapterRef: Invalid value: "object": adapterRef is immutable'),
