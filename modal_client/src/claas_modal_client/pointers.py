@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 from claas_bounded.waits import Deadline
 from claas_modal_client.addresses import SEGMENT, AddressField
 from claas_modal_client.errors import ModalFault, ModalServiceError
-from claas_modal_client.volume import ModalVolume
+from claas_modal_client.volume import ModalVolume, VolumeEntry
 
 SERVING_FOLDER = "serving"
 """Where pointers are, in a folder for each app."""
@@ -25,6 +25,8 @@ _MOST_BYTES = 64 << 10
 _MOST_MESSAGE = 1000
 _SUFFIX = ".json"
 _RECEIPT_SECONDS = 86400.0
+LATEST_RECEIPTS = 20
+"""So many of a name are read; a server has fewer containers at once."""
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -172,20 +174,27 @@ class Pointers:
                     await self._volume.remove(each.path, deadline)
 
     async def receipts(self, served_name: str, deadline: Deadline) -> tuple[Receipt, ...]:
-        """What containers have said about a name, the latest first; some of these may be gone."""
-        folder = receipt_folder(self._app, served_name)
-        found = [await self._read(path, Receipt, deadline) for path in await self._files(folder, deadline)]
+        """What containers have said about a name lately, the latest first; some of these may be gone."""
+        latest = (await self._latest_receipts(served_name, deadline))[:LATEST_RECEIPTS]
+        found = [await self._read(path, Receipt, deadline) for path in latest]
         receipts = [each for each in found if isinstance(each, Receipt) and each.served_name == served_name]
         return tuple(sorted(receipts, key=lambda receipt: receipt.time, reverse=True))
 
+    async def _latest_receipts(self, served_name: str, deadline: Deadline) -> tuple[str, ...]:
+        entries = await self._entries(receipt_folder(self._app, served_name), deadline)
+        return tuple(each.path for each in sorted(entries, key=lambda each: each.modified, reverse=True))
+
     async def _files(self, folder: str, deadline: Deadline) -> tuple[str, ...]:
+        return tuple(each.path for each in await self._entries(folder, deadline))
+
+    async def _entries(self, folder: str, deadline: Deadline) -> tuple[VolumeEntry, ...]:
         try:
             entries = await self._volume.list(folder, deadline)
         except ModalServiceError as error:
             if error.kind is not ModalFault.FILE_MISSING:
                 raise
             return ()
-        return tuple(each.path for each in entries if not each.is_folder and each.name.endswith(_SUFFIX))
+        return tuple(each for each in entries if not each.is_folder and each.name.endswith(_SUFFIX))
 
     async def _read(self, path: str, kind: type[M], deadline: Deadline) -> M | _Nothing:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,6 +14,7 @@ from grpclib.const import Status
 
 from claas_kube.objects.meta import Manifest
 from claas_kube.resources import SECRETS
+from claas_modal_client.pointers import LATEST_RECEIPTS, receipt_folder
 from claas_operator.clients.modal.platform import ModalPlatform
 from claas_operator.clients.modal.service import ModalError, PointerMovedError, RefusedVersionError
 from claas_operator.clients.reader import Reader
@@ -123,6 +125,21 @@ async def test_a_version_that_the_containers_refuse_is_told_with_their_words(mod
         # The one before is served on.
         await platform.point(NAMESPACE, PLACE, named("refused", 6))
         await confirmed(platform, named("refused", 6))
+
+
+async def test_only_the_latest_receipts_are_read(modal: PlayedModal) -> None:
+    async with asking(modal) as (platform, _):
+        await platform.point(NAMESPACE, PLACE, named("worn"))
+        await confirmed(platform, named("worn"))
+        folder = modal.peer.volume("claas-adapters") / receipt_folder("claas-vllm", "worn")
+        latest = next(folder.iterdir())
+        for number in range(2 * LATEST_RECEIPTS):
+            old = folder / f"ta-old-{number}.json"
+            old.write_text(latest.read_text())
+            os.utime(old, (1000 + number, 1000 + number))
+        before = modal.asked("VolumeGetFile2")
+        assert await confirmed(platform, named("worn"), modal.peer.server_url("claas-vllm", "Vllm")) == 1
+        assert modal.asked("VolumeGetFile2") - before == 2 * LATEST_RECEIPTS
 
 
 async def test_a_pointer_that_somebody_has_removed_is_found_by_the_next_try(modal: PlayedModal) -> None:
