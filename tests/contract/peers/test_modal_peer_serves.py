@@ -17,7 +17,7 @@ TOKEN = {"Modal-Key": PROXY_KEY, "Modal-Secret": PROXY_SECRET}
 
 @pytest.fixture(scope="module")
 def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModalPeer]:
-    with ModalPeer(tmp_path_factory.mktemp("modal"), idle_s=2.0) as peer:
+    with ModalPeer(tmp_path_factory.mktemp("modal"), idle_s=4.0) as peer:
         deploy_sample(peer)
         yield peer
 

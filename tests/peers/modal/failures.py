@@ -19,7 +19,8 @@ class Rpc:
     name: str
     """The RPC, as the client's protocol calls it: FunctionMap, VolumeCommit, ..."""
     of: str = ""
-    """The function, class, Volume or Secret that it is about, as the app calls it; empty where none is named."""
+    """The function, class, Volume or Secret that it is about, as the app calls it; for other requests of a container
+    the function that it runs; empty where none is named."""
     container: str | None = None
     """The container that asks; None for a client."""
     call_id: str | None = None

@@ -217,9 +217,8 @@ class ModalPeer:
 
 def can_mount() -> bool:
     """Whether a process may have mounts of its own here."""
+    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/tmp"]
     try:
-        return (
-            subprocess.run(["unshare", "-rm", "true"], capture_output=True, timeout=10, check=False).returncode == 0
-        )
+        return subprocess.run(command, capture_output=True, timeout=10, check=False).returncode == 0
     except FileNotFoundError:
         return False

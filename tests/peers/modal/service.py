@@ -155,7 +155,7 @@ class Service:
         self._runners.append(runner)
         return runner
 
-    def _subject(self, name: str, request: Message) -> str:
+    def _subject(self, request: Message) -> str:
         """What a request is about, as the app calls it."""
         function_id, volume_id = getattr(request, "function_id", ""), getattr(request, "volume_id", "")
         call_id = getattr(request, "function_call_id", "")

@@ -165,7 +165,7 @@ class View:
 
 
 class Volumes:
-    """All Volumes of all environments."""
+    """All Volumes of all environments; those of an earlier peer with the same folder are there."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -180,10 +180,10 @@ class Volumes:
         version: "api_pb2.VolumeFsVersion.ValueType" = api_pb2.VOLUME_FS_VERSION_V2,
     ) -> Volume:
         volume_id = _id(environment, name)
+        folder = self._folder / environment / name
         if volume_id not in self._by_id:
-            if not create:
+            if not create and not folder.exists():
                 raise not_found(f"volume '{name}' not found in environment '{environment}'")
-            folder = self._folder / environment / name
             parts = self._folder / ".parts"
             for one in (folder, parts):
                 one.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ class Volumes:
         return self._by_id[volume_id]
 
     def has(self, environment: str, name: str) -> bool:
-        return _id(environment, name) in self._by_id
+        return (self._folder / environment / name).exists()
 
     def by_id(self, volume_id: str) -> Volume:
         if volume_id not in self._by_id:

@@ -80,6 +80,7 @@ class Containing:
 
     async def put_outputs(self, request: api_pb2.FunctionPutOutputsRequest, asker: Asker) -> Empty:
         for output in request.outputs:
+            asker.rpc.call_id = output.input_id.removeprefix("in-")
             await self._inputs.finish(output, of(asker))
         return Empty()
 

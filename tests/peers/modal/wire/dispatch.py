@@ -46,7 +46,7 @@ class Gate:
     """The record of all requests, oldest first."""
     tokens: dict[str, str]
     """Each accepted token id with its secret."""
-    subject: Callable[[str, Message], str]
+    subject: Callable[[Message], str]
     """What a request is about, as Rpc.of tells it."""
     cut: Callable[[float | None], None]
     kept: dict[tuple[str, str], Message] = field(default_factory=dict)
@@ -72,8 +72,11 @@ class Wire:
         async def answer(stream: Stream[Any, Any]) -> None:
             request = await stream.recv_message()
             metadata = {key: str(value) for key, value in (stream.metadata or {}).items()}
-            container = None if self._container is None else self._container.id
-            rpc = Rpc(name, self._gate.subject(name, request), container, getattr(request, "function_call_id", None))
+            container, of = self._container, self._gate.subject(request)
+            if container is not None:
+                of = of or container.function.tag
+            call_id = getattr(request, "function_call_id", None)
+            rpc = Rpc(name, of, None if container is None else container.id, call_id)
             self._gate.rpcs.append(rpc)
             try:
                 await self._answer(Asker(rpc, self._container), request, stream, metadata)
