@@ -19,6 +19,7 @@ from claas_modal_vllm.plan import (
     LoadFault,
     PointerFailure,
     ReceiptContent,
+    WrittenReceipt,
     failed,
     settled,
     to_forget,
@@ -104,7 +105,7 @@ class Follower:
         self._slots = asyncio.Semaphore(_FETCHES_AT_ONCE)
         self._fetching: dict[Pointer, asyncio.Task[str | None]] = {}
         self._failures: dict[Pointer, PointerFailure] = {}
-        self._said: dict[str, ReceiptContent] = {}
+        self._said: dict[str, WrittenReceipt] = {}
         self._why = ""
         self.has_looked = False
         """Whether the pointers could be read at least once."""
@@ -136,7 +137,7 @@ class Follower:
         for name in to_remove(view):
             await self._remove(name)
         view = self._view(pointers, await self._server.served())
-        for said in to_say(view, self._said):
+        for said in to_say(view, self._said, self._clock()):
             await self._say(said)
         await self._tidy(view)
         return settled(view)
@@ -233,7 +234,7 @@ class Follower:
         except ModalServiceError as error:
             logger.warning("the receipt for %s is written later: %s", pointer.served_name, error)
         else:
-            self._said[pointer.served_name] = said
+            self._said[pointer.served_name] = WrittenReceipt(said, self._clock())
 
     async def _tidy(self, view: FollowerView) -> None:
         """Remove local copies that nobody needs. They cost disk alone, so failures wait for the next look."""

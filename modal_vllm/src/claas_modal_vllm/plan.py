@@ -14,6 +14,8 @@ from claas_modal_client.pointers import Pointer, PointerList, ReceiptOutcome, na
 
 _FIRST_RETRY_SECONDS = 3.0
 _LONGEST_RETRY_SECONDS = 300.0
+REPEAT_SECONDS = 900.0
+"""After so long a receipt is written again."""
 
 
 class LoadFault(Enum):
@@ -54,6 +56,15 @@ class ReceiptContent:
 
 
 @dataclass(frozen=True)
+class WrittenReceipt:
+    """The last receipt for a name."""
+
+    content: ReceiptContent
+    at: float
+    """In seconds of the follower's clock."""
+
+
+@dataclass(frozen=True)
 class FollowerView:
     """What is known at one look. A pointer's folder has the same `path` each time."""
 
@@ -87,19 +98,21 @@ def to_remove(view: FollowerView) -> list[str]:
     return sorted(name for name in view.served if name_key(name) not in wanted)
 
 
-def to_say(view: FollowerView, said: Mapping[str, ReceiptContent]) -> list[ReceiptContent]:
-    """The receipts to write: what holds and was not said yet."""
+def to_say(view: FollowerView, said: Mapping[str, WrittenReceipt], now: float) -> list[ReceiptContent]:
+    """The receipts to write: what holds, and was not said yet, or long ago. Whoever removes a pointer removes its
+    receipts, and may write the same pointer again."""
     due: list[ReceiptContent] = []
     for pointer in view.pointers.pointers:
         failure = view.failures.get(pointer)
         if view.serves(pointer):
-            now = ReceiptContent(pointer, ReceiptOutcome.SERVED)
+            content = ReceiptContent(pointer, ReceiptOutcome.SERVED)
         elif failure is not None and failure.fault is LoadFault.REFUSED:
-            now = ReceiptContent(pointer, ReceiptOutcome.REFUSED, failure.message)
+            content = ReceiptContent(pointer, ReceiptOutcome.REFUSED, failure.message)
         else:
             continue
-        if said.get(pointer.served_name) != now:
-            due.append(now)
+        before = said.get(pointer.served_name)
+        if before is None or before.content != content or now - before.at >= REPEAT_SECONDS:
+            due.append(content)
     return due
 
 

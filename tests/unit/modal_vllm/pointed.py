@@ -15,13 +15,13 @@ from claas_modal_vllm.follower import Follower
 from claas_modal_vllm.plan import InService
 
 
-def pointer(name: str, version: int) -> Pointer:
-    digest = f"{version:064x}"
+def pointer(name: str, version: int, uid: str = "uid") -> Pointer:
+    uid = f"{uid}-of-{name.replace('/', '-')}"
     return Pointer(
         served_name=name,
-        adapter_uid=f"uid-of-{name.replace('/', '-')}",
+        adapter_uid=uid,
         version=version,
-        weights=VolumeAddress("claas-adapters", f"adapters/uid-of-{name}/{version}-aa", digest),
+        weights=VolumeAddress("claas-adapters", f"adapters/{uid}/{version}-aa", f"{version:064x}"),
     )
 
 
@@ -36,6 +36,8 @@ class World:
     now: float = 0.0
     pointers: dict[str, Pointer | None] = field(default_factory=dict)
     receipts: dict[str, Receipt] = field(default_factory=dict)
+    written: int = 0
+    """Receipts, also those that others replaced."""
     damaged: set[tuple[str, int]] = field(default_factory=set)
     """Versions whose files are not those of the address."""
     unusable: set[tuple[str, int]] = field(default_factory=set)
@@ -108,6 +110,7 @@ class PointersOf:
         if self.world.volume_fails or self.world.receipts_fail:
             raise unreachable()
         self.world.receipts[receipt.served_name] = receipt
+        self.world.written += 1
 
 
 @dataclass

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from claas_modal_client.pointers import ReceiptOutcome
 from claas_modal_vllm.follower import LOOK_SECONDS, Follower
+from claas_modal_vllm.plan import REPEAT_SECONDS
 from tests.unit.modal_vllm.pointed import FilesOf, World, pointer
 
 LONG = 1000.0
@@ -35,6 +36,8 @@ async def test_a_pointer_is_followed_and_a_receipt_written() -> None:
     world.pointers["tone"] = pointer("tone", 2)
     assert await follower.look()
     assert (world.version("tone"), world.outcome("tone")) == (2, (2, ReceiptOutcome.SERVED))
+    await looks(world, follower, 3)
+    assert world.written == 2
     receipt = world.receipts["tone"]
     assert (receipt.container, receipt.max_containers, receipt.weights) == ("ta-1", 2, pointer("tone", 2).weights)
 
@@ -163,6 +166,15 @@ async def test_a_receipt_that_could_not_be_written_is_written_later() -> None:
     assert world.outcome("tone") == (1, ReceiptOutcome.SERVED)
 
 
+async def test_a_receipt_that_somebody_removed_is_written_again_in_time() -> None:
+    world = World(pointers={"tone": pointer("tone", 1)})
+    follower = world.follower()
+    await follower.look()
+    world.receipts = {}
+    await looks(world, follower, 2, REPEAT_SECONDS)
+    assert world.outcome("tone") == (1, ReceiptOutcome.SERVED)
+
+
 async def test_local_files_stay_as_long_as_vllm_has_them_loaded() -> None:
     world = World(pointers={"tone": pointer("tone", 1)})
     follower = world.follower()
@@ -219,7 +231,19 @@ async def test_files_of_a_pointer_that_has_moved_on_are_not_waited_for() -> None
     assert not await follower.look()
     world.pointers["a"] = pointer("a", 2)
     assert await follower.look()
-    assert (world.version("a"), world.loads) == (2, [("a", 2)])
+    world.arrival.set()
+    await asyncio.sleep(0)
+    assert (world.version("a"), world.loads, world.local) == (2, [("a", 2)], {"/disk/uid-of-a/2"})
+
+
+async def test_an_adapter_of_the_same_name_that_is_another_one_is_served_by_its_own_files() -> None:
+    world = World(pointers={"tone": pointer("tone", 1)})
+    follower = world.follower()
+    await follower.look()
+    world.pointers["tone"] = pointer("tone", 1, "other")
+    assert await follower.look()
+    assert world.served["tone"].path == "/disk/other-of-tone/1"
+    assert world.receipts["tone"].adapter_uid == "other-of-tone"
 
 
 class Containers(RuleBasedStateMachine):

@@ -23,6 +23,7 @@ from tests.contract.modal.serving.modal_site import (
     Streams,
     eventually,
 )
+from tests.peers.modal.failures import OUT_OF_ORDER, Rpc
 
 pytestmark = pytest.mark.contract
 
@@ -129,7 +130,14 @@ def test_a_version_that_vllm_refuses_is_said_as_refused(site: ModalSite) -> None
 def test_a_name_without_a_pointer_is_not_served_any_more(site: ModalSite) -> None:
     site.point("other", 1)
     eventually(FOLLOW_SECONDS, lambda: site.version("other") == "other@1")
+    container = site.peer.containers(APP)[0].id
+    outage = site.peer.fail("VolumeListFiles2", OUT_OF_ORDER)
     site.unpoint("other")
+    asked = len(lists(site, container))
+    eventually(FOLLOW_SECONDS, lambda: len(lists(site, container)) > asked + 4)
+    # While the Volume fails, a pointer that can't be seen is not one that is gone.
+    assert site.version("other") == "other@1"
+    outage.lift()
     eventually(FOLLOW_SECONDS, lambda: site.ask("other").status_code == httpx.codes.NOT_FOUND)
     assert site.version() == "tone@2"
     assert site.receipts("other") == ()
@@ -180,6 +188,11 @@ def test_no_log_has_a_token_or_a_prompt(site: ModalSite) -> None:
     logs = site.logs()
     assert "claas_modal_vllm" in logs
     assert all(word not in logs for word in (CONTROL_TOKEN, "Say it:", "Tell me:"))
+
+
+def lists(site: ModalSite, container: str) -> list[Rpc]:
+    """What a container asked for the names of pointers."""
+    return [rpc for rpc in site.peer.rpcs if rpc.name == "VolumeListFiles2" and rpc.container == container]
 
 
 def ready(site: ModalSite, count: int) -> list[str]:
