@@ -15,7 +15,7 @@ from claas_modal_client.connection import ModalConnection
 from claas_modal_client.errors import ModalFault, ModalServiceError
 from claas_modal_client.folders import manifest, store
 from claas_trainer.engines.modal.failures import failed, service_failures
-from claas_trainer.engines.modal.wire import FolderRef
+from claas_trainer.engines.modal.wire import FolderRef, adapter_folder
 from claas_trainer.errors import InputError
 from claas_trainer.logs import log
 from claas_trainer.store.content import digest_of
@@ -24,11 +24,6 @@ from claas_trainer.store.record import OPTIMIZER_FILES, VersionRecord
 from claas_trainer.store.versions import StoredVersion
 
 _NAME_DIGITS = 16
-
-
-def adapter_folder(adapter_uid: str) -> str:
-    """The folder of an adapter's versions on the Volume."""
-    return f"adapters/{adapter_uid}"
 
 
 def uploaded_name(number: int, files: Mapping[str, str]) -> str:

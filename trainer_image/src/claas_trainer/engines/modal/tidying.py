@@ -12,7 +12,8 @@ from claas_modal_client.errors import ModalFault, ModalServiceError
 from claas_modal_client.faults import fault
 from claas_modal_client.pointers import SERVING_FOLDER, Pointers
 from claas_modal_client.volume import ModalVolume, VolumeEntry
-from claas_trainer.engines.modal.folders import adapter_files, adapter_folder, uploaded_name
+from claas_trainer.engines.modal.folders import adapter_files, uploaded_name
+from claas_trainer.engines.modal.wire import adapter_folder
 from claas_trainer.errors import StoreError
 from claas_trainer.logs import log
 from claas_trainer.store.record import VersionRecord

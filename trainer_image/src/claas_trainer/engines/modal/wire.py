@@ -31,6 +31,11 @@ _Address = Annotated[str, AfterValidator(_address)]
 """A `VolumeAddress` as text."""
 
 
+def adapter_folder(adapter_uid: str) -> str:
+    """The folder of an adapter's versions on the Volume."""
+    return f"adapters/{adapter_uid}"
+
+
 class WireError(ValueError):
     """A document is not of this release. The message quotes no values."""
 

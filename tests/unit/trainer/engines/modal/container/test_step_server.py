@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,6 +16,9 @@ import torch
 from claas_contract.engine import DistillBatchRequestPayload
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.training import TeacherKind, TrainingConfig
+from claas_trainer.engines.local import local_step
+from claas_trainer.engines.local.decoder_placement import DecoderPlacement
+from claas_trainer.engines.local.placement import Fit
 from claas_trainer.engines.modal.container import step_server
 from claas_trainer.engines.modal.container.mounted_versions import STEP_FILE
 from claas_trainer.engines.modal.wire import PROTOCOL, FolderRef, StepAnswer, TakenStep
@@ -305,6 +310,32 @@ def test_no_file_of_the_volumes_is_open_or_mapped_when_they_are_committed(
     assert taken(site.ask(request(batches()[2], parent, first)))
     assert used
     assert [each for each in used if "-volume/" in each] == []
+
+
+class Beside(DecoderPlacement):
+    """The CPU, which says what a GPU with others on it would."""
+
+    planned_with: ClassVar[list[int | None]] = []
+
+    def __init__(self, *arguments: Any) -> None:
+        self.planned_with.append(arguments[3])
+        super().__init__(*arguments)
+
+    def acquire(self) -> Fit:
+        return dataclasses.replace(super().acquire(), residue_bytes=3 << 30)
+
+
+def test_a_step_is_planned_for_a_gpu_of_its_own_whatever_serving_kept_of_the_parents(
+    site: Site, chain: list[StoredVersion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_step, "DecoderPlacement", Beside)
+    parent = site.versions.upload(chain[1], "adapter-uid")
+    assert parent.provenance is not None
+    beside_vllm = parent.provenance.model_copy(update={"serving_residue_bytes": 2 << 30})
+    asked = request(batches()[1], parent.model_copy(update={"provenance": beside_vllm}))
+    step = taken(site.ask(asked))
+    assert Beside.planned_with == [0]
+    assert step.provenance.serving_residue_bytes is None
 
 
 def test_a_step_file_holds_nothing_of_the_samples(site: Site, chain: list[StoredVersion]) -> None:

@@ -18,14 +18,13 @@ from claas_modal_client.addresses import VolumeAddress
 from claas_modal_client.manifest import MANIFEST_FILE, Manifest
 from claas_trainer.engines.base import TrainedVersion
 from claas_trainer.engines.modal.container.mounted_volume import MountedVolume
-from claas_trainer.engines.modal.wire import FolderRef, StepRequest, StepSeconds, TakenStep
+from claas_trainer.engines.modal.wire import FolderRef, StepRequest, StepSeconds, TakenStep, adapter_folder
 from claas_trainer.errors import EngineError
 from claas_trainer.logs import log
 from claas_trainer.store.content import Bytes, fsync_folder, hash_file, write_file, write_files
 from claas_trainer.store.errors import storage_errors
 from claas_trainer.store.record import ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE, OPTIMIZER_FILES, LocalProvenance
 
-ADAPTERS_FOLDER = "adapters"
 STEP_FILE = "step.json"
 """What a step told besides its files: whoever asks for the same step again is answered from it."""
 _ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE)
@@ -141,10 +140,10 @@ class MountedVersions:
         return _answer(told, told.seconds, adapter, self._at(request, name, digest), found=True)
 
     def _home(self, request: StepRequest) -> Path:
-        return self.volume.root / ADAPTERS_FOLDER / request.adapter_uid
+        return self.volume.root / adapter_folder(request.adapter_uid)
 
     def _at(self, request: StepRequest, name: str, digest: str) -> VolumeAddress:
-        return VolumeAddress(self.volume.name, f"{ADAPTERS_FOLDER}/{request.adapter_uid}/{name}", digest)
+        return VolumeAddress(self.volume.name, f"{adapter_folder(request.adapter_uid)}/{name}", digest)
 
     def _address(self, ref: FolderRef) -> VolumeAddress:
         address = VolumeAddress.parse(ref.address)
