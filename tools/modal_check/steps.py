@@ -17,8 +17,8 @@ from claas_modal_client.errors import ModalFault
 from claas_modal_client.folders import present
 from claas_modal_client.volume import ModalVolume
 from claas_trainer.engines.modal.deployment import CLASS_NAME, STEP_METHOD
-from claas_trainer.engines.modal.folders import VersionFolders, adapter_folder
-from claas_trainer.engines.modal.wire import FolderRef, StepAnswer, StepRequest, TakenStep
+from claas_trainer.engines.modal.folders import VersionFolders
+from claas_trainer.engines.modal.wire import FolderRef, StepAnswer, StepRequest, TakenStep, adapter_folder
 from claas_trainer.model.config import read_config
 from claas_trainer.model.lora import LoraShape, config_file, new_adapter
 from claas_trainer.store.content import Bytes, FileContent, digest_of, write_file

@@ -20,6 +20,7 @@ from claas_trainer.engines.local import local_step
 from claas_trainer.engines.local.decoder_placement import DecoderPlacement
 from claas_trainer.engines.local.placement import Fit
 from claas_trainer.engines.modal.container import step_server
+from claas_trainer.engines.modal.container.base_weights import BaseModelOnVolume
 from claas_trainer.engines.modal.container.mounted_versions import STEP_FILE
 from claas_trainer.engines.modal.wire import PROTOCOL, FolderRef, StepAnswer, TakenStep
 from claas_trainer.store.versions import StoredVersion, VersionStore
@@ -363,6 +364,23 @@ def test_a_model_that_is_missing_is_told_by_each_step_until_it_is_there(
     assert reason is FailureReason.MODEL_NOT_FOUND
     assert "fill_weights" in message
     shutil.copytree(model, site.weights.root / "acme" / "tiny")
+    assert taken(site.ask(request(payload(1), parent)))
+
+
+def test_a_container_starts_whatever_happens_while_it_reads_the_model_and_tells_it_with_each_step(
+    tmp_path: Path, model: Path, chain: list[StoredVersion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: object, **options: object) -> None:
+        raise ValueError("of a library")
+
+    site = Site.at(tmp_path, model)
+    parent = site.versions.upload(chain[0], "adapter-uid")
+    with monkeypatch.context() as patched:
+        patched.setattr(BaseModelOnVolume, "read", broken)
+        site.start()
+        reason, message = failure(site.ask(request(payload(1), parent)))
+        assert reason is FailureReason.INTERNAL
+        assert "ValueError" in message
     assert taken(site.ask(request(payload(1), parent)))
 
 

@@ -67,6 +67,8 @@ class StepServer:
             self._model = self._found_model()
         except TrainerError as error:
             log("not-loaded", reason=error.reason.value, message=error.message)
+        except Exception as error:  # noqa: BLE001 - told by the first step, which tries again
+            log_exception("not-loaded", error)
         self._start_seconds = time.monotonic() - began
         log("loaded", model=self._deployment.model, held=self._model is not None, seconds=self._start_seconds)
 
