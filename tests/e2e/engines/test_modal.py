@@ -51,9 +51,9 @@ def test_a_wrong_token_is_told_and_the_right_one_brings_version_0_into_service(r
     def refused() -> AdapterObject | None:
         found = rented.adapter()
         ready = [each for each in found.status.conditions if each.type == "Ready"]
-        return found if any("CredentialsRefused" in (each.message or "") for each in ready) else None
+        return found if any(each.reason == "CredentialsRefused" for each in ready) else None
 
-    found = wait_for("the wrong token to be refused", refused, 90)
+    found = wait_for("the wrong token to be refused", refused, 180)
     assert WRONG_SECRET not in found.model_dump_json()
     rented.stack.kubectl.apply([modal.token(NAMESPACE, TOKEN_SECRET)])
     serves(rented, 0)
