@@ -15,7 +15,7 @@ from claas_trainer.engines.modal.deployment import TrainerDeployment
 
 VERSIONS_MOUNT = "/claas/adapters"
 WEIGHTS_MOUNT = "/claas/weights"
-SOURCES = ("claas_contract", "claas_crds", "claas_modal_client", "claas_trainer", "claas_vllm_client")
+SOURCES = ("claas_contract", "claas_crds", "claas_modal_client", "claas_trainer")
 """The packages of this project that the image has."""
 _PYTHON = "3.11"
 _UV = "0.13.9"
