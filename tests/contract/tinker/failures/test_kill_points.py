@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ import pytest
 
 from claas_contract.input import ModelLocation, TrainerInput
 from claas_contract.jobs import JobIdentity
-from claas_contract.result import TrainerResult
 from claas_crds.v1alpha1.engine import EngineName, EngineSpec, TinkerEngineSpec
 from claas_crds.v1alpha1.lora import LoraSpec
 from claas_crds.v1alpha1.training import TrainingConfig
@@ -27,6 +25,7 @@ from claas_trainer.engines.tinker.version import first_version, version_file
 from claas_trainer.paths import Paths
 from claas_trainer.store.record import VersionRecord
 from claas_trainer.store.versions import VersionStore
+from tests.contract.workers.attempts import Attempts, attempts
 from tests.peers.tinker.calls import Call, Operation
 from tests.peers.tinker.failures import Do, When
 from tests.peers.tinker.server import TinkerPeer
@@ -36,7 +35,6 @@ from tests.unit.trainer.conftest import document
 pytestmark = pytest.mark.contract
 
 KEY = "tml-a-key-that-appears-nowhere"
-SERVER = Path(__file__).with_name("attempt_server.py")
 
 
 @dataclass
@@ -46,9 +44,8 @@ class Adapter:
     peer: TinkerPeer
     model: Path
     paths: Paths
-    process: subprocess.Popen[str]
+    attempts: Attempts
     jobs: int = 0
-    said: list[str] = field(default_factory=list)
 
     @property
     def store(self) -> VersionStore:
@@ -76,22 +73,6 @@ class Adapter:
             }
         )
 
-    def begin(self, attempt: int) -> int:
-        """Have a worker make an attempt at the job; returns its process id."""
-        path = self.paths.scratch / "input.json"
-        path.write_text(self.document(attempt).model_dump_json())
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(f"{path}\n")
-        self.process.stdin.flush()
-        return int(self.process.stdout.readline())
-
-    def result(self) -> TrainerResult | None:
-        """Of the attempt that was begun; None if its worker was killed."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline().strip()
-        return TrainerResult.model_validate_json(line) if line else None
-
 
 @pytest.fixture(scope="module")
 def adapter(tinker_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adapter]:
@@ -102,19 +83,16 @@ def adapter(tinker_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     paths = Paths(storage=root / "storage", scratch=root / "scratch", model=root, tinker_key=key)
     paths.storage.mkdir()
     environment = {
-        **os.environ,
         "PYTHONPATH": os.pathsep.join(sys.path),
+        "TINKER_TELEMETRY": "0",
         "CLAAS_STORAGE_DIRECTORY": str(paths.storage),
         "CLAAS_SCRATCH_DIRECTORY": str(paths.scratch),
         "CLAAS_MODEL_DIRECTORY": str(root),
         "CLAAS_TINKER_KEY_FILE": str(key),
     }
-    process = subprocess.Popen(
-        [sys.executable, str(SERVER)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True,
-        stderr=(root / "log").open("w"),
-    )  # fmt: skip
-    with TinkerPeer(tinker_model, api_key=KEY) as peer:
-        adapter = Adapter(peer, tinker_model, paths, process)
+    modules = ["claas_trainer.attempt.run", "claas_trainer.engines.tinker.step"]
+    with attempts(modules, environment, paths.scratch) as workers, TinkerPeer(tinker_model, api_key=KEY) as peer:
+        adapter = Adapter(peer, tinker_model, paths, workers)
         record = VersionRecord(
             number=0,
             lora_id="user/coder",
@@ -128,9 +106,6 @@ def adapter(tinker_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         adapter.store.prepare(owner="init", attempt=1, needed_bytes=0)
         adapter.store.publish(record, version_file(first_version(peer.model_name, 4, 1)), owner="init")
         yield adapter
-    assert process.stdin is not None
-    process.stdin.close()
-    process.wait(30)
 
 
 @dataclass
@@ -185,9 +160,9 @@ def test_a_worker_killed_at_any_call_and_the_attempt_after_it_make_one_version_o
     before = len(peer.calls)
     killer = Killer(at)
     rule = peer.fail(operation, Do(killer), when=when)
-    killer.pid = adapter.begin(1)
+    killer.pid = adapter.attempts.begin(adapter.document(1))
     killer.ready.set()
-    assert adapter.result() is None
+    assert adapter.attempts.result() is None
     assert killer.killed
     rule.lift()
     # Nothing of it serves: the head is what it was.
@@ -195,8 +170,8 @@ def test_a_worker_killed_at_any_call_and_the_attempt_after_it_make_one_version_o
     if forgotten:
         for session in peer.state.sessions.values():
             session.finished = True
-    adapter.begin(2)
-    result = adapter.result()
+    adapter.attempts.begin(adapter.document(2))
+    result = adapter.attempts.result()
     assert result is not None
     assert result.succeeded, result.message
     assert adapter.head() == parent + 1

@@ -79,7 +79,7 @@ class ModalProvenance(LocalProvenance):
     modal_container: str
     """The container that computed the step."""
     modal_gpu: str
-    """The GPU that the app was deployed with, as Modal calls it; `none` without one."""
+    """The types of GPU that the app was deployed with, as Modal calls them; `none` for the CPU."""
 
 
 class RemoteProvenance(Provenance):

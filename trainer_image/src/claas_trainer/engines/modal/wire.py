@@ -144,6 +144,15 @@ class StepSeconds(_Document):
     """Writing the new folder and committing it; 0 when the folder was there."""
 
 
+class StepPlace(_Document):
+    """Where a step was computed."""
+
+    container: str = ""
+    """The platform's id of the container; empty outside the platform."""
+    gpu: str = ""
+    """The types of GPU that the app was deployed with, by preference, as Modal calls them; `none` for the CPU."""
+
+
 class TakenStep(_Document):
     """A step that was taken, and is on the Volume."""
 
@@ -157,10 +166,7 @@ class TakenStep(_Document):
     provenance: LocalProvenance
     """How it was computed."""
     seconds: StepSeconds
-    container: str = ""
-    """The platform's name of the container that took it."""
-    gpu: str = ""
-    """The GPU that the container was deployed with, as Modal calls it; `none` without one."""
+    place: StepPlace = StepPlace()
     found: bool = False
     """Whether an earlier call had taken this step: the answer was read from its folder."""
 

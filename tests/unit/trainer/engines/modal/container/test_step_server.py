@@ -343,7 +343,7 @@ def test_a_step_file_holds_nothing_of_the_samples(site: Site, chain: list[Stored
     parent = site.versions.upload(chain[0], "adapter-uid")
     step = taken(site.ask(request(payload(1), parent)))
     told = json.loads((site.folder(step.state) / STEP_FILE).read_text())
-    assert set(told) == {"request", "metrics", "libraries", "provenance", "seconds"}
+    assert set(told) == {"request", "metrics", "libraries", "provenance", "seconds", "place"}
 
 
 def test_a_start_is_told_with_its_first_step_alone(site: Site, chain: list[StoredVersion]) -> None:

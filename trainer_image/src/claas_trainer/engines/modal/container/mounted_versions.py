@@ -18,7 +18,14 @@ from claas_modal_client.addresses import VolumeAddress
 from claas_modal_client.manifest import MANIFEST_FILE, Manifest
 from claas_trainer.engines.base import TrainedVersion
 from claas_trainer.engines.modal.container.mounted_volume import MountedVolume
-from claas_trainer.engines.modal.wire import FolderRef, StepRequest, StepSeconds, TakenStep, adapter_folder
+from claas_trainer.engines.modal.wire import (
+    FolderRef,
+    StepPlace,
+    StepRequest,
+    StepSeconds,
+    TakenStep,
+    adapter_folder,
+)
 from claas_trainer.errors import EngineError
 from claas_trainer.logs import log
 from claas_trainer.store.content import Bytes, fsync_folder, hash_file, write_file, write_files
@@ -44,6 +51,7 @@ class _Told(BaseModel):
     libraries: dict[str, str]
     provenance: LocalProvenance
     seconds: StepSeconds
+    place: StepPlace = StepPlace()
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,9 @@ class MountedVersions:
             self.volume.commit()
         return taken
 
-    def publish(self, request: StepRequest, made: TrainedVersion, seconds: StepSeconds) -> TakenStep:
+    def publish(
+        self, request: StepRequest, made: TrainedVersion, seconds: StepSeconds, place: StepPlace
+    ) -> TakenStep:
         """Write a step's result as a new folder and commit it: others see all of it or nothing."""
         began = time.monotonic()
         home, name = self._home(request), f"{request.folder_prefix}{secrets.token_hex(4)}"
@@ -100,6 +110,7 @@ class MountedVersions:
             libraries=dict(made.libraries),
             provenance=made.provenance,
             seconds=seconds,
+            place=place,
         )
         adapter = {each: b"".join(made.files[each].chunks()) for each in _ADAPTER_FILES}
         small = {**adapter, STEP_FILE: told.model_dump_json(indent=1).encode()}
@@ -167,6 +178,7 @@ def _answer(
         libraries=told.libraries,
         provenance=told.provenance,
         seconds=seconds,
+        place=told.place,
         found=found,
     )
 

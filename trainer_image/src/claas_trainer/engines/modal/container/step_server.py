@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ import torch
 from claas_contract.engine import OWN_FILES
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.engine import EngineName
+from claas_modal_client.deployment import NO_GPU
 from claas_trainer.engines.access import ServingAccess, WeightAccess
 from claas_trainer.engines.base import EngineTask, TrainedVersion
 from claas_trainer.engines.failures import engine_errors
@@ -23,7 +25,15 @@ from claas_trainer.engines.modal.container.base_weights import BaseModelOnVolume
 from claas_trainer.engines.modal.container.mounted_versions import MountedVersions
 from claas_trainer.engines.modal.container.mounted_volume import MountedVolume
 from claas_trainer.engines.modal.deployment import TrainerDeployment
-from claas_trainer.engines.modal.wire import FolderRef, StepAnswer, StepFailure, StepRequest, StepSeconds, WireError
+from claas_trainer.engines.modal.wire import (
+    FolderRef,
+    StepAnswer,
+    StepFailure,
+    StepPlace,
+    StepRequest,
+    StepSeconds,
+    WireError,
+)
 from claas_trainer.errors import EngineError, TrainerError
 from claas_trainer.logs import log, log_exception
 from claas_trainer.store.record import VersionRecord
@@ -58,6 +68,12 @@ class StepServer:
         self._scratch = scratch
         self._model: BaseModelOnVolume | None = None
         self._start_seconds = 0.0
+
+    @property
+    def _place(self) -> StepPlace:
+        # A process that was restored from a snapshot has the environment of its own container.
+        container = os.environ.get("MODAL_TASK_ID", "")
+        return StepPlace(container=container, gpu=",".join(self._deployment.gpu) or NO_GPU)
 
     def load(self) -> None:
         """Read the base model, before a snapshot is taken of this process. The first step tells what failed, since a
@@ -128,7 +144,7 @@ class StepServer:
                 return StepAnswer(missing=versions)
             made, acquired = self._take(request, versions, self._read_model())
             seconds = StepSeconds(start=start, load=acquired - began, step=time.monotonic() - acquired)
-            taken = self._folders.publish(request, made, seconds)
+            taken = self._folders.publish(request, made, seconds, self._place)
         log("taken", state=taken.state, **taken.seconds.model_dump())
         return StepAnswer(taken=taken)
 
