@@ -124,8 +124,8 @@ def to_forget(view: FollowerView, loaded: Iterable[str], local: Iterable[str]) -
 
 
 def settled(view: FollowerView) -> bool:
-    """Whether each pointer's version is served, or refused: a container can begin to answer."""
-    return all(
+    """Whether each pointer could be read, and its version is served, or refused: a container can begin to answer."""
+    return not view.pointers.unreadable and all(
         view.serves(pointer)
         or ((failure := view.failures.get(pointer)) is not None and failure.fault is LoadFault.REFUSED)
         for pointer in view.pointers.pointers

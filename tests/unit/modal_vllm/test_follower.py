@@ -145,6 +145,15 @@ async def test_a_pointer_that_cannot_be_read_leaves_its_name_as_it_is() -> None:
     assert world.version("tone") == 1
 
 
+async def test_a_container_waits_for_a_pointer_that_cannot_be_read_yet() -> None:
+    world = World(pointers={"tone": None, "mood": pointer("mood", 1)})
+    follower = world.follower()
+    assert not await follower.look()
+    assert world.version("mood") == 1
+    world.pointers["tone"] = pointer("tone", 1)
+    assert await follower.look()
+
+
 async def test_a_name_that_comes_back_gets_a_receipt_again() -> None:
     world = World(pointers={"tone": pointer("tone", 1)})
     follower = world.follower()
