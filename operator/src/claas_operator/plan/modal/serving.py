@@ -96,7 +96,9 @@ def modal_replica(world: AdapterWorld, server: ModalServer, desired: AdapterVers
     if desired is not None and wanted is None:
         lacking = f"version {desired.number} has no files on the Modal Volume"
         return Replica(pod=name, version=before, state=ReplicaState.LOAD_FAILED, message=lacking)
-    if wanted is not None and world.name_taken_by is None and confirmed(modal, wanted, before):
+    # An operator that starts takes nothing back that status says, before it knows the pointer.
+    unknown = not modal.looked and modal.setback is None and wanted is not None and before == wanted.version
+    if wanted is not None and world.name_taken_by is None and (unknown or confirmed(modal, wanted, before)):
         return Replica(pod=name, version=wanted.version, state=ReplicaState.SERVING, message=_eventual(modal))
     setback = modal.setback
     if setback is None:

@@ -351,3 +351,22 @@ def test_what_is_pointed_to_anew_has_to_answer_anew() -> None:
 
 def test_an_adapter_in_the_cluster_has_no_address() -> None:
     assert plan_adapter(adapter_world()).status.serving_url is None
+
+
+@pytest.mark.parametrize(
+    ("state", "served", "reason"),
+    [
+        (knows(), 1, AdapterReason.SERVING),
+        (knows(calling=ModalCall.LOOK), 1, AdapterReason.SERVING),
+        (knows(calling=ModalCall.LOOK), 0, AdapterReason.LOADING),
+        (knows(looked=True, url=URL), 1, AdapterReason.LOADING),
+        (knows(setback=setback(ModalTrouble.SERVICE_UNREACHABLE)), 1, AdapterReason.SERVICE_UNREACHABLE),
+    ],
+)
+def test_an_operator_that_starts_takes_back_nothing_that_status_says_until_it_knows_better(
+    state: ModalState, served: int, reason: AdapterReason
+) -> None:
+    status = plan_adapter(modal_world(modal_adapter(ZERO, ONE, served=served), state)).status
+    ready = condition_of(status.conditions, AdapterCondition.READY)
+    assert ready is not None
+    assert ready.reason == reason
