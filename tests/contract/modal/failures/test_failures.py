@@ -194,6 +194,9 @@ async def test_a_container_that_crashes_in_a_step_is_followed_by_one_that_takes_
 async def test_an_outage_is_outlasted_by_the_step_that_is_under_way(
     adapter: ModalAdapter, reporter: Reporter
 ) -> None:
+    # So that a container waits: one that starts meanwhile would miss the call's input.
+    await attempt(adapter, reporter)
+    adapter.jobs += 1
     before = len(adapter.peer.calls)
     adapter.peer.fail("FunctionGetOutputs", Cut(3.0), when=When.DONE, times=1)
     await attempt(adapter, reporter)

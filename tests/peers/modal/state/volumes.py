@@ -90,6 +90,7 @@ class View:
     read_only: bool
     _seen: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Size and time of each file, when view and Volume were last the same."""
+    _closed: bool = False
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def open(self) -> None:
@@ -98,7 +99,9 @@ class View:
         self._mirror()
 
     def close(self) -> None:
-        """Leave nothing of it."""
+        """Leave nothing of it. What goes is not removed from the Volume by a commit that comes too late."""
+        with self._lock:
+            self._closed = True
         if self.folder != self.volume.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -107,7 +110,8 @@ class View:
         if self.read_only:
             return
         with self._lock:
-            self._publish()
+            if not self._closed:
+                self._publish()
 
     def _publish(self) -> None:
         mine = _files(self.folder)
