@@ -115,7 +115,9 @@ def create(stack: Stack, namespace: str, *, token_secret: str = TOKEN_SECRET) ->
     address = _address(stack, namespace)
     stack.kubectl.apply([_deployment(stack, namespace, address)])
     install_release(stack, f"remote.modalServerUrl=http://{address}:{API_PORT}")
-    deploy(stack, made, platform(stack, namespace))
+    ready = platform(stack, namespace)
+    fill(stack, ready)
+    deploy(made, ready)
     return made
 
 
@@ -135,11 +137,15 @@ def is_ready(stack: Stack, namespace: str) -> bool:
     return any(each.ready for each in resources.pods(stack, namespace, f"app={PEER}"))
 
 
-def deploy(stack: Stack, made: Serving, on: Platform) -> None:
-    """What docs/modal.md tells users to do before their first adapter."""
+def fill(stack: Stack, on: Platform) -> None:
+    """Make the Volumes, and upload the base model, as docs/modal.md tells users to."""
     for volume in ("claas-weights", "claas-adapters"):
         on.cli("volume", "create", volume, "--version", "2")
-    on.cli("volume", "put", "--force", "claas-weights", str(stack.model_folder), f"/{MODEL}")
+    on.cli("volume", "put", "claas-weights", str(stack.model_folder), f"/{MODEL}")
+
+
+def deploy(made: Serving, on: Platform) -> None:
+    """Deploy both apps, as docs/modal.md tells users to."""
     on.cli("secret", "create", "claas-control", f"CLAAS_CONTROL_TOKEN={made.token}")
     on.cli("deploy", "-m", TRAINER_APP, settings=TRAINER_SETTINGS)
     on.cli("deploy", "-m", SERVER_APP, settings=SERVER_SETTINGS)

@@ -51,7 +51,8 @@ def test_a_wrong_token_is_told_and_the_right_one_brings_version_0_into_service(r
     def refused() -> AdapterObject | None:
         found = rented.adapter()
         ready = [each for each in found.status.conditions if each.type == "Ready"]
-        return found if any(each.reason == "CredentialsRefused" for each in ready) else None
+        told = [f"{each.reason}: {each.message}" for each in ready]
+        return found if any("CredentialsRefused" in each for each in told) else None
 
     found = wait_for("the wrong token to be refused", refused, 180)
     assert WRONG_SECRET not in found.model_dump_json()
@@ -113,7 +114,7 @@ def test_a_platform_that_has_lost_its_apps_is_told_and_serves_the_newest_version
     job = rented.apply("undeployed", backoffLimit=0)
     job = rented.finished("undeployed", 180)
     assert "AppNotDeployed" in job.status.model_dump_json()
-    modal.deploy(rented.stack, rented.serving, platform)
+    modal.deploy(rented.serving, platform)
     rented.apply("deployed")
     job = rented.finished("deployed", 400)
     assert job.status.phase == "Succeeded", job.status.conditions
