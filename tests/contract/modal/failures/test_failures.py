@@ -13,6 +13,7 @@ from grpclib.const import Status
 
 from claas_contract.outcome import FailureReason
 from claas_contract.result import TrainerResult
+from claas_crds.v1alpha1.engine import StateKeeping
 from claas_trainer.attempt.initialise import initialise
 from claas_trainer.attempt.run import run
 from claas_trainer.errors import TrainerError
@@ -189,6 +190,26 @@ async def test_a_container_that_crashes_in_a_step_is_followed_by_one_that_takes_
     assert len(call.runs) == 2
     assert adapter.store.numbers() == [0, 1]
     assert len(adapter.folders(1)) == 1
+
+
+async def test_a_state_that_the_volume_lost_before_it_was_downloaded_is_made_again(
+    adapter: ModalAdapter, reporter: Reporter
+) -> None:
+    adapter.spec = adapter.spec.model_copy(update={"keep_state": StateKeeping.PVC})
+
+    def lose(_: object) -> None:
+        for folder in adapter.folders(1):
+            for path in folder.glob("optimizer*"):
+                path.unlink()
+
+    adapter.peer.do("FunctionPutOutputs", lose)
+    with pytest.raises(TrainerError, match="CallLost"):
+        await attempt(adapter, reporter)
+    assert adapter.store.numbers() == [0]
+    adapter.peer.clear_failures()
+    await attempt(adapter, reporter, 2)
+    assert adapter.store.numbers() == [0, 1]
+    assert list(adapter.head().folder.glob("optimizer*"))
 
 
 async def test_an_outage_is_outlasted_by_the_step_that_is_under_way(

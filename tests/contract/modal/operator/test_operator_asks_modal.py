@@ -14,6 +14,7 @@ from grpclib.const import Status
 
 from claas_kube.objects.meta import Manifest
 from claas_kube.resources import SECRETS
+from claas_modal_client.connection import ModalAccount, ModalConnection
 from claas_modal_client.pointers import LATEST_RECEIPTS, receipt_folder
 from claas_operator.clients.modal.platform import ModalPlatform
 from claas_operator.clients.modal.service import ModalError, PointerMovedError, RefusedVersionError
@@ -107,6 +108,21 @@ async def test_no_look_wakes_a_container(modal: PlayedModal) -> None:
             await platform.look(NAMESPACE, SERVER, "nobody")
         await platform.remove(NAMESPACE, PLACE, "nobody", "uid")
         assert {container.id for container in modal.peer.containers(alive=False)} == known
+
+
+async def test_calls_that_begin_together_share_one_connection(
+    modal: PlayedModal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[ModalConnection] = []
+
+    def counted(account: ModalAccount) -> ModalConnection:
+        made.append(ModalConnection(account))
+        return made[-1]
+
+    monkeypatch.setattr("claas_operator.clients.modal.platform.ModalConnection", counted)
+    async with asking(modal) as (platform, _):
+        await asyncio.gather(*(platform.look(NAMESPACE, SERVER, f"one-of-many-{number}") for number in range(4)))
+    assert len(made) == 1
 
 
 async def test_a_version_that_the_containers_refuse_is_told_with_their_words(modal: PlayedModal) -> None:

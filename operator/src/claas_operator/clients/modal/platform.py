@@ -136,18 +136,19 @@ class ModalPlatform:
     async def _connection(self, namespace: str, place: ModalPlace) -> ModalConnection:
         """The connection for the token that is in the Secret now; the last one where the Secret is gone."""
         key = (namespace, place.token_secret, place.environment)
-        known = self._connections.get(key)
         parts = {}
         for name in (places.MODAL_TOKEN_ID, places.MODAL_TOKEN_SECRET):
             reference = SecretKeyRef(name=place.token_secret, key=name)
             found = await self._read.credentials.token(namespace, reference)
             if found is None or found.text is None:
-                if known is not None:
-                    return known[1]
+                if (last := self._connections.get(key)) is not None:
+                    return last[1]
                 why = f"the Secret {place.token_secret} has no usable key {name}"
                 raise ModalError(ModalTrouble.CREDENTIALS_REFUSED, why)
             parts[name] = found.text
         token = ModalToken(parts[places.MODAL_TOKEN_ID], parts[places.MODAL_TOKEN_SECRET])
+        # Looked up after the Secret was read: calls of many adapters come at once, and share one connection.
+        known = self._connections.get(key)
         if known is not None and known[0] == token:
             return known[1]
         connection = ModalConnection(ModalAccount(token, place.environment, self._api_url))

@@ -6,7 +6,8 @@ nobody waits for any more is cancelled by the next step of the adapter, and ende
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 from claas_bounded.waits import Deadline
@@ -18,6 +19,7 @@ from claas_trainer.engines.modal.calls import CallJournal
 from claas_trainer.engines.modal.deployment import STEP_METHOD
 from claas_trainer.engines.modal.failures import failed, service_failures
 from claas_trainer.engines.modal.wire import StepAnswer, StepRequest, WireError
+from claas_trainer.errors import EngineError
 from claas_trainer.logs import log
 from claas_trainer.store.journal import CallEnding
 
@@ -72,9 +74,16 @@ class Asking:
             self._journal.ended(call, CallEnding.ANSWERED)
         return call, answer
 
-    def give_up(self, call: str) -> None:
-        """Say that the answer to a call is of no use, so that the next attempt asks anew."""
-        self._journal.ended(call, CallEnding.LOST)
+    @contextmanager
+    def using(self, call: str) -> Iterator[None]:
+        """Context manager around the use of a call's answer: where what it promises is lost, the next attempt asks
+        anew instead of taking up the same answer again."""
+        try:
+            yield
+        except EngineError as error:
+            if error.reason is FailureReason.CALL_LOST:
+                self._journal.ended(call, CallEnding.LOST)
+            raise
 
     async def _spawn(self, request: StepRequest) -> str:
         if self._journal.asked_in_vain(request.digest):

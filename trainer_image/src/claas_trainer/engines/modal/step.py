@@ -70,12 +70,17 @@ class _Work:
 class ModalStep:
     """One step on the Modal platform, prepared, and its result afterwards. Raises TrainerError."""
 
-    def __init__(self, work: _Work, request: StepRequest, adapter: AdapterWeights, unusable: frozenset[int]) -> None:
-        """`adapter`: the parent's."""
+    def __init__(self, work: _Work, request: StepRequest, readiness: EngineReadiness) -> None:
         self._work = work
         self._request = request
-        self._adapter = adapter
-        self._unusable = unusable
+        self._readiness = readiness
+        self._asking = Asking(
+            work.connection,
+            DeployedClass(work.spec.app, CLASS_NAME),
+            CallJournal(work.remote.journal, work.remote.job.attempt),
+            work.deadline,
+            work.task.tell_progress,
+        )
         self._result: StepResult | None = None
         self._staging: Path | None = None
 
@@ -86,33 +91,17 @@ class ModalStep:
 
     def describe(self) -> EngineReadiness:
         """Properties for the attempt."""
-        tensors = self._adapter.tensors.values()
-        needed = sum(tensor.nbytes for tensor in tensors) + _MARGIN_BYTES
-        if self._work.spec.keep_state is StateKeeping.PVC:
-            # Downloaded beside the versions, and copied into the new one.
-            needed += 2 * _MOST_VECTORS * _MASTER_BYTES * sum(tensor.numel() for tensor in tensors)
-        return EngineReadiness(needed, unusable=self._unusable)
+        return self._readiness
 
     async def take(self) -> dict[str, float]:
         """Have the step taken, or find the answer to an earlier attempt's call; returns its metrics."""
-        work = self._work
-        asking = Asking(
-            work.connection,
-            DeployedClass(work.spec.app, CLASS_NAME),
-            CallJournal(work.remote.journal, work.remote.job.attempt),
-            work.deadline,
-            work.task.tell_progress,
-        )
+        work, asking = self._work, self._asking
         call, answer = await asking.answer(self._request)
         if answer.missing is not None:
             call, answer = await asking.answer(await work.request(answer.missing))
         taken = self._taken(answer)
-        try:
+        with asking.using(call):
             self._result = await StepResult.of(work.connection, call, taken, work.spec.volume, work.deadline)
-        except EngineError as error:
-            if error.reason is FailureReason.CALL_LOST:
-                asking.give_up(call)
-            raise
         return self._result.metrics
 
     def _taken(self, answer: StepAnswer) -> TakenStep:
@@ -137,7 +126,8 @@ class ModalStep:
         if keep is StateKeeping.PVC:
             with storage_errors(versions):
                 self._staging = make_staging(versions, work.remote.job.uid, work.remote.job.attempt)
-        return await result.version(work.connection, keep, self._staging or versions, work.deadline)
+        with self._asking.using(result.call):
+            return await result.version(work.connection, keep, self._staging or versions, work.deadline)
 
     async def tidy(self, store: VersionStore) -> None:
         """Remove from the Volume what is needed no more, after the version was published. Raises nothing."""
@@ -168,7 +158,20 @@ async def prepare(
     usable = {number: task.earlier[number] for number in earlier.adapters}
     asked = payload.model_copy(update={"samples": samples})
     work = _Work(task, remote, spec, asked, usable, connection, deadline)
-    return ModalStep(work, await work.request(), adapter, earlier.unusable)
+    readiness = EngineReadiness(_version_bytes(adapter, spec.keep_state), unusable=earlier.unusable)
+    # An answer has an adapter as large as these: the memory for both is not needed.
+    del adapter, earlier
+    return ModalStep(work, await work.request(), readiness)
+
+
+def _version_bytes(parent: AdapterWeights, keep: StateKeeping) -> int:
+    """The most that the new version and its download need on the volume."""
+    tensors = parent.tensors.values()
+    needed = sum(tensor.nbytes for tensor in tensors) + _MARGIN_BYTES
+    if keep is StateKeeping.PVC:
+        # Downloaded beside the versions, and copied into the new one.
+        needed += 2 * _MOST_VECTORS * _MASTER_BYTES * sum(tensor.numel() for tensor in tensors)
+    return needed
 
 
 def connect(remote: RemoteTask) -> ModalConnection:

@@ -61,6 +61,19 @@ def test_a_model_that_is_there_is_not_downloaded_again(hub: ModelHub, volume: Fo
     assert hub.downloads == []
 
 
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_model_whose_files_were_damaged_is_downloaded_again(
+    lost: bool, hub: ModelHub, volume: FolderVolume, model: Path
+) -> None:
+    filled(volume)
+    weights = volume.root / REPOSITORY / "model.safetensors"
+    weights.unlink()
+    if not lost:
+        weights.write_bytes(b"cut off")
+    assert filled(volume)["downloaded"] is True
+    assert weights.read_bytes() == (model / "model.safetensors").read_bytes()
+
+
 def test_another_revision_takes_the_place_of_the_old_one(hub: ModelHub, volume: FolderVolume) -> None:
     filled(volume)
     (volume.root / REPOSITORY / "old.safetensors").write_bytes(b"")

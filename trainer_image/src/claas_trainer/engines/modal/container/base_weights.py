@@ -59,7 +59,7 @@ class BaseModelOnVolume:
             raise not_found(f"the Modal Volume {volume} has no {repository}/config.json; {advice}")
         with storage_errors(folder):
             identity = model_identity(folder)
-            broken = _broken_file(folder)
+            broken = broken_file(folder)
         if broken is not None:
             raise not_found(f"the Modal Volume {volume}: {repository}/{broken} is not as it was downloaded; {advice}")
         with engine_errors():
@@ -93,8 +93,8 @@ def model_identity(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _broken_file(folder: Path) -> str | None:
-    """The first file that does not match the marker. Raises OSError."""
+def broken_file(folder: Path) -> str | None:
+    """The first file that does not match the marker; None where all do, or there is no marker. Raises OSError."""
     marker = folder / MARKER_FILE
     if not marker.is_file():
         return None

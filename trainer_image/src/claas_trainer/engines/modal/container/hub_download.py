@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
-from claas_trainer.engines.modal.container.base_weights import MARKER_FILE, WeightsMarker
+from claas_trainer.engines.modal.container.base_weights import MARKER_FILE, WeightsMarker, broken_file
 from claas_trainer.engines.modal.container.mounted_volume import MountedVolume
 from claas_trainer.errors import TrainerError
 from claas_trainer.forward.weights.files import Checkpoint
@@ -21,7 +21,7 @@ from claas_trainer.store.errors import storage_errors
 
 def fill(volume: MountedVolume, repository: str, revision: str) -> dict[str, object]:
     """Download a repository's revision to the folder `/<repository>` of the Volume. A download that was cut off is
-    gone on with; another revision in that folder is replaced in one go. Returns what is there now. Raises
+    gone on with; another revision in that folder, or one whose files are damaged, is replaced in one go. Returns what is there now. Raises
     RuntimeError, which every Python unpickles."""
     try:
         volume.reload()
@@ -43,7 +43,10 @@ def _fill(root: Path, repository: str, revision: str, token: str | None) -> tupl
         assert commit is not None, "the hub tells the commit of every revision"
         present = _marker(folder)
         if present is not None and present.revision == commit:
-            return present, False
+            broken = broken_file(folder)
+            if broken is None:
+                return present, False
+            log("damaged", repository=repository, file=broken)
         wanted = [name for name in told if any(fnmatch(name, pattern) for pattern in MODEL_FILES)]
         log("downloading", repository=repository, revision=commit, files=len(wanted))
         snapshot_download(
