@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from claas_trainer.engines.modal.deployment import TrainerDeployment
+from claas_trainer.paths import Paths
+from claas_trainer.supervisor.environment import worker_environment
 from tests.contract.modal.app.deployed import deploy
 from tests.peers.modal.server import ModalPeer
 from tests.peers.modal.view import DeployedApp, DeployedFunction, MountedVolume
@@ -123,6 +125,14 @@ def test_containers_read_the_settings_of_the_deployment_from_the_image(
 ) -> None:
     read = [TrainerDeployment.of(app.classes["Trainer"].image.environment) for app in (plain, small)]
     assert read == [TrainerDeployment(), TrainerDeployment.of(SETTINGS)]
+
+
+def test_a_step_has_the_memory_settings_of_one_in_the_cluster(plain: DeployedApp) -> None:
+    deployed = plain.classes["Trainer"].image.environment
+    in_cluster = worker_environment({}, Paths.from_environment({}), offline=True)
+    names = [name for name in in_cluster if name.startswith(("PYTORCH_", "GOMP_"))]
+    assert names
+    assert {name: deployed.get(name) for name in names} == {name: in_cluster[name] for name in names}
 
 
 def test_the_image_has_the_locked_libraries_by_their_hashes(plain: DeployedApp) -> None:

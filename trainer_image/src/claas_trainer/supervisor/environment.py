@@ -7,14 +7,10 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from claas_trainer.compute_environment import compute_environment
 from claas_trainer.paths import Paths
 
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
-_ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF"
-_WAITING = frozenset({"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"})
-# Spin count of waiting OpenMP threads. By default they spin for milliseconds on cores that other threads may need: on
-# a busy node a step took 15 s instead of 0.4 s.
-_SPIN_COUNT = "1000"
 
 
 def worker_environment(inherited: Mapping[str, str], paths: Paths, *, offline: bool) -> dict[str, str]:
@@ -43,12 +39,7 @@ def worker_environment(inherited: Mapping[str, str], paths: Paths, *, offline: b
     threads = cpu_limit_threads(_CPU_LIMIT)
     if threads is not None and "OMP_NUM_THREADS" not in inherited:
         ours["OMP_NUM_THREADS"] = str(threads)
-    if _ALLOCATOR not in inherited:
-        # Fixed-size segments would lose memory to fragmentation, which a step planned to fit can't spare.
-        ours[_ALLOCATOR] = "expandable_segments:True"
-    if not inherited.keys() & _WAITING:
-        ours["GOMP_SPINCOUNT"] = _SPIN_COUNT
-    return {**inherited, **ours}
+    return {**inherited, **ours, **compute_environment(inherited)}
 
 
 def cpu_limit_threads(limit_file: Path) -> int | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import modal
 
+from claas_trainer.compute_environment import COMPUTE_ENVIRONMENT
 from claas_trainer.engines.modal.deployment import TrainerDeployment
 
 VERSIONS_MOUNT = "/claas/adapters"
@@ -23,6 +24,7 @@ _ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
     # Asking CUDA itself whether there is a GPU would spoil it for the process that is restored from the snapshot.
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+    **COMPUTE_ENVIRONMENT,
 }
 
 

@@ -21,8 +21,8 @@ from claas_trainer.store.errors import storage_errors
 
 def fill(volume: MountedVolume, repository: str, revision: str) -> dict[str, object]:
     """Download a repository's revision to the folder `/<repository>` of the Volume. A download that was cut off is
-    gone on with; another revision in that folder, or one whose files are damaged, is replaced in one go. Returns what is there now. Raises
-    RuntimeError, which every Python unpickles."""
+    gone on with; another revision in that folder, or one with damaged files, is replaced in one go. Returns what is
+    there now. Raises RuntimeError, which every Python unpickles."""
     try:
         volume.reload()
         marker, downloaded = _fill(volume.root, repository, revision, os.environ.get("HF_TOKEN"))
