@@ -35,6 +35,7 @@ from claas_contract.engine import DistillBatchRequestPayload, TokenisedSample
 from claas_crds.v1alpha1.lora import LoraSpec
 from claas_crds.v1alpha1.training import TrainingConfig
 from claas_modal_client.addresses import VolumeAddress
+from claas_modal_client.deployment import NO_GPU
 from claas_modal_client.manifest import MANIFEST_FILE, Manifest
 from claas_trainer.engines.modal.container.mounted_volume import MountedVolume
 from claas_trainer.engines.modal.container.step_server import StepServer
@@ -130,8 +131,8 @@ def main() -> None:
         dtype = torch.bfloat16 if options.gpu else torch.float32
         write_model(weights.root / MODEL, shape, THETAS[options.shape], device, dtype)
         versions.root.mkdir()
-        deployment = TrainerDeployment(model=MODEL, gpu=(options.gpu,) if options.gpu else ())
-        server = StepServer(deployment, versions, weights, nothing)
+        settings = {"CLAAS_MODAL_MODEL": MODEL, "CLAAS_MODAL_GPU": options.gpu or NO_GPU}
+        server = StepServer(TrainerDeployment.of(settings).common, versions, weights, nothing)
         server.load()
         server.resume(restored=False)
         parent = first_version(versions, weights.root / MODEL, lora)

@@ -76,7 +76,10 @@ class Serving:
                 )
                 return
             await asyncio.sleep(2)
-        raise RuntimeError(f"no container within {START_SECONDS:.0f} s: {', '.join(seen)}")
+        raise RuntimeError(
+            f"no container within {START_SECONDS:.0f} s: {', '.join(seen)}; `modal app logs"
+            f" {self._subject.server_app}` says why"
+        )
 
     async def _check_follows(self, client: httpx.AsyncClient, step: TakenStep, uid: str) -> None:
         pointer = Pointer(

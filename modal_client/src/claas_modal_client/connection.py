@@ -47,7 +47,7 @@ class ModalToken:
             text = parts.get(name, b"").decode("ascii", "replace").strip()
             # They become headers.
             if not text or not text.isprintable() or not text.isascii():
-                raise token_fault(place, f"has no usable key {name}")
+                raise token_fault(place, f"has no usable entry `{name}`")
             texts[name] = text
         return cls(texts[TOKEN_ID], texts[TOKEN_SECRET])
 

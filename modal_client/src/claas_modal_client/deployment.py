@@ -10,8 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-WEIGHTS_MOUNT = "/weights"
-"""Where containers see the Volume of base weights, read-only."""
 NO_GPU = "none"
 
 NAME = re.compile(r"[A-Za-z0-9]([-._A-Za-z0-9]{0,62}[A-Za-z0-9])?")
@@ -104,11 +102,6 @@ class CommonSettings:
             volume=variables.text("CLAAS_MODAL_VOLUME", NAME, "claas-adapters"),
             weights_volume=variables.text("CLAAS_MODAL_WEIGHTS_VOLUME", NAME, "claas-weights"),
         )
-
-    @property
-    def model_folder(self) -> str:
-        """The base model's folder, in a container."""
-        return f"{WEIGHTS_MOUNT}/{self.model}"
 
     def environment(self) -> dict[str, str]:
         """The environment that says all this again: what the image keeps."""

@@ -22,6 +22,8 @@ class ModalFault(StrEnum):
     """Somebody has cancelled the call."""
     CALL_FAILED = "CallFailed"
     """The class raised an exception, could not start, or gave a result that is not read here."""
+    OUT_OF_MEMORY = "OutOfMemory"
+    """The container's memory did not suffice."""
     TIMED_OUT = "TimedOut"
     """The call took longer than the class, or its caller, allows."""
     FILE_MISSING = "FileMissing"

@@ -35,7 +35,11 @@ ADVICE = {
     ModalFault.CALL_LOST: "it is tried again",
     ModalFault.CALL_CANCELLED: "it is tried again, unless the job is deleted",
     ModalFault.CALL_FAILED: "look at the app's log with `modal app logs`",
-    ModalFault.TIMED_OUT: "allow more time with spec.engine.modal.stepTimeoutSeconds, which the app must allow too",
+    ModalFault.OUT_OF_MEMORY: "deploy the app with more memory (CLAAS_MODAL_MEMORY_MIB)",
+    ModalFault.TIMED_OUT: (
+        "allow more time with spec.engine.modal.stepTimeoutSeconds, and with CLAAS_MODAL_TIMEOUT_SECONDS when the app"
+        " is deployed"
+    ),
     ModalFault.FILE_MISSING: "look at the Volume with `modal volume ls`",
     ModalFault.REQUEST_REFUSED: "change the setting that it names",
     ModalFault.UNREACHABLE: "it is tried again; look at the platform's status page and the network's egress rules",
@@ -142,7 +146,7 @@ def call_fault(output: Output, asked: str) -> ModalServiceError:
         case CallState.INIT_FAILURE:
             return fault(ModalFault.CALL_FAILED, asked, f"its class did not start ({_class_name(output.told)})")
         case CallState.OUT_OF_MEMORY:
-            return fault(ModalFault.CALL_FAILED, asked, "its container ran out of memory")
+            return fault(ModalFault.OUT_OF_MEMORY, asked, "its container ran out of memory")
         case _:
             return fault(ModalFault.CALL_LOST, asked, "lost the container for good")
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import modal
 
-from claas_modal_client.deployment import WEIGHTS_MOUNT
 from claas_modal_vllm.command import sleeps
-from claas_modal_vllm.deployment import CONTROL_TOKEN, PORT, ServerDeployment
+from claas_modal_vllm.deployment import CONTROL_TOKEN, PORT, WEIGHTS_MOUNT, ServerDeployment
 from claas_modal_vllm.image import server_image
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import claas_vllm
-from claas_modal_vllm.deployment import CONTROL_TOKEN, ServerDeployment
+from claas_modal_vllm.deployment import CONTROL_TOKEN, WEIGHTS_MOUNT, ServerDeployment
 
 
 def vllm_command(deployment: ServerDeployment, host: str, port: int) -> list[str]:
     """The command line. Arguments of the deployment come last, so they win."""
     command = [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server",
-        "--model", deployment.common.model_folder, "--served-model-name", deployment.model_name,
+        "--model", f"{WEIGHTS_MOUNT}/{deployment.common.model}", "--served-model-name", deployment.model_name,
         "--host", host, "--port", str(port),
         "--enable-lora", "--max-lora-rank", str(deployment.max_lora_rank), "--max-loras", str(deployment.max_loras),
         "--api-server-count", "1", "--middleware", "claas_vllm.Companion",

@@ -11,6 +11,8 @@ from claas_modal_client.deployment import NAME, CommonSettings, DeploymentError,
 
 PORT = 8000
 """Where vLLM listens in a container of Modal."""
+WEIGHTS_MOUNT = "/weights"
+"""Where containers see the Volume of base weights, read-only."""
 CONTROL_TOKEN = "CLAAS_CONTROL_TOKEN"
 """Key of the control token in the Modal Secret, and so the variable that containers find it in."""
 

@@ -73,7 +73,7 @@ def test_an_exception_is_told_by_its_class_and_text(error: Exception, missing: M
         (CallState.TERMINATED, "", ModalFault.CALL_CANCELLED),
         (CallState.TIMEOUT, "hit its timeout of 600s", ModalFault.TIMED_OUT),
         (CallState.INIT_FAILURE, "ImportError('x')", ModalFault.CALL_FAILED),
-        (CallState.OUT_OF_MEMORY, "", ModalFault.CALL_FAILED),
+        (CallState.OUT_OF_MEMORY, "", ModalFault.OUT_OF_MEMORY),
         (CallState.INTERNAL_FAILURE, "container lost", ModalFault.CALL_LOST),
         (CallState.INTERNAL_FAILURE, "workspace spend limit reached", ModalFault.BILLING_REQUIRED),
         (CallState.TERMINATED, "out of credits", ModalFault.BILLING_REQUIRED),

@@ -124,7 +124,7 @@ def test_containers_read_the_settings_of_the_deployment_from_the_image(
     plain: DeployedApp, small: DeployedApp
 ) -> None:
     read = [TrainerDeployment.of(app.classes["Trainer"].image.environment) for app in (plain, small)]
-    assert read == [TrainerDeployment(), TrainerDeployment.of(SETTINGS)]
+    assert read == [TrainerDeployment.of({}), TrainerDeployment.of(SETTINGS)]
 
 
 def test_a_step_has_the_memory_settings_of_one_in_the_cluster(plain: DeployedApp) -> None:

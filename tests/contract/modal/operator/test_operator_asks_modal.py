@@ -259,4 +259,4 @@ async def test_a_removal_without_any_token_is_told(modal: PlayedModal) -> None:
     async with asking(modal) as (platform, small):
         small.remove(SECRETS, NAMESPACE, "claas-modal")
         error = await trouble_of(lambda: platform.remove(NAMESPACE, PLACE, "orphan", "uid"))
-        assert "Secret claas-modal has no usable key token-id" in str(error)
+        assert "Secret claas-modal has no usable entry `token-id`" in str(error)

@@ -58,8 +58,8 @@ def link(binds: list[list[str]]) -> None:
         here.symlink_to(source)
 
 
-def children() -> list[int]:
-    """All processes that descend from this one; orphans come to it."""
+def descendants(process: int) -> list[int]:
+    """All processes that descend from one."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -67,14 +67,14 @@ def children() -> list[int]:
                 parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except (FileNotFoundError, ProcessLookupError):
                 continue
-    found = [os.getpid()]
+    found = [process]
     for one in found:
         found += [pid for pid, parent in parents.items() if parent == one]
     return found[1:]
 
 
 def kill_all() -> None:
-    while left := children():
+    while left := descendants(os.getpid()):  # orphans come to this process
         for pid in left:
             try:
                 os.kill(pid, signal.SIGKILL)

@@ -10,6 +10,7 @@ from grpclib.exceptions import GRPCError
 from tests.peers.modal.containers.container import Container
 from tests.peers.modal.containers.inputs import Inputs
 from tests.peers.modal.containers.pool import Pool
+from tests.peers.modal.containers.supervisor import descendants
 from tests.peers.modal.private import api_pb2
 from tests.peers.modal.state.volumes import View
 from tests.peers.modal.wire.dispatch import Asker, Table
@@ -115,7 +116,8 @@ def view_of(container: Container, volume_id: str) -> View:
 def refuse_open_files(container: Container, view: View) -> None:
     """Raise the error that Modal has for a file of the Volume that is open or mapped."""
     inodes = view.inodes()
-    for process in processes(container):
+    for pid in () if container.pid is None else descendants(container.pid):
+        process = Path("/proc", str(pid))
         for opened in (process / "fd", process / "map_files"):
             try:
                 found = list(opened.iterdir())
@@ -129,18 +131,3 @@ def refuse_open_files(container: Container, view: View) -> None:
                 if (stat.st_dev, stat.st_ino) in inodes:
                     text = "there are open files preventing the operation"
                     raise GRPCError(Status.FAILED_PRECONDITION, text)
-
-
-def processes(container: Container) -> list[Path]:
-    """The folders in /proc of the container's processes."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-    found = [container.pid]
-    for one in found:
-        found += [pid for pid, parent in parents.items() if parent == one]
-    return [Path("/proc", str(pid)) for pid in found[1:]]

@@ -62,9 +62,9 @@ async def test_a_version_is_known_by_the_name_that_it_is_loaded_under(version: s
         # Without the companion nobody knows.
         (200, None, ModalTrouble.NOT_YET, "tone answers"),
         (404, None, ModalTrouble.NOT_YET, "is not known there yet"),
-        (503, None, ModalTrouble.NOT_YET, "a container starts (HTTP 503)"),
-        (502, None, ModalTrouble.NOT_YET, "a container starts (HTTP 502)"),
-        (429, None, ModalTrouble.NOT_YET, "a container starts (HTTP 429)"),
+        (503, None, ModalTrouble.NOT_YET, "no container answers yet (HTTP 503)"),
+        (502, None, ModalTrouble.NOT_YET, "no container answers yet (HTTP 502)"),
+        (429, None, ModalTrouble.NOT_YET, "no container answers yet (HTTP 429)"),
         (401, None, ModalTrouble.CREDENTIALS_REFUSED, "spec.serving.modalApp.proxyTokenSecretRef"),
         (403, None, ModalTrouble.CREDENTIALS_REFUSED, "spec.serving.modalApp.proxyTokenSecretRef"),
         (500, None, ModalTrouble.SERVER_UNREACHABLE, "HTTP 500"),

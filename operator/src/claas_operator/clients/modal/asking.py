@@ -29,7 +29,11 @@ async def ask_version(url: str, pointer: ServedPointer, proxy_key: str, proxy_se
         said = f"{url}: {pointer.served_name} is not known there yet"
         raise ModalError(ModalTrouble.NOT_YET, said) from None
     except RequestFailed as error:
-        raise ModalError(ModalTrouble.NOT_YET, f"{url}: a container starts (HTTP {error.status})") from None
+        said = (
+            f"{url}: no container answers yet (HTTP {error.status}); one may take minutes to start, and"
+            " `modal app logs` tells if it fails"
+        )
+        raise ModalError(ModalTrouble.NOT_YET, said) from None
     except ProbeFailed as error:
         raise ModalError(ModalTrouble.SERVER_UNREACHABLE, str(error)) from None
     except VllmError as error:

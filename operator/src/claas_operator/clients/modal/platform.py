@@ -143,7 +143,7 @@ class ModalPlatform:
             if found is None or found.text is None:
                 if (last := self._connections.get(key)) is not None:
                     return last[1]
-                why = f"the Secret {place.token_secret} has no usable key {name}"
+                why = f"the Secret {place.token_secret} has no usable entry `{name}`"
                 raise ModalError(ModalTrouble.CREDENTIALS_REFUSED, why)
             parts[name] = found.text
         token = ModalToken(parts[places.MODAL_TOKEN_ID], parts[places.MODAL_TOKEN_SECRET])
@@ -162,7 +162,7 @@ class ModalPlatform:
         for name in (places.MODAL_PROXY_KEY, places.MODAL_PROXY_SECRET):
             found = await self._read.credentials.token(namespace, SecretKeyRef(name=server.proxy_secret, key=name))
             if found is None or found.text is None:
-                why = f"the Secret {server.proxy_secret} has no usable key {name}"
+                why = f"the Secret {server.proxy_secret} has no usable entry `{name}`"
                 raise ModalError(ModalTrouble.CREDENTIALS_REFUSED, why)
             texts.append(found.text)
         return texts[0], texts[1]

@@ -14,13 +14,9 @@ def test_a_model_of_the_hub_and_its_folder_on_a_claim_have_the_same_name_for_the
 
 def test_a_deployment_without_settings_has_the_documented_ones() -> None:
     found = TrainerDeployment.of({})
-    assert (found.app, found.model, found.gpu, found.idle_seconds) == (
-        "claas-trainer",
-        "Qwen/Qwen3-8B",
-        ("L40S",),
-        45,
-    )
-    assert (found.volume, found.weights_volume) == ("claas-adapters", "claas-weights")
+    assert (found.common.app, found.common.idle_seconds) == ("claas-trainer", 45)
+    assert (found.timeout_seconds, found.start_seconds) == (3600, 1200)
+    assert (found.cpu, found.memory_mib, found.hub_secret) == (4.0, 32768, "")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +40,7 @@ def test_containers_read_from_the_image_what_the_deployment_read(settings: dict[
     ("gpu", "expected"), [("none", ()), ("NONE", ()), ("", ("L40S",)), ("H100, L40S", ("H100", "L40S"))]
 )
 def test_gpus_are_ranked_or_none(gpu: str, expected: tuple[str, ...]) -> None:
-    assert TrainerDeployment.of({"CLAAS_MODAL_GPU": gpu}).gpu == expected
+    assert TrainerDeployment.of({"CLAAS_MODAL_GPU": gpu}).common.gpu == expected
 
 
 @pytest.mark.parametrize(

@@ -34,9 +34,9 @@ def _requirements() -> str:
 
 
 deployment = TrainerDeployment.of(os.environ)
-app = modal.App(deployment.app, include_source=False)
-versions = modal.Volume.from_name(deployment.volume, create_if_missing=True, version=2)
-weights = modal.Volume.from_name(deployment.weights_volume, create_if_missing=True, version=2)
+app = modal.App(deployment.common.app, include_source=False)
+versions = modal.Volume.from_name(deployment.common.volume, create_if_missing=True, version=2)
+weights = modal.Volume.from_name(deployment.common.weights_volume, create_if_missing=True, version=2)
 image = (
     modal.Image.debian_slim(python_version=_PYTHON)
     .uv_pip_install(requirements=[_requirements()], extra_options="--no-deps --require-hashes", uv_version=_UV)
@@ -47,15 +47,15 @@ image = (
 
 @app.cls(
     image=image,
-    gpu=list(deployment.gpu) or None,
-    region=list(deployment.region) or None,
+    gpu=list(deployment.common.gpu) or None,
+    region=list(deployment.common.region) or None,
     cpu=deployment.cpu,
     memory=deployment.memory_mib,
     volumes={VERSIONS_MOUNT: versions, WEIGHTS_MOUNT: weights.with_mount_options(read_only=True)},
     env={"HF_HUB_OFFLINE": "1"},
     # Steps on one adapter follow each other, and the one that is asked for again finds what the first one left.
     max_containers=1,
-    scaledown_window=deployment.idle_seconds,
+    scaledown_window=deployment.common.idle_seconds,
     timeout=deployment.timeout_seconds,
     startup_timeout=deployment.start_seconds,
     enable_memory_snapshot=True,
@@ -73,9 +73,9 @@ class Trainer:
             from claas_trainer.engines.modal.container.step_server import StepServer
         self._task = os.environ.get("MODAL_TASK_ID")
         self._server = StepServer(
-            deployment,
-            MountedVolume(deployment.volume, Path(VERSIONS_MOUNT), versions.reload, versions.commit),
-            MountedVolume(deployment.weights_volume, Path(WEIGHTS_MOUNT), weights.reload, weights.commit),
+            deployment.common,
+            MountedVolume(deployment.common.volume, Path(VERSIONS_MOUNT), versions.reload, versions.commit),
+            MountedVolume(deployment.common.weights_volume, Path(WEIGHTS_MOUNT), weights.reload, weights.commit),
             retire=modal.experimental.stop_fetching_inputs,
         )
         self._server.load()
@@ -100,10 +100,10 @@ class Trainer:
     timeout=86400,
     max_containers=1,
 )
-def fill_weights(repository: str = deployment.model, revision: str = "main") -> dict[str, object]:
+def fill_weights(repository: str = deployment.common.model, revision: str = "main") -> dict[str, object]:
     """Download a base model to the Volume of base weights, all of it or nothing. Raises RuntimeError."""
     from claas_trainer.engines.modal.container.hub_download import fill
     from claas_trainer.engines.modal.container.mounted_volume import MountedVolume
 
-    volume = MountedVolume(deployment.weights_volume, Path(WEIGHTS_MOUNT), weights.reload, weights.commit)
+    volume = MountedVolume(deployment.common.weights_volume, Path(WEIGHTS_MOUNT), weights.reload, weights.commit)
     return fill(volume, repository, revision)

@@ -19,6 +19,7 @@ REASONS: Mapping[ModalFault, FailureReason] = {
     ModalFault.CALL_CANCELLED: FailureReason.CALL_LOST,
     # Nothing is known of the cause: the app's log has the traceback.
     ModalFault.CALL_FAILED: FailureReason.INTERNAL,
+    ModalFault.OUT_OF_MEMORY: FailureReason.OUT_OF_MEMORY,
     ModalFault.TIMED_OUT: FailureReason.STEP_TIMED_OUT,
     # Files of a parent are looked for before, so these are of the answer.
     ModalFault.FILE_MISSING: FailureReason.CALL_LOST,

@@ -101,7 +101,7 @@ class Site:
             {"CLAAS_MODAL_GPU": "none", "CLAAS_MODAL_MODEL": REPOSITORY, **(settings or {})}
         )
         server = StepServer(
-            deployment, versions.mounted(), weights.mounted(), lambda: retired.append(True), scratch=folder
+            deployment.common, versions.mounted(), weights.mounted(), lambda: retired.append(True), scratch=folder
         )
         if model is not None:
             shutil.copytree(model, weights.root / REPOSITORY)

@@ -16,7 +16,7 @@ import torch
 from claas_contract.engine import OWN_FILES
 from claas_contract.outcome import FailureReason
 from claas_crds.v1alpha1.engine import EngineName
-from claas_modal_client.deployment import NO_GPU
+from claas_modal_client.deployment import NO_GPU, CommonSettings
 from claas_trainer.engines.access import ServingAccess, WeightAccess
 from claas_trainer.engines.base import EngineTask, TrainedVersion
 from claas_trainer.engines.failures import engine_errors
@@ -24,7 +24,6 @@ from claas_trainer.engines.local.local_step import prepare
 from claas_trainer.engines.modal.container.base_weights import BaseModelOnVolume
 from claas_trainer.engines.modal.container.mounted_versions import MountedVersions
 from claas_trainer.engines.modal.container.mounted_volume import MountedVolume
-from claas_trainer.engines.modal.deployment import TrainerDeployment
 from claas_trainer.engines.modal.wire import (
     FolderRef,
     StepAnswer,
@@ -53,7 +52,7 @@ class StepServer:
 
     def __init__(
         self,
-        deployment: TrainerDeployment,
+        deployment: CommonSettings,
         versions: MountedVolume,
         weights: MountedVolume,
         retire: Callable[[], None],
