@@ -23,6 +23,14 @@ class DeploymentError(ValueError):
     """A setting of a deployment is wrong; the message names the variable."""
 
 
+def model_missing(volume: str, model: str, what: str) -> str:
+    """What to say of a base model whose files are not as they should be on the Volume of base weights."""
+    return (
+        f"the Modal Volume {volume}: {what}; fill it by `modal run -m claas_trainer.engines.modal.app::fill_weights`,"
+        f" or by `modal volume put {volume} FOLDER /{model}`"
+    )
+
+
 @dataclass(frozen=True)
 class DeploymentVariables:
     """Checked values of environment variables. All methods raise DeploymentError."""

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from claas_modal_client.connection import ModalConnection
+from claas_modal_client.deployment import model_missing
 from claas_modal_client.pointers import Pointers
 from claas_modal_client.volume import ModalVolume
 from claas_modal_vllm.command import vllm_command, vllm_environment
-from claas_modal_vllm.deployment import CONTROL_TOKEN, PORT, ServerDeployment
+from claas_modal_vllm.deployment import CONTROL_TOKEN, PORT, WEIGHTS_MOUNT, ServerDeployment
 from claas_modal_vllm.errors import ContainerStartError
 from claas_modal_vllm.follower import LOOK_SECONDS, Follower
 from claas_modal_vllm.local_files import LocalFiles
@@ -55,6 +56,7 @@ class VllmContainer:
 
     async def launch(self) -> None:
         """Start vLLM and wait until it answers. Raises ContainerStartError."""
+        self._check_model()
         host = os.environ.get(LISTEN_HOST) or "0.0.0.0"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._write_token()
@@ -150,6 +152,13 @@ class VllmContainer:
 
     def _token(self) -> str:
         return os.environ.get(CONTROL_TOKEN, "").strip()
+
+    def _check_model(self) -> None:
+        """Raises ContainerStartError if the base model is not there: vLLM would look for it on the hub."""
+        common = self._deployment.common
+        if not Path(WEIGHTS_MOUNT, common.model, "config.json").is_file():
+            lacking = f"it has no {common.model}/config.json"
+            raise ContainerStartError(model_missing(common.weights_volume, common.model, lacking))
 
     def _write_token(self) -> None:
         """Give the companion its token, as a file that nobody else reads. Raises ContainerStartError."""

@@ -115,7 +115,8 @@ class ModalEngineSpec(ResourceModel):
     )
     """The Modal Volume that holds the versions' files for apps; the one that they were deployed with."""
     keep_state: StateKeeping = StateKeeping.VOLUME
-    """Where the optimiser state of versions is kept."""
+    """Where the optimiser state of versions is kept. `Volume`: on the Modal Volume alone, so that nothing large
+    travels. `PVC`: in the version's folder on the claim as well, so that training goes on if that Volume is lost."""
     step_timeout_seconds: int = Field(default=1800, ge=60, le=86400)
     """Longest time of one attempt at a step, in seconds. One that takes longer is ended, its container with it, and
     tried again."""

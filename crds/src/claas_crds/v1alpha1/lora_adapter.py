@@ -211,7 +211,8 @@ class Replica(ResourceModel):
     state: ReplicaState
     """State of the adapter in this pod."""
     message: str | None = None
-    """Why it is not serving, if it is not."""
+    """Why it is not serving, if it is not. Where several containers serve on Modal, that they change one after
+    another."""
 
 
 class LoraAdapterStatus(ResourceModel):

@@ -72,7 +72,7 @@ class ModalApp(ResourceModel):
     app: str = Field(default="claas-vllm", min_length=1, max_length=64, json_schema_extra={"pattern": MODAL_APP_NAME})
     """The deployed app. It has one base model."""
     server: str = Field(default="Vllm", min_length=1, max_length=64, json_schema_extra={"pattern": MODAL_NAME})
-    """The server in it."""
+    """The server in it: the name of its class."""
     proxy_token_secret_ref: SecretReference = SecretReference(name="claas-modal-proxy")
     """The proxy token that Modal asks of each request, in the keys `key` and `secret` of a Secret."""
 

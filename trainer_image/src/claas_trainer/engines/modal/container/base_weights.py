@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from claas_modal_client.deployment import model_missing
 from claas_trainer.engines.failures import engine_errors
 from claas_trainer.engines.local.held_model import HeldModel
 from claas_trainer.errors import not_found
@@ -51,17 +52,13 @@ class BaseModelOnVolume:
         """Read it from a Volume that is mounted at `root`; no file stays open, and no GPU is asked. Raises
         TrainerError."""
         folder = root / repository
-        advice = (
-            "fill the Volume by `modal run -m claas_trainer.engines.modal.app::fill_weights`, or by"
-            f" `modal volume put {volume} FOLDER /{repository}`"
-        )
         if not (folder / "config.json").is_file():
-            raise not_found(f"the Modal Volume {volume} has no {repository}/config.json; {advice}")
+            raise not_found(model_missing(volume, repository, f"it has no {repository}/config.json"))
         with storage_errors(folder):
             identity = model_identity(folder)
             broken = broken_file(folder)
         if broken is not None:
-            raise not_found(f"the Modal Volume {volume}: {repository}/{broken} is not as it was downloaded; {advice}")
+            raise not_found(model_missing(volume, repository, f"{repository}/{broken} is not as it was downloaded"))
         with engine_errors():
             try:
                 held = HeldModel.read(folder, cuda=cuda)
