@@ -151,6 +151,23 @@ async def test_the_pointer_of_an_adapter_that_was_deleted_while_nobody_looked_is
         await made.until(lambda: LEASES.path(NAMESPACE, LEASE.name) not in made.small.objects, LEASE)
 
 
+async def test_the_pointer_of_an_adapter_that_was_made_again_is_removed_with_it_too() -> None:
+    async with cluster(ZERO) as made:
+        await made.until(lambda: made.ready() == "Serving")
+        made.small.remove(ADAPTERS, NAMESPACE, "tone")
+        await made.reconciler.reconcile(LEASE)
+        async with asyncio.timeout(10):
+            while made.modal.pointers:
+                await asyncio.sleep(0.001)
+        # Before the record of the first one is deleted it becomes that of the second.
+        again = modal_adapter(ZERO)
+        made.put(again.model_copy(update={"metadata": again.metadata.model_copy(update={"uid": "uid-of-another"})}))
+        await made.until(lambda: bool(made.modal.pointers))
+        await made.until(lambda: made.ready() == "Serving")
+        made.small.remove(ADAPTERS, NAMESPACE, "tone")
+        await made.until(lambda: not made.modal.pointers, LEASE)
+
+
 async def test_the_record_stays_while_the_pointer_can_not_be_removed() -> None:
     async with cluster(ZERO) as made:
         await made.until(lambda: made.ready() == "Serving")

@@ -47,8 +47,8 @@ class ModalApps:
         self._loading = asyncio.Lock()
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
         self._served: dict[tuple[str, str], _Served] = {}
-        self._removals: dict[str, Removal] = {}
-        """By the UIDs of the Leases of served names."""
+        self._removals: dict[tuple[str, str], Removal] = {}
+        """By the UIDs of the Lease of a served name and of the adapter: one that is made again takes over the Lease."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: WeakValueDictionary[tuple[str, str, str], asyncio.Lock] = WeakValueDictionary()
         self.wake: Callable[[Key], None] = lambda key: None
@@ -62,7 +62,7 @@ class ModalApps:
 
     def removal(self, served: ServedName) -> Removal:
         """What has become of the removal of a pointer."""
-        return self._removals.get(served.uid, Removal())
+        return self._removals.get(_removal_key(served), Removal())
 
     def failing(self, namespace: str, name: str) -> bool:
         """Whether the containers refuse the version of an adapter."""
@@ -116,7 +116,7 @@ class ModalApps:
         place, before = served.record.modal, self.removal(served)
         if place is None or before.calling or before.done:
             return
-        self._removals[served.uid] = Removal(calling=True, setback=before.setback)
+        self._removals[_removal_key(served)] = Removal(calling=True, setback=before.setback)
 
         async def run() -> None:
             removal = before
@@ -134,7 +134,7 @@ class ModalApps:
                 removal = states.after_failed_removal(before, ModalTrouble.SERVICE_UNREACHABLE, said, self._clock())
                 log.exception("the pointer of %s could not be removed", served.served_name)
             finally:
-                self._removals[served.uid] = removal
+                self._removals[_removal_key(served)] = removal
                 self.wake(Key(Kind.LEASE, served.namespace, lease_name(served.deployment)))
 
         self._start(run())
@@ -147,7 +147,7 @@ class ModalApps:
 
     def forget_removal(self, served: ServedName) -> None:
         """The record of the served name is deleted."""
-        self._removals.pop(served.uid, None)
+        self._removals.pop(_removal_key(served), None)
 
     async def close(self) -> None:
         """End all calls."""
@@ -223,3 +223,7 @@ class ModalApps:
 
 def _name(adapter: ObjectMeta) -> str:
     return f"LoraAdapter {adapter.namespace}/{adapter.name}"
+
+
+def _removal_key(served: ServedName) -> tuple[str, str]:
+    return served.uid, served.record.adapter_uid
