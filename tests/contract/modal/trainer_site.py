@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,10 +17,12 @@ from claas_crds.v1alpha1.lora import LoraSpec
 from claas_crds.v1alpha1.training import TrainingConfig
 from claas_trainer.paths import Paths
 from claas_trainer.store.versions import StoredVersion, VersionStore
+from tests.contract.modal.app import deployed
+from tests.contract.modal.app.deployed import APP, VOLUME, WEIGHTS
 from tests.peers.modal.server import TOKEN_ID, TOKEN_SECRET, ModalPeer
 from tests.peers.modal.state.calls import Call
 
-APP, VOLUME, MODEL = "claas-trainer", "claas-adapters", "tests/tiny"
+MODEL = "tests/tiny"
 LORA = LoraSpec(rank=8, alpha=16)
 FEEDBACK = "the-private-feedback"
 SAMPLES = [
@@ -29,27 +30,13 @@ SAMPLES = [
     {"id": "two", "user_prompt": "When?", "response": "Now, I think.", "feedback": "shorter"},
 ]
 TRAINING = TrainingConfig(learning_rate=1e-3, teacher_top_k=10)
-DEPLOY_SECONDS = 120
 
 
 def deploy(peer: ModalPeer, model: Path, settings: Mapping[str, str] | None = None) -> None:
     """Put the base model on its Volume and deploy the app, as docs/modal.md says."""
-    shutil.copytree(model, peer.volume("claas-weights") / MODEL, dirs_exist_ok=True)
+    shutil.copytree(model, peer.volume(WEIGHTS) / MODEL, dirs_exist_ok=True)
     peer.volume(VOLUME)
-    environment = {
-        **os.environ,
-        **peer.environment(),
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        "CLAAS_MODAL_MODEL": MODEL,
-        "CLAAS_MODAL_GPU": "none",
-        "CLAAS_MODAL_IDLE_SECONDS": "600",
-        **(settings or {}),
-    }
-    command = [sys.executable, "-m", "modal", "deploy", "-m", "claas_trainer.engines.modal.app"]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=DEPLOY_SECONDS, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    deployed.deploy(peer, {"CLAAS_MODAL_MODEL": MODEL, **(settings or {})})
 
 
 @dataclass

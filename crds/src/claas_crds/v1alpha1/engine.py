@@ -118,8 +118,8 @@ class ModalEngineSpec(ResourceModel):
     """Where the optimiser state of versions is kept. `Volume`: on the Modal Volume alone, so that nothing large
     travels. `PVC`: in the version's folder on the claim as well, so that training goes on if that Volume is lost."""
     step_timeout_seconds: int = Field(default=1800, ge=60, le=86400)
-    """Longest time of one attempt at a step, in seconds. One that takes longer is ended, its container with it, and
-    tried again."""
+    """Longest time of one attempt at a step, in seconds, with the time that it waits for the steps of other adapters
+    of the app. One that takes longer is ended, its container with it, and tried again."""
     superseded_state_ttl_seconds: int = Field(default=604800, ge=3600, le=315360000)
     """Time that the Modal Volume keeps the files of a version that is neither the head nor the head's parent, in
     seconds. Those two are kept without limit."""

@@ -54,7 +54,7 @@ class LeasePasses:
             self._asleep.pop(key, None)
             await self.wake_elsewhere()
             return None
-        world = await self._observer.lease_world(lease)
+        world = await self._observer.leases.lease_world(lease)
         if world.asleep:
             world = replace(world, asleep_since=self._asleep.setdefault(key, world.now))
         else:

@@ -24,7 +24,7 @@ class Turns:
 
     async def next(self, lease: ServingLease, count: int) -> list[KnownJob]:
         """The first jobs that wait for a lease, in the order of their turns."""
-        sharing = [adapter.metadata.name for adapter in await self._observer.sharing(lease)]
+        sharing = [adapter.metadata.name for adapter in await self._observer.leases.sharing(lease)]
         waiting = self._index.jobs.of_adapters(lease.namespace, sharing)
         return in_turn((job for job in waiting if job.queued and not lease.held_by(job.uid)), lease.last_turn)[:count]
 
@@ -38,7 +38,7 @@ class Turns:
         None where that job would do anything else than take the lease; its own pass tells what. None too where
         something waits for a free lease: while jobs come without end there would be none.
         """
-        if not self._index.complete or await self._observer.work_while_free(released):
+        if not self._index.complete or await self._observer.leases.work_while_free(released):
             return None
         first = await self.next(released, 1)
         if not first:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from claas_contract.engine_refusals import engine_refusals
 from claas_crds.v1alpha1.step import JobPhase
-from claas_kube.objects.resources import MODAL_SUFFIX, AdapterObject, JobObject
+from claas_kube.objects.resources import AdapterObject, JobObject
 from claas_operator.clients import servers
 from claas_operator.clients.companion_source import CompanionSource
 from claas_operator.clients.job_view import JobView, known_job
@@ -19,15 +19,14 @@ from claas_operator.clients.recent import RECENT_SECONDS, Recent
 from claas_operator.clients.steps_elsewhere import StepsElsewhere
 from claas_operator.observe.attempt_reader import observe_attempt
 from claas_operator.observe.attempts import alive_trainers, held_open
-from claas_operator.observe.holder import HolderState, holder_state, running_job
+from claas_operator.observe.holder import running_job
+from claas_operator.observe.lease_worlds import LeaseObserver
 from claas_operator.observe.places import PlacesObserver
 from claas_operator.observe.rollout import unsettled
 from claas_operator.observe.samples import SamplesObserver
 from claas_operator.observe.secrets import secrets_seen
 from claas_operator.observe.serving_pods import (
     handover_of,
-    left_behind,
-    orphans,
     recorded_pods,
     reported,
     serving_pods,
@@ -48,8 +47,6 @@ from claas_operator.plan.serving_lease import ServingLease
 from claas_operator.plan.world import (
     AdapterWorld,
     JobWorld,
-    LeaseWorld,
-    ObjectReference,
     TrainerJob,
     TrainerState,
 )
@@ -77,6 +74,7 @@ class Observer:
         self._proxies = proxies
         self._leases = leases
         self.places = PlacesObserver(read, jobs, leases, steps)
+        self.leases = LeaseObserver(read, jobs, leases, modal)
         self._engine = leases.engine
 
     async def adapter_world(self, adapter: AdapterObject, failures: Mapping[str, LoadFailure]) -> AdapterWorld:
@@ -229,100 +227,11 @@ class Observer:
             held_open=held_open(trainers),
         )
 
-    async def lease_world(self, lease: ServingLease) -> LeaseWorld:
-        """The world of a serving lease that is held."""
-        grant = lease.grant
-        named = grant.jobs if grant else []
-        jobs = [await self._readable_job(lease.namespace, job.name) for job in named]
-        adapter = await self._read.readable_adapter(lease.namespace, grant.adapter_name) if grant else None
-        now = datetime.now(UTC)
-        holder = holder_state(grant, jobs, adapter, now) if grant else HolderState(False)
-        # The servers first: a trainer created later can't have put a server to sleep that sleeps now.
-        recorded = await recorded_pods(self._read, lease)
-        alive, attempts_open = (
-            await self._trainers(
-                lease.namespace,
-                grant.first.uid,
-                waking=any(pod.asleep for pod in recorded),
-                releasing=not holder.needs_lease,
-            )
-            if grant
-            else ((), False)
-        )
-        lost_names, more = (
-            await orphans(self._read, lease, now, self._modal.removal) if grant is None else ((), False)
-        )
-        moved = await self._read.served_names(lease.namespace, lease.deployment) if lease.served else []
-        return LeaseWorld(
-            now=now,
-            lease=lease,
-            job_active=holder.needs_lease,
-            unaccounted=holder.unaccounted,
-            alive_pods=alive,
-            attempts_open=attempts_open,
-            pods=recorded,
-            subject_found=await self._subject_found(lease),
-            orphans=lost_names,
-            more_orphans=more,
-            moved=frozenset(served.served_name for served in moved),
-            lost=await self._lost(lease) if grant is None else (),
-        )
-
-    async def _subject_found(self, lease: ServingLease) -> bool:
-        """Whether the Deployment exists, or the adapter needs the lease, as far as this release can read it."""
-        if lease.adapter is None and lease.deployment.endswith(MODAL_SUFFIX):
-            return bool(await self._adapters_of(lease))
-        if lease.adapter is None:
-            return await self._read.deployment(lease.namespace, lease.deployment) is not None
-        unreadable = await self._read.unreadable_adapters(lease.namespace)
-        return lease.adapter in unreadable or bool(await self.sharing(lease))
-
-    async def work_while_free(self, lease: ServingLease) -> bool:
-        """Whether there is something that a pass does only while no job holds the lease."""
-        return bool(lease.served or await left_behind(self._read, lease) or await self._lost(lease))
-
-    async def _trainers(
-        self, namespace: str, job_uid: str, *, waking: bool, releasing: bool
-    ) -> tuple[tuple[ObjectReference, ...], bool]:
-        """The pods whose trainer may run, and whether there may be more of them.
-
-        Serving is woken, and the lease released, on the server's word alone: a watch may be behind.
-        """
-        alive = alive_trainers(await self._read.trainer_pods(namespace, job_uid))
-        attempts_open = await self._read.attempts_open(namespace, job_uid)
-        releasing = releasing and not attempts_open
-        if not alive and (waking or releasing):
-            alive = alive_trainers(await self._read.trainer_pods_now(namespace, job_uid))
-        if not alive and releasing:
-            attempts_open = await self._read.attempts_open_now(namespace, job_uid)
-        return alive, attempts_open
-
     async def _companion_current(self, namespace: str) -> bool:
         async def ask() -> bool:
             return self._companion.is_current(await self._read.config_map(namespace, naming.COMPANION_CONFIG_MAP))
 
         return await self._companions.get(namespace, ask, keep=bool)
-
-    async def _readable_job(self, namespace: str, name: str) -> JobObject | None:
-        """The DistillJob of that name, unless this release can't read it: then nothing is known to go on."""
-        known = self._jobs.get(namespace, name)
-        return known.whole() if known is not None else await self._read.readable_job(namespace, name)
-
-    async def _lost(self, lease: ServingLease) -> tuple[str, ...]:
-        """Unaccounted jobs whose adapter is gone or served by another Deployment, as far as this release can read."""
-        if not lease.unaccounted:
-            return ()
-        here = {
-            adapter.metadata.uid
-            for adapter in await self._adapters_of(lease)
-            if adapter.metadata.deletion_timestamp is None
-        }
-        unreadable = await self._read.unreadable_adapters(lease.namespace)
-        return tuple(
-            uid
-            for uid, job in lease.unaccounted.items()
-            if job.adapter_uid not in here and job.adapter_name not in unreadable
-        )
 
     async def _recovery(self, job: JobObject) -> TrainerJob:
         """The recovery pod of the job's attempt, if one was created."""
@@ -350,20 +259,9 @@ class Observer:
         merged = engine_refusals(engine, job.spec.training.over(spec.training), spec.lora)
         return "; ".join(f"spec.{said}" for said in merged if said not in known) or None
 
-    async def sharing(self, lease: ServingLease) -> list[AdapterObject]:
-        """The adapters whose steps need the lease."""
-        return [each for each in await self._adapters_of(lease) if self._leases.name(each) == lease.name]
-
-    async def _adapters_of(self, lease: ServingLease) -> list[AdapterObject]:
-        """The adapters of its Deployment, or the one that it is for."""
-        if lease.adapter is None:
-            return await self._read.adapters_of(lease.namespace, lease.deployment)
-        found = await self._read.readable_adapter(lease.namespace, lease.adapter)
-        return [] if found is None else [found]
-
     async def _jobs_ahead(self, job: JobObject, adapter: AdapterObject, lease: ServingLease | None) -> int:
         namespace = job.metadata.namespace
-        sharing = [other.metadata.name for other in await self.sharing(lease or self._leases.new(adapter))]
+        sharing = [other.metadata.name for other in await self.leases.sharing(lease or self._leases.new(adapter))]
         waiting = [
             other
             for other in self._jobs.of_adapters(namespace, sharing)

@@ -18,7 +18,8 @@ from claas_trainer.attempt.initialise import initialise
 from claas_trainer.attempt.run import run
 from claas_trainer.errors import TrainerError
 from claas_trainer.messages.events import Reporter
-from tests.contract.modal.trainer_site import APP, ModalAdapter, calls_since
+from tests.contract.modal.app.deployed import APP
+from tests.contract.modal.trainer_site import ModalAdapter, calls_since
 from tests.peers.modal.failures import (
     COMMIT_REFUSED,
     OUT_OF_ORDER,

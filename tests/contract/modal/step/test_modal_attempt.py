@@ -28,7 +28,8 @@ from claas_trainer.errors import TrainerError
 from claas_trainer.messages.events import Reporter
 from claas_trainer.store.record import ModalProvenance
 from claas_trainer.store.versions import StoredVersion
-from tests.contract.modal.trainer_site import FEEDBACK, SAMPLES, TRAINING, VOLUME, ModalAdapter, calls_since
+from tests.contract.modal.app.deployed import VOLUME
+from tests.contract.modal.trainer_site import FEEDBACK, SAMPLES, TRAINING, ModalAdapter, calls_since
 from tests.peers.modal.server import TOKEN_SECRET, ModalPeer
 from tests.unit.trainer.conftest import reporter
 
