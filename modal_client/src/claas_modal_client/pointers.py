@@ -6,6 +6,7 @@ digest of the served name, which may hold any character.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ _MOST_BYTES = 64 << 10
 _MOST_MESSAGE = 1000
 _SUFFIX = ".json"
 _RECEIPT_SECONDS = 86400.0
+_READS_AT_ONCE = 16
+"""One after the other, the pointers of a hundred adapters would take longer than a container waits for them."""
 LATEST_RECEIPTS = 20
 """So many of a name are read; a server has fewer containers at once."""
 M = TypeVar("M", bound=BaseModel)
@@ -140,15 +143,20 @@ class Pointers:
 
     async def list(self, deadline: Deadline) -> PointerList:
         """All pointers. One that the Volume does not give does not keep the others from being read."""
+        slots = asyncio.Semaphore(_READS_AT_ONCE)
+
+        async def read(path: str) -> Pointer | _Nothing:
+            async with slots:
+                try:
+                    return await self._read(path, Pointer, deadline)
+                except ModalServiceError:
+                    return _Nothing.UNREADABLE
+
+        paths = await self._files(f"{SERVING_FOLDER}/{self._app}", deadline)
         pointers: list[Pointer] = []
         unreadable: set[str] = set()
-        for path in await self._files(f"{SERVING_FOLDER}/{self._app}", deadline):
+        for path, found in zip(paths, await asyncio.gather(*map(read, paths)), strict=True):
             key = path.rpartition("/")[2].removesuffix(_SUFFIX)
-            try:
-                found = await self._read(path, Pointer, deadline)
-            except ModalServiceError:
-                unreadable.add(key)
-                continue
             if isinstance(found, Pointer) and name_key(found.served_name) == key:
                 pointers.append(found)
             elif found is not _Nothing.MISSING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import cast
@@ -135,3 +136,24 @@ async def test_a_pointer_that_cannot_be_read_does_not_hide_the_others() -> None:
     volume = PointerFiles(content, tuple(paths.values()))
     found = await Pointers(cast(ModalVolume, volume), "app").list(Deadline.after(1.0))
     assert found == PointerList((POINTER,), frozenset({name_key("torn"), name_key("stuck")}))
+
+
+class SlowFiles(PointerFiles):
+    """One that gives no file before 16 are asked for."""
+
+    together = asyncio.Barrier(16)
+
+    async def read(self, path: str, deadline: Deadline, limit: int) -> bytes:
+        await self.together.wait()
+        return await super().read(path, deadline, limit)
+
+
+async def test_many_pointers_are_not_read_one_after_the_other() -> None:
+    names = [f"adapter-{number}" for number in range(32)]
+    pointers = tuple(POINTER.model_copy(update={"served_name": name}) for name in names)
+    content: dict[str, bytes | None] = {
+        pointer_path("app", each.served_name): each.model_dump_json().encode() for each in pointers
+    }
+    async with asyncio.timeout(5):
+        found = await Pointers(cast(ModalVolume, SlowFiles(content, tuple(content))), "app").list(Deadline.after(5.0))
+    assert found == PointerList(pointers, frozenset())

@@ -156,9 +156,7 @@ async def test_the_pointer_of_an_adapter_that_was_made_again_is_removed_with_it_
         await made.until(lambda: made.ready() == "Serving")
         made.small.remove(ADAPTERS, NAMESPACE, "tone")
         await made.reconciler.reconcile(LEASE)
-        async with asyncio.timeout(10):
-            while made.modal.pointers:
-                await asyncio.sleep(0.001)
+        await made.until(lambda: not made.modal.pointers)
         # Before the record of the first one is deleted it becomes that of the second.
         again = modal_adapter(ZERO)
         made.put(again.model_copy(update={"metadata": again.metadata.model_copy(update={"uid": "uid-of-another"})}))

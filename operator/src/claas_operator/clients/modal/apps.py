@@ -48,7 +48,7 @@ class ModalApps:
         self._slots = asyncio.Semaphore(CALLS_AT_ONCE)
         self._served: dict[tuple[str, str], _Served] = {}
         self._removals: dict[tuple[str, str], Removal] = {}
-        """By the UIDs of the Lease of a served name and of its adapter: one that is made again takes the Lease over."""
+        """By the UIDs of a served name's Lease and of its adapter: one that is made again takes the Lease over."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: WeakValueDictionary[tuple[str, str, str], asyncio.Lock] = WeakValueDictionary()
         self.wake: Callable[[Key], None] = lambda key: None
