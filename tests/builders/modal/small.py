@@ -33,6 +33,8 @@ class SmallModal:
     """What comes of each call of the API."""
     held: asyncio.Event | None = None
     """Requests to the server wait for it."""
+    removing: asyncio.Event | None = None
+    """Removals wait for it, after they have looked whose the pointer is."""
     calls: Counter[str] = field(default_factory=Counter)
     at_once: int = 0
     most_at_once: int = 0
@@ -87,6 +89,8 @@ class SmallModal:
     async def remove(self, namespace: str, place: ModalPlace, served_name: str, adapter_uid: str) -> None:
         await self._api("remove")
         found = self.pointers.get((place.app, served_name))
+        if self.removing is not None:
+            await self.removing.wait()
         if found is not None and found.adapter_uid == adapter_uid:
             del self.pointers[place.app, served_name]
 

@@ -22,7 +22,7 @@ from claas_operator.clients.modal.service import platform
 from claas_operator.clients.proxies import Proxies
 from claas_operator.clients.reader import Reader
 from claas_operator.clients.steps_elsewhere import StepsElsewhere
-from claas_operator.observe import worlds
+from claas_operator.observe import lease_worlds
 from claas_operator.observe.worlds import Observer
 from claas_operator.plan import naming
 from claas_operator.plan.engine.leases import StepLeases
@@ -209,7 +209,7 @@ async def test_that_no_trainer_lives_is_asked_of_the_server_before_a_lease_is_le
         held = made.index.serving_lease(NAMESPACE, lease_name("vllm"))
         assert held is not None
         observer = made.observer
-        world = await observer.lease_world(held)
+        world = await observer.leases.lease_world(held)
         assert [pod.name for pod in world.alive_pods] == ["step-1-late"]
 
 
@@ -222,7 +222,7 @@ async def test_a_vllm_that_sleeps_is_woken_on_the_servers_word_even_while_a_batc
     async def asleep(*_: object) -> tuple[RecordedPod, ...]:
         return (recorded(server=ASLEEP),)
 
-    monkeypatch.setattr(worlds, "recorded_pods", asleep)
+    monkeypatch.setattr(lease_worlds, "recorded_pods", asleep)
     async with cluster() as made:
         server = made.server
         server.remove(PODS, NAMESPACE, "step-1-x")
@@ -233,7 +233,7 @@ async def test_a_vllm_that_sleeps_is_woken_on_the_servers_word_even_while_a_batc
         server.put(PODS, NAMESPACE, trainer(PODS, "step-1-late"))
         held = made.index.leases.get(NAMESPACE, lease_name("vllm"))
         assert isinstance(held, ServingLease)
-        world = await made.observer.lease_world(held)
+        world = await made.observer.leases.lease_world(held)
         assert [pod.name for pod in world.alive_pods] == ["step-1-late"]
 
 
@@ -241,7 +241,7 @@ async def test_a_running_trainer_and_a_lease_that_is_needed_are_believed_without
     async with cluster() as made:
         held = made.index.leases.get(NAMESPACE, lease_name("vllm"))
         assert isinstance(held, ServingLease)
-        await made.observer.lease_world(held)
+        await made.observer.leases.lease_world(held)
         assert not [path for _, path in made.server.asked if path.endswith(("/pods", "/jobs"))]
 
 

@@ -18,13 +18,14 @@ from claas_kube.api import Api
 from claas_kube.objects.meta import Manifest
 from claas_kube.objects.resources import AdapterObject
 from claas_kube.resources import ADAPTERS, CLAIMS, DEPLOYMENTS, LEASES, SECRETS
+from claas_operator.clients.modal.apps import ModalApps
 from claas_operator.keys import Key, Kind
 from claas_operator.loop.reconcile import Reconciler
 from claas_operator.plan.modal.state import ModalTrouble
-from claas_operator.plan.serving_lease import served_lease_name
+from claas_operator.plan.serving_lease import ServedName, ServedRecord, served_lease_name
 from tests.builders.api_server import SmallApi, serving_api
 from tests.builders.modal.small import SmallModal
-from tests.builders.modal.world import URL, address, modal_adapter, on_volume, pointer
+from tests.builders.modal.world import URL, address, modal_adapter, modal_server, on_volume, pointer
 from tests.builders.reconciler import reconciler_of
 from tests.builders.world import NAMESPACE
 
@@ -190,6 +191,29 @@ async def test_the_pointer_of_an_adapter_in_another_namespace_is_left_alone() ->
         made.small.remove(ADAPTERS, "others", "tone")
         await made.until(lambda: made.ready() == "Serving")
         assert made.modal.pointers["claas-vllm", "tone"].adapter_uid == "uid-of-tone"
+
+
+async def test_a_pointer_is_not_written_while_one_of_another_namespace_is_removed() -> None:
+    modal = SmallModal(removing=asyncio.Event())
+    assert modal.removing is not None
+    modal.pointers["claas-vllm", "tone"] = pointer(ZERO)
+    apps = ModalApps(modal.source())
+    record = ServedRecord(adapter_name="tone", adapter_uid="uid-of-tone", port=8000, modal=modal_server().place)
+    apps.remove(
+        ServedName(
+            namespace="others", deployment="claas-vllm.modal", served_name="tone", record=record, uid="uid-of-lease"
+        )
+    )
+    again = modal_adapter(ZERO)
+    again = again.model_copy(update={"metadata": again.metadata.model_copy(update={"uid": "uid-of-another"})})
+    apps.point(again.metadata, modal_server(), pointer(ZERO, again))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    modal.removing.set()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert modal.pointers == {("claas-vllm", "tone"): pointer(ZERO, again)}
+    await apps.close()
 
 
 @pytest.mark.parametrize(

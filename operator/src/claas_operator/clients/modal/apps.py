@@ -50,7 +50,7 @@ class ModalApps:
         self._removals: dict[tuple[str, str], Removal] = {}
         """By the UIDs of a served name's Lease and of its adapter: one that is made again takes the Lease over."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: WeakValueDictionary[tuple[str, str, str], asyncio.Lock] = WeakValueDictionary()
+        self._writers: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
         self.wake: Callable[[Key], None] = lambda key: None
         """Called with the key whose call has ended."""
         self.decided: Callable[[bool], None] = lambda served: None
@@ -84,7 +84,7 @@ class ModalApps:
         """Begin to write the pointer."""
 
         async def call(service: ModalService, state: Callable[[], ModalState]) -> ModalState:
-            async with self._slots, self._writer(adapter.namespace, server.place.app, pointer.served_name):
+            async with self._slots, self._writer(server.place.app, pointer.served_name):
                 await service.point(adapter.namespace, server.place, pointer)
             log.info("%s: %s is to serve version %s", _name(adapter), server.place.app, pointer.version)
             return states.after_writing(state(), pointer)
@@ -122,7 +122,7 @@ class ModalApps:
             removal = before
             try:
                 service = await self._loaded()
-                async with self._slots, self._writer(served.namespace, place.app, served.served_name):
+                async with self._slots, self._writer(place.app, served.served_name):
                     await service.remove(served.namespace, place, served.served_name, served.record.adapter_uid)
                 log.info("%s is not served by %s any more", served.served_name, place.app)
                 removal = Removal(done=True)
@@ -211,9 +211,10 @@ class ModalApps:
             return self._service
 
     @asynccontextmanager
-    async def _writer(self, namespace: str, app: str, served_name: str) -> AsyncIterator[None]:
-        """One that writes or removes a pointer at a time: a removal looks whose it is first."""
-        key = (namespace, app, served_name)
+    async def _writer(self, app: str, served_name: str) -> AsyncIterator[None]:
+        """One that writes or removes a pointer at a time: a removal looks whose it is first. Of all namespaces, which
+        a Volume does not know."""
+        key = (app, served_name)
         lock = self._writers.get(key)
         if lock is None:
             lock = self._writers[key] = asyncio.Lock()
