@@ -55,11 +55,10 @@ class Asking:
         with service_failures():
             await self._cancel_unwanted(request.digest)
             call = self._journal.to_take_up(request.digest)
-            if call is None:
+            document = None if call is None else await self._take_up(call)
+            if call is None or document is None:
                 call = await self._spawn(request)
-            else:
-                log("call-taken-up", call=call)
-            document = await self._take(call)
+                document = await self._take(call)
         try:
             answer = StepAnswer.of(document)
         except WireError as error:
@@ -96,6 +95,18 @@ class Asking:
         self._journal.made(request.digest, call)
         log("called", call=call, request=request.digest)
         return call
+
+    async def _take_up(self, call: str) -> Document | None:
+        """The answer to an earlier attempt's call; None if it is lost or was cancelled, for which this attempt is not
+        to blame: it asks anew."""
+        log("call-taken-up", call=call)
+        try:
+            return await self._take(call)
+        except ModalServiceError as error:
+            if error.kind not in (ModalFault.CALL_LOST, ModalFault.CALL_CANCELLED):
+                raise
+            log("call-not-usable", call=call, why=error.message)
+            return None
 
     async def _take(self, call: str) -> Document:
         try:
