@@ -4,10 +4,7 @@ that was paid for once."""
 from __future__ import annotations
 
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -19,6 +16,7 @@ from claas_trainer.engines.modal.folders import uploaded_name
 from claas_trainer.messages.events import Reporter
 from tests.contract.modal.trainer_site import TRAINING, ModalAdapter, calls_since
 from tests.contract.workers.attempts import Attempts, attempts
+from tests.contract.workers.killer import Killer
 from tests.peers.modal.failures import Do, Rpc, When
 from tests.peers.modal.server import ModalPeer
 
@@ -44,27 +42,6 @@ def workers(adapter: ModalAdapter) -> Iterator[Attempts]:
         yield made
 
 
-@dataclass
-class Killer:
-    """Kills the worker at one of its calls."""
-
-    at: int
-    """Which of the matching calls."""
-    pid: int = 0
-    ready: threading.Event = field(default_factory=threading.Event)
-    seen: int = 0
-    killed: bool = False
-
-    def __call__(self, rpc: Rpc) -> None:
-        if rpc.container is not None or self.killed:
-            return
-        self.seen += 1
-        if self.seen == self.at:
-            self.killed = True
-            self.ready.wait(10)
-            os.kill(self.pid, signal.SIGKILL)
-
-
 Death = Callable[[ModalAdapter, Attempts, TrainerInput], None]
 
 
@@ -72,7 +49,7 @@ def at_rpc(name: str, when: When, at: int = 1) -> Death:
     """The worker dies when the platform has been asked, or has done it and not answered yet."""
 
     def die(adapter: ModalAdapter, workers: Attempts, document: TrainerInput) -> None:
-        killer = Killer(at)
+        killer = Killer[Rpc](lambda rpc: rpc.container is None, at)
         rule = adapter.peer.fail(name, Do(killer), when=when)
         killer.pid = workers.begin(document)
         killer.ready.set()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from claas_trainer.paths import Paths
 from claas_trainer.store.record import VersionRecord
 from claas_trainer.store.versions import VersionStore
 from tests.contract.workers.attempts import Attempts, attempts
+from tests.contract.workers.killer import Killer
 from tests.peers.tinker.calls import Call, Operation
 from tests.peers.tinker.failures import Do, When
 from tests.peers.tinker.server import TinkerPeer
@@ -108,27 +107,6 @@ def adapter(tinker_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield adapter
 
 
-@dataclass
-class Killer:
-    """Kills the worker at a call of the run that takes its step: the first of its session."""
-
-    at: int
-    """Which of the matching calls."""
-    pid: int = 0
-    ready: threading.Event = field(default_factory=threading.Event)
-    seen: int = 0
-    killed: bool = False
-
-    def __call__(self, call: Call) -> None:
-        if call.run is None or not call.run.endswith(":train:0") or self.killed:
-            return
-        self.seen += 1
-        if self.seen == self.at:
-            self.killed = True
-            self.ready.wait(10)
-            os.kill(self.pid, signal.SIGKILL)
-
-
 POINTS = [
     (operation, at, when, False)
     for operation, at in [
@@ -158,7 +136,8 @@ def test_a_worker_killed_at_any_call_and_the_attempt_after_it_make_one_version_o
     adapter.jobs += 1
     uid = f"job-{adapter.jobs}"
     before = len(peer.calls)
-    killer = Killer(at)
+    # Of the run that takes its step: the first of its session.
+    killer = Killer[Call](lambda call: call.run is not None and call.run.endswith(":train:0"), at)
     rule = peer.fail(operation, Do(killer), when=when)
     killer.pid = adapter.attempts.begin(adapter.document(1))
     killer.ready.set()
