@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 MOST = 6
 MANY = 20
 IDLE_SECONDS = 4.0
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 PRIVATE = (TOKEN["token-secret"], PROXY_TOKEN["secret"])
 
 

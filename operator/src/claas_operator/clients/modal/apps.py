@@ -76,7 +76,7 @@ class ModalApps:
         async def call(service: ModalService, state: Callable[[], ModalState]) -> ModalState:
             async with self._slots:
                 found = await service.look(adapter.namespace, server, served_name)
-            return states.after_look(state(), found.pointer, found.url)
+            return states.after_look(state(), found.pointer, found.url, self._clock())
 
         self._begin(adapter, ModalCall.LOOK, call)
 
@@ -87,7 +87,7 @@ class ModalApps:
             async with self._slots, self._writer(server.place.app, pointer.served_name):
                 await service.point(adapter.namespace, server.place, pointer)
             log.info("%s: %s is to serve version %s", _name(adapter), server.place.app, pointer.version)
-            return states.after_writing(state(), pointer)
+            return states.after_writing(state(), pointer, self._clock())
 
         self._begin(adapter, ModalCall.POINT, call)
 
@@ -98,7 +98,7 @@ class ModalApps:
             try:
                 answer = await service.confirm(adapter.namespace, server, pointer, url)
             except PointerMovedError as moved:
-                return states.after_look(state(), moved.found, state().url)
+                return states.after_look(state(), moved.found, state().url, self._clock())
             except ModalError as error:
                 if error.trouble is not ModalTrouble.REFUSED:
                     raise

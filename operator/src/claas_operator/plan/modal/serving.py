@@ -8,7 +8,14 @@ from claas_operator.plan.actions import Action, ConfirmPointer, LookAtModal, Not
 from claas_operator.plan.adapter.engine import refusals_of
 from claas_operator.plan.lineage.lineage import Lineage
 from claas_operator.plan.modal.pointer import ModalServer, ServedPointer, pointer_to
-from claas_operator.plan.modal.state import ASKS_SERVER, ModalCall, ModalState, ModalTrouble, confirmed
+from claas_operator.plan.modal.state import (
+    ASKS_SERVER,
+    LOOK_AGAIN_SECONDS,
+    ModalCall,
+    ModalState,
+    ModalTrouble,
+    confirmed,
+)
 from claas_operator.plan.world import AdapterWorld
 
 _STATES = {
@@ -18,8 +25,8 @@ _STATES = {
 
 
 def modal_actions(world: AdapterWorld, desired: AdapterVersion | None) -> list[Action]:
-    """The next call, unless one is under way or has to wait. Nothing is asked once the version has answered: each
-    request keeps a paid container awake."""
+    """The next call, unless one is under way or has to wait. No server is asked once the version has answered: each
+    request keeps a paid container awake. The pointer is looked at now and then, which wakes none."""
     modal, server = world.modal, world.modal_server
     if modal is None or server is None or not world.secrets.usable or refusals_of(world) or world.name_taken_by:
         return []
@@ -45,7 +52,10 @@ def _next_call(world: AdapterWorld, modal: ModalState, wanted: ServedPointer | N
         return None
     if modal.pointer != wanted:
         return ModalCall.POINT
-    return None if confirmed(modal, wanted, world.adapter.status.served_version) else ModalCall.CONFIRM
+    if not confirmed(modal, wanted, world.adapter.status.served_version):
+        return ModalCall.CONFIRM
+    known_at = modal.known_at or world.now
+    return ModalCall.LOOK if (world.now - known_at).total_seconds() >= LOOK_AGAIN_SECONDS else None
 
 
 def _rests(world: AdapterWorld, modal: ModalState, call: ModalCall) -> bool:

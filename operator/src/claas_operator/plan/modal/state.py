@@ -14,6 +14,8 @@ LONGEST_RETRY_SECONDS = 300.0
 SLOWER = 1.5
 LONGEST_ASKING_SECONDS = 1800.0
 """Each request to a server wakes a container, which costs money."""
+LOOK_AGAIN_SECONDS = 600.0
+"""How old what is known of a pointer may be: somebody may have emptied the Volume. A look wakes no container."""
 
 
 class ModalCall(StrEnum):
@@ -70,6 +72,8 @@ class ModalState:
     """Whether the pointer is known."""
     pointer: ServedPointer | None = None
     """The pointer as it was read or written; None: there is none."""
+    known_at: datetime | None = None
+    """When it was read or written."""
     written: bool = False
     """Whether this operator has written it."""
     url: str | None = None
@@ -88,14 +92,16 @@ def begun(state: ModalState, call: ModalCall) -> ModalState:
     return replace(state, calling=call)
 
 
-def after_look(state: ModalState, pointer: ServedPointer | None, url: str | None) -> ModalState:
+def after_look(state: ModalState, pointer: ServedPointer | None, url: str | None, now: datetime) -> ModalState:
     """The pointer was read, and the server looked up."""
-    return replace(state, calling=None, looked=True, pointer=pointer, written=False, url=url, setback=None)
+    known = replace(state, looked=True, pointer=pointer, known_at=now, written=False, url=url)
+    return replace(known, calling=None, setback=None)
 
 
-def after_writing(state: ModalState, pointer: ServedPointer) -> ModalState:
+def after_writing(state: ModalState, pointer: ServedPointer, now: datetime) -> ModalState:
     """The pointer was written."""
-    return replace(state, calling=None, pointer=pointer, written=True, answered=None, refused=None, setback=None)
+    known = replace(state, pointer=pointer, known_at=now, written=True)
+    return replace(known, calling=None, answered=None, refused=None, setback=None)
 
 
 def after_answer(state: ModalState, pointer: ServedPointer, url: str, containers: int) -> ModalState:

@@ -16,6 +16,7 @@ from claas_operator.plan.adapter.adapter import AdapterPlan, plan_adapter
 from claas_operator.plan.modal.pointer import ServedPointer
 from claas_operator.plan.modal.state import (
     LONGEST_ASKING_SECONDS,
+    LOOK_AGAIN_SECONDS,
     ModalCall,
     ModalState,
     ModalTrouble,
@@ -98,15 +99,15 @@ class World:
             self.state = after_setback(state, ModalTrouble.SERVICE_UNREACHABLE, "no answer", now)
             return
         if call is ModalCall.LOOK:
-            self.state = after_look(state, self.on_volume, URL)
+            self.state = after_look(state, self.on_volume, URL, now)
             return
         assert pointer is not None
         if call is ModalCall.POINT:
             self.on_volume = pointer
-            self.state = after_writing(state, pointer)
+            self.state = after_writing(state, pointer, now)
             return
         if self.on_volume != pointer:
-            self.state = after_look(state, self.on_volume, URL)
+            self.state = after_look(state, self.on_volume, URL, now)
         elif pointer.version in self.bad:
             self.state = after_setback(state, ModalTrouble.REFUSED, "refused", now, refused=pointer)
         elif self.answers != pointer.version:
@@ -132,8 +133,8 @@ class World:
                 self.state = ModalState(self.generation)
             case Event.MEDDLING:
                 self.on_volume = None
-                # Nobody looks at what has answered, so it is found when there is something to look for.
-                self.state = ModalState(self.generation)
+                # The next look at what has answered is some time away.
+                self.seconds += LOOK_AGAIN_SECONDS
             case Event.FAULT:
                 self.faults += 1
             case Event.NEW_SPEC:

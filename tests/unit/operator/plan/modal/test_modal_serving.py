@@ -29,14 +29,17 @@ from claas_operator.plan.adapter.adapter import plan_adapter
 from claas_operator.plan.job.job import plan_job
 from claas_operator.plan.lease import plan_lease
 from claas_operator.plan.lineage.lineage import lineage_for_jobs
+from claas_operator.plan.modal.pointer import ServedPointer
 from claas_operator.plan.modal.state import (
     LONGEST_ASKING_SECONDS,
+    LOOK_AGAIN_SECONDS,
     ModalCall,
     ModalState,
     ModalTrouble,
     Removal,
     Setback,
     after_answer,
+    after_look,
     after_setback,
     after_writing,
     rest_seconds,
@@ -136,6 +139,29 @@ def test_nothing_is_asked_once_the_version_has_answered_and_an_operator_that_sta
         assert plan.status.ready_replicas == "1/1"
     # One that has just written the pointer does not: status is older.
     assert asked(modal_world(served, knows(looked=True, url=URL, pointer=TO_ONE, written=True))) != []
+
+
+@pytest.mark.parametrize("answered", [None, TO_ONE])
+def test_the_pointer_of_a_version_that_has_answered_is_looked_at_now_and_then_and_written_again_if_it_is_lost(
+    answered: ServedPointer | None,
+) -> None:
+    served = modal_adapter(ZERO, ONE, served=1)
+    state = knows(looked=True, url=URL, pointer=TO_ONE, answered=answered)
+    fresh, old = ago(int(LOOK_AGAIN_SECONDS) - 1), ago(int(LOOK_AGAIN_SECONDS))
+    assert asked(modal_world(served, replace(state, known_at=fresh))) == []
+    due = modal_world(served, replace(state, known_at=old))
+    assert asked(due) == [LOOK]
+    assert [each.state for each in plan_adapter(due).status.replicas] == [ReplicaState.SERVING]
+    # A look that fails is tried again, and takes nothing back.
+    failed = after_setback(replace(state, known_at=old), ModalTrouble.SERVICE_UNREACHABLE, "no answer", NOW)
+    assert asked(modal_world(served, failed)) == []
+    assert [each.state for each in plan_adapter(modal_world(served, failed)).status.replicas] == [
+        ReplicaState.SERVING
+    ]
+    found, lost = after_look(state, TO_ONE, URL, NOW), after_look(state, None, URL, NOW)
+    assert asked(modal_world(served, found)) == []
+    assert asked(modal_world(served, lost)) == [WritePointer(SERVER, TO_ONE)]
+    assert asked(modal_world(served, after_writing(lost, TO_ONE, NOW))) == [ConfirmPointer(SERVER, TO_ONE, URL)]
 
 
 @pytest.mark.parametrize(
@@ -345,7 +371,7 @@ def test_a_server_is_asked_less_and_less_often_while_it_does_not_answer() -> Non
 def test_what_is_pointed_to_anew_has_to_answer_anew() -> None:
     answered = after_answer(knows(looked=True, pointer=TO_ONE, written=True), TO_ONE, URL, 1)
     assert answered.answered == TO_ONE
-    assert after_writing(answered, TO_ZERO).answered is None
+    assert after_writing(answered, TO_ZERO, NOW).answered is None
     assert address(1) in TO_ONE.weights
 
 
