@@ -82,10 +82,21 @@ async def test_its_end_is_told_with_its_exit_code() -> None:
     await process.stop(1.0)
 
 
+@pytest.fixture
+def weights(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Volume of base weights that has the model."""
+    root = tmp_path_factory.mktemp("weights")
+    folder = root / ServerDeployment.of({}).common.model
+    folder.mkdir(parents=True)
+    (folder / "config.json").touch()
+    monkeypatch.setattr(container, "WEIGHTS_MOUNT", str(root))
+
+
 def made(folder: Path) -> VllmContainer:
     return VllmContainer(ServerDeployment.of({}), folder, ModalConnection.container())
 
 
+@pytest.mark.usefixtures("weights")
 async def test_a_container_whose_vllm_ends_at_once_says_with_which_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,6 +111,7 @@ async def test_a_container_whose_vllm_ends_at_once_says_with_which_code(
     assert (tmp_path / "control-token").stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.usefixtures("weights")
 @pytest.mark.parametrize("token", ["", "two\nlines", "käse"])
 async def test_a_container_without_a_usable_control_token_does_not_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str
